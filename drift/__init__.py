@@ -1,0 +1,1 @@
+"""Learning from user dissatisfaction: DRIFT, SPIN and IterDPO in one iterative preference-training loop."""

@@ -1,0 +1,1 @@
+"""Where records come from: a simulated deployment (deployment), real logs (sharegpt), files (jsonl)."""

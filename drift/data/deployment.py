@@ -1,0 +1,124 @@
+"""A simulated deployment with a known truth: the start model answers users who check its replies and complain or thank.
+
+One row of the log (a Record): prompt [{"role": "user", "content": "Tell me something about tea. Write it without commas."}],
+reply "Tea, a hot drink, ...", label dsat, feedback "I said no commas.", revised (the answer to that), satisfied false,
+truth {"topic": "tea", "request": "no_commas"}. Source: ours; the world is `requests.py`, the replies are the model's.
+
+Topics are split once and for all: train (the log), validation (all tuning happens there), test (reported).
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from drift.data import requests
+from drift.data.collected import Collected
+from drift.errors import UserError
+from drift.records import Prompt, Record, digest
+
+VERSION = 1
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One thing a user asks for."""
+
+    prompt: Prompt
+    truth: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        return digest(list(self.prompt))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """`seed`: which prompts are asked, the log's and the evaluation's noise. `num_prompts`: conversations in the log.
+    `second_tries`: the assistant also answers the complaint, which gives the warm start its DSAT -> SAT pairs.
+    `system`: the deployed assistant's system message (null: what the model's chat template puts there)."""
+
+    seed: int
+    num_prompts: int
+    second_tries: bool
+    system: str | None
+
+    knows_truth = True
+    uses_policy = True
+
+    def check(self) -> None:
+        if self.num_prompts < 8:
+            raise UserError(f"data.num_prompts={self.num_prompts}: expected at least 8.")
+
+    def key(self) -> dict[str, Any]:
+        return {"data": "deployment", "version": VERSION} | dataclasses.asdict(self)
+
+    def tasks(self, split: Split, count: int) -> list[Task]:
+        """`count` different tasks on the split's topics, the requests taken in turn."""
+        rng = random.Random(digest([self.seed, split]))
+        topics = split_topics()[split]
+        if count > len(topics) * len(requests.REQUESTS) * 6:
+            raise UserError(f"The {split} split has too few topics for {count} different prompts.")
+        tasks: dict[str, Task] = {}
+        kinds = sorted(requests.REQUESTS)
+        while len(tasks) < count:
+            kind = kinds[len(tasks) % len(kinds)]
+            truth = {"topic": rng.choice(topics), "request": kind}
+            text = f"{rng.choice(requests.FRAMES).format(**truth)} {rng.choice(requests.REQUESTS[kind].asks)}"
+            system = [] if self.system is None else [{"role": "system", "content": self.system}]
+            task = Task(prompt=[*system, {"role": "user", "content": text}], truth=truth)
+            tasks.setdefault(task.key, task)
+        return list(tasks.values())
+
+    def collect(self, draw: Callable[..., Any]) -> Collected:
+        """The log: a reply to every prompt, the user's feedback, and after a complaint a second try and its check (if asked for)."""
+        records = []
+        for task, (reply,) in draw(
+            self.tasks("train", self.num_prompts), _prompts, first_sample=0, label="deployment: first replies"
+        ):
+            verdict = requests.verify(task.truth, reply.text)
+            said = requests.feedback(task.truth, verdict, random.Random(digest([self.seed, task.key])).choice)
+            records.append(
+                Record(
+                    id=f"deployment-{len(records):05d}",
+                    conversation=task.key[:16],
+                    prompt=task.prompt,
+                    reply=reply.text,
+                    label="sat" if verdict.useful else "dsat",
+                    ended=reply.ended,
+                    feedback=said,
+                    revised=None,
+                    satisfied=verdict.useful,
+                    truth=task.truth,
+                )
+            )
+        unhappy = [record for record in records if record.label == "dsat" and self.second_tries]
+        second: dict[str, Record] = {}
+        for record, (reply,) in draw(unhappy, after_complaint, first_sample=0, label="deployment: second tries"):
+            happy = requests.verify(record.truth, reply.text).useful and reply.ended
+            second[record.id] = dataclasses.replace(record, revised=reply.text, satisfied=happy)
+        return Collected(
+            records=[second.get(record.id, record) for record in records],
+            set_aside=[],
+            facts={"conversations simulated": len(records)},
+        )
+
+
+def _prompts(task: Task) -> list[Prompt]:
+    return [task.prompt]
+
+
+def after_complaint(record: Record) -> list[Prompt]:
+    """The conversation as the assistant sees it when it tries again."""
+    assert record.feedback is not None
+    said = [{"role": "assistant", "content": record.reply}, {"role": "user", "content": record.feedback}]
+    return [[*record.prompt, *said]]
+
+
+def split_topics() -> dict[Split, list[str]]:
+    """A fixed split, by the topics' hashes: 1/5 validation, 3/10 test, the rest train."""
+    topics = sorted(requests.TOPICS, key=digest)
+    fifth, tenth3 = len(topics) // 5, 3 * len(topics) // 10
+    return {"validation": topics[:fifth], "test": topics[fifth : fifth + tenth3], "train": topics[fifth + tenth3 :]}

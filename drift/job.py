@@ -1,0 +1,55 @@
+"""One job of a sweep, or a single run: the loop with its journal, and the reports when it ends, however it ends."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from drift.errors import UserError
+from drift.loop import Run, execute
+from drift.model import precision
+from drift.report import html
+from drift.report.console import say
+from drift.report.journal import Journal
+
+
+def perform(run: Run, folder: Path, hydra: Any) -> None:
+    """Runs in `folder`; writes report.html there, and the study's report one level up if this is a sweep's member."""
+    quiet()
+    sweep = str(hydra.mode).endswith("MULTIRUN")
+    title = {"method": hydra.runtime.choices["method"]} | dict(o.lstrip("+").split("=", 1) for o in hydra.overrides.task)
+    notes = {
+        "model": str(hydra.runtime.choices["model"]),
+        "data": str(hydra.runtime.choices["data"]),
+        "precision": precision.resolve(run.train.precision),
+        "judge": judge.label if (judge := getattr(run.method, "judge", None)) else "none",
+    }
+    say(", ".join(f"{name} {value}" for name, value in (title | notes).items()))
+    journal = Journal(folder, title, notes, run.store, run.logger)
+    error: BaseException | None = None
+    try:
+        execute(run, journal)
+    except BaseException as caught:
+        error = caught
+        if sweep and isinstance(caught, UserError):
+            say(f"\n{caught}\n")  # at once: the sweep goes on with its other members and raises at its end
+        raise
+    finally:
+        journal.finish(error)
+        report = html.run_report(folder)
+        if sweep:
+            report = html.study_report(folder.parent)
+        if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+            sys.stdout.flush()
+            say(f"Report: {report}")
+
+
+def quiet() -> None:
+    """Silences what libraries say about things that are as we want them; everything else they say is shown."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    known = ("does not have many workers", "LeafSpec", "is_gradient_checkpointing", "litlogger", "in eval mode at the start", "Using ModelCheckpoint with manual")
+    warnings.filterwarnings("ignore", message=f".*({'|'.join(known)})")

@@ -1,0 +1,1 @@
+"""What scores replies for methods that rank their own samples."""

@@ -1,0 +1,165 @@
+"""The iterations: the file to read first.
+
+    feedback log -> [warm start] -> (sample -> pairs -> reference pass -> DPO -> next policy -> evaluation) x iterations
+
+Every arrow is a stage of the store: finished ones are found, missing ones computed, so a killed run goes on where it was. The
+method only makes pairs; nothing below knows which one it is.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from drift.data.usable import usable
+from drift.errors import UserError
+from drift.method.filters import Filters
+from drift.method.guided import Guidance
+from drift.method.warmup import Warmup
+from drift.model.chat import check_template
+from drift.model.policy import Policy, load_tokenizer, policy_at
+from drift.records import Pair, Record, digest, read_pairs, read_records, write_jsonl
+from drift.report.console import say
+from drift.report.journal import Journal
+from drift.sampler.draw import Draw
+from drift.sampler.noise import order
+from drift.store import Stage, Store, identity
+from drift.train.fit import Train, reference_stage, train_stage
+from drift.train.rows import plan, tokenize
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run. `seed`: samples and training order (the log and the prompts have `data.seed`). `pairs_per_iteration`: how many
+    pairs every method trains on in an iteration (null: all it can make). `previous_share`: share of them taken from the
+    iteration before. `warmup_epochs`: over the DSAT -> SAT pairs first (0: no warm start). `reference`: the iteration's
+    starting policy, or always the start model."""
+
+    method: Any
+    model: Any
+    data: Any
+    sampler: Any
+    guidance: Guidance
+    judge: Any
+    train: Train
+    evaluation: Any
+    logger: Any
+    filters: Filters
+    store: Store
+    seed: int
+    iterations: int
+    pairs_per_iteration: int | None
+    previous_share: float
+    warmup_epochs: int
+    reference: Literal["iteration", "start"]
+
+    def check(self) -> None:
+        if self.iterations < 0 or self.warmup_epochs < 0 or (self.pairs_per_iteration or 1) < 1:
+            raise UserError("Expected iterations >= 0, warmup_epochs >= 0 and pairs_per_iteration >= 1 (or null).")
+        if not 0 <= self.previous_share < 1:
+            raise UserError(f"previous_share={self.previous_share}: expected at least 0 and below 1.")
+
+
+def execute(run: Run, journal: Journal) -> None:
+    """Runs all stages, and keeps `journal` (the run folder's readable state) up to date."""
+    start = policy_at(run.model.directory())
+    tokenizer = load_tokenizer(start)
+    check_template(tokenizer, start.base)
+    feedback = feedback_stage(run, start, tokenizer)
+    journal.feedback(feedback)
+    records, held_out = run.evaluation.separate(read_records(feedback.path / "records.jsonl"))
+    score(run, journal, 0, "start", start, start, held_out)
+    policy = start
+    if run.warmup_epochs:
+        policy, _ = improve(run, journal, 0, Warmup(), run.warmup_epochs, policy, start, records, [], tokenizer)
+        score(run, journal, 0, "warm start", policy, start, held_out)
+    previous: list[Pair] = []
+    for iteration in range(1, run.iterations + 1):
+        policy, previous = improve(
+            run, journal, iteration, run.method, run.train.epochs, policy, start, records, previous, tokenizer
+        )
+        score(run, journal, iteration, f"iteration {iteration}", policy, start, held_out)
+
+
+def feedback_stage(run: Run, start: Policy, tokenizer: Any) -> Stage:
+    """`records.jsonl`, and `set_aside.jsonl` with the reason for every row that is not used."""
+
+    def work(progress: Path, output: Path) -> dict[str, Any]:
+        with Draw(sampler=run.sampler, policy=start, store=run.store, seed=run.data.seed, purpose="log", iteration=0) as draw:
+            collected = run.data.collect(draw)
+        limits = {"max_tokens": run.train.max_tokens, "max_new_tokens": run.sampler.max_new_tokens}
+        records, unusable = usable(collected.records, tokenizer, **limits)
+        aside = [*collected.set_aside, *unusable]
+        write_jsonl(output / "records.jsonl", records)
+        write_jsonl(output / "set_aside.jsonl", aside)
+        labels = Counter(record.label for record in records)
+        if not records:
+            raise UserError(f"No usable record: all {len(aside)} rows were set aside, the first because of {aside[:1]}.")
+        facts = {
+            "DSAT": labels["dsat"],
+            "SAT": labels["sat"],
+            "DSAT then satisfied": sum(r.label == "dsat" and r.satisfied for r in records),
+        }
+        reasons = Counter(f"set aside: {row['reason']}" for row in aside)
+        return {"counts": collected.facts | facts | dict(reasons), "set_aside": aside[:20]}
+
+    sampler = run.sampler.key() if run.data.uses_policy else {"max_new_tokens": run.sampler.max_new_tokens}
+    settings = {"data": run.data.key(), "sampler": sampler, "max_tokens": run.train.max_tokens}
+    return run.store.run("feedback", work, version=VERSION, settings=settings, inputs={"policy": start.fingerprint})
+
+
+def improve(
+    run: Run, journal: Journal, iteration: int, method: Any, epochs: int, policy: Policy, start: Policy,
+    records: list[Record], previous: list[Pair], tokenizer: Any,
+) -> tuple[Policy, list[Pair]]:  # fmt: skip
+    """One turn: pairs, reference pass, training. Returns the next policy and the pairs that were new."""
+    made = pairs_stage(run, iteration, method, policy, records, tokenizer)
+    new = read_pairs(made.path / "pairs.jsonl")
+    kept = round(len(new) * run.previous_share) if previous else 0
+    pairs = new[: len(new) - kept] + previous[:kept]
+    rows = plan(
+        tokenize(tokenizer, pairs),
+        pairs_per_step=run.train.pairs_per_step,
+        pairs_per_batch=run.train.pairs_per_batch,
+        seed=run.seed,
+    )
+    same = run.reference == "iteration" or policy == start
+    reference = reference_stage(run.store, run.train, policy if same else start, rows)
+    trained = train_stage(run.store, run.train, policy, rows, reference, same=same, epochs=epochs)
+    journal.trained(iteration, made, reference, trained, pairs)
+    return policy_at(trained.path / "policy"), new
+
+
+def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: list[Record], tokenizer: Any) -> Stage:
+    """`pairs.jsonl`: the first usable pairs of the method, records taken in an order of this seed and iteration."""
+
+    def work(progress: Path, output: Path) -> dict[str, Any]:
+        keys = [record.key for record in records]
+        shuffled = [records[i] for i in order(run.seed, "records", iteration, keys)]
+        with Draw(sampler=run.sampler, policy=policy, store=run.store, seed=run.seed, purpose="pairs", iteration=iteration) as draw:
+            pairs, counts = run.filters.take(method.make_pairs(shuffled, draw), wanted, tokenizer)
+        if not pairs:
+            raise UserError(
+                f"The method made no usable pair out of {len(records)} records ({counts}). Expected DSAT and SAT records that it can use."
+            )
+        if wanted is not None and len(pairs) < wanted:
+            say(
+                f"  Note: {len(pairs)} pairs of the {wanted} asked for: the records are used up (method.rounds allows more passes)."
+            )
+        write_jsonl(output / "pairs.jsonl", pairs)
+        return {"counts": counts, "drawn": draw.drawn, "prompts": len({pair.record for pair in pairs})}
+
+    wanted = None if isinstance(method, Warmup) else run.pairs_per_iteration
+    settings = {
+        "method": identity(method), "filters": identity(run.filters), "wanted": wanted, "seed": run.seed, "iteration": iteration,
+        "sampler": run.sampler.key(), "group_size": run.sampler.group_size,
+    }  # fmt: skip
+    inputs = {"policy": policy.fingerprint, "records": digest([record.key for record in records])}
+    return run.store.run("pairs", work, version=VERSION, settings=settings, inputs=inputs)
+
+
+def score(run: Run, journal: Journal, iteration: int, name: str, policy: Policy, start: Policy, held_out: list[Record]) -> None:
+    stage = run.evaluation.stage(run.store, run.sampler, run.train, policy, start, held_out)
+    journal.scored(iteration, name, stage)

@@ -1,0 +1,1 @@
+"""Methods: each makes preference pairs out of records and fresh replies, and does nothing else."""

@@ -1,0 +1,38 @@
+"""DRIFT (arXiv 2510.02341): rejected is the logged reply that drew dissatisfaction, chosen is a fresh sample of the policy.
+
+Where we differ from the official script: chat template instead of plain text, seeded sampling, and rules for empty, cut,
+identical and copied replies (`filters.py`). One sample a record; more rounds only if there are too few records.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from drift.method.guided import Guidance
+from drift.records import Pair, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """`guidance`: which samples see the disliked reply and the feedback (the paper: all). `rounds`: how often the records
+    may be gone through in one iteration."""
+
+    guidance: Guidance
+    rounds: int
+
+    def make_pairs(self, records: Sequence[Record], draw: Any) -> Iterator[Pair]:
+        unhappy = [record for record in records if record.label == "dsat"]
+        for k in range(self.rounds):
+            for record, (reply,) in draw(
+                unhappy, lambda record: self.guidance.prompts(record, 1), first_sample=k, label="fresh replies"
+            ):
+                yield Pair(
+                    prompt=record.prompt,
+                    chosen=reply.text,
+                    rejected=record.reply,
+                    chosen_ended=reply.ended,
+                    rejected_ended=record.ended,
+                    fresh=("chosen",),
+                    feedback=record.feedback,
+                    record=record.id,
+                )

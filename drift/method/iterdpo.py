@@ -1,0 +1,50 @@
+"""IterDPO: several fresh samples on the DSAT prompts, the judge's best is chosen and its worst is rejected.
+
+The paper's ranker and its mix of guided and unguided samples are not known, so both are settings. Ties are dropped and counted.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from drift.errors import UserError
+from drift.method.guided import Guidance
+from drift.records import Pair, Prompt, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterDpo:
+    """`num_samples`: replies a prompt, any share of them guided. `rounds` as in DRIFT. `judge`: ranks the replies."""
+
+    num_samples: int
+    guidance: Guidance
+    rounds: int
+    judge: Any
+
+    def check(self) -> None:
+        if self.num_samples < 2:
+            raise UserError(f"method.num_samples={self.num_samples}: ranking needs at least 2.")
+
+    def make_pairs(self, records: Sequence[Record], draw: Any) -> Iterator[Pair | None]:
+        unhappy = [record for record in records if record.label == "dsat"]
+        for k in range(self.rounds):
+            first = k * self.num_samples
+            for record, replies in draw(unhappy, self.prompts_of, first_sample=first, label="fresh replies"):
+                scores = self.judge.scores(record, [reply.text for reply in replies])
+                best, worst = max(range(len(scores)), key=scores.__getitem__), min(range(len(scores)), key=scores.__getitem__)
+                if scores[best] == scores[worst]:
+                    yield None  # a tie: counted by whoever takes the pairs
+                    continue
+                yield Pair(
+                    prompt=record.prompt,
+                    chosen=replies[best].text,
+                    rejected=replies[worst].text,
+                    chosen_ended=replies[best].ended,
+                    rejected_ended=replies[worst].ended,
+                    fresh=("chosen", "rejected"),
+                    feedback=record.feedback,
+                    record=record.id,
+                )
+
+    def prompts_of(self, record: Record) -> list[Prompt]:
+        return self.guidance.prompts(record, self.num_samples)

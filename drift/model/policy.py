@@ -1,0 +1,117 @@
+"""A policy is a directory: full weights, or an adapter and the name of the base directory that it belongs to.
+
+Sampler, trainer and evaluator each load it, use it and free it. Its fingerprint is a hash of the bytes that shape its
+replies (weights, adapter, tokenizer, chat template, generation config), so a copy elsewhere is the same policy.
+"""
+
+import gc
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from drift.records import digest, write_json
+
+ADAPTER, BASE = "adapter_model.safetensors", "base.json"
+SHAPES_REPLIES = (
+    "*.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*.json",
+    "*.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """`base`: the directory whose full weights (and tokenizer) are used; differs from `directory` for adapters."""
+
+    directory: Path
+    base: Path
+    fingerprint: str
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.base != self.directory
+
+
+def policy_at(directory: Path) -> Policy:
+    """The policy in a directory."""
+    directory = directory.resolve()
+    if not (directory / BASE).is_file():
+        return Policy(directory=directory, base=directory, fingerprint=_hash_directory(directory))
+    base = json.loads((directory / BASE).read_text(encoding="utf-8"))
+    config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    config.pop("base_model_name_or_path")  # a place, not a content
+    parts = [base["fingerprint"], hash_file(directory / ADAPTER), config]
+    return Policy(directory=directory, base=Path(base["directory"]), fingerprint=digest(parts))
+
+
+def load_tokenizer(policy: Policy) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(policy.base, local_files_only=True)
+
+
+def load_model(policy: Policy, dtype: Any, *, trainable: bool = False) -> Any:
+    """The model, on the best device, in eval mode. An adapter stays unmerged, in float32: merging it into bf16 weights
+    would round small updates away, and sampling must see the policy that was trained."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(policy.base, dtype=dtype, local_files_only=True, use_safetensors=True)
+    if policy.is_adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(policy.directory), is_trainable=trainable)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+    return model.to(device).eval()
+
+
+def save_policy(model: Any, tokenizer: Any, start: Policy, directory: Path) -> None:
+    """Writes a trained model as a policy directory, adapter or full weights according to what it is."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model.save_pretrained(directory)
+    if (directory / "adapter_config.json").is_file():
+        (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card
+        base = start if not start.is_adapter else policy_at(start.base)
+        write_json(directory / BASE, {"directory": str(start.base), "fingerprint": base.fingerprint})
+    else:
+        tokenizer.save_pretrained(directory)
+
+
+def free() -> None:
+    """Gives the memory of dropped models back (call after the last reference is gone)."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _hash_directory(directory: Path) -> str:
+    files = sorted({file for pattern in SHAPES_REPLIES for file in directory.glob(pattern)})
+    return digest([[file.name, hash_file(file)] for file in files])
+
+
+def hash_file(file: Path) -> str:
+    """sha256 of a file, remembered while size and time stay the same."""
+    status = file.stat()
+    return _hash_bytes(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=None)
+def _hash_bytes(file: Path, size: int, modified: int) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

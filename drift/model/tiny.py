@@ -1,0 +1,79 @@
+"""A random-weight Llama with a byte-level tokenizer and ChatML template, for tests: nothing is downloaded.
+
+It speaks gibberish; every stage of the program runs on it in seconds.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from drift.model.gguf import cache
+from drift.records import digest
+
+CHATML = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a tiny test model.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiny:
+    """Sizes of the random model; `weights_seed` fixes its weights."""
+
+    layers: int
+    hidden_size: int
+    weights_seed: int
+    cache_dir: str | None
+
+    def check(self) -> None:
+        pass
+
+    def directory(self) -> Path:
+        name = digest([1, self.layers, self.hidden_size, self.weights_seed])[:12]
+        final = cache(self.cache_dir) / "models" / f"tiny-{name}"
+        if final.is_dir():
+            return final
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
+            self._write(Path(scratch) / "model")
+            try:
+                os.rename(Path(scratch) / "model", final)
+            except OSError:  # another process was faster
+                if not final.is_dir():
+                    raise
+        return final
+
+    def _write(self, output: Path) -> None:
+        import torch
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        inner = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = decoders.ByteLevel()
+        inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<|im_start|>", "<|im_end|>")])
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|im_end|>")
+        tokenizer.chat_template = CHATML
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            intermediate_size=2 * self.hidden_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=4096,
+            initializer_range=0.2,  # wide, so that its replies differ from one another
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            tie_word_embeddings=True,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.weights_seed)
+            model = LlamaForCausalLM(config)
+        model.save_pretrained(output)
+        tokenizer.save_pretrained(output)

@@ -1,0 +1,104 @@
+"""The three things that flow through the program, and their jsonl form.
+
+*Record*: one piece of user feedback on one reply. *Pair*: what a method makes and the trainer learns from.
+*Reply*: one fresh sample of a policy. All are plain data: nothing here knows a model or a method.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+Prompt = Sequence[Message]  # ends with a user message
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of a value's canonical json form."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A user's feedback on a reply.
+
+    `ended`: the reply ends with the model's end-of-turn token (False: it was cut off by a length limit).
+    `revised`: the reply given after the feedback; `satisfied`: the user was content with that one (a DSAT->SAT seed pair).
+    `truth`: what a checker needs to judge any reply to this prompt, where the source knows it; None for real logs.
+    """
+
+    id: str
+    conversation: str
+    prompt: Prompt
+    reply: str
+    label: Literal["dsat", "sat"]
+    ended: bool
+    feedback: str | None
+    revised: str | None
+    satisfied: bool
+    truth: dict[str, str] | None
+
+    @property
+    def key(self) -> str:
+        """Identity by content: the noise of fresh replies depends on it, and on nothing else of the record."""
+        return digest([list(self.prompt), self.reply, self.feedback])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One fresh sample. `num_tokens` counts the end-of-turn token; `ended` says whether the model produced it."""
+
+    text: str
+    num_tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One preference: `chosen` over `rejected` as the answer to `prompt`. `fresh` names the sides just sampled."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    chosen_ended: bool
+    rejected_ended: bool
+    fresh: tuple[Literal["chosen", "rejected"], ...]
+    feedback: str | None
+    record: str
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes atomically: a reader, or a process after a kill, sees the old file or the new one, never a half."""
+    _replace(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """One json object a line, dataclasses as their fields; atomic like `write_json`."""
+    plain = (dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row for row in rows)  # type: ignore[arg-type]
+    _replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that this program wrote (a user's file goes through `data/jsonl.py`, which checks it)."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def read_records(path: Path) -> list[Record]:
+    return [Record(**row) for row in read_jsonl(path)]
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    return [Pair(**(row | {"fresh": tuple(row["fresh"])})) for row in read_jsonl(path)]
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

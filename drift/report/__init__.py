@@ -1,0 +1,1 @@
+"""What people look at: console, statistics, tables, plots, the HTML report."""

@@ -1,0 +1,52 @@
+"""The console: progress with rate and time left, on a terminal as a bar, elsewhere as a line every few seconds."""
+
+import sys
+import time
+from typing import Any
+
+LINE_EVERY_SECONDS = 15.0
+
+
+class Progress:
+    """`with Progress(label, total, unit) as p: ... p.advance(n)`. `total` may be more than is needed in the end."""
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done, self.started = 0, time.monotonic()
+        self.said = self.started
+        self.bar: Any = None
+
+    def __enter__(self) -> "Progress":
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+            self.bar = Bar(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task(self.label, total=self.total, rate="")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        seconds = time.monotonic() - self.started
+        if seconds > 2 and error[0] is None:  # what came out of the store is not worth a line
+            say(f"  {self.label}: {self.done} {self.unit} in {seconds:.0f} s ({self._rate()})")
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.update(self.task, advance=count, rate=self._rate())
+        elif now - self.said > LINE_EVERY_SECONDS and self.done < self.total:
+            self.said = now
+            left = (self.total - self.done) * (now - self.started) / self.done
+            say(f"  {self.label}: {self.done}/{self.total} {self.unit}, {self._rate()}, about {left:.0f} s left")
+
+    def _rate(self) -> str:
+        return f"{self.done / max(time.monotonic() - self.started, 1e-9):.1f} {self.unit}/s"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)

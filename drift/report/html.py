@@ -1,0 +1,89 @@
+"""The HTML report of a run or of a study: one self-contained file, built from what is on disk (also of a run still going)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from drift.records import read_jsonl
+from drift.report import plots, tables
+from drift.report.journal import RUN
+from drift.report.statistics import level
+
+NUM_PAIRS_SHOWN = 6
+
+
+def run_report(folder: Path) -> Path:
+    """Writes `report.html` into a run folder."""
+    state = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    label = tables.member_label(state)
+    return _render(folder, f"{label}", [state], {label: [state]}, pairs=_last_pairs(folder))
+
+
+def study_report(folder: Path) -> Path:
+    """Writes `report.html` into a sweep's folder, from all members that have begun."""
+    states = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(f"*/{RUN}"))]
+    return _render(folder, f"study of {len(states)} runs", states, tables.groups(states), pairs=[])
+
+
+def _render(
+    folder: Path, title: str, states: list[dict[str, Any]], grouped: dict[str, list[dict[str, Any]]], pairs: list[Any]
+) -> Path:
+    from jinja2 import Environment, PackageLoader
+
+    usable = {label: members for label, members in grouped.items() if tables.scored_names(members)}
+    main = tables.headline(next(iter(usable.values()))) if usable else "score"
+    lines = {
+        label: [
+            (name, level(tables.per_item(members, name, main)))
+            for name in tables.scored_names(members)
+            if tables.per_item(members, name, main)
+        ]
+        for label, members in usable.items()
+    }
+    environment = Environment(loader=PackageLoader("drift.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    text = environment.get_template("report.html.j2").render(
+        title=title,
+        headline=main,
+        verdict=_verdict(usable, main),
+        plot=plots.by_iteration(lines, main) if lines else "",
+        scores=[row for label, members in usable.items() for row in tables.rows(label, members)],
+        comparisons=tables.comparisons(usable) if len(usable) > 1 else [],
+        members=[(state, _seconds(state)) for state in states],
+        pairs=pairs,
+    )
+    report = folder / "report.html"
+    temporary = folder / ".report.html"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(report)
+    return report
+
+
+def _verdict(grouped: dict[str, list[dict[str, Any]]], main: str) -> list[str]:
+    """One sentence per group: its last policy against the start model."""
+    found = []
+    for label, members in grouped.items():
+        last = tables.rows(label, members)[-1]
+        if last["against start"] == "-":
+            found.append(f"{label}: no trained policy has been evaluated yet.")
+        elif last["against start"].endswith("not separable"):
+            found.append(
+                f"{label}: after {last['policy']}, {main} is not separable from the start model's ({last['against start']})."
+            )
+        else:
+            found.append(f"{label}: after {last['policy']}, {main} {last[main]}, against the start model {last['against start']}.")
+    return found
+
+
+def _seconds(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Time by kind of stage. Stages that contain others (feedback, pairs, evaluate) include the replies drawn in them."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage in state["stages"]:
+        row = found.setdefault(stage["name"], {"stage": stage["name"], "computed": 0, "found": 0, "seconds": 0.0})
+        row["found" if stage["hit"] else "computed"] += 1
+        row["seconds"] += 0.0 if stage["hit"] else stage["seconds"]
+    return list(found.values())
+
+
+def _last_pairs(folder: Path) -> list[Any]:
+    files = sorted(folder.glob("iteration_*/pairs.jsonl"), key=lambda file: int(file.parent.name.split("_")[1]))
+    return read_jsonl(files[-1])[:NUM_PAIRS_SHOWN] if files else []

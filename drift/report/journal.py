@@ -1,0 +1,110 @@
+"""The run folder: what a person reads while and after a run. Everything in it is a link into the store or small text.
+
+    config.yaml   run.json   report.html   records.jsonl   set_aside.jsonl   steps.csv   scores.csv
+    iteration_0/scores.json (the start model)   iteration_2/{pairs.jsonl, policy/, steps.jsonl, scores.json, replies.jsonl}
+
+`run.json` is written after every stage, so the report of a killed run can be built too.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from drift.records import Pair, read_jsonl, write_json
+from drift.report.console import say
+from drift.report.statistics import level, paired
+from drift.store import Stage, Store
+
+RUN = "run.json"
+
+
+class Journal:
+    """Keeps the folder of one run. `title`: what distinguishes it in a study, e.g. {"method": "spin", "seed": "0"}."""
+
+    def __init__(self, folder: Path, title: dict[str, str], notes: dict[str, str], store: Store, logger: Any) -> None:
+        self.folder, self.store, self.logger = folder, store, logger
+        self.state: dict[str, Any] = {
+            "title": title, "notes": notes, "status": "running", "error": None, "data": {}, "points": [], "stages": [],
+        }  # fmt: skip
+        self.start: dict[str, Any] | None = None
+        self.write()
+
+    def write(self) -> None:
+        self.state["stages"] = [{"name": s.name, "seconds": s.seconds, "hit": s.hit} for s in self.store.log]
+        write_json(self.folder / RUN, self.state)
+
+    def feedback(self, stage: Stage) -> None:
+        link(stage.path / "records.jsonl", self.folder / "records.jsonl")
+        link(stage.path / "set_aside.jsonl", self.folder / "set_aside.jsonl")
+        self.state["data"] = stage.facts["counts"]
+        say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
+        for row in stage.facts["set_aside"]:
+            say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))
+        self.write()
+
+    def trained(self, iteration: int, made: Stage, reference: Stage, trained: Stage, pairs: list[Pair]) -> None:
+        folder = self.folder / f"iteration_{iteration}"
+        link(made.path / "pairs.jsonl", folder / "pairs.jsonl")
+        for name in ("policy", "steps.jsonl"):
+            link(trained.path / name, folder / name)
+        steps = read_jsonl(trained.path / "steps.jsonl")
+        self.logger.steps(self.folder, iteration, steps)
+        counts = made.facts["counts"]
+        self.state["points"].append(
+            {
+                "iteration": iteration,
+                "distinct prompts": len({pair.record for pair in pairs}),
+                "pairs": trained.facts["pairs"],
+                "steps": trained.facts["steps"],
+                "generated tokens": made.facts["drawn"]["tokens"],
+                "prompts too long": made.facts["drawn"]["prompts_too_long"],
+                "counts": counts,
+                "first step": {name: steps[0][name] for name in ("dpo", "margin")},
+            }
+        )
+        rules = ", ".join(f"{value} {name}" for name, value in counts.items() if value and name not in ("seen", "used"))
+        say(
+            f"  {trained.facts['pairs']} pairs of {counts['seen']} candidates ({rules or 'none dropped'}), {trained.facts['steps']} steps"
+        )
+        self.write()
+
+    def scored(self, iteration: int, name: str, stage: Stage) -> None:
+        folder = self.folder / f"iteration_{iteration}"
+        target = folder if name != "warm start" else self.folder / "warm_start"
+        for file in sorted(stage.path.glob("*.json*")):
+            if file.name != "manifest.json":
+                link(file, target / file.name)
+        scores = json.loads((stage.path / "scores.json").read_text(encoding="utf-8"))
+        self.logger.scores(self.folder, iteration, scores["metrics"])
+        if not self.state["points"] or "scores" in self.state["points"][-1]:
+            self.state["points"].append({"iteration": iteration})
+        self.state["points"][-1] |= {"name": name, "scores": scores, "evaluation seconds": stage.seconds}
+        self.start = self.start or scores
+        say(f"{name}: {self._headline(scores)}")
+        self.write()
+
+    def _headline(self, scores: dict[str, Any]) -> str:
+        name = scores["headline"]
+        values = scores["metrics"][name]["per_item"]
+        now = level([values])
+        text = f"{name} {now.mean:.3f} [{now.low:.3f}, {now.high:.3f}]" if now.low is not None else f"{name} {now.mean:.3f}"
+        if scores is not self.start and self.start is not None:
+            gain = paired([values], [self.start["metrics"][name]["per_item"]])
+            if gain.low is not None:
+                text += f", against the start model {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+        return text
+
+    def finish(self, error: BaseException | None) -> None:
+        self.state["status"] = "finished" if error is None else "failed"
+        self.state["error"] = None if error is None else f"{type(error).__name__}: {error}"
+        self.write()
+
+
+def link(target: Path, name: Path) -> None:
+    """A relative symbolic link, replaced if it is there."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    temporary = name.with_name(f".{name.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target.resolve(), name.parent.resolve()))
+    os.replace(temporary, name)

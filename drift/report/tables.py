@@ -1,0 +1,109 @@
+"""The tables of a report as plain rows of text, the same for console and HTML."""
+
+from collections import defaultdict
+from typing import Any
+
+from drift.report.statistics import Interval, level, paired
+
+Table = list[dict[str, str]]
+SEEDS = ("seed", "data.seed")
+
+
+def show(interval: Interval, digits: int, *, sign: bool = False) -> str:
+    """'0.312 [0.250, 0.380]'."""
+    form = f"{{:{'+' if sign else ''}.{digits}f}}"
+    mean = form.format(interval.mean)
+    return mean if interval.low is None else f"{mean} [{form.format(interval.low)}, {form.format(interval.high)}]"
+
+
+def member_label(state: dict[str, Any]) -> str:
+    """What a run is called in its study: everything that was set for it but the seeds."""
+    rest = {name: value for name, value in state["title"].items() if name not in (*SEEDS, "experiment")}
+    method = rest.pop("method")
+    return method + "".join(f", {name}={value}" for name, value in sorted(rest.items()))
+
+
+def groups(states: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Runs that differ by nothing but seeds, together."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for state in states:
+        found[member_label(state)].append(state)
+    return dict(found)
+
+
+def scored_names(states: list[dict[str, Any]]) -> list[str]:
+    """The evaluated policies that every given run has, in order."""
+    every = [[point["name"] for point in state["points"] if "scores" in point] for state in states]
+    return [name for name in every[0] if all(name in names for names in every)] if every else []
+
+
+def point(state: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(p for p in state["points"] if p.get("name") == name and "scores" in p)
+
+
+def per_item(states: list[dict[str, Any]], name: str, metric: str) -> list[dict[str, float]]:
+    """Per-prompt values of a metric, one dict per run."""
+    values = [point(state, name)["scores"]["metrics"][metric]["per_item"] for state in states]
+    return [value for value in values if value]
+
+
+def headline(states: list[dict[str, Any]]) -> str:
+    return point(states[0], scored_names(states)[0])["scores"]["headline"] if scored_names(states) else "score"
+
+
+def rows(label: str, states: list[dict[str, Any]]) -> Table:
+    """One row per evaluated policy of a group of runs that differ by seeds alone."""
+    found, names = [], scored_names(states)
+    for name in names:
+        first = point(states[0], name)
+        main = first["scores"]["headline"]
+        row = {"run": label, "policy": name}
+        now, before = per_item(states, name, main), per_item(states, names[0], main)
+        row[main] = show(level(now), 3) if now else "-"
+        row["against start"] = "-"
+        if name != names[0] and len(now) == len(before) and now:
+            gain = paired(now, before)
+            row["against start"] = show(gain, 3, sign=True) + ("" if gain.separable else " not separable")
+        for metric, content in first["scores"]["metrics"].items():
+            if metric != main:
+                values = [point(state, name)["scores"]["metrics"][metric]["value"] for state in states]
+                known = [value for value in values if value is not None]
+                row[metric] = f"{sum(known) / len(known):.{content['digits']}f}" if known else "-"
+        for count in ("distinct prompts", "pairs", "steps", "generated tokens"):
+            values = [point(state, name).get(count) for state in states]
+            row[count] = "-" if None in values else " / ".join(dict.fromkeys(str(value) for value in values))
+        found.append(row)
+    return found
+
+
+def comparisons(grouped: dict[str, list[dict[str, Any]]]) -> Table:
+    """Every two groups at their last common policy: paired difference over the seeds that both have."""
+    found, labels = [], list(grouped)
+    for i, one in enumerate(labels):
+        for other in labels[i + 1 :]:
+            a, b = _by_seed(grouped[one]), _by_seed(grouped[other])
+            seeds = [seed for seed in a if seed in b]
+            both = [a[seed] for seed in seeds] + [b[seed] for seed in seeds]
+            names = scored_names(both)
+            if not seeds or len(names) < 2:
+                continue
+            main = headline(both)
+            now = [per_item([side[seed] for seed in seeds], names[-1], main) for side in (a, b)]
+            if len(now[0]) != len(now[1]) or not now[0]:
+                continue
+            gap = paired(now[0], now[1])
+            verdict = "not separable" if not gap.separable else (f"{one} is better" if gap.mean > 0 else f"{other} is better")
+            found.append(
+                {
+                    "comparison": f"{one} - {other}",
+                    "at": names[-1],
+                    main: show(gap, 3, sign=True),
+                    "over": gap.over,
+                    "verdict": verdict,
+                }
+            )
+    return found
+
+
+def _by_seed(states: list[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Any]]:
+    return {tuple(state["title"].get(name, "") for name in SEEDS): state for state in states}

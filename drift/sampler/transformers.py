@@ -1,0 +1,90 @@
+"""Sampling in this process with a Hugging Face model and the decoding loop of `decode.py`."""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from drift.errors import UserError, memory_advice
+from drift.model import precision
+from drift.model.policy import Policy
+from drift.records import Prompt, Reply
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformers:
+    """`temperature` 0 is greedy; `top_p` 1 samples from the whole vocabulary. `group_size`: replies computed together;
+    the unit of resume and of sharing. `max_prompt_tokens`: longer prompts are not sampled from, and counted."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    max_prompt_tokens: int
+    group_size: int
+    precision: precision.Precision
+
+    def check(self) -> None:
+        if not (self.temperature >= 0 and 0 < self.top_p <= 1):
+            raise UserError("sampler: expected temperature >= 0 and 0 < top_p <= 1.")
+        if min(self.max_new_tokens, self.max_prompt_tokens, self.group_size) < 1:
+            raise UserError("sampler: max_new_tokens, max_prompt_tokens and group_size must be at least 1.")
+
+    def key(self) -> dict[str, Any]:
+        """The settings that a reply depends on (its group is part of the stage's inputs)."""
+        return {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_new_tokens": self.max_new_tokens,
+            "max_prompt_tokens": self.max_prompt_tokens,
+            "precision": precision.resolve(self.precision),
+        }
+
+    @contextmanager
+    def open(self, policy: Policy):
+        """Loads the policy; yields `generate(prompts, uniforms) -> list of replies`; frees it. A prompt that is too long
+        gets None for a reply."""
+        import torch
+
+        from drift.model import policy as policies
+        from drift.model.chat import prompt_ids
+        from drift.sampler import decode
+
+        tokenizer = policies.load_tokenizer(policy)
+        loaded = [policies.load_model(policy, getattr(torch, precision.resolve(self.precision)))]
+        stops = stop_ids(loaded[0], tokenizer)
+
+        def generate(prompts: Sequence[Prompt], uniforms: Sequence[Any]) -> list[Reply | None]:
+            ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+            fits = [i for i, row in enumerate(ids) if len(row) <= self.max_prompt_tokens]
+            rows = [decode.Row(prompt=ids[i], uniforms=uniforms[i]) for i in fits]
+            replies: list[Reply | None] = [None] * len(ids)
+            if not rows:
+                return replies
+            with memory_advice("sampler.group_size", self.group_size):
+                sampled = decode.sample(
+                    loaded[0],
+                    rows,
+                    max_new_tokens=self.max_new_tokens,
+                    temperature=self.temperature,
+                    top_p=self.top_p,
+                    stop_ids=stops,
+                    pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops),
+                )
+            for i, tokens in zip(fits, sampled, strict=True):
+                ended = tokens[-1] in stops
+                text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
+                replies[i] = Reply(text=text.strip().removesuffix("\ufffd"), num_tokens=len(tokens), ended=ended)
+            return replies
+
+        try:
+            yield generate
+        finally:
+            loaded.clear()
+            policies.free()
+
+
+def stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    """The end-of-turn ids of the generation config and of the tokenizer."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}

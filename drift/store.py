@@ -1,0 +1,211 @@
+"""Stages: resumable pieces of work whose output directory is keyed by what went into it.
+
+    store.run("reference", work, version=1, settings={...}, inputs={...}) -> Stage
+
+The key is the sha256 of (name, version, settings, inputs). A finished stage is a directory `DIR/NAME/KEY` that was renamed
+into place; so a killed run leaves nothing half-written, and the same command again finishes what is missing. The manifest,
+not the key, records commit, versions, device and threads. A lease only saves duplicate work: correctness comes from the
+rename, and whoever comes second throws its own copy away.
+"""
+
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from drift.errors import UserError
+from drift.records import digest, write_json
+
+MANIFEST = "manifest.json"
+Work = Callable[[Path, Path], dict[str, Any]]  # (progress folder, output folder) -> facts for the manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A finished stage: `path` holds its outputs, `facts` what its work reported, `hit` says that nothing was computed."""
+
+    name: str
+    path: Path
+    facts: dict[str, Any]
+    seconds: float
+    hit: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """`dir`: shared by all members of a sweep. `strict`: refuse a stage made by other code or library versions.
+    `lease_seconds`: a lease that has not moved for so long is taken over."""
+
+    dir: str
+    strict: bool
+    lease_seconds: float
+    log: list[Stage] = field(default_factory=list, init=False)  # every stage asked for, in order
+
+    def run(self, name: str, work: Work, *, version: int, settings: dict[str, Any], inputs: dict[str, str]) -> Stage:
+        """Returns the finished stage, computing it unless it is there. `work` may find its own earlier progress."""
+        parts = {"stage": name, "version": version, "settings": settings, "inputs": inputs}
+        final = Path(self.dir).resolve() / name / digest(parts)[:24]
+        stage = self._finished(name, final)
+        if stage is None:
+            with lease(final, self.lease_seconds):
+                stage = self._finished(name, final) or self._compute(name, final, work, parts)
+        self.log.append(stage)
+        return stage
+
+    def _finished(self, name: str, final: Path) -> Stage | None:
+        if not (final / MANIFEST).is_file():
+            return None
+        manifest = json.loads((final / MANIFEST).read_text(encoding="utf-8"))
+        made, here = manifest["environment"], environment()
+        other = [f"{part} {made[part]} -> {here[part]}" for part in here if made[part] != here[part]]
+        if other and self.strict:
+            raise UserError(
+                f"{final} was made in another environment ({', '.join(other)}) and store.strict=true. "
+                "Use another store.dir, or store.strict=false to reuse it with a warning."
+            )
+        if other:
+            warn_once(f"Reusing stages of {self.dir} that were made in another environment: {', '.join(other)}.")
+        return Stage(name=name, path=final, facts=manifest["facts"], seconds=manifest["seconds"], hit=True)
+
+    def _compute(self, name: str, final: Path, work: Work, parts: dict[str, Any]) -> Stage:
+        progress = final.with_name(final.name + ".progress")
+        output = final.with_name(f"{final.name}.output.{socket.gethostname()}.{os.getpid()}")
+        shutil.rmtree(output, ignore_errors=True)
+        progress.mkdir(parents=True, exist_ok=True)
+        output.mkdir()
+        started = time.monotonic()
+        facts = work(progress, output)
+        seconds = round(time.monotonic() - started, 3)
+        write_json(output / MANIFEST, parts | {"facts": facts, "seconds": seconds, "environment": environment()})
+        try:
+            os.rename(output, final)
+        except OSError:  # somebody finished the same stage first; theirs is as good
+            if not (final / MANIFEST).is_file():
+                raise
+            shutil.rmtree(output)
+        shutil.rmtree(progress, ignore_errors=True)
+        for left in final.parent.glob(f"{final.name}.output.{socket.gethostname()}.*"):  # of processes that were killed
+            if not _alive(int(left.name.rsplit(".", 1)[1])):
+                shutil.rmtree(left, ignore_errors=True)
+        return Stage(name=name, path=final, facts=facts, seconds=seconds, hit=False)
+
+
+def identity(part: Any) -> Any:
+    """A configured part as plain data: its class and its settings, nested parts included."""
+    if is_dataclass(part):
+        settings = {item.name: identity(getattr(part, item.name)) for item in fields(part) if item.init}
+        return {"class": type(part).__qualname__} | settings
+    return part
+
+
+@contextmanager
+def lease(final: Path, seconds: float) -> Iterator[None]:
+    """Waits until this process holds `final`'s lease or `final` is finished by another; renews it while held."""
+    path = final.with_name(final.name + ".lease")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "thread": threading.get_ident(), "beat": 0}
+    seen, seen_at = None, time.monotonic()
+    while not _take(path, owner):
+        if (final / MANIFEST).is_file():
+            break
+        try:
+            content = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        if content != seen:  # age is measured on our own clock: another host's may differ
+            seen, seen_at = content, time.monotonic()
+        if _dead(content) or time.monotonic() - seen_at > seconds:
+            path.unlink(missing_ok=True)
+            continue
+        time.sleep(min(0.2, seconds / 10))
+    stop = threading.Event()
+    beat = threading.Thread(target=_renew, args=(path, owner, stop, seconds / 5), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join()
+        if _held(path, owner):
+            path.unlink(missing_ok=True)
+
+
+def _take(path: Path, owner: dict[str, Any]) -> bool:
+    temporary = path.with_name(f"{path.name}.{owner['host']}.{owner['pid']}.{owner['thread']}")
+    temporary.write_text(json.dumps(owner), encoding="utf-8")
+    try:
+        os.link(temporary, path)  # fails if the lease exists: the content is there from the first moment
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+
+
+def _renew(path: Path, owner: dict[str, Any], stop: threading.Event, every: float) -> None:
+    while not stop.wait(every):
+        if not _held(path, owner):
+            return
+        owner["beat"] += 1
+        write_json(path, owner)
+
+
+def _held(path: Path, owner: dict[str, Any]) -> bool:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return all(holder[part] == owner[part] for part in ("host", "pid", "thread"))
+
+
+def _dead(content: str) -> bool:
+    holder = json.loads(content)
+    return holder["host"] == socket.gethostname() and not _alive(holder["pid"])
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@lru_cache(maxsize=1)
+def environment() -> dict[str, str]:
+    """What may change a stage's numbers without being one of its inputs: recorded in the manifest, compared on reuse."""
+    import torch
+
+    found = {"commit": _commit(), "python": platform.python_version(), "machine": platform.machine()}
+    for package in ("torch", "transformers", "peft", "lightning", "tokenizers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    found["threads"] = str(torch.get_num_threads())
+    return found
+
+
+def _commit() -> str:
+    here = Path(__file__).resolve().parent
+    asked = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    return asked.stdout.strip() or "no git"
+
+
+@lru_cache(maxsize=None)
+def warn_once(message: str) -> None:
+    print(f"Note: {message}", flush=True)

@@ -1,0 +1,43 @@
+"""Low-rank adapters (arXiv 2106.09685) on all linear modules of the top layers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from drift.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """`scale` = alpha / rank. `top_share`: share of the layers, from the top, that get an adapter."""
+
+    rank: int
+    scale: float
+    top_share: float
+
+    def check(self) -> None:
+        if self.rank < 1 or not 0 < self.top_share <= 1:
+            raise UserError("train.adapter: expected rank >= 1 and 0 < top_share <= 1.")
+
+    def attach(self, model: Any) -> Any:
+        """The model with a fresh float32 adapter: it changes nothing yet (B is zero)."""
+        import torch
+        from peft import LoraConfig, get_peft_model
+
+        layers = model.config.num_hidden_layers
+        linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+        linear.discard("lm_head")
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.scale * self.rank,  # type: ignore[arg-type]
+            lora_dropout=0.0,
+            target_modules=sorted(linear),
+            layers_to_transform=list(range(layers - round(layers * self.top_share), layers)),
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the adapter's start is the same for every method and seed
+            model = get_peft_model(model, config)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+        return model

@@ -1,0 +1,131 @@
+"""The two Lightning modules: the policy that is trained, and the reference that only says its numbers.
+
+Where we differ from the usual: the reference is never in memory while the policy trains; its log-probs were computed once by
+`ReferenceModule` on the same rows and come in with the batch. One training step is one optimiser step over all its batches
+(manual optimisation), so the losses are sums over the whole step whatever the batch size.
+"""
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from drift.errors import UserError, memory_advice
+from drift.train import objective
+from drift.train.logprobs import reply_logprobs
+
+
+class ReferenceModule(lightning.LightningModule):
+    """Frozen model; `predict_step` gives the summed reply log-probs `(R,)` of a batch of rows."""
+
+    def __init__(self, model: Any, on_batch: Any) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.on_batch = on_batch
+
+    def predict_step(self, batch: dict[str, Tensor]) -> Tensor:
+        sums = reply_logprobs(self.model, batch)
+        self.on_batch(len(sums))
+        return sums.cpu()
+
+
+class PolicyModule(lightning.LightningModule):
+    """The trained policy. A batch of its loader is one optimiser step: a list of row batches with reference columns."""
+
+    strict_loading = False  # checkpoints hold trained parameters only: the frozen base is on disk already
+
+    def __init__(self, model: Any, settings: Any, num_steps: int, pairs_per_batch: int, check_start: bool, on_step: Any) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model, self.settings, self.num_steps = model, settings, num_steps
+        self.pairs_per_batch, self.check_start, self.on_step = pairs_per_batch, check_start, on_step
+        self.history: list[dict[str, float]] = []
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.train()  # without it checkpointing stays silently off; there is no dropout to switch on
+            if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()):
+                raise UserError("The model has dropout; DPO is trained without it. Set its dropout to 0 in config.json.")
+
+    def training_step(self, step: list[dict[str, Tensor]], step_index: int) -> None:
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        sums = self._step_gradients(step)
+        norm = torch.nn.utils.clip_grad_norm_(self._trained(), self.settings.max_grad_norm)
+        row = {name: float(value) for name, value in sums.items()}
+        row |= {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]}  # type: ignore[union-attr]
+        if not self.history and self.check_start:
+            check_start(row)
+        optimizer.step()  # type: ignore[union-attr]
+        schedule.step()  # type: ignore[union-attr]
+        self.history.append({"step": len(self.history) + 1} | row)
+        self.on_step(row)
+
+    def _step_gradients(self, step: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Accumulates the gradients of one step; returns its metrics, means over its pairs."""
+        pairs = sum(len(batch["input_ids"]) for batch in step) // 2
+        chosen_tokens = sum(int(batch["reply_mask"][: len(batch["input_ids"]) // 2].sum()) for batch in step)
+        total: dict[str, Tensor] = {}
+        for batch in step:
+            with memory_advice("train.pairs_per_batch", self.pairs_per_batch):
+                chosen, rejected = reply_logprobs(self.model, batch).chunk(2)
+                reference_chosen, reference_rejected = batch["reference"].chunk(2)
+                margin = objective.margins(chosen, rejected, reference_chosen, reference_rejected)
+                dpo = objective.dpo(margin, self.settings.beta).sum() / pairs
+                nll = objective.nll(chosen, chosen_tokens)
+                self.manual_backward(dpo + self.settings.nll_weight * nll)
+            beta = self.settings.beta
+            sums = {
+                "loss": (dpo + self.settings.nll_weight * nll) * pairs,
+                "dpo": dpo * pairs,
+                "nll": nll * pairs,
+                "reward_chosen": (beta * (chosen - reference_chosen)).sum(),
+                "reward_rejected": (beta * (rejected - reference_rejected)).sum(),
+                "margin": (beta * margin).sum(),
+                "accuracy": (margin > 0).sum(),
+                "sigma": torch.sigmoid(-beta * margin).sum(),
+                "logp_chosen": chosen.sum(),
+                "logp_rejected": rejected.sum(),
+            }
+            for name, value in sums.items():
+                total[name] = total.get(name, torch.zeros(())) + value.detach().cpu() / pairs
+        return total
+
+    def configure_optimizers(self) -> Any:
+        kinds = {
+            "adamw": lambda p, lr: torch.optim.AdamW(p, lr=lr, betas=(0.9, 0.95), weight_decay=0.0),
+            "rmsprop": lambda p, lr: torch.optim.RMSprop(p, lr=lr),
+        }
+        optimizer = kinds[self.settings.optimizer](self._trained(), self.settings.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _rate(self, step: int) -> float:
+        """Linear warm-up over the first share of the steps, then linear decay to the final share of the rate."""
+        warm = max(1, round(self.settings.warmup_share * self.num_steps)) if self.settings.warmup_share else 0
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        done = (step - warm) / max(1, self.num_steps - warm)
+        return 1 - (1 - self.settings.final_rate_share) * min(1.0, done)
+
+    def _trained(self) -> list[Any]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trained}
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = list(checkpoint["history"])
+
+
+def check_start(row: dict[str, float]) -> None:
+    """Before the first update policy and reference are one: the DPO loss is ln 2 and the margin 0, or something is wrong."""
+    if abs(row["dpo"] - math.log(2)) > 1e-6 or abs(row["margin"]) > 1e-6:
+        raise RuntimeError(
+            f"Step-0 check failed: DPO loss {row['dpo']:.8f}, expected ln 2 = {math.log(2):.8f}; margin {row['margin']:.2e}, "
+            "expected 0. The reference log-probs were not computed by the weights that training starts from, or the model is "
+            "not deterministic (dropout?). Nothing was trained."
+        )
