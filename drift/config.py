@@ -8,6 +8,7 @@ import importlib
 import inspect
 import types
 import typing
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,7 @@ def build(config: DictConfig) -> Any:
         raise UserError(f"{missing[0]} has no value yet. Give one: {missing[0]}=VALUE.")
     check_node(config, "")
     run = instantiate(config, _convert_="all")
-    for part in (
-        run,
-        run.method,
-        run.model,
-        run.data,
-        run.sampler,
-        run.judge,
-        run.train,
-        run.evaluation,
-        run.filters,
-        run.guidance,
-    ):
+    for part in (run, *(getattr(run, item.name) for item in fields(run))):
         if hasattr(part, "check"):
             part.check()
     check_together(run)
@@ -53,7 +43,8 @@ def check_together(run: Any) -> None:
         )
     if run.sampler.max_new_tokens >= run.train.max_tokens:
         raise UserError(
-            f"sampler.max_new_tokens={run.sampler.max_new_tokens} leaves no room for a prompt in train.max_tokens={run.train.max_tokens}."
+            f"sampler.max_new_tokens={run.sampler.max_new_tokens} leaves no room for a prompt in "
+            f"train.max_tokens={run.train.max_tokens}."
         )
 
 
@@ -159,9 +150,8 @@ def all_keys(conf: Path) -> list[str]:
     def walk(node: Any, path: str) -> list[str]:
         if not isinstance(node, DictConfig):
             return [path]
-        found = [] if not path else [path]
-        return found + [
-            name for key in node if not str(key).startswith("_") for name in walk(node._get_node(key), f"{path}.{key}".strip("."))
-        ]
+        keys = [str(key) for key in node if not str(key).startswith("_")]
+        below = [name for key in keys for name in walk(node._get_node(key), f"{path}.{key}".strip("."))]
+        return [path, *below] if path else below
 
     return walk(config, "")

@@ -1,6 +1,5 @@
 """One job of a sweep, or a single run: the loop with its journal, and the reports when it ends, however it ends."""
 
-import logging
 import os
 import sys
 import warnings
@@ -49,7 +48,12 @@ def perform(run: Run, folder: Path, hydra: Any) -> None:
 def quiet() -> None:
     """Silences what libraries say about things that are as we want them; everything else they say is shown."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    known = ("does not have many workers", "LeafSpec", "is_gradient_checkpointing", "litlogger", "in eval mode at the start", "Using ModelCheckpoint with manual")
+    known = (
+        "does not have many workers",
+        "LeafSpec",
+        "is_gradient_checkpointing",
+        "litlogger",
+        "in eval mode at the start",
+        "Using ModelCheckpoint with manual",
+    )
     warnings.filterwarnings("ignore", message=f".*({'|'.join(known)})")

@@ -142,12 +142,11 @@ def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: 
             pairs, counts = run.filters.take(method.make_pairs(shuffled, draw), wanted, tokenizer)
         if not pairs:
             raise UserError(
-                f"The method made no usable pair out of {len(records)} records ({counts}). Expected DSAT and SAT records that it can use."
+                f"The method made no usable pair out of {len(records)} records ({counts}). "
+                "Expected records with the feedback that it learns from (DSAT or SAT)."
             )
         if wanted is not None and len(pairs) < wanted:
-            say(
-                f"  Note: {len(pairs)} pairs of the {wanted} asked for: the records are used up (method.rounds allows more passes)."
-            )
+            say(f"  Note: {len(pairs)} pairs of the {wanted} asked for: the records are used up (method.rounds: more passes).")
         write_jsonl(output / "pairs.jsonl", pairs)
         return {"counts": counts, "drawn": draw.drawn, "prompts": len({pair.record for pair in pairs})}
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,6 @@ def _commit() -> str:
     return asked.stdout.strip() or "no git"
 
 
-@lru_cache(maxsize=None)
+@cache
 def warn_once(message: str) -> None:
     print(f"Note: {message}", flush=True)

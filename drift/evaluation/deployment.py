@@ -66,7 +66,12 @@ class Deployment:
             return draw.drawn
 
         own = {name: getattr(self, name) for name in ("split", "num_prompts", "num_samples", "num_perplexity_prompts")}
-        settings = {"evaluation": "deployment", "sampler": sampler.key(), "data": self.data.key(), "dtype": train.dtype()} | own
+        settings = {
+            "evaluation": "deployment",
+            "sampler": sampler.key(),
+            "data": self.data.key(),
+            "dtype": train.dtype(),
+        } | own
         inputs = {"policy": policy.fingerprint, "start": start.fingerprint}
         return store.run("evaluate", work, version=VERSION, settings=settings, inputs=inputs)
 

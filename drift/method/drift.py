@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drift.method.guided import Guidance
-from drift.records import Pair, Record
+from drift.records import Pair, Prompt, Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,7 @@ class Drift:
     def make_pairs(self, records: Sequence[Record], draw: Any) -> Iterator[Pair]:
         unhappy = [record for record in records if record.label == "dsat"]
         for k in range(self.rounds):
-            for record, (reply,) in draw(
-                unhappy, lambda record: self.guidance.prompts(record, 1), first_sample=k, label="fresh replies"
-            ):
+            for record, (reply,) in draw(unhappy, self.prompts_of, first_sample=k, label="fresh replies"):
                 yield Pair(
                     prompt=record.prompt,
                     chosen=reply.text,
@@ -36,3 +34,6 @@ class Drift:
                     feedback=record.feedback,
                     record=record.id,
                 )
+
+    def prompts_of(self, record: Record) -> list[Prompt]:
+        return self.guidance.prompts(record, 1)

@@ -9,7 +9,8 @@ from drift.errors import UserError
 from drift.records import Pair
 
 APOLOGY = re.compile(
-    r"^(i('m| am) )?(so |very )?(sorry|my apologies|i apologi[sz]e|you're right|as you (asked|requested))", re.IGNORECASE
+    r"^(i('m| am) )?(so |very )?(sorry|my apologies|i apologi[sz]e|you're right|as you (asked|requested))",
+    re.IGNORECASE,
 )
 
 

@@ -31,7 +31,10 @@ class IterDpo:
             first = k * self.num_samples
             for record, replies in draw(unhappy, self.prompts_of, first_sample=first, label="fresh replies"):
                 scores = self.judge.scores(record, [reply.text for reply in replies])
-                best, worst = max(range(len(scores)), key=scores.__getitem__), min(range(len(scores)), key=scores.__getitem__)
+                best, worst = (
+                    max(range(len(scores)), key=scores.__getitem__),
+                    min(range(len(scores)), key=scores.__getitem__),
+                )
                 if scores[best] == scores[worst]:
                     yield None  # a tie: counted by whoever takes the pairs
                     continue

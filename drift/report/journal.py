@@ -64,9 +64,8 @@ class Journal:
             }
         )
         rules = ", ".join(f"{value} {name}" for name, value in counts.items() if value and name not in ("seen", "used"))
-        say(
-            f"  {trained.facts['pairs']} pairs of {counts['seen']} candidates ({rules or 'none dropped'}), {trained.facts['steps']} steps"
-        )
+        done = trained.facts
+        say(f"  {done['pairs']} pairs of {counts['seen']} candidates ({rules or 'none dropped'}), {done['steps']} steps")
         self.write()
 
     def scored(self, iteration: int, name: str, stage: Stage) -> None:

@@ -49,7 +49,14 @@ class InPlaceLayer(DynamicLayer):
 
 @torch.inference_mode()
 def sample(
-    model: Any, rows: Sequence[Row], *, max_new_tokens: int, temperature: float, top_p: float, stop_ids: set[int], pad_id: int
+    model: Any,
+    rows: Sequence[Row],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    stop_ids: set[int],
+    pad_id: int,
 ) -> list[list[int]]:
     """Token ids of one reply per row, the stop token included where one was sampled. `temperature` 0 is greedy."""
     logits, cache, mask, positions = _prefill(model, [list(row.prompt) for row in rows], max_new_tokens, pad_id)
@@ -73,7 +80,11 @@ def sample(
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
         positions = positions + 1
         out = model(
-            input_ids=tokens[:, None], attention_mask=mask, position_ids=positions[:, None], past_key_values=cache, use_cache=True
+            input_ids=tokens[:, None],
+            attention_mask=mask,
+            position_ids=positions[:, None],
+            past_key_values=cache,
+            use_cache=True,
         )
         logits = out.logits[:, -1]
     return replies
@@ -108,7 +119,10 @@ def _prefill(model: Any, prompts: list[list[int]], max_new_tokens: int, pad_id: 
     start = Cache(layer_class_to_replicate=type("Layer", (InPlaceLayer,), {"capacity": max(shared, 1)}))
     if shared:
         model(
-            input_ids=torch.tensor([distinct[0][:shared]], device=device), past_key_values=start, use_cache=True, logits_to_keep=1
+            input_ids=torch.tensor([distinct[0][:shared]], device=device),
+            past_key_values=start,
+            use_cache=True,
+            logits_to_keep=1,
         )
     rest = width - shared
     ids = torch.full((len(distinct), rest), pad_id, device=device)

@@ -2,8 +2,9 @@
 
     for item, replies in draw(items, prompts_of, first_sample=0, label="fresh replies"): ...
 
-`prompts_of(item)` lists one prompt per reply wanted. Items (anything with a `key`) are cut into fixed groups in the order given; a group is drawn when the loop reaches it, is a
-stage of the store, and is shared by everybody who asks for the same replies of the same policy.
+`prompts_of(item)` lists one prompt per reply wanted. Items (anything with a `key`) are cut into fixed groups in the order
+given; a group is drawn when the loop reaches it, is a stage of the store, and is shared by everybody who asks for the same
+replies of the same policy.
 """
 
 import dataclasses
@@ -89,7 +90,12 @@ class Draw:
             write_jsonl(output / "replies.jsonl", lines)
             return {"replies": len(rows), "tokens": sum(reply.num_tokens for reply in replies if reply)}
 
-        settings = {"sampler": self.sampler.key(), "seed": self.seed, "purpose": self.purpose, "iteration": self.iteration}
+        settings = {
+            "sampler": self.sampler.key(),
+            "seed": self.seed,
+            "purpose": self.purpose,
+            "iteration": self.iteration,
+        }
         settings["rows"] = digest([[key, list(prompt), sample] for key, prompt, sample in rows])
         stage = self.store.run("replies", work, version=VERSION, settings=settings, inputs={"policy": self.policy.fingerprint})
         return [row["reply"] and Reply(**row["reply"]) for row in read_jsonl(stage.path / "replies.jsonl")]

@@ -5,6 +5,7 @@ whatever the precision: bfloat16 weights lose small updates. A killed training r
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """How a policy is trained. `beta`, `nll_weight`: loss = DPO(beta) + nll_weight * NLL(chosen). `epochs`: over an iteration's pairs.
+    """How a policy is trained. Loss = DPO(`beta`) + `nll_weight` * NLL(chosen). `epochs`: over an iteration's pairs.
     `pairs_per_step`: pairs of one optimiser step. `pairs_per_batch`: pairs in memory at once (does not change the result
     beyond rounding). `warmup_share`: of the steps; the rate then falls linearly to `final_rate_share` of itself.
     `max_tokens`: records whose prompt and reply (or room for a fresh one) are longer are not used. `adapter`: null trains
@@ -59,7 +60,12 @@ class Train:
 
     def key(self) -> dict[str, Any]:
         """The settings that a trained policy depends on, given its rows."""
-        without = {"pairs_per_step", "pairs_per_batch", "max_tokens", "checkpoint_every_steps"}  # all in the rows, or no matter
+        without = {
+            "pairs_per_step",
+            "pairs_per_batch",
+            "max_tokens",
+            "checkpoint_every_steps",
+        }  # all in the rows, or no matter
         kept = {name: value for name, value in asdict(self).items() if name not in without}
         return kept | {"precision": precision.resolve(self.precision)}
 
@@ -102,7 +108,15 @@ def train_stage(store: Store, train: Train, start: Policy, plan: Plan, reference
 
 
 def fit(
-    train: Train, start: Policy, plan: Plan, reference: list[list[float]], progress: Path, output: Path, *, same: bool, epochs: int
+    train: Train,
+    start: Policy,
+    plan: Plan,
+    reference: list[list[float]],
+    progress: Path,
+    output: Path,
+    *,
+    same: bool,
+    epochs: int,
 ) -> dict[str, Any]:
     """Trains, and writes `policy/` and `steps.jsonl` to `output`; checkpoints go to `progress`, and are resumed from."""
     import torch
@@ -132,7 +146,10 @@ def fit(
         loader = Steps(module, plan, steps, reference, tokenizer.pad_token_id or 0)
         saved = progress / "last.ckpt"
         keep = ModelCheckpoint(
-            dirpath=progress, filename="last", every_n_train_steps=train.checkpoint_every_steps, enable_version_counter=False
+            dirpath=progress,
+            filename="last",
+            every_n_train_steps=train.checkpoint_every_steps,
+            enable_version_counter=False,
         )
         trainer = make_trainer(kind, callbacks=[keep], max_epochs=1, enable_checkpointing=True, num_sanity_val_steps=0)
         trainer.fit(module, loader, ckpt_path=saved if saved.is_file() else None, weights_only=True)
@@ -164,7 +181,9 @@ class Steps:
                 batches.append(tensors | {"reference": torch.tensor(sides)})
             yield batches
 
-    def state_dict(self) -> dict[str, Any]:  # the module's history says where to go on; these two say to Lightning that we know
+    def state_dict(
+        self,
+    ) -> dict[str, Any]:  # the module's history says where to go on; these two say to Lightning that we know
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -181,7 +200,11 @@ def ordered_steps(plan: Plan, epochs: int) -> list[int]:
 def score_pairs(train: Train, policy: Policy, batches: Sequence[Sequence[PairRows]], label: str) -> list[list[list[float]]]:
     """Per batch, per pair: [chosen, rejected] summed reply log-probs in nats."""
     sums = _score(
-        train, policy, [lambda pad, b=batch: collate_pairs(b, pad) for batch in batches], sum(map(len, batches)) * 2, label
+        train,
+        policy,
+        [lambda pad, b=batch: collate_pairs(b, pad) for batch in batches],
+        sum(map(len, batches)) * 2,
+        label,
     )
     return [[list(pair) for pair in zip(values[: len(values) // 2], values[len(values) // 2 :], strict=True)] for values in sums]
 
@@ -205,7 +228,10 @@ def _score(train: Train, policy: Policy, batches: list[Callable[[int], Any]], to
 
     kind, dtype = train.dtype()
     pad = load_tokenizer(policy).pad_token_id or 0
-    with Progress(label, total=total, unit="rows") as bar, memory_advice("train.pairs_per_batch", train.pairs_per_batch):
+    with (
+        Progress(label, total=total, unit="rows") as bar,
+        memory_advice("train.pairs_per_batch", train.pairs_per_batch),
+    ):
         module = ReferenceModule(load_model(policy, getattr(torch, dtype)), bar.advance)
         trainer = make_trainer(kind, enable_checkpointing=False)
         sums = trainer.predict(module, DataLoader([make(pad) for make in batches], batch_size=None), return_predictions=True)
@@ -219,6 +245,8 @@ def make_trainer(kind: str, **settings: Any) -> Any:
     """A fresh Trainer that says nothing by itself: progress, metrics and files are ours."""
     import lightning
 
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):  # after the import, which sets them to INFO
+        logging.getLogger(name).setLevel(logging.ERROR)
     return lightning.Trainer(
         accelerator="auto",
         devices=1,
