@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and are shown once, below
@@ -20,10 +21,15 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(config: DictConfig) -> None:
-    run = build(config)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        run = build(config)
+    except UserError:
+        with suppress(OSError):  # a refused run leaves no empty folder
+            folder.rmdir()
+        raise
     from drift import job
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
     job.perform(run, folder, HydraConfig.get())
 

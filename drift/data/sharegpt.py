@@ -36,9 +36,10 @@ COMPLAINT = re.compile(
     re.IGNORECASE,
 )
 PRAISE = re.compile(
-    r"^\W*(ok(ay)?[,.!]? |yes[,.!]? |wow[,.!]? |oh[,.!]? )?(thanks|thank you|thx|perfect|excellent|awesome|amazing|brilliant|"
-    r"fantastic|wonderful|great (job|work|answer)|great[.!]|good (job|work|answer)|well done|nice (job|work)|nice[.!]|that('s| is| was) "
-    r"(great|perfect|awesome|very helpful|helpful|excellent|exactly)|(it|that) work(s|ed)|i (like|love) (it|this|that))\b",
+    r"^\W*(ok(ay)?[,.!]? |yes[,.!]? |wow[,.!]? |oh[,.!]? )?"
+    r"(thanks|thank you|thx|perfect|excellent|awesome|amazing|brilliant|fantastic|wonderful|well done|great[.!]|nice[.!]"
+    r"|(great|good|nice) (job|work|answer)|that('s| is| was) (great|perfect|awesome|very helpful|helpful|excellent|exactly)"
+    r"|(it|that) work(s|ed)|i (like|love) (it|this|that))\b",
     re.IGNORECASE,
 )
 

@@ -20,7 +20,8 @@ class Filters:
 
     empty: no text. identical: chosen and rejected say the same. copied: a fresh reply starts with the first `copied_words`
     words of the other one. echo: a fresh chosen reply talks about the feedback (apologises, or repeats six words of it).
-    truncated: cut off by the length limit (keep: trained on without an end-of-turn token). unrenderable: the chat template
+    truncated: the chosen reply was cut off by the length limit (keep: trained on without an end-of-turn token, which
+    teaches the policy not to end). unrenderable: the chat template
     or the tokenizer does not keep prompt and reply apart."""
 
     copied_words: int
@@ -68,8 +69,7 @@ class Filters:
             return "copied"
         if "chosen" in pair.fresh and self._echoes(pair):
             return "echo"
-        ended = {"chosen": pair.chosen_ended, "rejected": pair.rejected_ended}
-        return None if all(ended[side] for side in pair.fresh) else "truncated"
+        return None if pair.chosen_ended else "truncated"
 
     @staticmethod
     def _echoes(pair: Pair) -> bool:

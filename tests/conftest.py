@@ -1,0 +1,101 @@
+"""Shared by all tests: the tiny model, composed configs, runs in this process and through the real command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = [
+    "model=tiny",
+    "data.num_prompts=12",
+    "pairs_per_iteration=6",
+    "train.pairs_per_step=2",
+    "train.pairs_per_batch=2",
+    "evaluation.num_prompts=6",
+    "evaluation.num_perplexity_prompts=2",
+    "sampler.group_size=8",
+    "sampler.max_new_tokens=10",
+]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """One model cache for the whole session."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny(cache):
+    """Directory of the tiny model."""
+    from drift.model.tiny import Tiny
+
+    return Tiny(layers=2, hidden_size=32, weights_seed=0, cache_dir=cache).directory()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny):
+    from drift.model.policy import load_tokenizer, policy_at
+
+    return load_tokenizer(policy_at(tiny))
+
+
+def compose(*overrides):
+    """The composed config of these overrides."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def perform(folder, *overrides):
+    """A whole run in this process; returns its run.json."""
+    import json
+
+    from drift.config import build
+    from drift.loop import execute
+    from drift.report import html
+    from drift.report.journal import Journal
+
+    run = build(compose(*overrides))
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder, {"method": type(run.method).__name__.lower(), "seed": str(run.seed)}, {}, run.store, run.logger)
+    execute(run, journal)
+    journal.finish(None)
+    html.run_report(folder)
+    return json.loads((folder / "run.json").read_text())
+
+
+def command(*arguments, cwd=ROOT, **environment):
+    """`python run.py ...` as a user would; returns the finished process with its output as text."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+def feedback_file(path, *, dsat=10, sat=8):
+    """A small log in the official DRIFT format."""
+    import json
+
+    rows = []
+    for i in range(dsat):
+        prompt = [{"role": "user", "content": f"Question {i}?"}]
+        rows.append({
+            "prompt": prompt,
+            "rejected": [{"role": "assistant", "content": f"A bad answer, number {i}."}],
+            "user_preference": {"content": "No, that is wrong."},
+        })  # fmt: skip
+    for i in range(sat):
+        prompt = [{"role": "user", "content": f"Wish {i}?"}]
+        rows.append({"prompt": prompt, "chosen": [{"role": "assistant", "content": f"Good answer {i}."}]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

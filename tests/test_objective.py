@@ -1,0 +1,93 @@
+"""The losses, with expected numbers derived by hand, and the masks at the borders of a reply."""
+
+import math
+
+import pytest
+import torch
+
+from drift.model.chat import prompt_ids, reply_ids
+from drift.model.policy import load_model, policy_at
+from drift.records import Pair
+from drift.train import objective
+from drift.train.logprobs import reply_logprobs
+from drift.train.modules import check_start
+from drift.train.rows import Row, collate, collate_pairs, plan, tokenize
+
+HELLO = [{"role": "user", "content": "Hello?"}]
+
+
+def pair(i, chosen="yes", rejected="no", ended=True):
+    prompt = [{"role": "user", "content": f"Question {i}"}]
+    return Pair(
+        prompt=prompt, chosen=chosen, rejected=rejected, chosen_ended=ended, rejected_ended=True, fresh=("chosen",),
+        feedback=None, record=str(i),
+    )  # fmt: skip
+
+
+def test_dpo_of_a_margin_of_two_nats_at_beta_one_tenth():
+    """chosen gained 3 nats, rejected gained 1: margin 2; -ln sigmoid(0.2) = ln(1 + e^-0.2) = 0.5981388693815918."""
+    margin = objective.margins(torch.tensor([-7.0]), torch.tensor([-4.0]), torch.tensor([-10.0]), torch.tensor([-5.0]))
+    assert margin.tolist() == [2.0]
+    assert objective.dpo(margin, 0.1).item() == pytest.approx(0.5981388693815918, abs=1e-7)
+
+
+def test_dpo_is_ln_two_where_policy_and_reference_agree():
+    assert objective.dpo(torch.zeros(3), 0.1).tolist() == pytest.approx([math.log(2)] * 3, abs=1e-7)
+
+
+def test_nll_is_per_token_over_the_whole_step():
+    """Two replies of 3 and 5 tokens with log-probs -6 and -10: 16 / 8 = 2 nats a token (per pair it would be 2 and 2)."""
+    assert objective.nll(torch.tensor([-6.0, -10.0]), 8).item() == 2.0
+
+
+def test_step_zero_check_names_what_is_wrong():
+    check_start({"dpo": math.log(2), "margin": 0.0})
+    with pytest.raises(RuntimeError, match="expected ln 2"):
+        check_start({"dpo": 0.6932, "margin": 0.0})
+
+
+def test_masks_begin_at_the_first_reply_token_and_end_at_the_end_of_turn(tokenizer):
+    prompt, reply = prompt_ids(tokenizer, HELLO), reply_ids(tokenizer, HELLO, "Hi", ended=True)
+    batch = collate([Row(prompt=prompt, reply=reply), Row(prompt=prompt[:5], reply=[7])], pad_id=0)
+    first = batch["input_ids"][0][batch["reply_mask"][0]].tolist()
+    assert tokenizer.convert_ids_to_tokens(first) == ["H", "i", "<|im_end|>"]
+    assert batch["reply_mask"][1].nonzero().flatten().tolist() == [5]
+    assert batch["attention_mask"].sum(dim=1).tolist() == [len(prompt) + 3, 6]
+
+
+def test_a_truncated_reply_has_no_end_of_turn_token(tokenizer):
+    assert reply_ids(tokenizer, HELLO, "Hi", ended=False) == reply_ids(tokenizer, HELLO, "Hi", ended=True)[:-1]
+
+
+def test_log_probs_count_exactly_the_reply_tokens(tiny, tokenizer):
+    """Against one unpadded row at a time with full logits; padding and neighbours change nothing."""
+    model = load_model(policy_at(tiny), torch.float64)
+    rows = [
+        Row(prompt=prompt_ids(tokenizer, HELLO), reply=reply_ids(tokenizer, HELLO, text, ended=True))
+        for text in ("Hi", "Good day to you.", "?")
+    ]
+    with torch.no_grad():
+        together = reply_logprobs(model, collate(rows, pad_id=0))
+        for row, found in zip(rows, together, strict=True):
+            ids = torch.tensor([[*row.prompt, *row.reply]])
+            logp = model(ids).logits.log_softmax(-1)[0]
+            start = len(row.prompt)
+            plain = sum(logp[start - 1 + k, token] for k, token in enumerate(row.reply))
+            assert found.item() == pytest.approx(plain.item(), rel=1e-12)
+
+
+def test_the_plan_holds_every_pair_once_and_does_not_depend_on_their_order(tokenizer):
+    pairs = tokenize(tokenizer, [pair(i) for i in range(7)])
+    one = plan(pairs, pairs_per_step=3, pairs_per_batch=2, seed=0)
+    other = plan(pairs[::-1], pairs_per_step=3, pairs_per_batch=2, seed=0)
+    assert one.key == other.key
+    assert sorted(i for batch in one.batches for i in batch) == list(range(7))
+    assert [[len(batch) for batch in step] for step in one.steps] == [[2, 1], [2, 1], [1]]
+    assert one.key != plan(pairs, pairs_per_step=3, pairs_per_batch=2, seed=1).key
+
+
+def test_pairs_are_collated_chosen_first(tokenizer):
+    rows = tokenize(tokenizer, [pair(1, "aa", "b"), pair(2, "c", "dd")])
+    batch = collate_pairs(rows, pad_id=0)
+    texts = [tokenizer.decode(ids[mask]) for ids, mask in zip(batch["input_ids"], batch["reply_mask"], strict=True)]
+    assert texts == ["aa<|im_end|>", "c<|im_end|>", "b<|im_end|>", "dd<|im_end|>"]

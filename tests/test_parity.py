@@ -1,0 +1,277 @@
+"""Our DPO step against two others: TRL's `DPOTrainer`, and the formula written out, one unpadded row at a time."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import log_softmax, logsigmoid
+from trl import DPOConfig, DPOTrainer
+
+from drift.model.policy import Policy, load_model, load_tokenizer, policy_at
+from drift.model.tiny import Tiny
+from drift.records import Pair
+from drift.train.fit import Train
+from drift.train.lora import Lora
+from drift.train.modules import PolicyModule, ReferenceModule
+from drift.train.rows import PairRows, collate_pairs, plan, tokenize
+
+BETA, NLL_WEIGHT = 0.1, 0.3
+LORA = Lora(rank=4, scale=2.0, top_share=1.0)
+
+
+def pair(*prompt: str, chosen: str, rejected: str, chosen_ended: bool = True, system: str | None = None) -> Pair:
+    """`prompt`: user and assistant turns, the first and the last one the user's."""
+    turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(prompt)]
+    messages = [{"role": "system", "content": system}] if system else []
+    return Pair(
+        prompt=messages + turns,
+        chosen=chosen,
+        rejected=rejected,
+        chosen_ended=chosen_ended,
+        rejected_ended=True,
+        fresh=("rejected",),
+        feedback=None,
+        record=prompt[0],
+    )
+
+
+PAIRS = [
+    pair("Name a colour.", chosen="Blue.", rejected="A colour is what the eye makes of light; blue, say."),
+    pair("Spell cat.", "k-a-t", "No, with a c!", chosen="Sorry: c-a-t.", rejected="k-a-t", system="Teach spelling."),
+    pair("2 + 2?", "5", "Are you sure?", "Yes.", "Count again.", chosen="It is 4, I was wrong.", rejected="5!"),
+    pair("Grüß mich.", chosen="Grüß Gott, schön dass", rejected="Hi", chosen_ended=False),  # cut off by a length limit
+    pair("Say nothing.", chosen="", rejected="Nothing."),
+]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    cache_dir = str(tmp_path_factory.mktemp("cache"))
+    return policy_at(Tiny(layers=2, hidden_size=32, weights_seed=0, cache_dir=cache_dir).directory())
+
+
+def policy_and_reference(start: Policy, adapter: Lora | None, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A policy that has moved away from the start policy (with an adapter: by its B matrices), and the start policy."""
+    policy, reference = (load_model(start, dtype, trainable=trainable).to("cpu") for trainable in (True, False))
+    if adapter is not None:
+        policy = adapter.attach(policy)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad and "lora_A" not in name:
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+    return policy, reference
+
+
+def our_step(
+    policy: Any,
+    reference: Any,
+    rows: list[PairRows],
+    pad_id: int,
+    *,
+    nll_weight: float,
+    pairs_per_batch: int,
+    adapter: Lora | None = None,
+    gradient_checkpointing: bool = False,
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Metrics and gradients of one optimiser step over all rows, as `drift.train.fit.fit` computes them."""
+    train = Train(
+        learning_rate=1.0,
+        optimizer="adamw",
+        beta=BETA,
+        nll_weight=nll_weight,
+        epochs=1,
+        pairs_per_step=len(rows),
+        pairs_per_batch=pairs_per_batch,
+        warmup_share=0.0,
+        final_rate_share=1.0,
+        max_grad_norm=1.0,
+        gradient_checkpointing=gradient_checkpointing,
+        precision="float32",
+        max_tokens=4096,
+        checkpoint_every_steps=1,
+        adapter=adapter,
+    )
+    train.check()
+    planned = plan(rows, pairs_per_step=len(rows), pairs_per_batch=pairs_per_batch, seed=0)
+    frozen = ReferenceModule(reference, on_batch=lambda rows: None)
+    step = []
+    for indices in planned.steps[0]:
+        batch = collate_pairs([planned.pairs[i] for i in indices], pad_id)
+        step.append(batch | {"reference": frozen.predict_step(batch)})
+    module = PolicyModule(policy, train, 1, pairs_per_batch, check_start=False, on_step=lambda row: None)
+    fabric = lightning.Fabric(accelerator="cpu", devices=1)  # what `manual_backward` asks for, without a whole `fit`
+    module.fabric = fabric
+    metrics = module._step_gradients(step)
+    return {name: float(value) for name, value in metrics.items()}, gradients(policy)
+
+
+def trl_step(
+    policy: Any, reference: Any, rows: list[PairRows], tokenizer: Any, output_dir: Path, *, nll_weight: float
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Metrics and gradients of TRL's loss on one batch of all `PAIRS`, which must hold the tokens of our `rows`.
+
+    TRL is given the reference as a model of its own, so an adapter in `policy` has no part in it."""
+    config = DPOConfig(
+        output_dir=str(output_dir),
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        max_length=None,
+        beta=BETA,
+        loss_type=["sigmoid", "sft"] if nll_weight else ["sigmoid"],  # "sft" is the mean per chosen token of the batch
+        loss_weights=[1.0, nll_weight] if nll_weight else [1.0],
+    )
+    data = [
+        {"prompt": pair.prompt} | {side: [{"role": "assistant", "content": getattr(pair, side)}] for side in ("chosen", "rejected")}
+        for pair in PAIRS
+    ]
+    trainer = DPOTrainer(
+        model=policy,
+        ref_model=reference,
+        args=config,
+        train_dataset=Dataset.from_list(data),
+        processing_class=tokenizer,
+    )
+    # TRL trains on all that the template puts after a reply, here a newline, and knows no replies that were cut off.
+    # Ours end at the end-of-turn token, or before it if cut. We take that tail off TRL's rows, and check it is no more.
+    examples = []
+    for example, pair, row in zip(trainer.train_dataset, PAIRS, rows, strict=True):
+        for side, ended in (("chosen", pair.chosen_ended), ("rejected", pair.rejected_ended)):
+            whole, kept = example[f"{side}_ids"], len(getattr(row, side).reply)
+            assert tokenizer.decode(whole[kept:]) == ("\n" if ended else "<|im_end|>\n")
+            example[f"{side}_ids"] = whole[:kept]
+        examples.append(example)
+    batch = trainer.data_collator(examples)
+    ours = collate_pairs(rows, tokenizer.pad_token_id)
+    assert torch.equal(batch["input_ids"], ours["input_ids"])
+    assert torch.equal(batch["attention_mask"], ours["attention_mask"])
+    assert torch.equal(batch["completion_mask"].bool(), ours["reply_mask"])
+
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    trainer.log({})
+    metrics = {"loss": loss.item()} | {
+        ours: trainer.state.log_history[-1][theirs]
+        for ours, theirs in {
+            "reward_chosen": "rewards/chosen",
+            "reward_rejected": "rewards/rejected",
+            "margin": "rewards/margins",
+            "accuracy": "rewards/accuracies",
+            "logp_chosen": "logps/chosen",
+            "logp_rejected": "logps/rejected",
+        }.items()
+    }
+    return metrics, gradients(trainer.model)
+
+
+def plain_step(
+    policy: Any, reference: Any, rows: list[PairRows], *, nll_weight: float
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """The loss as one would write it down: row by row, nothing padded, nothing shared between rows."""
+
+    def logprob(model: Any, prompt: list[int], reply: list[int]) -> Tensor:
+        logits = model(input_ids=torch.tensor([prompt + reply])).logits[0]
+        predicting = log_softmax(logits, dim=-1)[len(prompt) - 1 : -1]  # a reply token at t is predicted at t - 1
+        return predicting.gather(1, torch.tensor(reply)[:, None]).sum()
+
+    dpo = nll = torch.zeros(())
+    for row in rows:
+        chosen, rejected = (logprob(policy, side.prompt, side.reply) for side in (row.chosen, row.rejected))
+        with torch.no_grad():
+            chosen_0, rejected_0 = (logprob(reference, side.prompt, side.reply) for side in (row.chosen, row.rejected))
+        dpo = dpo - logsigmoid(BETA * ((chosen - chosen_0) - (rejected - rejected_0))) / len(rows)
+        nll = nll - chosen / sum(len(row.chosen.reply) for row in rows)
+    loss = dpo + nll_weight * nll
+    loss.backward()
+    return {"loss": loss.item(), "dpo": dpo.item(), "nll": nll.item()}, gradients(policy)
+
+
+def gradients(model: Any) -> dict[str, Tensor]:
+    """Of every trained parameter, none of which may lack one."""
+    trained = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained and all(gradient is not None for gradient in trained.values())
+    return trained
+
+
+def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, wanted in expected.items():
+        assert wanted.norm() > 0, name
+        difference = float((found[name] - wanted).norm() / wanted.norm())
+        assert difference <= tolerance, f"{name}: relative difference {difference:.1e}"
+
+
+@pytest.mark.parametrize("nll_weight", [0.0, NLL_WEIGHT], ids=["dpo", "dpo+nll"])
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
+def test_loss_rewards_and_gradients_are_those_of_trl(
+    start: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: Lora | None, nll_weight: float
+) -> None:
+    """TRL takes all pairs in one batch, we take them two by two: a step does not depend on how it is cut."""
+    monkeypatch.setenv("CI", "1")  # keeps TRL from sending telemetry
+    tokenizer = load_tokenizer(start)
+    rows = tokenize(tokenizer, PAIRS)
+    policy, reference = policy_and_reference(start, adapter, torch.float32)
+    theirs = copy.deepcopy(policy), copy.deepcopy(reference)  # TRL patches the models it is given
+
+    pad_id = tokenizer.pad_token_id
+    found, found_gradients = our_step(policy, reference, rows, pad_id, nll_weight=nll_weight, pairs_per_batch=2, adapter=adapter)
+    expected, expected_gradients = trl_step(*theirs, rows, tokenizer, tmp_path, nll_weight=nll_weight)
+
+    assert abs(found["margin"]) > 0.01, "the policy must differ from the reference for this to say much"
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert_same_gradients(found_gradients, expected_gradients, 1e-5)
+
+
+@pytest.fixture(scope="module", params=[None, LORA], ids=["full", "lora"])
+def plain(request: pytest.FixtureRequest, start: Policy) -> tuple[Lora | None, dict[str, float], dict[str, Tensor]]:
+    """The plain formula's metrics and gradients in float64, with the adapter that is trained."""
+    policy, reference = float64_models(start, request.param)
+    return request.param, *plain_step(policy, reference, tokenize(load_tokenizer(start), PAIRS), nll_weight=NLL_WEIGHT)
+
+
+def float64_models(start: Policy, adapter: Lora | None) -> tuple[Any, Any]:
+    policy, reference = policy_and_reference(start, adapter, torch.float64)
+    return policy.double(), reference.double()  # `Lora.attach` makes its matrices float32
+
+
+@pytest.mark.parametrize(("pairs_per_batch", "gradient_checkpointing"), [(1, False), (2, False), (len(PAIRS), False), (2, True)])
+def test_gradients_are_those_of_the_plain_formula(
+    start: Policy,
+    plain: tuple[Lora | None, dict[str, float], dict[str, Tensor]],
+    pairs_per_batch: int,
+    gradient_checkpointing: bool,
+) -> None:
+    """In float64, where 1e-9 tells a wrong term from rounding; whatever the batches, and with recomputed activations."""
+    adapter, expected, expected_gradients = plain
+    tokenizer = load_tokenizer(start)
+    policy, reference = float64_models(start, adapter)
+    passes = []
+    policy.get_submodule(first_mlp(policy)).register_forward_pre_hook(lambda *_: passes.append(1))
+
+    found, found_gradients = our_step(
+        policy,
+        reference,
+        tokenize(tokenizer, PAIRS),
+        tokenizer.pad_token_id,
+        nll_weight=NLL_WEIGHT,
+        pairs_per_batch=pairs_per_batch,
+        adapter=adapter,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+
+    batches = -(-len(PAIRS) // pairs_per_batch)
+    assert len(passes) == batches * (2 if gradient_checkpointing else 1), "checkpointing runs every layer twice"
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+    assert all(gradient.dtype == torch.float64 for gradient in found_gradients.values())
+    assert_same_gradients(found_gradients, expected_gradients, 1e-9)
+
+
+def first_mlp(model: Any) -> str:
+    return next(name for name, _ in model.named_modules() if name.endswith("layers.0.mlp"))

@@ -1,0 +1,99 @@
+"""Sampling: the distribution is right, and a reply depends on its own seed alone."""
+
+import pytest
+import torch
+
+from drift.model.chat import prompt_ids
+from drift.model.policy import load_model, policy_at
+from drift.sampler.decode import Row, choose, sample
+from drift.sampler.draw import Draw
+from drift.sampler.noise import order, uniforms
+from drift.sampler.transformers import Transformers
+from drift.store import Store
+
+
+class Question:
+    def __init__(self, i):
+        self.key, self.prompt = str(i), [{"role": "user", "content": "Tell me. " * (i % 5) + f"What is {i}?"}]
+
+
+def draw_all(tiny, folder, group_size, count=12, samples=2, temperature=1.0):
+    sampler = Transformers(
+        temperature=temperature, top_p=0.95, max_new_tokens=16, max_prompt_tokens=500, group_size=group_size, precision="float32"
+    )
+    store = Store(dir=str(folder), strict=False, lease_seconds=30.0)
+    with Draw(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="test", iteration=1) as draw:
+        items = [Question(i) for i in range(count)]
+        found = [(i.key, [r.text for r in rs]) for i, rs in draw(items, lambda i: [i.prompt] * samples, first_sample=0, label="t")]
+    return found, store
+
+
+def test_replies_do_not_depend_on_the_group_size(tiny, tmp_path):
+    one, seven, all_at_once = (draw_all(tiny, tmp_path / str(size), size)[0] for size in (1, 7, 32))
+    assert one == seven == all_at_once
+    assert len({text for _, texts in one for text in texts}) > 12  # they do differ from one another
+
+
+def test_a_second_draw_computes_nothing(tiny, tmp_path):
+    first, store = draw_all(tiny, tmp_path, 8)
+    again, second = draw_all(tiny, tmp_path, 8)
+    assert first == again
+    assert [stage.hit for stage in store.log] == [False] * 3 and [stage.hit for stage in second.log] == [True] * 3
+
+
+def test_greedy_decoding_equals_generate_of_transformers(tiny, tokenizer):
+    """Prompts of several lengths together, through the shared beginning, the padding and the dropped rows."""
+    model = load_model(policy_at(tiny), torch.float32)
+    prompts = [prompt_ids(tokenizer, Question(i).prompt) for i in range(6)]
+    rows = [Row(prompt=prompt, uniforms=[0.0] * 24) for prompt in prompts]
+    ours = sample(model, rows, max_new_tokens=24, temperature=0, top_p=1.0, stop_ids={tokenizer.eos_token_id}, pad_id=0)
+    for prompt, reply in zip(prompts, ours, strict=True):
+        plain = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24)[0, len(prompt) :]
+        assert plain.tolist() == reply
+
+
+def test_inverse_cdf_picks_the_token_that_holds_the_uniform():
+    """Probabilities .2 .5 .3: u = .19 -> 0, .21 -> 1, .69 -> 1, .71 -> 2; at top_p .6 only tokens 1 and 2 remain (.5, .3)."""
+    logits = torch.log(torch.tensor([[0.2, 0.5, 0.3]])).expand(4, 3)
+    assert choose(logits, torch.tensor([0.19, 0.21, 0.69, 0.71]), 1.0, 1.0).tolist() == [0, 1, 1, 2]
+    assert choose(logits, torch.tensor([0.0, 0.62, 0.63, 0.99]), 1.0, 0.6).tolist() == [1, 1, 2, 2]
+
+
+def test_sampled_frequencies_follow_the_softmax_at_the_temperature():
+    logits = torch.tensor([[1.0, 0.0, -1.0]]).expand(20000, 3)
+    drawn = choose(logits, torch.as_tensor(uniforms(0, "t", 0, "x", 0, 20000)), 0.5, 1.0)
+    expected = torch.softmax(logits[0] / 0.5, dim=0)
+    assert (torch.bincount(drawn, minlength=3) / 20000 - expected).abs().max() < 0.01  # 3 standard errors: .0033 * 3
+
+
+def test_noise_depends_on_everything_that_it_is_for_and_on_nothing_else():
+    base = uniforms(0, "pairs", 1, "item", 0, 4).tolist()
+    assert base == uniforms(0, "pairs", 1, "item", 0, 8)[:4].tolist()
+    for other in ((1, "pairs", 1, "item", 0), (0, "log", 1, "item", 0), (0, "pairs", 2, "item", 0), (0, "pairs", 1, "x", 0)):
+        assert base != uniforms(*other, 4).tolist()
+    assert base != uniforms(0, "pairs", 1, "item", 1, 4).tolist()
+
+
+def test_the_order_of_items_does_not_depend_on_where_they_stood():
+    items = list("abcdefg")
+    one = [items[i] for i in order(0, "x", 1, items)]
+    assert one == [items[::-1][i] for i in order(0, "x", 1, items[::-1])] != items
+
+
+def test_too_long_prompts_are_passed_over_and_counted(tiny, tokenizer, tmp_path):
+    limit = len(prompt_ids(tokenizer, Question(5).prompt))
+    sampler = Transformers(temperature=1.0, top_p=1.0, max_new_tokens=4, max_prompt_tokens=limit, group_size=4, precision="float32")
+    store = Store(dir=str(tmp_path), strict=False, lease_seconds=30.0)
+    items = [Question(0), Question(4), Question(5)]
+    with Draw(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="t", iteration=0) as draw:
+        kept = [item.key for item, _ in draw(items, lambda i: [i.prompt], first_sample=0, label="t")]
+    assert kept == ["0", "5"] and draw.drawn["prompts_too_long"] == 1
+
+
+@pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[5, 6], [5, 7, 8, 9]], [[1], [2, 3]]])
+def test_prefill_copes_with_any_shared_beginning(tiny, prompts):
+    model = load_model(policy_at(tiny), torch.float32)
+    rows = [Row(prompt=prompt, uniforms=[0.5] * 3) for prompt in prompts]
+    together = sample(model, rows, max_new_tokens=3, temperature=1.0, top_p=1.0, stop_ids={999}, pad_id=0)
+    alone = [sample(model, [row], max_new_tokens=3, temperature=1.0, top_p=1.0, stop_ids={999}, pad_id=0)[0] for row in rows]
+    assert together == alone
