@@ -1,7 +1,7 @@
-"""Runs run.py in processes that kill themselves at a chosen moment: `python killer.py < rounds.json` (see test_resume.py).
+"""Runs run.py in processes that kill themselves at a chosen moment: `python killer.py < rounds.json`.
 
 stdin: a list of rounds. A round is a list of jobs that run at once; a job is `{"folder": cwd, "tmpdir": null | dir,
-"overrides": [...], "kill": null | {"stage": kind, "at": moment, "nth": n}}`. stdout: for every job how it ended, what it
+"overrides": [...], "kill": null | {"stage": kind, "at": moment, "nth": n}}`. stdout: how every job ended, what it
 printed, and which files its store then had. Everything is imported once, and every job is a fork of that: the program
 itself is as it is, the wrappers below only count, print and choose the moment.
 
@@ -81,10 +81,11 @@ def start(job: dict[str, Any]) -> int:
 
 
 def outcome(folder: Path, status: int) -> dict[str, Any]:
+    files = [path.relative_to(folder / "store") for path in folder.glob("store/**/*") if path.is_file()]
     return {
         "returncode": os.waitstatus_to_exitcode(status),
         "printed": (folder / "printed.txt").read_text(encoding="utf-8"),
-        "files": sorted(str(path.relative_to(folder / "store")) for path in folder.glob("store/**/*") if path.is_file()),
+        "files": sorted(map(str, files)),
     }
 
 
@@ -119,7 +120,8 @@ def watch(kill: dict[str, Any] | None) -> None:
     compute, training_step, sendfile = store.Store._compute, PolicyModule.training_step, os.sendfile
 
     def copied(target: int, source: int, offset: int, count: int) -> int:  # what shutil copies files with
-        moment("copy", lambda: sendfile(target, source, offset, os.fstat(source).st_size // 2))
+        if offset == 0:
+            moment("copy", lambda: sendfile(target, source, 0, os.fstat(source).st_size // 2))
         return sendfile(target, source, offset, count)
 
     def computed(self: Any, name: str, final: Path, *rest: Any) -> Any:

@@ -128,7 +128,11 @@ def trl_step(
         loss_weights=[1.0, nll_weight] if nll_weight else [1.0],
     )
     data = [
-        {"prompt": pair.prompt} | {side: [{"role": "assistant", "content": getattr(pair, side)}] for side in ("chosen", "rejected")}
+        {
+            "prompt": pair.prompt,
+            "chosen": [{"role": "assistant", "content": pair.chosen}],
+            "rejected": [{"role": "assistant", "content": pair.rejected}],
+        }
         for pair in PAIRS
     ]
     trainer = DPOTrainer(
@@ -208,8 +212,11 @@ def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor],
         assert difference <= tolerance, f"{name}: relative difference {difference:.1e}"
 
 
-@pytest.mark.parametrize("nll_weight", [0.0, NLL_WEIGHT], ids=["dpo", "dpo+nll"])
-@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    ("adapter", "nll_weight"),
+    [(None, 0.0), (None, NLL_WEIGHT), (LORA, NLL_WEIGHT)],
+    ids=["full-dpo", "full-dpo+nll", "lora-dpo+nll"],
+)
 def test_loss_rewards_and_gradients_are_those_of_trl(
     start: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: Lora | None, nll_weight: float
 ) -> None:
@@ -220,8 +227,15 @@ def test_loss_rewards_and_gradients_are_those_of_trl(
     policy, reference = policy_and_reference(start, adapter, torch.float32)
     theirs = copy.deepcopy(policy), copy.deepcopy(reference)  # TRL patches the models it is given
 
-    pad_id = tokenizer.pad_token_id
-    found, found_gradients = our_step(policy, reference, rows, pad_id, nll_weight=nll_weight, pairs_per_batch=2, adapter=adapter)
+    found, found_gradients = our_step(
+        policy,
+        reference,
+        rows,
+        tokenizer.pad_token_id,
+        nll_weight=nll_weight,
+        pairs_per_batch=2,
+        adapter=adapter,
+    )
     expected, expected_gradients = trl_step(*theirs, rows, tokenizer, tmp_path, nll_weight=nll_weight)
 
     assert abs(found["margin"]) > 0.01, "the policy must differ from the reference for this to say much"
@@ -241,14 +255,17 @@ def float64_models(start: Policy, adapter: Lora | None) -> tuple[Any, Any]:
     return policy.double(), reference.double()  # `Lora.attach` makes its matrices float32
 
 
-@pytest.mark.parametrize(("pairs_per_batch", "gradient_checkpointing"), [(1, False), (2, False), (len(PAIRS), False), (2, True)])
+@pytest.mark.parametrize(
+    ("pairs_per_batch", "gradient_checkpointing"),
+    [(1, False), (2, False), (len(PAIRS), False), (2, True)],
+)
 def test_gradients_are_those_of_the_plain_formula(
     start: Policy,
     plain: tuple[Lora | None, dict[str, float], dict[str, Tensor]],
     pairs_per_batch: int,
     gradient_checkpointing: bool,
 ) -> None:
-    """In float64, where 1e-9 tells a wrong term from rounding; whatever the batches, and with recomputed activations."""
+    """In float64, where 1e-9 tells a wrong term from rounding; whatever the batches, and with checkpointing."""
     adapter, expected, expected_gradients = plain
     tokenizer = load_tokenizer(start)
     policy, reference = float64_models(start, adapter)

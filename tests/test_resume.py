@@ -1,15 +1,17 @@
 """A killed run, started again, ends as if nothing had happened; two runs on one store share the work.
 
-On one store a command is killed by SIGKILL eight times in a row, at least once inside every kind of stage, and then left
-alone. On another it is never disturbed, and a third is given to two processes at once.
+On one store a command is killed by SIGKILL eight times in a row, at least once inside every kind of stage, and then
+left alone. On another it is never disturbed, and a third is given to two processes at once.
 """
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -27,7 +29,7 @@ OVERRIDES = [
     "model=tiny", "method=drift", "data=deployment", "data.num_prompts=12",
     f"iterations={ITERATIONS}", "pairs_per_iteration=8",
     "train.pairs_per_step=2", "train.pairs_per_batch=2", "train.checkpoint_every_steps=1", "train.max_tokens=512",
-    "evaluation.num_prompts=6", "sampler.group_size=8", "sampler.max_new_tokens=12",
+    "evaluation.num_prompts=6", "sampler.group_size=8", "sampler.max_new_tokens=12", "filters.truncated=keep",
     "store.dir=store", "store.lease_seconds=3600",  # nobody can wait for a dead process's lease to run out
 ]  # fmt: skip
 
@@ -61,7 +63,7 @@ OTHER_FILE_SYSTEM = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a process ended (`returncode` as subprocess has it), what it printed, and the files that its store then had."""
+    """How a process ended (`returncode` as subprocess has it), what it printed, and the files its store then had."""
 
     folder: Path
     returncode: int
@@ -111,11 +113,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     for each in two:  # every process has its own folder, and both have one store
         Path(each["folder"]).mkdir()
         (Path(each["folder"]) / "store").symlink_to(root / "shared")
-    torn = [[job("torn", kill, OTHER_FILE_SYSTEM)] for kill in (TEAR, None)]
+    scratch = tempfile.mkdtemp(dir=OTHER_FILE_SYSTEM)
+    torn = [[job("torn", kill, scratch)] for kill in (TEAR, None)]
     rounds = [[job("undisturbed")], *attempts, two, *torn]
     killer = Path(__file__).with_name("killer.py")
     command = [sys.executable, str(killer)]
     ended = subprocess.run(command, input=json.dumps(rounds), stdout=subprocess.PIPE, text=True, check=True)
+    shutil.rmtree(scratch)
     (undisturbed,), *rest = [
         [Outcome(folder=Path(job["folder"]), **result) for job, result in zip(jobs, results, strict=True)]
         for jobs, results in zip(rounds, json.loads(ended.stdout.splitlines()[-1]), strict=True)
@@ -129,8 +133,8 @@ def artefacts(run: Path) -> dict[str, bytes]:
     """What a run leaves behind, by name, every file of the list there."""
     names = ["records.jsonl", "set_aside.jsonl", "iteration_0/scores.json", "iteration_0/replies.jsonl"]
     for iteration in range(1, ITERATIONS + 1):
-        of_iteration = ("pairs.jsonl", "policy/adapter_model.safetensors", "steps.jsonl", "scores.json", "replies.jsonl")
-        names += [f"iteration_{iteration}/{name}" for name in of_iteration]
+        made = ("pairs.jsonl", "policy/adapter_model.safetensors", "steps.jsonl", "scores.json", "replies.jsonl")
+        names += [f"iteration_{iteration}/{name}" for name in made]
     return {name: (run / name).read_bytes() for name in names}
 
 
@@ -143,12 +147,13 @@ def report(run: Path) -> str:
 
 
 def stored(store: Path) -> dict[str, Any]:
-    """Everything in a store by its path; of manifests what is no time."""
+    """Everything in a store by its path; of manifests what depends on neither the time nor the machine."""
     files = [path for path in store.rglob("*") if path.is_file()]
     content: dict[str, Any] = {str(path.relative_to(store)): path.read_bytes() for path in files}
     for name in content:
         if name.endswith(MANIFEST):
-            content[name] = {part: value for part, value in json.loads(content[name]).items() if part != "seconds"}
+            manifest = json.loads(content[name])
+            content[name] = {part: manifest[part] for part in manifest if part not in ("seconds", "environment")}
     return content
 
 

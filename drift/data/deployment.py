@@ -55,6 +55,10 @@ class Deployment:
     def key(self) -> dict[str, Any]:
         return {"data": "deployment", "version": VERSION} | dataclasses.asdict(self)
 
+    def tasks_key(self) -> dict[str, Any]:
+        """What the tasks of any split depend on."""
+        return {"version": VERSION, "seed": self.seed, "system": self.system}
+
     def tasks(self, split: Split, count: int) -> list[Task]:
         """`count` different tasks on the split's topics, the requests taken in turn."""
         rng = random.Random(digest([self.seed, split]))

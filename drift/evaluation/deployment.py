@@ -69,7 +69,7 @@ class Deployment:
         settings = {
             "evaluation": "deployment",
             "sampler": sampler.key(),
-            "data": self.data.key(),
+            "data": self.data.tasks_key(),
             "dtype": train.dtype(),
         } | own
         inputs = {"policy": policy.fingerprint, "start": start.fingerprint}

@@ -1,0 +1,90 @@
+"""What a user can get wrong is refused before anything heavy loads, with the nearest valid name and what to do."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, command, compose
+
+from drift.config import build
+from drift.errors import UserError, memory_advice, nearest
+
+WRONG = [
+    (["+sede=1"], "Unknown key sede. Did you mean seed?"),
+    (["+train.learning_rte=1"], "Did you mean train.learning_rate|Did you mean learning_rate"),
+    (["train.learning_rate=fast"], "train.learning_rate=fast: expected a number, got str"),
+    (["train.optimizer=adam"], "expected one of adamw, rmsprop, got str. Did you mean adamw"),
+    (["iterations=1.5"], "iterations=1.5: expected a whole number"),
+    (["store.strict=3"], "store.strict=3: expected true or false"),
+    (["pairs_per_iteration=many"], "expected a whole number or null"),
+    (["~seed"], "Missing key seed"),
+    (["method._target_=drift.method.nothing.X"], "can't be imported"),
+    (["model=pretrained"], "model.path has no value yet"),
+    (["model=pretrained", "model.path=nobody/nothing"], "hf download nobody/nothing"),
+    (["model=pretrained", "model.path=/no/where"], "neither a directory nor a hub id"),
+    (["model=pretrained", f"model.path={ROOT}"], "has no config.json"),
+    (["model=qwen2.5-7b-instruct"], "hf download Qwen/Qwen2.5-7B-Instruct --revision a09a35458c702b33eeacc393d103063234e8bc28"),
+    (["data=jsonl", "data.path=/no/file"], "no such file"),
+    (["data=jsonl", f"data.path={ROOT}/pyproject.toml", "evaluation=deployment"], "needs data=deployment"),
+    (["data=jsonl", f"data.path={ROOT}/pyproject.toml", "method=iterdpo"], "known truth"),
+    (["sampler.max_new_tokens=600"], "leaves no room for a prompt"),
+    (["sampler.top_p=0"], "0 < top_p <= 1"),
+    (["train.epochs=0"], "train.epochs=0: expected at least 1"),
+    (["train.adapter.top_share=2"], "top_share <= 1"),
+    (["method=iterdpo", "method.num_samples=1"], "ranking needs at least 2"),
+    (["previous_share=1"], "below 1"),
+    (["guidance.share=2"], "guidance.share=2"),
+    (["filters.copied_words=0"], "expected at least 1"),
+    (["evaluation.num_prompts=100000"], "too few topics"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), WRONG, ids=[" ".join(overrides) for overrides, _ in WRONG])
+def test_wrong_settings_are_refused_with_what_to_do(overrides, message, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=message):
+        build(compose(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("sede=1", "Unknown key sede. Did you mean seed?"),
+        ("method=drfit", "Did you mean drift? Known: drift, iterdpo, spin"),
+        ("modle=tiny", "Did you mean model?"),
+        ("train.beta=x", "expected a number"),
+    ],
+)
+def test_the_command_line_says_it_in_a_line_and_leaves_no_folder(argument, message, tmp_path):
+    done = command(argument, f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_choices_and_usage():
+    done = command("--help")
+    assert done.returncode == 0
+    for text in ("python run.py -m method=drift,spin,iterdpo", "method: drift, iterdpo, spin", "pairs_per_iteration"):
+        assert text in done.stdout
+
+
+def test_config_and_its_targets_load_nothing_heavy():
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from conftest import compose; from drift.config import build\n"
+        "for m in ('drift', 'spin', 'iterdpo'): build(compose('method=' + m, 'model=tiny'))\n"
+        "heavy = {'torch', 'lightning', 'transformers', 'peft', 'scipy', 'matplotlib', 'datasets'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_nearest_names_one_or_lists_all():
+    assert nearest("lern", ["learn", "beta"]) == " Did you mean learn?"
+    assert nearest("xyz", ["learn", "beta"]) == " Known: beta, learn."
+
+
+def test_out_of_memory_names_the_setting_to_halve():
+    with pytest.raises(UserError, match="Halve it .sampler.group_size=48"), memory_advice("sampler.group_size", 96):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+    with pytest.raises(RuntimeError, match="shape"), memory_advice("sampler.group_size", 96):
+        raise RuntimeError("shape mismatch")

@@ -1,0 +1,116 @@
+"""What belongs to a stage's key: every leaf of the config is flipped once on a warm store, and the table says which kinds of
+stage must be computed again, no more and no fewer."""
+
+import shutil
+
+import pytest
+from conftest import compose, perform
+from omegaconf import OmegaConf
+
+from drift.errors import UserError
+
+BASE = [
+    "model=tiny", "data.num_prompts=8", "iterations=1", "pairs_per_iteration=6",
+    "train.pairs_per_step=2", "train.pairs_per_batch=2",
+    "evaluation.num_prompts=4", "evaluation.num_samples=1", "evaluation.num_perplexity_prompts=2", "sampler.group_size=4",
+    "sampler.max_new_tokens=6", "sampler.precision=float32", "train.precision=float32", "filters.truncated=keep",
+]  # fmt: skip
+AFTER_TRAIN = {"evaluate", "replies"}
+TRAIN = {"train"} | AFTER_TRAIN
+ROWS = {"reference"} | TRAIN
+PAIRS = {"pairs"} | ROWS
+ALL = {"feedback"} | PAIRS
+TABLE = {
+    "seed=1": PAIRS,
+    "iterations=2": PAIRS,
+    "pairs_per_iteration=3": PAIRS,
+    "previous_share=0.5": set(),  # nothing before the first iteration
+    "reference=start": set(),  # the same policy in the first iteration
+    "guidance.share=1": PAIRS,
+    "guidance.instruction=Again": {"pairs"},  # unused at share 0: the same pairs come out
+    "filters.copied_words=9": {"pairs"},
+    "filters.echo=drop": {"pairs"},
+    "store.strict=true": set(),
+    "store.lease_seconds=9": set(),
+    "method.rounds=5": {"pairs"},
+    "judge.noise=0.1": set(),  # this method asks no judge
+    "judge.seed=1": set(),
+    "sampler.temperature=1.1": ALL,
+    "sampler.top_p=0.5": ALL,
+    "sampler.max_new_tokens=7": ALL,
+    "sampler.max_prompt_tokens=900": {"feedback", "replies", "pairs", "evaluate"},  # the same replies, so the same rows
+    "sampler.group_size=3": {"replies", "pairs"},  # float32: the same replies
+    "sampler.precision=bfloat16": ALL,
+    "train.learning_rate=1e-3": TRAIN,
+    "train.optimizer=rmsprop": TRAIN,
+    "train.beta=0.2": TRAIN,
+    "train.nll_weight=0.2": TRAIN,
+    "train.epochs=2": TRAIN,
+    "train.pairs_per_step=4": ROWS,
+    "train.pairs_per_batch=1": ROWS,
+    "train.warmup_share=0.6": TRAIN,
+    "train.final_rate_share=0.1": TRAIN,
+    "train.max_grad_norm=0.1": TRAIN,
+    "train.gradient_checkpointing=true": {"train"},  # the same weights come out
+    "train.precision=bfloat16": ROWS,
+    "train.max_tokens=500": {"feedback"},  # the same records come out
+    "train.checkpoint_every_steps=1": set(),
+    "train.adapter.rank=8": TRAIN,
+    "train.adapter.scale=1": TRAIN,
+    "train.adapter.top_share=1": TRAIN,
+    "evaluation.split=validation": AFTER_TRAIN,
+    "evaluation.num_prompts=5": AFTER_TRAIN,
+    "evaluation.num_samples=2": AFTER_TRAIN,
+    "evaluation.num_perplexity_prompts=1": {"evaluate"},
+    "data.seed=1": ALL,
+    "data.num_prompts=9": ALL,
+    "data.second_tries=true": {"feedback", "replies"},
+    "data.system=Hi": ALL,
+    "model.layers=1": ALL,
+    "model.hidden_size=16": ALL,
+    "model.weights_seed=1": ALL,
+    "model.cache_dir=ELSEWHERE": set(),  # a copy elsewhere is the same policy
+}
+ELSEWHERE = {
+    "store.dir": "where the keys live",
+    "warmup_epochs": "needs seed pairs: test_runs.py",
+    "filters.truncated": "leaves no pair of this model, below",
+    "train.adapter": "null is train=full: test_runs.py",
+}
+
+
+@pytest.fixture(scope="module")
+def warm(cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("warm")
+    overrides = [*BASE, f"model.cache_dir={cache}", f"store.dir={folder}/store"]
+    perform(folder / "run", *overrides)
+    return folder / "store", overrides
+
+
+@pytest.mark.parametrize("flip", TABLE)
+def test_flipping_a_leaf_recomputes_exactly_what_depends_on_it(flip, warm, tmp_path):
+    store, overrides = warm
+    shutil.copytree(store, tmp_path / "store")
+    flip_now = flip.replace("ELSEWHERE", f"{tmp_path}/models")
+    rest = [item for item in overrides if item.split("=")[0] not in (flip.split("=")[0], "store.dir")]
+    state = perform(tmp_path / "run", *rest, flip_now, f"store.dir={tmp_path}/store")
+    assert {stage["name"] for stage in state["stages"] if not stage["hit"]} == TABLE[flip]
+
+
+def test_the_strictest_filter_leaves_this_model_without_pairs(warm, tmp_path):
+    store, overrides = warm
+    with pytest.raises(UserError, match="no usable pair"):
+        perform(tmp_path / "run", *overrides, "filters.truncated=drop")
+
+
+def test_the_table_covers_every_leaf():
+    config = compose(*BASE)
+
+    def leaves(node, path):
+        if not OmegaConf.is_config(node):
+            return [path]
+        raw = [key for key in node if not str(key).startswith("_") and not OmegaConf.is_interpolation(node, key)]
+        return [leaf for key in raw for leaf in leaves(node[key], f"{path}.{key}".strip("."))]
+
+    covered = {flip.split("=")[0] for flip in TABLE} | set(ELSEWHERE)
+    assert set(leaves(config, "")) - covered == set()

@@ -1,0 +1,149 @@
+"""Methods make the right pairs, filters count what they drop, all with a scripted `draw` and nothing else."""
+
+import itertools
+
+import pytest
+
+from drift.judge.verifier import Verifier
+from drift.method.drift import Drift
+from drift.method.filters import Filters
+from drift.method.guided import Guidance
+from drift.method.iterdpo import IterDpo
+from drift.method.spin import Spin
+from drift.method.warmup import Warmup
+from drift.records import Pair, Record, Reply
+
+UNGUIDED = Guidance(share=0.0, instruction="Do better.")
+FILTERS = Filters(copied_words=3, truncated="drop", echo="drop")
+
+
+def record(i, label, **changes):
+    fields = {
+        "id": f"r{i}", "conversation": f"c{i}", "prompt": [{"role": "user", "content": f"About tea {i}, no commas."}],
+        "reply": f"logged {label} {i}", "label": label, "ended": True, "feedback": "No commas please." if label == "dsat" else None,
+        "revised": None, "satisfied": label == "sat", "truth": {"topic": "tea", "request": "no_commas"},
+    }  # fmt: skip
+    return Record(**fields | changes)
+
+
+LOG = [record(0, "dsat"), record(1, "sat"), record(2, "dsat"), record(3, "sat")]
+
+
+def scripted(*texts, ended=True):
+    """A draw that answers with the given texts in turn, and remembers the prompts that it was asked for."""
+    script, asked = itertools.cycle(texts), []
+
+    def draw(items, prompts_of, *, first_sample, label):
+        for item in items:
+            prompts = prompts_of(item)
+            asked.extend((item.id, first_sample + j, prompt) for j, prompt in enumerate(prompts))
+            yield item, [Reply(text=next(script), num_tokens=3, ended=ended) for _ in prompts]
+
+    draw.asked = asked
+    return draw
+
+
+def pair(**changes):
+    fields = {
+        "prompt": [{"role": "user", "content": "x"}], "chosen": "one two three four", "rejected": "five six seven",
+        "chosen_ended": True, "rejected_ended": True, "fresh": ("chosen",),
+        "feedback": "please write it with many fewer commas now", "record": "r",
+    }  # fmt: skip
+    return Pair(**fields | changes)
+
+
+def test_drift_rejects_the_logged_dsat_reply_and_chooses_a_fresh_one():
+    pairs = list(Drift(guidance=UNGUIDED, rounds=1).make_pairs(LOG, scripted("fresh")))
+    assert [(p.record, p.chosen, p.rejected, p.fresh) for p in pairs] == [
+        ("r0", "fresh", "logged dsat 0", ("chosen",)),
+        ("r2", "fresh", "logged dsat 2", ("chosen",)),
+    ]
+
+
+def test_guided_samples_see_reply_and_feedback_but_the_pair_keeps_the_original_prompt():
+    draw = scripted("fresh")
+    (first, _) = Drift(guidance=Guidance(share=1.0, instruction="Do better."), rounds=1).make_pairs(LOG, draw)
+    shown = draw.asked[0][2]
+    assert [m["role"] for m in shown] == ["user", "assistant", "user"]
+    assert shown[1]["content"] == "logged dsat 0" and shown[2]["content"] == "No commas please.\n\nDo better."
+    assert first.prompt == LOG[0].prompt
+
+
+def test_spin_chooses_the_logged_sat_reply_and_goes_round_with_new_samples():
+    draw = scripted("fresh a", "fresh b", "fresh c", "fresh d")
+    pairs = list(Spin(rounds=2).make_pairs(LOG, draw))
+    assert [(p.record, p.chosen, p.rejected) for p in pairs] == [
+        ("r1", "logged sat 1", "fresh a"), ("r3", "logged sat 3", "fresh b"),
+        ("r1", "logged sat 1", "fresh c"), ("r3", "logged sat 3", "fresh d"),
+    ]  # fmt: skip
+    assert [sample for _, sample, _ in draw.asked] == [0, 0, 1, 1] and all(p.fresh == ("rejected",) for p in pairs)
+
+
+def test_iterdpo_ranks_its_samples_by_the_judge_and_reports_ties():
+    judge = Verifier(noise=0.0, seed=0)
+    method = IterDpo(num_samples=2, guidance=UNGUIDED, rounds=1, judge=judge)
+    good, bad = "Tea is warm and good.", "Tea, warm, and good."
+    (first, second) = method.make_pairs(LOG, scripted(bad, good, good, good))
+    assert (first.chosen, first.rejected, first.fresh) == (good, bad, ("chosen", "rejected"))
+    assert second is None
+    assert judge.label == "oracle, same function as the metric"
+
+
+def test_iterdpo_can_guide_any_share_of_its_samples():
+    draw = scripted("a", "b", "c", "d")
+    judge = Verifier(noise=0.5, seed=0)
+    list(IterDpo(num_samples=4, guidance=Guidance(share=0.5, instruction="."), rounds=1, judge=judge).make_pairs(LOG, draw))
+    lengths = [len(prompt) for name, _, prompt in draw.asked if name == "r0"]
+    assert lengths == [3, 3, 1, 1]
+
+
+def test_the_noisy_judge_is_repeatable_and_as_noisy_as_it_says():
+    judge = Verifier(noise=0.5, seed=0)
+    texts = [f"Tea is warm and good {i}." for i in range(4000)]
+    scores = judge.scores(LOG[0], texts)
+    assert scores == judge.scores(LOG[0], texts)
+    mean = sum(scores) / len(scores)
+    assert mean == pytest.approx(1.0, abs=0.03)
+    assert (sum((s - mean) ** 2 for s in scores) / len(scores)) ** 0.5 == pytest.approx(0.5, abs=0.03)
+
+
+def test_warm_start_pairs_are_the_dsat_records_whose_second_answer_satisfied():
+    log = [*LOG, record(5, "dsat", revised="better", satisfied=True), record(6, "dsat", revised="no better", satisfied=False)]
+    (only,) = Warmup().make_pairs(log, None)
+    assert (only.chosen, only.rejected, only.fresh) == ("better", "logged dsat 5", ())
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reason"),
+    [
+        (None, "tie"),
+        (pair(chosen="  "), "empty"),
+        (pair(rejected=""), "empty"),
+        (pair(chosen="five  six seven"), "identical"),
+        (pair(chosen="five six seven eight"), "copied"),
+        (pair(chosen="five six eight nine"), None),
+        (pair(chosen="Sorry, here it is."), "echo"),
+        (pair(chosen="You said: write it with many fewer commas now"), "echo"),
+        (pair(chosen="Sorry, this was logged.", fresh=("rejected",)), None),
+        (pair(chosen_ended=False), "truncated"),
+        (pair(chosen_ended=False, fresh=("rejected",)), "truncated"),
+        (pair(rejected_ended=False), None),
+        (pair(), None),
+    ],
+)
+def test_every_rule_for_unusable_pairs(candidate, reason):
+    assert FILTERS.reason(candidate) == reason
+
+
+def test_take_stops_at_the_wanted_number_and_counts_everything(tokenizer):
+    candidates = iter([None, pair(chosen=""), pair(record="a"), pair(chosen="five six seven"), pair(record="b"), pair(record="c")])
+    pairs, counts = FILTERS.take(candidates, 2, tokenizer)
+    assert [p.record for p in pairs] == ["a", "b"]
+    assert {name: n for name, n in counts.items() if n} == {"seen": 5, "used": 2, "tie": 1, "empty": 1, "identical": 1}
+    assert next(candidates).record == "c"  # nothing was drawn beyond what was needed
+
+
+def test_kept_rules_are_counted_too(tokenizer):
+    keep = Filters(copied_words=3, truncated="keep", echo="keep")
+    pairs, counts = keep.take([pair(chosen_ended=False), pair(chosen="Sorry, here.")], None, tokenizer)
+    assert len(pairs) == 2 and counts["kept_truncated"] == counts["kept_echo"] == 1

@@ -1,0 +1,131 @@
+"""Whole runs on the tiny model: every method on a log, one process or the real command line, alone or in a sweep."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, command, feedback_file, perform
+
+LOG_SETTINGS = [
+    "model=tiny", "data=jsonl", "iterations=2", "pairs_per_iteration=6", "train.pairs_per_step=2", "train.pairs_per_batch=2",
+    "sampler.max_new_tokens=8", "sampler.group_size=8", "filters.truncated=keep", "evaluation.share=0.3",
+]  # fmt: skip
+
+
+def settings(cache, log, store):
+    return [*LOG_SETTINGS, f"model.cache_dir={cache}", f"data.path={log}", f"store.dir={store}"]
+
+
+def artefacts(folder):
+    """What two equal runs have in common: every byte of pairs, policies, metrics and scores."""
+    found = {}
+    for file in sorted(Path(folder).rglob("*")):
+        kept = file.suffix in (".jsonl", ".csv", ".safetensors") or file.name == "scores.json"
+        if file.is_file() and kept:
+            found[str(file.relative_to(folder))] = file.read_bytes()
+    for policy in sorted(Path(folder).glob("iteration_*/policy")):
+        found[f"{policy.parent.name}/policy"] = (policy / "adapter_model.safetensors").read_bytes()
+    return found
+
+
+def test_a_sweep_equals_its_members_run_alone_and_shares_their_stages(cache, tmp_path):
+    """`-m method=drift,spin` through the real command line, against each method alone with a store of its own."""
+    log = feedback_file(tmp_path / "log.jsonl", dsat=12, sat=12)
+    common = settings(cache, log, tmp_path / "store")
+    done = command("-m", "method=drift,spin", *common, f"hydra.sweep.dir={tmp_path}/study", "hydra.sweep.subdir=${method._target_}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    names = {"drift": "drift.method.drift.Drift", "spin": "drift.method.spin.Spin"}
+    for method, target in names.items():
+        alone = tmp_path / f"alone_{method}"
+        perform(alone, *settings(cache, log, tmp_path / f"store_{method}"), f"method={method}")
+        one, other = artefacts(alone), artefacts(tmp_path / "study" / target)
+        assert one.keys() == other.keys() and len(one) >= 12
+        assert [name for name in one if one[name] != other[name]] == []
+    second = json.loads((tmp_path / "study" / names["spin"] / "run.json").read_text())
+    shared = {stage["name"] for stage in second["stages"] if stage["hit"]}
+    assert {"feedback", "evaluate"} <= shared  # the log and the start model's evaluation: once for all members
+    text = (tmp_path / "study" / "report.html").read_text()
+    assert "drift" in text and "spin" in text and done.stdout.rstrip().splitlines()[-1].startswith("Report: ")
+
+
+def test_the_same_run_again_computes_nothing(cache, tmp_path):
+    overrides = [
+        *SMALL,
+        f"model.cache_dir={cache}",
+        f"store.dir={tmp_path}/store",
+        "filters.truncated=keep",
+        "data.second_tries=true",
+    ]
+    first, again = perform(tmp_path / "one", *overrides), perform(tmp_path / "two", *overrides)
+    assert not all(stage["hit"] for stage in first["stages"]) and all(stage["hit"] for stage in again["stages"])
+    assert artefacts(tmp_path / "one") == artefacts(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=drift", "reference=start"],
+        ["method=spin", "previous_share=0.5", "train=full", "train.gradient_checkpointing=false"],
+        ["method=drift", "train=full", "train.learning_rate=1e-4", "train.precision=bfloat16"],
+        ["method=drift", "train.precision=bfloat16", "sampler.precision=bfloat16", "guidance.share=1"],
+    ],
+    ids=["reference-start", "spin-full-mixed", "full-bf16", "lora-bf16-guided"],
+)
+def test_every_run_starts_at_ln_two_and_learns_its_pairs(cache, tmp_path, overrides):
+    log = feedback_file(tmp_path / "log.jsonl", dsat=12, sat=12)
+    state = perform(tmp_path / "run", *settings(cache, log, tmp_path / "store"), "train.pairs_per_batch=1", *overrides)
+    trained = [point for point in state["points"] if "counts" in point]
+    assert len(trained) == 2 and all(point["pairs"] == 6 and point["steps"] == 3 for point in trained)
+    check = trained[:1] if "reference=start" in overrides else trained
+    assert all(abs(point["first step"]["dpo"] - 0.6931471805599453) <= 1e-6 for point in check)
+    steps = [json.loads(line) for line in (tmp_path / "run" / "iteration_1" / "steps.jsonl").read_text().splitlines()]
+    assert all(step["grad_norm"] > 0 for step in steps) and steps[-1]["dpo"] != steps[0]["dpo"]
+
+
+def test_the_warm_start_is_a_stage_before_the_first_iteration(cache, tmp_path):
+    log = feedback_file(tmp_path / "log.jsonl", dsat=12, sat=6)
+    seed = {"prompt": [{"role": "user", "content": "Which?"}], "rejected": [{"content": "bad"}], "chosen": [{"content": "good"}]}
+    rows = [seed | {"prompt": [{"role": "user", "content": f"Which {i}?"}]} for i in range(8)]
+    log.write_text(log.read_text() + "".join(json.dumps(row) + "\n" for row in rows))
+    state = perform(tmp_path / "run", *settings(cache, log, tmp_path / "store"), "warmup_epochs=2", "iterations=1")
+    names = [point["name"] for point in state["points"]]
+    warm = state["points"][1]
+    assert names == ["start", "warm start", "iteration 1"]
+    assert warm["pairs"] >= 4 and warm["steps"] == 2 * -(-warm["pairs"] // 2) and warm["generated tokens"] == 0
+
+
+def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
+    """A new method in a folder of its own, found through Python's and Hydra's search paths; no file of ours is touched."""
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "longest.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from drift.records import Pair\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Longest:\n"
+        "    num_samples: int\n\n"
+        "    def make_pairs(self, records, draw):\n"
+        "        for record, replies in draw(records, lambda r: [r.prompt] * self.num_samples, first_sample=0, label='fresh'):\n"
+        "            short, *_, long = sorted(replies, key=lambda reply: len(reply.text))\n"
+        "            yield Pair(prompt=record.prompt, chosen=long.text, rejected=short.text,\n"
+        "                       chosen_ended=True, rejected_ended=True,\n"
+        "                       fresh=('chosen', 'rejected'), feedback=record.feedback, record=record.id)\n"
+    )
+    (tmp_path / "conf" / "method" / "longest.yaml").write_text("_target_: longest.Longest\nnum_samples: 3\n")
+    log = feedback_file(tmp_path / "log.jsonl")
+    done = command(
+        "method=longest", f"hydra.searchpath=[file://{tmp_path}/conf]", *settings(cache, log, tmp_path / "store"),
+        "iterations=1", f"hydra.run.dir={tmp_path}/run", PYTHONPATH=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    pairs = [json.loads(line) for line in (tmp_path / "run" / "iteration_1" / "pairs.jsonl").read_text().splitlines()]
+    assert len(pairs) == 6 and all(len(pair["chosen"]) >= len(pair["rejected"]) for pair in pairs)
+    assert (tmp_path / "run" / "config.yaml").read_text().count("longest.Longest") == 1
+
+
+def test_a_member_that_fails_is_named_and_the_others_finish(cache, tmp_path):
+    log = feedback_file(tmp_path / "log.jsonl", dsat=8, sat=0)
+    rows = settings(cache, log, tmp_path / "store")
+    done = command("-m", "method=spin,drift", *rows, "iterations=1", f"hydra.sweep.dir={tmp_path}/study")
+    assert done.returncode == 1 and "The method made no usable pair" in done.stdout and "Traceback" not in done.stderr
+    text = (tmp_path / "study" / "report.html").read_text()
+    assert "spin failed: UserError" in text and "drift: after iteration 1" in text
