@@ -51,7 +51,7 @@ def quiet() -> None:
     known = (
         "does not have many workers",
         "LeafSpec",
-        "is_gradient_checkpointing",
+        "gradient_checkpointing",
         "litlogger",
         "in eval mode at the start",
         "Using ModelCheckpoint with manual",

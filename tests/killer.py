@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ import drift.sampler.decode  # noqa: E402, F401
 from drift import store  # noqa: E402
 from drift.train.modules import PolicyModule, ReferenceModule  # noqa: E402
 
-SECONDS = 100  # a job that hangs (on a lease, say) is ended, and its return code shows it
+SECONDS = 60  # a job that hangs (on a lease, say) is ended, and its return code shows it
 open_stages: list[Path] = []  # final directories of the stages being computed, innermost last
 
 
@@ -90,7 +89,7 @@ def outcome(folder: Path, status: int) -> dict[str, Any]:
 
 
 def watch(kill: dict[str, Any] | None) -> None:
-    """Wraps what the moments are about, and prints `[begun|computed] stage key time` and every training step done."""
+    """Wraps what the moments are about, and prints `[begun|computed] kind key` and `[trained] step`."""
     passed = 0
 
     def moment(name: str, last_act: Callable[[], Any] = lambda: None) -> None:
@@ -125,18 +124,18 @@ def watch(kill: dict[str, Any] | None) -> None:
         return sendfile(target, source, offset, count)
 
     def computed(self: Any, name: str, final: Path, *rest: Any) -> Any:
-        print("[begun]", name, final.name, time.monotonic(), flush=True)
+        print("[begun]", name, final.name, flush=True)
         open_stages.append(final)
         try:
             stage = compute(self, name, final, *rest)
         finally:
             open_stages.pop()
-        print("[computed]", name, final.name, time.monotonic(), flush=True)
+        print("[computed]", name, final.name, flush=True)
         return stage
 
     def trained(self: Any, *args: Any) -> None:
         training_step(self, *args)
-        print("[trained]", "step", len(self.history), time.monotonic(), flush=True)
+        print("[trained]", len(self.history), flush=True)
 
     os.sendfile = copied
     store.Store._compute = computed  # type: ignore[method-assign]

@@ -7,7 +7,6 @@ left alone. On another it is never disturbed, and a third is given to two proces
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import pytest
 from drift.store import MANIFEST, lease
 
 KINDS = {"feedback", "replies", "pairs", "reference", "train", "evaluate"}
-STEPS, ITERATIONS = 4, 2
+ITERATIONS = 2
 OVERRIDES = [
     "model=tiny", "method=drift", "data=deployment", "data.num_prompts=12",
     f"iterations={ITERATIONS}", "pairs_per_iteration=8",
@@ -70,17 +69,27 @@ class Outcome:
     printed: str
     files: list[str]
 
-    def events(self, kind: str) -> list[list[str]]:
-        """[name, key or step, time] of every stage `begun` or `computed`, or step `trained`."""
-        return [line.split()[1:] for line in self.printed.splitlines() if line.startswith(f"[{kind}]")]
+    def events(self, event: str) -> list[list[str]]:
+        return [line.split()[1:] for line in self.printed.splitlines() if line.startswith(f"[{event}]")]
+
+    @property
+    def begun(self) -> list[tuple[str, str]]:
+        """(kind, key) of every stage whose work was begun."""
+        return [(kind, key) for kind, key in self.events("begun")]
 
     @property
     def computed(self) -> list[tuple[str, str]]:
-        return [(name, key) for name, key, _ in self.events("computed")]
+        return [(kind, key) for kind, key in self.events("computed")]
 
     @property
     def unfinished(self) -> list[tuple[str, str]]:
-        return [(name, key) for name, key, _ in self.events("begun") if (name, key) not in self.computed]
+        """Outermost first."""
+        return [stage for stage in self.begun if stage not in self.computed]
+
+    @property
+    def steps(self) -> list[int]:
+        """The training steps made."""
+        return [int(step) for (step,) in self.events("trained")]
 
     @property
     def state(self) -> dict[str, Any]:
@@ -113,13 +122,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     for each in two:  # every process has its own folder, and both have one store
         Path(each["folder"]).mkdir()
         (Path(each["folder"]) / "store").symlink_to(root / "shared")
-    scratch = tempfile.mkdtemp(dir=OTHER_FILE_SYSTEM)
-    torn = [[job("torn", kill, scratch)] for kill in (TEAR, None)]
-    rounds = [[job("undisturbed")], *attempts, two, *torn]
-    killer = Path(__file__).with_name("killer.py")
-    command = [sys.executable, str(killer)]
-    ended = subprocess.run(command, input=json.dumps(rounds), stdout=subprocess.PIPE, text=True, check=True)
-    shutil.rmtree(scratch)
+    command = [sys.executable, str(Path(__file__).with_name("killer.py"))]
+    with tempfile.TemporaryDirectory(dir=OTHER_FILE_SYSTEM) as scratch:
+        torn = [[job("torn", kill, scratch)] for kill in (TEAR, None)]
+        rounds = [[job("undisturbed")], *attempts, two, *torn]
+        ended = subprocess.run(command, input=json.dumps(rounds), stdout=subprocess.PIPE, text=True, check=True)
     (undisturbed,), *rest = [
         [Outcome(folder=Path(job["folder"]), **result) for job, result in zip(jobs, results, strict=True)]
         for jobs, results in zip(rounds, json.loads(ended.stdout.splitlines()[-1]), strict=True)
@@ -161,9 +168,9 @@ def test_processes_died_by_sigkill_inside_every_kind_of_stage(outcomes: Outcomes
     assert {kill.stage for kill in KILLS} == KINDS
     for kill, attempt in zip(KILLS, outcomes.attempts, strict=False):
         assert attempt.returncode == -signal.SIGKILL, f"{kill}: {attempt.printed}"
-        assert tuple(name for name, _ in attempt.unfinished) == kill.ends_in
+        assert tuple(kind for kind, _ in attempt.unfinished) == kill.ends_in
         leases = {file for file in attempt.files if file.endswith(".lease")}
-        assert leases == {f"{name}/{key}.lease" for name, key in attempt.unfinished}  # nothing was cleaned up
+        assert leases == {f"{kind}/{key}.lease" for kind, key in attempt.unfinished}  # nothing was cleaned up
     assert outcomes.resumed.returncode == 0, outcomes.resumed.printed
 
 
@@ -195,10 +202,10 @@ def test_run_folder_used_again_does_not_repeat_its_csv_rows(outcomes: Outcomes) 
 
 def test_training_goes_on_from_its_checkpoint(outcomes: Outcomes) -> None:
     for attempt in outcomes.attempts[FIRST_TRAIN_KILL:-1]:
-        key = attempt.events("begun")[-1][1]
+        _, key = attempt.unfinished[-1]
         assert f"train/{key}.progress/last.ckpt" in attempt.files
-    assert [[int(step) for _, step, _ in attempt.events("trained")] for attempt in outcomes.attempts] == TRAINED
-    assert [int(step) for _, step, _ in outcomes.undisturbed.events("trained")] == [1, 2, 3, 4] * ITERATIONS
+    assert [attempt.steps for attempt in outcomes.attempts] == TRAINED
+    assert outcomes.undisturbed.steps == [1, 2, 3, 4] * ITERATIONS
 
 
 def test_what_was_finished_before_a_kill_is_never_computed_again(outcomes: Outcomes) -> None:
@@ -209,13 +216,13 @@ def test_what_was_finished_before_a_kill_is_never_computed_again(outcomes: Outco
 
 def test_half_written_outputs_are_never_taken_as_finished(outcomes: Outcomes) -> None:
     for kill, attempt, following in zip(KILLS, outcomes.attempts, outcomes.attempts[1:], strict=False):
-        name, key = attempt.unfinished[-1]
+        kind, key = attempt.unfinished[-1]
         if kill.at in ("manifest", "rename"):
-            left = {file.split("/", 2)[2] for file in attempt.files if file.startswith(f"{name}/{key}.output.")}
+            left = {file.split("/", 2)[2] for file in attempt.files if file.startswith(f"{kind}/{key}.output.")}
             assert left - {MANIFEST}, "no output was written: the kill came too early to show anything"
             assert (MANIFEST in left) == (kill.at == "rename")
-        assert not any(file.startswith(f"{name}/{key}/") for file in attempt.files)
-        assert (name, key) in following.computed + following.unfinished  # begun anew, not found
+        assert not any(file.startswith(f"{kind}/{key}/") for file in attempt.files)
+        assert (kind, key) in following.begun  # not found
 
 
 def test_kill_while_a_checkpoint_is_copied_does_not_stop_the_next_run(outcomes: Outcomes) -> None:
@@ -237,7 +244,7 @@ def test_two_processes_on_one_empty_store_compute_every_stage_once(outcomes: Out
     computed = [stage for one in outcomes.together for stage in one.computed]
     assert sorted(computed) == sorted(outcomes.undisturbed.computed)
     by_kind = Counter(stage["name"] for one in outcomes.together for stage in one.state["stages"] if not stage["hit"])
-    assert by_kind == Counter(name for name, _ in computed)
+    assert by_kind == Counter(kind for kind, _ in computed)
     assert any(stage["hit"] for one in outcomes.together for stage in one.state["stages"])
 
 
@@ -267,7 +274,7 @@ def test_lease_of_a_dead_process_is_taken_over_at_once(tmp_path: Path, holder: s
     assert holder.wait() == -signal.SIGKILL
     assert (tmp_path / "stage.lease").is_file()
     started = time.monotonic()
-    with lease(tmp_path / "stage", 3600):
+    with lease(tmp_path / "stage", 20):
         assert time.monotonic() - started < 1
 
 

@@ -20,7 +20,7 @@ RUN = "run.json"
 
 
 class Journal:
-    """Keeps the folder of one run. `title`: what distinguishes it in a study, e.g. {"method": "spin", "seed": "0"}."""
+    """Keeps the folder of one run. `title`: what distinguishes it in a study, e.g. {"seed": "0"}."""
 
     def __init__(self, folder: Path, title: dict[str, str], notes: dict[str, str], store: Store, logger: Any) -> None:
         self.folder, self.store, self.logger = folder, store, logger
