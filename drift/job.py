@@ -9,7 +9,7 @@ from typing import Any
 from drift.errors import UserError
 from drift.loop import Run, execute
 from drift.model import precision
-from drift.report import html
+from drift.report import console, html, tables
 from drift.report.console import say
 from drift.report.journal import Journal
 
@@ -42,6 +42,9 @@ def perform(run: Run, folder: Path, hydra: Any) -> None:
             report = html.study_report(folder.parent)
         if not isinstance(error, (KeyboardInterrupt, SystemExit)):
             sys.stdout.flush()
+            rows = tables.rows(tables.member_label(journal.state), [journal.state])
+            if rows:
+                console.table([{name: row[name] for name in list(row)[1:4]} for row in rows])
             say(f"Report: {report}")
 
 

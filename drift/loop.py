@@ -125,10 +125,10 @@ def improve(
         pairs_per_batch=run.train.pairs_per_batch,
         seed=run.seed,
     )
-    same = run.reference == "iteration" or policy == start
-    reference = reference_stage(run.store, run.train, policy if same else start, rows)
-    trained = train_stage(run.store, run.train, policy, rows, reference, same=same, epochs=epochs)
-    journal.trained(iteration, made, reference, trained, pairs)
+    reference = policy if run.reference == "iteration" else start
+    scored = reference_stage(run.store, run.train, reference, rows)
+    trained = train_stage(run.store, run.train, policy, reference, rows, scored, epochs=epochs)
+    journal.trained(iteration, made, trained, pairs)
     return policy_at(trained.path / "policy"), new
 
 

@@ -122,18 +122,30 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     for each in two:  # every process has its own folder, and both have one store
         Path(each["folder"]).mkdir()
         (Path(each["folder"]) / "store").symlink_to(root / "shared")
-    command = [sys.executable, str(Path(__file__).with_name("killer.py"))]
     with tempfile.TemporaryDirectory(dir=OTHER_FILE_SYSTEM) as scratch:
         torn = [[job("torn", kill, scratch)] for kill in (TEAR, None)]
-        rounds = [[job("undisturbed")], *attempts, two, *torn]
-        ended = subprocess.run(command, input=json.dumps(rounds), stdout=subprocess.PIPE, text=True, check=True)
-    (undisturbed,), *rest = [
+        ((undisturbed,),) = perform([[job("undisturbed")]], hash_seed=1)
+        assert undisturbed.returncode == 0, undisturbed.printed
+        found = perform([*attempts, two, *torn], hash_seed=2)
+    singles = [jobs[0] for jobs in found]
+    return Outcomes(undisturbed, attempts=singles[:-3], together=found[-3], torn=singles[-2:])
+
+
+def perform(rounds: list[list[dict[str, Any]]], hash_seed: int) -> list[list[Outcome]]:
+    """Has killer.py run the jobs. `hash_seed`: Python orders sets by it, anew in every process: it must not matter."""
+    command = [sys.executable, str(Path(__file__).with_name("killer.py"))]
+    ended = subprocess.run(
+        command,
+        input=json.dumps(rounds),
+        env=os.environ | {"PYTHONHASHSEED": str(hash_seed)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return [
         [Outcome(folder=Path(job["folder"]), **result) for job, result in zip(jobs, results, strict=True)]
         for jobs, results in zip(rounds, json.loads(ended.stdout.splitlines()[-1]), strict=True)
     ]
-    assert undisturbed.returncode == 0, undisturbed.printed
-    singles = [jobs[0] for jobs in rest]
-    return Outcomes(undisturbed, attempts=singles[:-3], together=rest[-3], torn=singles[-2:])
 
 
 def artefacts(run: Path) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ class Progress:
 
     def __init__(self, label: str, total: int, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done, self.started = 0, time.monotonic()
+        self.done, self.started = 0.0, time.monotonic()
         self.said = self.started
         self.bar: Any = None
 
@@ -37,20 +37,31 @@ class Progress:
             self.bar.stop()
         seconds = time.monotonic() - self.started
         if seconds > 2 and error[0] is None:  # what came out of the store is not worth a line
-            say(f"  {self.label}: {self.done} {self.unit} in {seconds:.0f} s ({self._rate()})")
+            say(f"  {self.label}: {self.done:.0f} {self.unit} in {seconds:.0f} s ({self._rate()})")
 
-    def advance(self, count: int) -> None:
-        self.done += count
+    def advance(self, count: float) -> None:
+        self.reach(self.done + count)
+
+    def reach(self, done: float) -> None:
+        """Sets how much is done; parts of an item count, so that long items show progress too."""
+        self.done = done
         now = time.monotonic()
         if self.bar is not None:
-            self.bar.update(self.task, advance=count, rate=self._rate())
-        elif now - self.said > LINE_EVERY_SECONDS and self.done < self.total:
+            self.bar.update(self.task, completed=round(self.done), rate=self._rate())
+        elif now - self.said > LINE_EVERY_SECONDS and 0 < self.done < self.total:
             self.said = now
             left = (self.total - self.done) * (now - self.started) / self.done
-            say(f"  {self.label}: {self.done}/{self.total} {self.unit}, {self._rate()}, about {left:.0f} s left")
+            say(f"  {self.label}: {self.done:.0f}/{self.total} {self.unit}, {self._rate()}, about {left:.0f} s left")
 
     def _rate(self) -> str:
         return f"{self.done / max(time.monotonic() - self.started, 1e-9):.1f} {self.unit}/s"
+
+
+def table(rows: list[dict[str, str]]) -> None:
+    """Prints rows of equal keys as aligned columns."""
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    for row in [{name: name for name in widths}, *rows]:
+        say("  " + "  ".join(row[name].ljust(width) for name, width in widths.items()).rstrip())
 
 
 def say(text: str) -> None:

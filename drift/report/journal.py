@@ -43,7 +43,7 @@ class Journal:
             say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))
         self.write()
 
-    def trained(self, iteration: int, made: Stage, reference: Stage, trained: Stage, pairs: list[Pair]) -> None:
+    def trained(self, iteration: int, made: Stage, trained: Stage, pairs: list[Pair]) -> None:
         folder = self.folder / f"iteration_{iteration}"
         link(made.path / "pairs.jsonl", folder / "pairs.jsonl")
         for name in ("policy", "steps.jsonl"):

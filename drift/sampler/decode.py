@@ -5,7 +5,7 @@ depend on its neighbours; the beginning that all prompts share (a system message
 computed once; finished rows leave the batch; keys and values are written in place instead of being copied at every token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ def sample(
     top_p: float,
     stop_ids: set[int],
     pad_id: int,
+    on_token: Callable[[], None] = lambda: None,
 ) -> list[list[int]]:
     """Token ids of one reply per row, the stop token included where one was sampled. `temperature` 0 is greedy."""
     logits, cache, mask, positions = _prefill(model, [list(row.prompt) for row in rows], max_new_tokens, pad_id)
@@ -70,6 +71,7 @@ def sample(
         for row, token in zip(active, tokens.tolist(), strict=True):
             replies[row].append(token)
         keep = (~torch.isin(tokens, stops)).nonzero().squeeze(1)
+        on_token()
         if len(keep) == 0 or step + 1 == max_new_tokens:
             break
         if len(keep) < len(active):

@@ -10,6 +10,7 @@ replies of the same policy.
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -60,8 +61,9 @@ class Draw:
             for low in range(0, len(items), size):
                 group = items[low : low + size]
                 rows = [(item.key, prompt, first_sample + j) for item in group for j, prompt in enumerate(prompts_of(item))]
-                replies = self._group(rows)
-                progress.advance(len(rows))
+                begun = progress.done
+                replies = self._group(rows, partial(_tick, progress, len(rows)))
+                progress.reach(begun + len(rows))
                 for i, item in enumerate(group):
                     of_item = replies[i * num_samples : (i + 1) * num_samples]
                     kept = [reply for reply in of_item if reply is not None]
@@ -72,8 +74,8 @@ class Draw:
                     self.drawn["tokens"] += sum(reply.num_tokens for reply in kept)
                     yield item, kept
 
-    def _group(self, rows: list[tuple[str, Prompt, int]]) -> list[Reply | None]:
-        """The group's replies, from the store or fresh."""
+    def _group(self, rows: list[tuple[str, Prompt, int]], tick: Callable[[float], None]) -> list[Reply | None]:
+        """The group's replies, from the store or fresh; `tick` is told the share of the group that each step does."""
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
             if self._generate is None:
@@ -82,7 +84,7 @@ class Draw:
                 uniforms(self.seed, self.purpose, self.iteration, key, sample, self.sampler.max_new_tokens)
                 for key, _, sample in rows
             ]
-            replies = self._generate([prompt for _, prompt, _ in rows], noise)
+            replies = self._generate([prompt for _, prompt, _ in rows], noise, tick)
             lines = [
                 {"item": key, "sample": sample, "prompt": list(prompt), "reply": reply and dataclasses.asdict(reply)}
                 for (key, prompt, sample), reply in zip(rows, replies, strict=True)
@@ -99,3 +101,7 @@ class Draw:
         settings["rows"] = digest([[key, list(prompt), sample] for key, prompt, sample in rows])
         stage = self.store.run("replies", work, version=VERSION, settings=settings, inputs={"policy": self.policy.fingerprint})
         return [row["reply"] and Reply(**row["reply"]) for row in read_jsonl(stage.path / "replies.jsonl")]
+
+
+def _tick(progress: Progress, rows: int, share: float) -> None:
+    progress.advance(share * rows)

@@ -1,6 +1,6 @@
 """Sampling in this process with a Hugging Face model and the decoding loop of `decode.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,8 +41,8 @@ class Transformers:
 
     @contextmanager
     def open(self, policy: Policy):
-        """Loads the policy; yields `generate(prompts, uniforms) -> list of replies`; frees it. A prompt that is too long
-        gets None for a reply."""
+        """Loads the policy; yields `generate(prompts, uniforms, tick) -> list of replies`; frees it. A prompt that is too
+        long gets None for a reply. `tick(share)` is called as the work goes on."""
         import torch
 
         from drift.model import policy as policies
@@ -53,7 +53,7 @@ class Transformers:
         loaded = [policies.load_model(policy, getattr(torch, precision.resolve(self.precision)))]
         stops = stop_ids(loaded[0], tokenizer)
 
-        def generate(prompts: Sequence[Prompt], uniforms: Sequence[Any]) -> list[Reply | None]:
+        def generate(prompts: Sequence[Prompt], uniforms: Sequence[Any], tick: Callable[[float], None]) -> list[Reply | None]:
             ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
             fits = [i for i, row in enumerate(ids) if len(row) <= self.max_prompt_tokens]
             rows = [decode.Row(prompt=ids[i], uniforms=uniforms[i]) for i in fits]
@@ -68,6 +68,7 @@ class Transformers:
                     temperature=self.temperature,
                     top_p=self.top_p,
                     stop_ids=stops,
+                    on_token=lambda: tick(1 / self.max_new_tokens),
                     pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops),
                 )
             for i, tokens in zip(fits, sampled, strict=True):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from drift.errors import UserError, memory_advice
 from drift.model import precision
 from drift.model.policy import Policy
+from drift.records import digest
 from drift.report.console import Progress
 from drift.sampler.noise import order
 from drift.store import Stage, Store
@@ -94,16 +95,19 @@ def reference_stage(store: Store, train: Train, reference: Policy, plan: Plan) -
     return store.run("reference", work, version=VERSION, settings=numbers, inputs=inputs)
 
 
-def train_stage(store: Store, train: Train, start: Policy, plan: Plan, reference: Stage, *, same: bool, epochs: int) -> Stage:
-    """The next policy: `policy/` and `steps.jsonl` (one row of metrics a step). `same`: reference and start are one."""
+def train_stage(store: Store, train: Train, start: Policy, reference: Policy, plan: Plan, scored: Stage, *, epochs: int) -> Stage:
+    """The next policy: `policy/` and `steps.jsonl` (one row of metrics a step). `scored`: the reference's stage."""
+    text = (scored.path / "reference.json").read_text(encoding="utf-8")
+    same = reference == start
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
-        values = json.loads((reference.path / "reference.json").read_text(encoding="utf-8"))
+        values = json.loads(text)
+        if not same:
+            recheck(train, reference, plan, values)
         return fit(train, start, plan, values, progress, output, same=same, epochs=epochs)
 
     settings = train.key() | {"epochs": epochs, "check_start": same}
-    values = (reference.path / "reference.json").read_text(encoding="utf-8")
-    inputs = {"policy": start.fingerprint, "rows": plan.key, "reference": values}
+    inputs = {"policy": start.fingerprint, "rows": plan.key, "reference": digest(text)}
     return store.run("train", work, version=VERSION, settings=settings, inputs=inputs)
 
 
@@ -159,6 +163,15 @@ def fit(
     del trainer, module, model, loader
     free()
     return {"pairs": len(plan.pairs), "steps": len(steps)}
+
+
+def recheck(train: Train, reference: Policy, plan: Plan, values: list[list[float]]) -> None:
+    """Where the reference is not the start, the step-0 loss is not ln 2: the first rows are scored once more instead."""
+    first = plan.steps[0][0]
+    again = score_pairs(train, reference, [[plan.pairs[i] for i in first]], "reference check")[0]
+    worst = max(abs(a - b) for i, pair in zip(first, again, strict=True) for a, b in zip(values[i], pair, strict=True))
+    if worst > 1e-4:
+        raise RuntimeError(f"Reference check failed: log-probs of the first rows are off by {worst:.2e} nats. Nothing was trained.")
 
 
 class Steps:
