@@ -39,7 +39,7 @@ def perform(run: Run, folder: Path, hydra: Any) -> None:
         journal.finish(error)
         report = html.run_report(folder)
         if sweep:
-            report = html.study_report(folder.parent)
+            report = html.study_report(Path(hydra.sweep.dir))
         if not isinstance(error, (KeyboardInterrupt, SystemExit)):
             sys.stdout.flush()
             rows = tables.rows(tables.member_label(journal.state), [journal.state])

@@ -24,6 +24,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from drift.errors import UserError
 from drift.records import digest, write_json
 
@@ -96,7 +98,7 @@ class Store:
             shutil.rmtree(output)
         shutil.rmtree(progress, ignore_errors=True)
         for left in final.parent.glob(f"{final.name}.output.{socket.gethostname()}.*"):  # of processes that were killed
-            if not _alive(int(left.name.rsplit(".", 1)[1])):
+            if not psutil.pid_exists(int(left.name.rsplit(".", 1)[1])):
                 shutil.rmtree(left, ignore_errors=True)
         return Stage(name=name, path=final, facts=facts, seconds=seconds, hit=False)
 
@@ -114,7 +116,8 @@ def lease(final: Path, seconds: float) -> Iterator[None]:
     """Waits until this process holds `final`'s lease or `final` is finished by another; renews it while held."""
     path = final.with_name(final.name + ".lease")
     path.parent.mkdir(parents=True, exist_ok=True)
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "thread": threading.get_ident(), "beat": 0}
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "thread": threading.get_ident()}
+    owner: dict[str, Any] = me | {"beat": 0}
     seen, seen_at = None, time.monotonic()
     while not _take(path, owner):
         if (final / MANIFEST).is_file():
@@ -171,17 +174,17 @@ def _held(path: Path, owner: dict[str, Any]) -> bool:
 
 def _dead(content: str) -> bool:
     holder = json.loads(content)
-    return holder["host"] == socket.gethostname() and not _alive(holder["pid"])
+    born = _born(holder["pid"])
+    return holder["host"] == socket.gethostname() and (born is None or abs(born - holder["born"]) > 5)
 
 
-def _alive(pid: int) -> bool:
+def _born(pid: int) -> float | None:
+    """When the process began, in seconds (its number may be another's by now); None if there is none or it has ended."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
 
 
 @lru_cache(maxsize=1)

@@ -299,7 +299,7 @@ def test_lease_of_a_live_process_is_waited_for(tmp_path: Path, holder: subproces
 
 
 def test_lease_that_stands_still_is_taken_over_after_its_seconds(tmp_path: Path) -> None:
-    owner = {"host": "another-host", "pid": os.getpid(), "thread": 0, "beat": 7}
+    owner = {"host": "another-host", "pid": os.getpid(), "born": 1.0, "thread": 0, "beat": 7}
     (tmp_path / "stage.lease").write_text(json.dumps(owner))
     started = time.monotonic()
     with lease(tmp_path / "stage", 0.5):

@@ -65,7 +65,9 @@ def test_a_lease_of_a_dead_process_is_taken_over_at_once(tmp_path):
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
     import socket
 
-    (tmp_path / "k.lease").write_text(json.dumps({"host": socket.gethostname(), "pid": int(dead.stdout), "thread": 1, "beat": 0}))
+    (tmp_path / "k.lease").write_text(
+        json.dumps({"host": socket.gethostname(), "pid": int(dead.stdout), "born": 1.0, "thread": 1, "beat": 0})
+    )
     started = time.monotonic()
     with lease(tmp_path / "k", 60.0):
         assert time.monotonic() - started < 2
@@ -74,7 +76,7 @@ def test_a_lease_of_a_dead_process_is_taken_over_at_once(tmp_path):
 
 
 def test_a_lease_of_another_host_that_stopped_moving_is_taken_over(tmp_path):
-    (tmp_path / "k.lease").write_text(json.dumps({"host": "elsewhere", "pid": 1, "thread": 1, "beat": 7}))
+    (tmp_path / "k.lease").write_text(json.dumps({"host": "elsewhere", "pid": 1, "born": 1.0, "thread": 1, "beat": 7}))
     started = time.monotonic()
     with lease(tmp_path / "k", 1.0):
         assert 1.0 <= time.monotonic() - started < 5

@@ -74,12 +74,10 @@ class Heldout:
         accuracy = {i: 0.5 if m == 0 else float(m > 0) for i, m in margin.items()}
         chosen = {i: now[i, kind] / len(rows[i, kind].reply) for i, kind in names if kind in ("sat", "revised")}
         disliked = {i: now[i, kind] / len(rows[i, kind].reply) for i, kind in names if kind == "dsat"}
-        return {
-            "headline": "margin against start (nats)" if pairs else "chosen log-prob per token",
-            "metrics": {
-                "margin against start (nats)": metric(margin or None, digits=2),
-                "pair accuracy": metric(accuracy or None),
-                "chosen log-prob per token": metric(chosen or None),
-                "disliked log-prob per token": metric(disliked or None),
-            },
+        metrics = {
+            "margin against start (nats)": metric(margin or None, digits=2),
+            "pair accuracy": metric(accuracy or None),
+            "chosen log-prob per token": metric(chosen or None),
+            "disliked log-prob per token": metric(disliked or None),
         }
+        return {"headline": next(name for name, found in metrics.items() if found["per_item"]), "metrics": metrics}

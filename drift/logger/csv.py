@@ -10,6 +10,11 @@ from typing import Any
 class Csv:
     """Writes as iterations finish, whether their stages were computed or found in the store."""
 
+    def begin(self, folder: Path) -> None:
+        """Called once when a run begins; what an earlier attempt in this folder left is written anew."""
+        for name in ("steps.csv", "scores.csv"):
+            (folder / name).unlink(missing_ok=True)
+
     def steps(self, folder: Path, iteration: int, rows: list[dict[str, float]]) -> None:
         _append(folder / "steps.csv", [{"iteration": iteration} | row for row in rows])
 

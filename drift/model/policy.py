@@ -75,7 +75,10 @@ def save_policy(model: Any, tokenizer: Any, start: Policy, directory: Path) -> N
 
     logging.disable_progress_bar()
     model.save_pretrained(directory)
-    if (directory / "adapter_config.json").is_file():
+    config = directory / "adapter_config.json"
+    if config.is_file():
+        settings = json.loads(config.read_text(encoding="utf-8"))
+        write_json(config, settings | {"target_modules": sorted(settings["target_modules"])})  # peft writes a set as it comes
         (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card
         base = start if not start.is_adapter else policy_at(start.base)
         write_json(directory / BASE, {"directory": str(start.base), "fingerprint": base.fingerprint})

@@ -28,6 +28,7 @@ class Journal:
             "title": title, "notes": notes, "status": "running", "error": None, "data": {}, "points": [], "stages": [],
         }  # fmt: skip
         self.start: dict[str, Any] | None = None
+        logger.begin(folder)
         self.write()
 
     def write(self) -> None:

@@ -128,7 +128,7 @@ def fit(
 
     from drift.model.policy import free, load_model, load_tokenizer, save_policy
     from drift.records import write_jsonl
-    from drift.train.modules import PolicyModule
+    from drift.train.modules import AtomicCheckpoints, PolicyModule
 
     kind, dtype = train.dtype()
     if start.is_adapter and train.adapter is None:
@@ -155,7 +155,7 @@ def fit(
             every_n_train_steps=train.checkpoint_every_steps,
             enable_version_counter=False,
         )
-        trainer = make_trainer(kind, callbacks=[keep], max_epochs=1, enable_checkpointing=True, num_sanity_val_steps=0)
+        trainer = make_trainer(kind, callbacks=[keep], max_epochs=1, plugins=[AtomicCheckpoints()])
         trainer.fit(module, loader, ckpt_path=saved if saved.is_file() else None, weights_only=True)
     assert len(module.history) == len(steps), "training ended early"
     save_policy(model, tokenizer, start, output / "policy")
