@@ -63,14 +63,14 @@ def _verdict(grouped: dict[str, list[dict[str, Any]]], main: str) -> list[str]:
     found = []
     for label, members in grouped.items():
         last = tables.rows(label, members)[-1]
-        if last["against start"] == "-":
+        gain = last["against start"]
+        if gain == "-":
             found.append(f"{label}: no trained policy has been evaluated yet.")
-        elif last["against start"].endswith("not separable"):
-            found.append(
-                f"{label}: after {last['policy']}, {main} is not separable from the start model's ({last['against start']})."
-            )
+        elif gain.endswith(tables.NOT_SEPARABLE):
+            gain = gain.removesuffix(tables.NOT_SEPARABLE).strip()
+            found.append(f"{label}: after {last['policy']}, {main} is not separable from the start model's ({gain}).")
         else:
-            found.append(f"{label}: after {last['policy']}, {main} {last[main]}, against the start model {last['against start']}.")
+            found.append(f"{label}: after {last['policy']}, {main} {last[main]}, against the start model {gain}.")
     return found
 
 
@@ -80,7 +80,7 @@ def _seconds(state: dict[str, Any]) -> list[dict[str, Any]]:
     for stage in state["stages"]:
         row = found.setdefault(stage["name"], {"stage": stage["name"], "computed": 0, "found": 0, "seconds": 0.0})
         row["found" if stage["hit"] else "computed"] += 1
-        row["seconds"] += 0.0 if stage["hit"] else stage["seconds"]
+        row["seconds"] = round(row["seconds"] + (0.0 if stage["hit"] else stage["seconds"]), 1)
     return list(found.values())
 
 

@@ -35,7 +35,7 @@ def over_items(values: Sequence[float]) -> Interval:
     data, over = np.asarray(values, dtype=float), f"{len(values)} prompts"
     if len(data) < 2:
         return Interval(mean=float(data.mean()), low=None, high=None, over=over)
-    if np.ptp(data) == 0:
+    if np.ptp(data) < 1e-12:  # all the same, up to rounding
         return Interval(mean=float(data[0]), low=float(data[0]), high=float(data[0]), over=over)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -7,6 +7,7 @@ from drift.report.statistics import Interval, level, paired
 
 Table = list[dict[str, str]]
 SEEDS = ("seed", "data.seed")
+NOT_SEPARABLE = "not separable"
 
 
 def show(interval: Interval, digits: int, *, sign: bool = False) -> str:
@@ -18,7 +19,8 @@ def show(interval: Interval, digits: int, *, sign: bool = False) -> str:
 
 def member_label(state: dict[str, Any]) -> str:
     """What a run is called in its study: everything that was set for it but the seeds."""
-    rest = {name: value for name, value in state["title"].items() if name not in (*SEEDS, "experiment")}
+    aside = (*SEEDS, "experiment", "store.dir")
+    rest = {name: value for name, value in state["title"].items() if name not in aside and not name.startswith("hydra.")}
     method = rest.pop("method")
     return method + "".join(f", {name}={value}" for name, value in sorted(rest.items()))
 
@@ -63,7 +65,7 @@ def rows(label: str, states: list[dict[str, Any]]) -> Table:
         row["against start"] = "-"
         if name != names[0] and len(now) == len(before) and now:
             gain = paired(now, before)
-            row["against start"] = show(gain, 3, sign=True) + ("" if gain.separable else " not separable")
+            row["against start"] = show(gain, 3, sign=True) + ("" if gain.separable else f" {NOT_SEPARABLE}")
         for metric, content in first["scores"]["metrics"].items():
             if metric != main:
                 values = [point(state, name)["scores"]["metrics"][metric]["value"] for state in states]
@@ -92,7 +94,7 @@ def comparisons(grouped: dict[str, list[dict[str, Any]]]) -> Table:
             if len(now[0]) != len(now[1]) or not now[0]:
                 continue
             gap = paired(now[0], now[1])
-            verdict = "not separable" if not gap.separable else (f"{one} is better" if gap.mean > 0 else f"{other} is better")
+            verdict = NOT_SEPARABLE if not gap.separable else (f"{one} is better" if gap.mean > 0 else f"{other} is better")
             found.append(
                 {
                     "comparison": f"{one} - {other}",
