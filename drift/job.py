@@ -42,7 +42,7 @@ def perform(run: Run, folder: Path, hydra: Any) -> None:
             report = html.study_report(Path(hydra.sweep.dir))
         if not isinstance(error, (KeyboardInterrupt, SystemExit)):
             sys.stdout.flush()
-            rows = tables.rows(tables.member_label(journal.state), [journal.state])
+            rows = tables.rows(title["method"], [journal.state])
             if rows:
                 console.table([{name: row[name] for name in list(row)[1:4]} for row in rows])
             say(f"Report: {report}")

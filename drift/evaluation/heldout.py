@@ -41,7 +41,7 @@ class Heldout:
             raise UserError(f"No record was held out (evaluation.share={self.share}): use more records or a larger share.")
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
-            write_json(output / "scores.json", self.scores(used, train, policy, start))
+            write_json(output / "scores.json", self.scores(store, used, train, policy, start))
             return {"records": len(used)}
 
         settings = {"evaluation": "heldout", "records": [record.key for record in used], "dtype": train.dtype()}
@@ -49,9 +49,9 @@ class Heldout:
         inputs = {"policy": policy.fingerprint, "start": start.fingerprint}
         return store.run("evaluate", work, version=VERSION, settings=settings, inputs=inputs)
 
-    def scores(self, records: Sequence[Record], train: Any, policy: Policy, start: Policy) -> dict[str, Any]:
+    def scores(self, store: Store, records: Sequence[Record], train: Any, policy: Policy, start: Policy) -> dict[str, Any]:
         from drift.model.chat import prompt_ids, reply_ids
-        from drift.train.fit import score_rows
+        from drift.train.fit import score_stage
         from drift.train.rows import Row
 
         tokenizer = load_tokenizer(start)
@@ -66,8 +66,10 @@ class Heldout:
                 if len(prompt) + len(revised) <= train.max_tokens:
                     rows[record.id, "revised"] = Row(prompt=prompt, reply=revised)
         names = list(rows)
-        now = dict(zip(names, score_rows(train, policy, list(rows.values()), "held-out replies"), strict=True))
-        before = dict(zip(names, score_rows(train, start, list(rows.values()), "held-out replies, start"), strict=True))
+        now, before = (
+            dict(zip(names, score_stage(store, train, scored, list(rows.values()), "held-out replies"), strict=True))
+            for scored in (policy, start)
+        )
         pairs = [name for name, kind in names if kind == "revised"]
         gain = {name: now[name] - before[name] for name in names}
         margin = {i: gain[i, "revised"] - gain[i, "dsat"] for i in pairs}

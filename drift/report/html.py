@@ -15,22 +15,19 @@ NUM_PAIRS_SHOWN = 6
 def run_report(folder: Path) -> Path:
     """Writes `report.html` into a run folder."""
     state = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    label = tables.member_label(state)
-    return _render(folder, f"{label}", [state], {label: [state]}, pairs=_last_pairs(folder))
+    return _render(folder, f"{state['title']['method']} run", [state], pairs=_last_pairs(folder))
 
 
 def study_report(folder: Path) -> Path:
     """Writes `report.html` into a sweep's folder, from all members that have begun."""
     states = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(f"*/{RUN}"))]
-    return _render(folder, f"study of {len(states)} runs", states, tables.groups(states), pairs=[])
+    return _render(folder, f"study of {len(states)} runs", states, pairs=[])
 
 
-def _render(
-    folder: Path, title: str, states: list[dict[str, Any]], grouped: dict[str, list[dict[str, Any]]], pairs: list[Any]
-) -> Path:
+def _render(folder: Path, title: str, states: list[dict[str, Any]], pairs: list[Any]) -> Path:
     from jinja2 import Environment, PackageLoader
 
-    usable = {label: members for label, members in grouped.items() if tables.scored_names(members)}
+    usable = {label: members for label, members in tables.groups(states).items() if tables.scored_names(members)}
     main = tables.headline(next(iter(usable.values()))) if usable else "score"
     lines = {
         label: [

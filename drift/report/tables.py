@@ -17,19 +17,14 @@ def show(interval: Interval, digits: int, *, sign: bool = False) -> str:
     return mean if interval.low is None else f"{mean} [{form.format(interval.low)}, {form.format(interval.high)}]"
 
 
-def member_label(state: dict[str, Any]) -> str:
-    """What a run is called in its study: everything that was set for it but the seeds."""
-    aside = (*SEEDS, "experiment", "store.dir")
-    rest = {name: value for name, value in state["title"].items() if name not in aside and not name.startswith("hydra.")}
-    method = rest.pop("method")
-    return method + "".join(f", {name}={value}" for name, value in sorted(rest.items()))
-
-
 def groups(states: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Runs that differ by nothing but seeds, together."""
+    """Runs that differ by nothing but seeds, together; named by their method and by what not all runs have in common."""
+    titles = [state["title"] for state in states]
+    names = sorted({name for title in titles for name in title} - {"method", "experiment", *SEEDS})
+    differing = [name for name in names if len({title.get(name) for title in titles}) > 1]
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for state in states:
-        found[member_label(state)].append(state)
+    for state, title in zip(states, titles, strict=True):
+        found[", ".join([title["method"], *(f"{name}={title[name]}" for name in differing if name in title)])].append(state)
     return dict(found)
 
 

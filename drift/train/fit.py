@@ -222,6 +222,19 @@ def score_pairs(train: Train, policy: Policy, batches: Sequence[Sequence[PairRow
     return [[list(pair) for pair in zip(values[: len(values) // 2], values[len(values) // 2 :], strict=True)] for values in sums]
 
 
+def score_stage(store: Store, train: Train, policy: Policy, rows: Sequence[Row], label: str) -> list[float]:
+    """`score_rows` as a stage of its own, for rows that are scored again and again (the start model's)."""
+
+    def work(progress: Path, output: Path) -> dict[str, Any]:
+        (output / "sums.json").write_text(json.dumps(score_rows(train, policy, rows, label)), encoding="utf-8")
+        return {"rows": len(rows)}
+
+    settings = {"dtype": train.dtype(), "pairs_per_batch": train.pairs_per_batch}
+    inputs = {"policy": policy.fingerprint, "rows": digest([asdict(row) for row in rows])}
+    stage = store.run("score", work, version=VERSION, settings=settings, inputs=inputs)
+    return json.loads((stage.path / "sums.json").read_text(encoding="utf-8"))
+
+
 def score_rows(train: Train, policy: Policy, rows: Sequence[Row], label: str) -> list[float]:
     """Summed reply log-prob (nats) of every row, in the order given; computed sorted by length."""
     size = 2 * train.pairs_per_batch
