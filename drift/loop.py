@@ -7,7 +7,7 @@ method only makes pairs; nothing below knows which one it is.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,9 +153,9 @@ def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: 
     wanted = None if isinstance(method, Warmup) else run.pairs_per_iteration
     settings = {
         "method": identity(method), "filters": identity(run.filters), "wanted": wanted, "seed": run.seed, "iteration": iteration,
-        "sampler": run.sampler.key(), "group_size": run.sampler.group_size,
+        "sampler": run.sampler.key(),
     }  # fmt: skip
-    inputs = {"policy": policy.fingerprint, "records": digest([record.key for record in records])}
+    inputs = {"policy": policy.fingerprint, "records": digest([asdict(record) for record in records])}
     return run.store.run("pairs", work, version=VERSION, settings=settings, inputs=inputs)
 
 

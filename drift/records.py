@@ -73,14 +73,14 @@ class Pair:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes atomically: a reader, or a process after a kill, sees the old file or the new one, never a half."""
-    _replace(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Indented json, written atomically."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """One json object a line, dataclasses as their fields; atomic like `write_json`."""
+    """One json object a line, dataclasses as their fields; written atomically."""
     plain = (dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row for row in rows)  # type: ignore[arg-type]
-    _replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -97,7 +97,8 @@ def read_pairs(path: Path) -> list[Pair]:
     return [Pair(**(row | {"fresh": tuple(row["fresh"])})) for row in read_jsonl(path)]
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes atomically: a reader, or a process after a kill, sees the old file or the new one, never a half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from drift.records import read_jsonl
+from drift.records import read_jsonl, write_text
 from drift.report import plots, tables
 from drift.report.journal import RUN
 from drift.report.statistics import level
@@ -49,9 +49,7 @@ def _render(folder: Path, title: str, states: list[dict[str, Any]], pairs: list[
         pairs=pairs,
     )
     report = folder / "report.html"
-    temporary = folder / ".report.html"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(report)
+    write_text(report, text)
     return report
 
 

@@ -30,13 +30,15 @@ class Transformers:
             raise UserError("sampler: max_new_tokens, max_prompt_tokens and group_size must be at least 1.")
 
     def key(self) -> dict[str, Any]:
-        """The settings that a reply depends on (its group is part of the stage's inputs)."""
+        """The settings that a reply depends on: in bfloat16 also how many are computed together."""
+        computed = precision.resolve(self.precision)
         return {
+            "group_size": self.group_size if computed == "bfloat16" else None,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_new_tokens": self.max_new_tokens,
             "max_prompt_tokens": self.max_prompt_tokens,
-            "precision": precision.resolve(self.precision),
+            "precision": computed,
         }
 
     @contextmanager
