@@ -18,7 +18,8 @@ def perform(run: Run, folder: Path, hydra: Any) -> None:
     """Runs in `folder`; writes report.html there, and the study's report one level up if this is a sweep's member."""
     quiet()
     sweep = str(hydra.mode).endswith("MULTIRUN")
-    title = {"method": hydra.runtime.choices["method"]} | dict(o.lstrip("+").split("=", 1) for o in hydra.overrides.task)
+    overrides = [override.lstrip("+").partition("=") for override in hydra.overrides.task]
+    title = {"method": hydra.runtime.choices["method"]} | {key: value for key, _, value in overrides}
     notes = {
         "model": str(hydra.runtime.choices["model"]),
         "data": str(hydra.runtime.choices["data"]),

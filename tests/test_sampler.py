@@ -97,3 +97,25 @@ def test_prefill_copes_with_any_shared_beginning(tiny, prompts):
     together = sample(model, rows, max_new_tokens=3, temperature=1.0, top_p=1.0, stop_ids={999}, pad_id=0)
     alone = [sample(model, [row], max_new_tokens=3, temperature=1.0, top_p=1.0, stop_ids={999}, pad_id=0)[0] for row in rows]
     assert together == alone
+
+
+def test_merging_a_float32_adapter_changes_no_log_prob(tiny, tokenizer, tmp_path):
+    """What is sampled from is what was trained: re-scored, merged against apart, 1e-5 nats."""
+    from drift.model.policy import save_policy
+    from drift.train.logprobs import reply_logprobs
+    from drift.train.lora import Lora
+    from drift.train.rows import Row as Scored
+    from drift.train.rows import collate
+
+    start = policy_at(tiny)
+    model = Lora(rank=4, scale=2.0, top_share=1.0).attach(load_model(start, torch.float32))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+    save_policy(model, tokenizer, start, tmp_path)
+    batch = collate([Scored(prompt=[1, 2, 3], reply=[4, 5, 6, 7]), Scored(prompt=[9], reply=[8, 8])], pad_id=0)
+    apart, merged = (load_model(policy_at(tmp_path), torch.float32, merge=merge) for merge in (False, True))
+    with torch.no_grad():
+        one, other, base = (reply_logprobs(m, batch) for m in (apart, merged, load_model(start, torch.float32)))
+    assert (one - other).abs().max() < 1e-5 < (one - base).abs().max()

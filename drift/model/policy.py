@@ -49,9 +49,10 @@ def load_tokenizer(policy: Policy) -> Any:
     return AutoTokenizer.from_pretrained(policy.base, local_files_only=True)
 
 
-def load_model(policy: Policy, dtype: Any, *, trainable: bool = False) -> Any:
-    """The model, on the best device, in eval mode. An adapter stays unmerged, in float32: merging it into bf16 weights
-    would round small updates away, and sampling must see the policy that was trained."""
+def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bool = False) -> Any:
+    """The model, on the best device, in eval mode. An adapter is float32 and stays apart, so that a reference pass and the
+    training after it compute the same numbers; `merge` (float32 only) adds it to the weights, for faster sampling. Merging
+    into bfloat16 weights would round small updates away."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -66,6 +67,8 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False) -> Any:
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.float()
+        if merge and dtype == torch.float32:
+            model = model.merge_and_unload()
     return model.to(device).eval()
 
 

@@ -52,7 +52,7 @@ class Transformers:
         from drift.sampler import decode
 
         tokenizer = policies.load_tokenizer(policy)
-        loaded = [policies.load_model(policy, getattr(torch, precision.resolve(self.precision)))]
+        loaded = [policies.load_model(policy, getattr(torch, precision.resolve(self.precision)), merge=True)]
         stops = stop_ids(loaded[0], tokenizer)
 
         def generate(prompts: Sequence[Prompt], uniforms: Sequence[Any], tick: Callable[[float], None]) -> list[Reply | None]:
