@@ -150,14 +150,15 @@ CHECKS = [
     ("one_sentence", "Tea is a warm drink", False),
     ("no_commas", "Tea is warm and good.", True),
     ("no_commas", "Tea, a drink, is warm.", False),
-    ("ends_with_question", "Tea is warm. Do you like tea?", True),
-    ("ends_with_question", "Do you like tea? I do.", False),
+    ("at_most_two_sentences", "Tea is warm. It is a drink.", True),
+    ("at_most_two_sentences", "Tea is warm. It is a drink. I like it.", False),
+    ("at_most_two_sentences", "Tea is warm and", False),
     ("numbered_list", "1. Tea is warm.\n2. Tea is good.", True),
     ("numbered_list", "1. Tea is warm and good.", False),
-    ("says_you", "Tea keeps you warm.", True),
-    ("says_you", "Your tea is so warm.", False),
-    ("at_most_25_words", "Tea is warm and good.", True),
-    ("at_most_25_words", "Tea is " + " ".join(f"word{i}" for i in range(24)), False),
+    ("impersonal", "Tea is warm and inviting.", True),
+    ("impersonal", "I like my tea warm.", False),
+    ("at_most_30_words", "Tea is warm and good.", True),
+    ("at_most_30_words", "Tea is " + " ".join(f"word{i}" for i in range(29)), False),
 ]
 
 

@@ -1,7 +1,7 @@
 """The simulated users' world: topics, how they ask, what they ask for, how a reply is checked, what they say afterwards.
 
 Every request can be checked by a few lines of code, so the truth about a reply is known. The six requests are those that a
-135M model meets sometimes (20-70 % of the time): learnable, and not solved at the start.
+135M model meets sometimes (one time in three to two in three): learnable, and not solved at the start.
 """
 
 import re
@@ -75,25 +75,25 @@ REQUESTS = {
         complaints=("I said no commas.", "There are commas in your answer. Please write it without them."),
         met=lambda reply: "," not in reply,
     ),
-    "ends_with_question": Request(
-        asks=("End your answer with a question.", "Finish with a question for me."),
-        complaints=("You did not end with a question.", "Where is the question at the end?"),
-        met=lambda reply: bool(re.search(r"\?[\"')\]]*$", reply)),
+    "at_most_two_sentences": Request(
+        asks=("Use at most two sentences.", "Two sentences at most, please."),
+        complaints=("No, I asked for two sentences.", "That's more than two sentences."),
+        met=lambda reply: sentences(reply) in (1, 2),
     ),
     "numbered_list": Request(
         asks=("Answer as a numbered list.", "Give me a numbered list."),
         complaints=("I wanted a numbered list.", "That's not a numbered list. Number the points."),
         met=_numbered,
     ),
-    "says_you": Request(
-        asks=('Use the word "you" in your answer.', 'Speak to me directly and say "you".'),
-        complaints=('You never said "you".', 'That answer does not use the word "you".'),
-        met=lambda reply: bool(re.search(r"\byou\b", reply, re.IGNORECASE)),
+    "impersonal": Request(
+        asks=("Do not talk about yourself.", 'Leave the word "I" out of it.'),
+        complaints=("I did not ask about you.", 'You talk about yourself. Leave "I" and "my" out.'),
+        met=lambda reply: not re.search(r"\b(I|me|my|mine|myself)\b", reply),
     ),
-    "at_most_25_words": Request(
-        asks=("Use at most 25 words.", "Keep it under 25 words, please."),
-        complaints=("That's more than 25 words.", "Too long. I asked for 25 words at most."),
-        met=lambda reply: len(words(reply)) <= 25,
+    "at_most_30_words": Request(
+        asks=("Use at most 30 words.", "Keep it under 30 words, please."),
+        complaints=("That's more than 30 words.", "Too long. I asked for 30 words at most."),
+        met=lambda reply: len(words(reply)) <= 30,
     ),
 }
 
