@@ -203,3 +203,10 @@ def test_records_that_are_too_long_or_empty_are_set_aside_and_never_cut(tokenize
     assert "tokens" in aside[0]["found"] and aside[0]["record"] == "a:2"
     kept, aside = usable(records, tokenizer, max_tokens=1000, max_new_tokens=20)
     assert len(kept) == 2 and not aside
+
+
+def test_a_second_answer_that_is_too_long_is_named_and_its_record_kept_without_it(tokenizer):
+    talk = conversation("Hi", "short", "that's wrong", "word " * 80, "thanks")
+    kept, aside = usable(list(feedback_records("a", to_messages(talk)))[:1], tokenizer, max_tokens=300, max_new_tokens=20)
+    assert (kept[0].reply, kept[0].revised, kept[0].satisfied) == ("short", None, False)
+    assert [row["reason"] for row in aside] == ["second answer too long"]

@@ -1,6 +1,7 @@
 """Which records a run can train on, given its model: rows that are too long or can't be rendered are set aside, by name."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from drift.records import Record
@@ -15,29 +16,28 @@ def usable(
 
     kept: list[Record] = []
     aside: list[dict[str, Any]] = []
+
+    def length(record: Record, reply: str, ended: bool) -> int:
+        return len(prompt_ids(tokenizer, record.prompt)) + len(reply_ids(tokenizer, record.prompt, reply, ended=ended))
+
     for record in records:
-        row = {
-            "record": record.id,
-            "field": "reply",
-            "expected": "text that the chat template renders after the prompt",
-        }
+        row = {"record": record.id, "field": "reply", "expected": "text that the chat template renders after the prompt"}
+        fit = {"expected": f"at most train.max_tokens={max_tokens} tokens"}
         if not record.reply.strip():
             aside.append(row | {"reason": "empty reply"})
             continue
         try:
-            prompt = prompt_ids(tokenizer, record.prompt)
-            reply = reply_ids(tokenizer, record.prompt, record.reply, ended=record.ended)
+            room = len(prompt_ids(tokenizer, record.prompt)) + max_new_tokens
+            needed = max(room, length(record, record.reply, record.ended))
+            revised = length(record, record.revised, True) if record.revised else 0
         except NotAPrefix as error:
             aside.append(row | {"reason": "not renderable", "found": str(error)})
             continue
-        needed = len(prompt) + max(len(reply), max_new_tokens)
         if needed > max_tokens:
-            what = {
-                "field": "prompt",
-                "expected": f"at most train.max_tokens={max_tokens} tokens",
-                "found": f"{needed} tokens",
-            }
-            aside.append(row | what | {"reason": "too long"})
+            aside.append(row | fit | {"field": "prompt", "found": f"{needed} tokens", "reason": "too long"})
             continue
+        if revised > max_tokens:  # the record stays, without its second answer
+            aside.append(row | fit | {"field": "revised", "found": f"{revised} tokens", "reason": "second answer too long"})
+            record = replace(record, revised=None, satisfied=False)
         kept.append(record)
     return kept, aside

@@ -45,7 +45,6 @@ class Heldout:
             return {"records": len(used)}
 
         settings = {"evaluation": "heldout", "records": [record.key for record in used], "dtype": train.dtype()}
-        settings["max_tokens"] = train.max_tokens
         inputs = {"policy": policy.fingerprint, "start": start.fingerprint}
         return store.run("evaluate", work, version=VERSION, settings=settings, inputs=inputs)
 
@@ -63,8 +62,7 @@ class Heldout:
             )
             if record.label == "dsat" and record.revised:
                 revised = reply_ids(tokenizer, record.prompt, record.revised, ended=True)
-                if len(prompt) + len(revised) <= train.max_tokens:
-                    rows[record.id, "revised"] = Row(prompt=prompt, reply=revised)
+                rows[record.id, "revised"] = Row(prompt=prompt, reply=revised)
         names = list(rows)
         now, before = (
             dict(zip(names, score_stage(store, train, scored, list(rows.values()), "held-out replies"), strict=True))

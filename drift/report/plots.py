@@ -15,7 +15,7 @@ def by_iteration(lines: dict[str, list[tuple[str, Interval]]], ylabel: str) -> s
 
     names = list(dict.fromkeys(name for points in lines.values() for name, _ in points))
     names.sort(key=lambda name: (name != "start", name != "warm start", name))
-    with plt.rc_context({"svg.hashsalt": "drift", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}):
+    with plt.rc_context({"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}):
         figure, axes = plt.subplots(figsize=(7.2, 3.6))
         for i, (label, points) in enumerate(lines.items()):
             _line(axes, i, len(lines), label, [(names.index(name), interval) for name, interval in points])
