@@ -24,8 +24,10 @@ from drift.report.journal import Journal
 from drift.sampler.draw import Draw
 from drift.sampler.noise import order
 from drift.store import Stage, Store, identity
-from drift.train.fit import Train, reference_stage, train_stage
+from drift.train.fit import train_stage
+from drift.train.reference import reference_stage
 from drift.train.rows import plan, tokenize
+from drift.train.settings import Train
 
 VERSION = 1
 

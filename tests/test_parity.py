@@ -15,10 +15,10 @@ from trl import DPOConfig, DPOTrainer
 from drift.model.policy import Policy, load_model, load_tokenizer, policy_at
 from drift.model.tiny import Tiny
 from drift.records import Pair
-from drift.train.fit import Train
 from drift.train.lora import Lora
 from drift.train.modules import PolicyModule, ReferenceModule
 from drift.train.rows import PairRows, collate_pairs, plan, tokenize
+from drift.train.settings import Train
 
 BETA, NLL_WEIGHT = 0.1, 0.3
 LORA = Lora(rank=4, scale=2.0, top_share=1.0)

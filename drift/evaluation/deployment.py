@@ -94,7 +94,7 @@ class Deployment:
 
     def _perplexity(self, drawn: Sequence[tuple[Any, list[Reply]]], train: Any, start: Policy) -> float | None:
         from drift.model.chat import prompt_ids, reply_ids
-        from drift.train.fit import score_rows
+        from drift.train.reference import score_rows
         from drift.train.rows import Row
 
         tokenizer = load_tokenizer(start)

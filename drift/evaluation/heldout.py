@@ -50,7 +50,7 @@ class Heldout:
 
     def scores(self, store: Store, records: Sequence[Record], train: Any, policy: Policy, start: Policy) -> dict[str, Any]:
         from drift.model.chat import prompt_ids, reply_ids
-        from drift.train.fit import score_stage
+        from drift.train.reference import score_stage
         from drift.train.rows import Row
 
         tokenizer = load_tokenizer(start)

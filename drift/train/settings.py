@@ -1,0 +1,62 @@
+"""How a policy is trained: the settings of the `train` group, and what of them belongs to a stage's key."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from drift.errors import UserError
+from drift.model import precision
+from drift.train.lora import Lora
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """How a policy is trained. Loss = DPO(`beta`) + `nll_weight` * NLL(chosen). `epochs`: over an iteration's pairs.
+    `pairs_per_step`: pairs of one optimiser step. `pairs_per_batch`: pairs in memory at once (does not change the result
+    beyond rounding). `warmup_share`: of the steps; the rate then falls linearly to `final_rate_share` of itself.
+    `max_tokens`: records whose prompt and reply (or room for a fresh one) are longer are not used. `adapter`: null trains
+    all weights."""
+
+    learning_rate: float
+    optimizer: Literal["adamw", "rmsprop"]
+    beta: float
+    nll_weight: float
+    epochs: int
+    pairs_per_step: int
+    pairs_per_batch: int
+    warmup_share: float
+    final_rate_share: float
+    max_grad_norm: float
+    gradient_checkpointing: bool
+    precision: precision.Precision
+    max_tokens: int
+    checkpoint_every_steps: int
+    adapter: Lora | None
+
+    def check(self) -> None:
+        for name in ("epochs", "pairs_per_step", "pairs_per_batch", "max_tokens", "checkpoint_every_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name}={getattr(self, name)}: expected at least 1.")
+        if self.learning_rate <= 0 or self.beta <= 0 or self.nll_weight < 0 or self.max_grad_norm <= 0:
+            raise UserError("train: expected learning_rate, beta and max_grad_norm above 0, and nll_weight at least 0.")
+        if not (0 <= self.warmup_share < 1 and 0 <= self.final_rate_share <= 1):
+            raise UserError("train: expected warmup_share in [0, 1) and final_rate_share in [0, 1].")
+        if self.adapter is not None:
+            self.adapter.check()
+
+    def key(self) -> dict[str, Any]:
+        """The settings that a trained policy depends on, given its rows."""
+        without = {
+            "pairs_per_step",
+            "pairs_per_batch",
+            "max_tokens",
+            "checkpoint_every_steps",
+        }  # all in the rows, or no matter
+        kept = {name: value for name, value in asdict(self).items() if name not in without}
+        return kept | {"precision": precision.resolve(self.precision)}
+
+    def dtype(self) -> tuple[str, Any]:
+        """(Lightning precision, dtype to load weights in). Full training keeps float32 weights and computes under autocast;
+        with an adapter the frozen base itself is bfloat16."""
+        if precision.resolve(self.precision) == "float32":
+            return "32-true", "float32"
+        return ("32-true", "bfloat16") if self.adapter is not None else ("bf16-mixed", "float32")
