@@ -113,6 +113,7 @@ def test_an_array_that_is_cut_off_gives_every_complete_conversation(tmp_path):
         ("make it shorter", "dsat"),
         ("Thanks! Now what about cats?", "sat"),
         ("perfect", "sat"),
+        ("Thanks but can you make sure that these are real words", None),
         ("Thank you but that's not what I asked", "dsat"),
         ("What is wrong with my car?", None),
         ("continue", None),

@@ -5,7 +5,7 @@ The package's array is cut off at the end of the file: every complete conversati
 
 The rule for feedback is simple and reads only a user turn that follows a reply. DSAT: its first 25 words hold a phrase of
 `COMPLAINT` ("you forgot", "that's wrong", "not what I asked", "still doesn't work"). SAT: it begins with a phrase of `PRAISE`
-("thanks", "perfect") and holds no complaint. A turn of over 200 words is neither (mostly pasted text). The record's prompt is
+("thanks", "perfect") and holds no complaint ("thanks, but ..." is neither). A turn of over 200 words is neither (mostly pasted text). The record's prompt is
 the conversation before the judged reply.
 """
 
@@ -25,6 +25,7 @@ from drift.model.policy import hash_file
 from drift.records import Message, Record
 
 VERSION = 1
+INVISIBLE = " \t\r\n\u200b\u200c\u200d\ufeff"  # some replies of the package hold nothing but a zero-width space
 COMPLAINT = re.compile(
     r"\byou (forgot|missed|ignored|misunderstood|didn'?t|did not|only gave|keep \w+ing|cut off|made a mistake|(are|were) wrong)\b"
     r"|\b(that'?s|that is|this is|it'?s|it is|you'?re|you are|your \w+ (is|are|was)) (still )?(all )?"
@@ -147,9 +148,10 @@ def to_messages(conversation: dict[str, Any]) -> list[Message]:
         role, text = roles.get(turn.get("from")), turn.get("value")
         if role != ("user", "assistant")[i % 2]:
             raise ValueError("does not begin with a user turn" if i == 0 else "turns not in order")
-        if not isinstance(text, str) or not text.strip():
+        text = text.strip(INVISIBLE) if isinstance(text, str) else ""
+        if not text:
             raise ValueError("empty turn")
-        messages.append({"role": role, "content": text.strip()})
+        messages.append({"role": role, "content": text})
     return messages
 
 
@@ -160,7 +162,8 @@ def label(turn: str) -> str | None:
         return None
     if COMPLAINT.search(" ".join(words[:25]).replace("’", "'")):
         return "dsat"
-    return "sat" if PRAISE.search(turn.replace("’", "'")) else None
+    praised = PRAISE.search(turn.replace("’", "'"))
+    return "sat" if praised and not re.match(r"\W*but\b", turn[praised.end() :], re.IGNORECASE) else None
 
 
 def feedback_records(name: str, messages: list[Message]) -> Iterator[Record]:
