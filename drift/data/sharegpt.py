@@ -5,8 +5,8 @@ The package's array is cut off at the end of the file: every complete conversati
 
 The rule for feedback is simple and reads only a user turn that follows a reply. DSAT: its first 25 words hold a phrase of
 `COMPLAINT` ("you forgot", "that's wrong", "not what I asked", "still doesn't work"). SAT: it begins with a phrase of `PRAISE`
-("thanks", "perfect") and holds no complaint ("thanks, but ..." is neither). A turn of over 200 words is neither (mostly pasted text). The record's prompt is
-the conversation before the judged reply.
+("thanks", "perfect") and holds no complaint ("thanks, but ..." is neither). A turn of over 200 words is neither (mostly pasted
+text). The record's prompt is the conversation before the judged reply.
 """
 
 import importlib.util
