@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and are shown once, below
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads ruin a shared machine
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
