@@ -83,11 +83,11 @@ def test_a_lease_of_another_host_that_stopped_moving_is_taken_over(tmp_path):
 
 
 def test_a_lease_that_is_renewed_is_waited_for_and_the_work_done_once(tmp_path):
-    store, calls = make(tmp_path, lease_seconds=1.0), []
+    store, calls = make(tmp_path, lease_seconds=3.0), []
 
     def slow(progress, output):
         calls.append("slow")
-        time.sleep(2.5)  # longer than the lease: only its renewal keeps it
+        time.sleep(5)  # longer than the lease: only its renewal keeps it
         return {}
 
     threads = [
