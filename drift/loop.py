@@ -150,7 +150,7 @@ def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: 
         if wanted is not None and len(pairs) < wanted:
             say(f"  Note: {len(pairs)} pairs of the {wanted} asked for: the records are used up (method.rounds: more passes).")
         write_jsonl(output / "pairs.jsonl", pairs)
-        return {"counts": counts, "drawn": draw.drawn, "prompts": len({pair.record for pair in pairs})}
+        return {"counts": counts, "drawn": draw.drawn}
 
     wanted = None if isinstance(method, Warmup) else run.pairs_per_iteration
     settings = {

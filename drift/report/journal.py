@@ -79,7 +79,7 @@ class Journal:
         self.logger.scores(self.folder, iteration, scores["metrics"])
         if not self.state["points"] or "scores" in self.state["points"][-1]:
             self.state["points"].append({"iteration": iteration})
-        self.state["points"][-1] |= {"name": name, "scores": scores, "evaluation seconds": stage.seconds}
+        self.state["points"][-1] |= {"name": name, "scores": scores}
         self.start = self.start or scores
         say(f"{name}: {self._headline(scores)}")
         self.write()

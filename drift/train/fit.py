@@ -11,7 +11,7 @@ from typing import Any
 
 from drift.errors import UserError
 from drift.model.policy import Policy
-from drift.records import digest
+from drift.records import digest, write_jsonl
 from drift.report.console import Progress
 from drift.sampler.noise import order
 from drift.store import Stage, Store
@@ -54,7 +54,6 @@ def fit(
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     from drift.model.policy import free, load_model, load_tokenizer, save_policy
-    from drift.records import write_jsonl
     from drift.train.modules import AtomicCheckpoints, PolicyModule
 
     kind, dtype = train.dtype()
@@ -76,12 +75,8 @@ def fit(
         )
         loader = Steps(module, plan, steps, reference, tokenizer.pad_token_id or 0)
         saved = progress / "last.ckpt"
-        keep = ModelCheckpoint(
-            dirpath=progress,
-            filename="last",
-            every_n_train_steps=train.checkpoint_every_steps,
-            enable_version_counter=False,
-        )
+        every = train.checkpoint_every_steps
+        keep = ModelCheckpoint(dirpath=progress, filename="last", every_n_train_steps=every, enable_version_counter=False)
         trainer = make_trainer(kind, callbacks=[keep], max_epochs=1, plugins=[AtomicCheckpoints()])
         trainer.fit(module, loader, ckpt_path=saved if saved.is_file() else None, weights_only=True)
     assert len(module.history) == len(steps), "training ended early"

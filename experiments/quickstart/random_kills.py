@@ -26,7 +26,7 @@ def start(folder: Path, store: Path) -> subprocess.Popen:
 
 
 def artefacts(folder: Path) -> dict[str, str]:
-    files = [file for pattern in ("*.jsonl", "*.csv", "scores.json", "policy/*") for file in folder.rglob(pattern)]
+    files = [file for pattern in ("*.jsonl", "*.csv", "scores.json") for file in folder.rglob(pattern)]
     found = [*files, *(file for policy in folder.glob("iteration_*/policy") for file in policy.iterdir())]
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in found if f.is_file()}
 
