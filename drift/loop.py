@@ -26,7 +26,7 @@ from drift.sampler.noise import order
 from drift.store import Stage, Store, identity
 from drift.train.fit import train_stage
 from drift.train.reference import reference_stage
-from drift.train.rows import plan, tokenize
+from drift.train.rows import layout_module, plan, tokenize
 from drift.train.settings import Train
 
 VERSION = 1
@@ -69,6 +69,7 @@ def execute(run: Run, journal: Journal) -> None:
     start = policy_at(run.model.directory())
     tokenizer = load_tokenizer(start)
     check_template(tokenizer, start.base)
+    layout_module(run.train.rows).check_model(start.base)
     feedback = feedback_stage(run, start, tokenizer)
     journal.feedback(feedback)
     records, held_out = run.evaluation.separate(read_records(feedback.path / "records.jsonl"))
@@ -123,12 +124,14 @@ def improve(
     pairs = new[: len(new) - kept] + previous[:kept]
     rows = plan(
         tokenize(tokenizer, pairs),
+        layout=run.train.rows,
         pairs_per_step=run.train.pairs_per_step,
-        pairs_per_batch=run.train.pairs_per_batch,
+        tokens_per_batch=run.train.tokens_per_batch,
+        pair_order=run.train.pair_order,
         seed=run.seed,
     )
     reference = policy if run.reference == "iteration" else start
-    scored = reference_stage(run.store, run.train, reference, rows)
+    scored = reference_stage(run.store, run.train, reference, policy, rows)
     trained = train_stage(run.store, run.train, policy, reference, rows, scored, epochs=epochs)
     journal.trained(iteration, made, trained, pairs)
     return policy_at(trained.path / "policy"), new

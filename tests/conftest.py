@@ -15,7 +15,7 @@ SMALL = [
     "data.num_prompts=12",
     "pairs_per_iteration=6",
     "train.pairs_per_step=2",
-    "train.pairs_per_batch=2",
+    "train.tokens_per_batch=500",
     "evaluation.num_prompts=6",
     "evaluation.num_perplexity_prompts=2",
     "sampler.group_size=8",
@@ -42,6 +42,20 @@ def tokenizer(tiny):
     from drift.model.policy import load_tokenizer, policy_at
 
     return load_tokenizer(policy_at(tiny))
+
+
+def float64_throughout(model):
+    """The model in float64, with norms that keep it: those of transformers round to float32 on the way (6e-8, which hides what
+    a comparison at 1e-9 looks for). Weights and function are otherwise the same."""
+    import torch
+
+    model = model.double()
+    for path, module in list(model.named_modules()):
+        if type(module).__name__.endswith("RMSNorm"):
+            norm = torch.nn.RMSNorm(module.weight.shape, eps=module.variance_epsilon, dtype=torch.float64)
+            norm.weight = module.weight
+            model.set_submodule(path, norm)
+    return model
 
 
 def compose(*overrides):

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 BASE = [
     "model=tiny", "data.num_prompts=8", "iterations=1", "pairs_per_iteration=6",
-    "train.pairs_per_step=2", "train.pairs_per_batch=2",
+    "train.pairs_per_step=2", "train.tokens_per_batch=500",
     "evaluation.num_prompts=4", "evaluation.num_samples=1", "evaluation.num_perplexity_prompts=2", "sampler.group_size=4",
     "sampler.max_new_tokens=6", "sampler.precision=float32", "train.precision=float32", "filters.truncated=keep",
 ]  # fmt: skip
@@ -46,7 +46,10 @@ TABLE = {
     "train.nll_weight=0.2": TRAIN,
     "train.epochs=2": TRAIN,
     "train.pairs_per_step=4": ROWS,
-    "train.pairs_per_batch=1": ROWS,
+    "train.tokens_per_batch=1": ROWS,
+    "train.rows=padded": ROWS,
+    "train.pair_order=by_prompt": ROWS,
+    "train.frozen_cache_gib=0": {"reference"},  # the same numbers come out
     "train.warmup_share=0.6": TRAIN,
     "train.final_rate_share=0.1": TRAIN,
     "train.max_grad_norm=0.1": TRAIN,

@@ -9,9 +9,9 @@ from drift.model.chat import prompt_ids, reply_ids
 from drift.model.policy import load_model, policy_at
 from drift.records import Pair
 from drift.train import objective
-from drift.train.logprobs import reply_logprobs
 from drift.train.modules import check_start
-from drift.train.rows import Row, collate, collate_pairs, plan, tokenize
+from drift.train.padded import collate, reply_logprobs
+from drift.train.rows import Row, plan, tokenize
 
 HELLO = [{"role": "user", "content": "Hello?"}]
 
@@ -67,7 +67,7 @@ def test_log_probs_count_exactly_the_reply_tokens(tiny, tokenizer):
         for text in ("Hi", "Good day to you.", "?")
     ]
     with torch.no_grad():
-        together = reply_logprobs(model, collate(rows, pad_id=0))
+        together, _ = reply_logprobs(model, collate(rows, pad_id=0))
         for row, found in zip(rows, together, strict=True):
             ids = torch.tensor([[*row.prompt, *row.reply]])
             logp = model(ids).logits.log_softmax(-1)[0]
@@ -76,18 +76,38 @@ def test_log_probs_count_exactly_the_reply_tokens(tiny, tokenizer):
             assert found.item() == pytest.approx(plain.item(), rel=1e-12)
 
 
+def planned(pairs, *, tokens_per_batch=200, pair_order="shuffled", seed=0):
+    return plan(pairs, layout="shared", pairs_per_step=3, tokens_per_batch=tokens_per_batch, pair_order=pair_order, seed=seed)
+
+
 def test_the_plan_holds_every_pair_once_and_does_not_depend_on_their_order(tokenizer):
+    """A pair here has 90 tokens (82 prompt, 4 + 3 replies and their ends... counted below), so 200 hold two."""
     pairs = tokenize(tokenizer, [pair(i) for i in range(7)])
-    one = plan(pairs, pairs_per_step=3, pairs_per_batch=2, seed=0)
-    other = plan(pairs[::-1], pairs_per_step=3, pairs_per_batch=2, seed=0)
+    one, other = planned(pairs), planned(pairs[::-1])
     assert one.key == other.key
     assert sorted(i for batch in one.batches for i in batch) == list(range(7))
     assert [[len(batch) for batch in step] for step in one.steps] == [[2, 1], [2, 1], [1]]
-    assert one.key != plan(pairs, pairs_per_step=3, pairs_per_batch=2, seed=1).key
+    assert one.key != planned(pairs, seed=1).key
+    assert [[len(batch) for batch in step] for step in planned(pairs, tokens_per_batch=1).steps] == [[1, 1, 1], [1, 1, 1], [1]]
+
+
+def test_pairs_of_one_prompt_come_together_when_asked_to(tokenizer):
+    pairs = tokenize(tokenizer, [pair(i % 3, chosen=f"yes {i}") for i in range(9)])
+    assert [len({tuple(p.chosen.prompt) for p in one_step(planned(pairs, pair_order="by_prompt"), k)}) for k in range(3)] == [1] * 3
+    assert sum(len({tuple(p.chosen.prompt) for p in one_step(planned(pairs), k)}) for k in range(3)) > 3
+
+
+def one_step(found, number):
+    return [found.pairs[i] for batch in found.steps[number] for i in batch]
 
 
 def test_pairs_are_collated_chosen_first(tokenizer):
     rows = tokenize(tokenizer, [pair(1, "aa", "b"), pair(2, "c", "dd")])
-    batch = collate_pairs(rows, pad_id=0)
+    found = planned(rows, tokens_per_batch=1000)
+    batch = collate(found.rows(found.batches[0]), pad_id=0)
     texts = [tokenizer.decode(ids[mask]) for ids, mask in zip(batch["input_ids"], batch["reply_mask"], strict=True)]
-    assert texts == ["aa<|im_end|>", "c<|im_end|>", "b<|im_end|>", "dd<|im_end|>"]
+    assert [texts[:2], texts[2:]] in (
+        [["aa<|im_end|>", "c<|im_end|>"], ["b<|im_end|>", "dd<|im_end|>"]],
+        [["c<|im_end|>", "aa<|im_end|>"], ["dd<|im_end|>", "b<|im_end|>"]],
+    )
+    assert batch["reply_lengths"].tolist() == [int(mask.sum()) for mask in batch["reply_mask"]]

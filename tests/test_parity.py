@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from conftest import float64_throughout
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
@@ -15,9 +16,11 @@ from trl import DPOConfig, DPOTrainer
 from drift.model.policy import Policy, load_model, load_tokenizer, policy_at
 from drift.model.tiny import Tiny
 from drift.records import Pair
+from drift.train import padded
+from drift.train.frozen import kept, load, removed
 from drift.train.lora import Lora
 from drift.train.modules import PolicyModule, ReferenceModule
-from drift.train.rows import PairRows, collate_pairs, plan, tokenize
+from drift.train.rows import PairRows, layout_module, plan, tokenize
 from drift.train.settings import Train
 
 BETA, NLL_WEIGHT = 0.1, 0.3
@@ -74,11 +77,14 @@ def our_step(
     pad_id: int,
     *,
     nll_weight: float,
-    pairs_per_batch: int,
+    layout: Any = "padded",
+    tokens_per_batch: int,
     adapter: Lora | None = None,
     gradient_checkpointing: bool = False,
+    frozen: Path | None = None,
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Metrics and gradients of one optimiser step over all rows, as `drift.train.fit.fit` computes them."""
+    """Metrics and gradients of one optimiser step over all rows, as `drift.train.fit.fit` computes them. `frozen`: an empty folder
+    for what the layers below the adapter put out."""
     train = Train(
         learning_rate=1.0,
         optimizer="adamw",
@@ -86,7 +92,10 @@ def our_step(
         nll_weight=nll_weight,
         epochs=1,
         pairs_per_step=len(rows),
-        pairs_per_batch=pairs_per_batch,
+        pair_order="shuffled",
+        rows=layout,
+        tokens_per_batch=tokens_per_batch,
+        frozen_cache_gib=1.0,
         warmup_share=0.0,
         final_rate_share=1.0,
         max_grad_norm=1.0,
@@ -97,16 +106,21 @@ def our_step(
         adapter=adapter,
     )
     train.check()
-    planned = plan(rows, pairs_per_step=len(rows), pairs_per_batch=pairs_per_batch, seed=0)
-    frozen = ReferenceModule(reference, on_batch=lambda rows: None)
-    step = []
-    for indices in planned.steps[0]:
-        batch = collate_pairs([planned.pairs[i] for i in indices], pad_id)
-        step.append(batch | {"reference": frozen.predict_step(batch)})
-    module = PolicyModule(policy, train, 1, pairs_per_batch, check_start=False, on_step=lambda row: None)
+    planned = plan(rows, layout=layout, pairs_per_step=len(rows), tokens_per_batch=tokens_per_batch, pair_order="shuffled", seed=0)
+    module_of = layout_module(layout)
+    scorer = ReferenceModule(reference, module_of, on_batch=lambda rows: None)
+    batches = [module_of.collate(planned.rows(indices), pad_id) for indices in planned.steps[0]]
+    layers = adapter.layers(policy.config.num_hidden_layers).start if frozen and adapter else 0
+    with kept(reference, layers, frozen), torch.no_grad():
+        step = [batch | {"reference": scorer.predict_step(batch)} for batch in batches]
+    if layers:
+        assert frozen is not None
+        step = [batch | {"hidden": load(frozen, i)} for i, batch in enumerate(step)]
+    module = PolicyModule(policy, train, module_of, 1, check_start=False, on_step=lambda row: None)
     fabric = lightning.Fabric(accelerator="cpu", devices=1)  # what `manual_backward` asks for, without a whole `fit`
     module.fabric = fabric
-    metrics = module._step_gradients(step)
+    with removed(policy, layers):
+        metrics = module._step_gradients(step)
     return {name: float(value) for name, value in metrics.items()}, gradients(policy)
 
 
@@ -152,7 +166,7 @@ def trl_step(
             example[f"{side}_ids"] = whole[:kept]
         examples.append(example)
     batch = trainer.data_collator(examples)
-    ours = collate_pairs(rows, tokenizer.pad_token_id)
+    ours = padded.collate([row.chosen for row in rows] + [row.rejected for row in rows], tokenizer.pad_token_id)
     assert torch.equal(batch["input_ids"], ours["input_ids"])
     assert torch.equal(batch["attention_mask"], ours["attention_mask"])
     assert torch.equal(batch["completion_mask"].bool(), ours["reply_mask"])
@@ -217,10 +231,11 @@ def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor],
     [(None, 0.0), (None, NLL_WEIGHT), (LORA, NLL_WEIGHT)],
     ids=["full-dpo", "full-dpo+nll", "lora-dpo+nll"],
 )
+@pytest.mark.parametrize("layout", ["padded", "shared"])
 def test_loss_rewards_and_gradients_are_those_of_trl(
-    start: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: Lora | None, nll_weight: float
+    start: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: Lora | None, nll_weight: float, layout: str
 ) -> None:
-    """TRL takes all pairs in one batch, we take them two by two: a step does not depend on how it is cut."""
+    """TRL takes all pairs in one batch, we take them in three: a step does not depend on how it is cut."""
     monkeypatch.setenv("CI", "1")  # keeps TRL from sending telemetry
     tokenizer = load_tokenizer(start)
     rows = tokenize(tokenizer, PAIRS)
@@ -233,7 +248,8 @@ def test_loss_rewards_and_gradients_are_those_of_trl(
         rows,
         tokenizer.pad_token_id,
         nll_weight=nll_weight,
-        pairs_per_batch=2,
+        layout=layout,
+        tokens_per_batch=250,
         adapter=adapter,
     )
     expected, expected_gradients = trl_step(*theirs, rows, tokenizer, tmp_path, nll_weight=nll_weight)
@@ -252,20 +268,23 @@ def plain(request: pytest.FixtureRequest, start: Policy) -> tuple[Lora | None, d
 
 def float64_models(start: Policy, adapter: Lora | None) -> tuple[Any, Any]:
     policy, reference = policy_and_reference(start, adapter, torch.float64)
-    return policy.double(), reference.double()  # `Lora.attach` makes its matrices float32
+    return float64_throughout(policy), float64_throughout(reference)  # `Lora.attach` makes its matrices float32
 
 
+@pytest.mark.parametrize("layout", ["padded", "shared"])
 @pytest.mark.parametrize(
-    ("pairs_per_batch", "gradient_checkpointing"),
-    [(1, False), (2, False), (len(PAIRS), False), (2, True)],
+    ("tokens_per_batch", "num_batches", "gradient_checkpointing"),
+    [(1, 5, False), (250, 3, False), (10_000, 1, False), (250, 3, True)],
 )
 def test_gradients_are_those_of_the_plain_formula(
     start: Policy,
     plain: tuple[Lora | None, dict[str, float], dict[str, Tensor]],
-    pairs_per_batch: int,
+    layout: str,
+    tokens_per_batch: int,
+    num_batches: int,
     gradient_checkpointing: bool,
 ) -> None:
-    """In float64, where 1e-9 tells a wrong term from rounding; whatever the batches, and with checkpointing."""
+    """In float64, where 1e-9 tells a wrong term from rounding; whatever the layout and the batches, and with checkpointing."""
     adapter, expected, expected_gradients = plain
     tokenizer = load_tokenizer(start)
     policy, reference = float64_models(start, adapter)
@@ -278,16 +297,37 @@ def test_gradients_are_those_of_the_plain_formula(
         tokenize(tokenizer, PAIRS),
         tokenizer.pad_token_id,
         nll_weight=NLL_WEIGHT,
-        pairs_per_batch=pairs_per_batch,
+        layout=layout,
+        tokens_per_batch=tokens_per_batch,
         adapter=adapter,
         gradient_checkpointing=gradient_checkpointing,
     )
 
-    batches = -(-len(PAIRS) // pairs_per_batch)
-    assert len(passes) == batches * (2 if gradient_checkpointing else 1), "checkpointing runs every layer twice"
+    assert len(passes) == num_batches * (2 if gradient_checkpointing else 1), "checkpointing runs every layer twice"
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
     assert all(gradient.dtype == torch.float64 for gradient in found_gradients.values())
     assert_same_gradients(found_gradients, expected_gradients, 1e-9)
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_frozen_layers_that_were_kept_change_no_gradient(start: Policy, tmp_path: Path, gradient_checkpointing: bool) -> None:
+    """Adapter on the upper of two layers: training from the lower one's kept output, bit for bit what it computes itself."""
+    adapter = Lora(rank=4, scale=2.0, top_share=0.5)
+    tokenizer = load_tokenizer(start)
+    rows = tokenize(tokenizer, PAIRS)
+    results = []
+    for folder in (None, tmp_path / "frozen"):
+        policy, reference = policy_and_reference(start, adapter, torch.float32)
+        results.append(
+            our_step(
+                policy, reference, rows, tokenizer.pad_token_id, nll_weight=NLL_WEIGHT, layout="shared", tokens_per_batch=250,
+                adapter=adapter, gradient_checkpointing=gradient_checkpointing, frozen=folder,
+            )
+        )  # fmt: skip
+    assert len(list((tmp_path / "frozen").iterdir())) == 3
+    (computed, computed_gradients), (kept_metrics, kept_gradients) = results
+    assert computed == kept_metrics
+    assert all(torch.equal(kept_gradients[name], gradient) for name, gradient in computed_gradients.items())
 
 
 def first_mlp(model: Any) -> str:

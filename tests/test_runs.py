@@ -7,7 +7,7 @@ import pytest
 from conftest import SMALL, command, feedback_file, perform
 
 LOG_SETTINGS = [
-    "model=tiny", "data=jsonl", "iterations=2", "pairs_per_iteration=6", "train.pairs_per_step=2", "train.pairs_per_batch=2",
+    "model=tiny", "data=jsonl", "iterations=2", "pairs_per_iteration=6", "train.pairs_per_step=2", "train.tokens_per_batch=500",
     "sampler.max_new_tokens=8", "sampler.group_size=8", "filters.truncated=keep", "evaluation.share=0.3",
 ]  # fmt: skip
 
@@ -73,7 +73,7 @@ def test_the_same_run_again_computes_nothing(cache, tmp_path):
 )
 def test_every_run_starts_at_ln_two_and_learns_its_pairs(cache, tmp_path, overrides):
     log = feedback_file(tmp_path / "log.jsonl", dsat=12, sat=12)
-    state = perform(tmp_path / "run", *settings(cache, log, tmp_path / "store"), "train.pairs_per_batch=1", *overrides)
+    state = perform(tmp_path / "run", *settings(cache, log, tmp_path / "store"), "train.tokens_per_batch=1", *overrides)
     trained = [point for point in state["points"] if "counts" in point]
     assert len(trained) == 2 and all(point["pairs"] == 6 and point["steps"] == 3 for point in trained)
     check = trained[:1] if "reference=start" in overrides else trained

@@ -102,10 +102,9 @@ def test_prefill_copes_with_any_shared_beginning(tiny, prompts):
 def test_merging_a_float32_adapter_changes_no_log_prob(tiny, tokenizer, tmp_path):
     """What is sampled from is what was trained: re-scored, merged against apart, 1e-5 nats."""
     from drift.model.policy import save_policy
-    from drift.train.logprobs import reply_logprobs
     from drift.train.lora import Lora
+    from drift.train.padded import collate, reply_logprobs
     from drift.train.rows import Row as Scored
-    from drift.train.rows import collate
 
     start = policy_at(tiny)
     model = Lora(rank=4, scale=2.0, top_share=1.0).attach(load_model(start, torch.float32))
@@ -117,5 +116,5 @@ def test_merging_a_float32_adapter_changes_no_log_prob(tiny, tokenizer, tmp_path
     batch = collate([Scored(prompt=[1, 2, 3], reply=[4, 5, 6, 7]), Scored(prompt=[9], reply=[8, 8])], pad_id=0)
     apart, merged = (load_model(policy_at(tmp_path), torch.float32, merge=merge) for merge in (False, True))
     with torch.no_grad():
-        one, other, base = (reply_logprobs(m, batch) for m in (apart, merged, load_model(start, torch.float32)))
+        one, other, base = (reply_logprobs(m, batch)[0] for m in (apart, merged, load_model(start, torch.float32)))
     assert (one - other).abs().max() < 1e-5 < (one - base).abs().max()

@@ -18,7 +18,7 @@ from drift.data.collected import Collected
 from drift.errors import UserError
 from drift.records import Prompt, Record, digest
 
-VERSION = 1
+VERSION = 2
 Split = Literal["train", "validation", "test"]
 
 

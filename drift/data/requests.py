@@ -75,10 +75,10 @@ REQUESTS = {
         complaints=("I said no commas.", "There are commas in your answer. Please write it without them."),
         met=lambda reply: "," not in reply,
     ),
-    "at_most_two_sentences": Request(
-        asks=("Use at most two sentences.", "Two sentences at most, please."),
-        complaints=("No, I asked for two sentences.", "That's more than two sentences."),
-        met=lambda reply: sentences(reply) in (1, 2),
+    "at_most_20_words": Request(
+        asks=("Use at most 20 words.", "Keep it under 20 words, please."),
+        complaints=("That's more than 20 words.", "Much too long. I said 20 words."),
+        met=lambda reply: len(words(reply)) <= 20,
     ),
     "numbered_list": Request(
         asks=("Answer as a numbered list.", "Give me a numbered list."),

@@ -41,10 +41,11 @@ class InPlaceLayer(DynamicLayer):
         self.keys, self.values = self.key_buffer[:, :, :end], self.value_buffer[:, :, :end]
         return self.keys, self.values
 
-    def select(self, rows: Any) -> None:
-        """Keeps the given rows, in that order (a row may be repeated)."""
-        self.key_buffer, self.value_buffer = self.key_buffer[rows], self.value_buffer[rows]
-        self.keys, self.values = self.key_buffer[:, :, : self.length], self.value_buffer[:, :, : self.length]
+    def shrink(self, num_rows: int, holes: Any, movers: Any) -> None:
+        """Keeps `num_rows` rows: the last ones, `movers`, take the places of finished ones, `holes`."""
+        for buffer in (self.key_buffer, self.value_buffer):
+            buffer[holes, :, : self.length] = buffer[movers, :, : self.length]
+        self.key_buffer, self.value_buffer = self.key_buffer[:num_rows], self.value_buffer[:num_rows]
 
 
 @torch.inference_mode()
@@ -75,8 +76,10 @@ def sample(
         if len(keep) == 0 or step + 1 == max_new_tokens:
             break
         if len(keep) < len(active):
+            keep = _fill_holes(keep)
+            moved = (keep != torch.arange(len(keep), device=device)).nonzero().squeeze(1)
             for layer in cache.layers:
-                layer.select(keep)
+                layer.shrink(len(keep), moved, keep[moved])
             tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
             active = [active[i] for i in keep.tolist()]
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
@@ -90,6 +93,17 @@ def sample(
         )
         logits = out.logits[:, -1]
     return replies
+
+
+def _fill_holes(keep: Any) -> Any:
+    """The rows to keep, ascending, reordered so that all but the last stay where they are: those take the finished rows' places."""
+    stay = keep[keep < len(keep)]
+    places = torch.empty_like(keep)
+    free = torch.ones(len(keep), dtype=torch.bool, device=keep.device)
+    free[stay] = False
+    places[stay] = stay
+    places[free] = keep[len(stay) :]
+    return places
 
 
 def choose(logits: Any, uniforms: Any, temperature: float, top_p: float) -> Any:

@@ -6,6 +6,7 @@ the precision: bfloat16 weights lose small updates. A killed training resumes fr
 
 import json
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from drift.records import digest, write_jsonl
 from drift.report.console import Progress
 from drift.sampler.noise import order
 from drift.store import Stage, Store
+from drift.train.frozen import load, num_frozen, removed
 from drift.train.reference import make_trainer, recheck
-from drift.train.rows import Plan, collate_pairs
+from drift.train.rows import Plan, layout_module
 from drift.train.settings import Train
 
-VERSION = 1
+VERSION = 2
 
 
 def train_stage(store: Store, train: Train, start: Policy, reference: Policy, plan: Plan, scored: Stage, *, epochs: int) -> Stage:
@@ -31,7 +33,7 @@ def train_stage(store: Store, train: Train, start: Policy, reference: Policy, pl
         values = json.loads(text)
         if not same:
             recheck(train, reference, plan, values)
-        return fit(train, start, plan, values, progress, output, same=same, epochs=epochs)
+        return fit(train, start, plan, values, scored.path / "frozen", progress, output, same=same, epochs=epochs)
 
     settings = train.key() | {"epochs": epochs, "check_start": same}
     inputs = {"policy": start.fingerprint, "rows": plan.key, "reference": digest(text)}
@@ -43,6 +45,7 @@ def fit(
     start: Policy,
     plan: Plan,
     reference: list[list[float]],
+    frozen: Path,
     progress: Path,
     output: Path,
     *,
@@ -64,16 +67,17 @@ def fit(
     if train.adapter is not None and not start.is_adapter:
         model = train.adapter.attach(model)
     steps = ordered_steps(plan, epochs)
-    with Progress("training", total=len(steps), unit="steps") as bar:
+    layers = num_frozen(train, start, plan)
+    with Progress("training", total=len(steps), unit="steps") as bar, removed(model, layers):
         module = PolicyModule(
             model,
             train,
+            layout_module(plan.layout),
             num_steps=len(steps),
-            pairs_per_batch=train.pairs_per_batch,
             check_start=same,
             on_step=lambda row: bar.advance(1),
         )
-        loader = Steps(module, plan, steps, reference, tokenizer.pad_token_id or 0)
+        loader = Steps(module, plan, steps, reference, frozen if layers else None, tokenizer.pad_token_id or 0)
         saved = progress / "last.ckpt"
         every = train.checkpoint_every_steps
         keep = ModelCheckpoint(dirpath=progress, filename="last", every_n_train_steps=every, enable_version_counter=False)
@@ -90,8 +94,11 @@ def fit(
 class Steps:
     """The loader of `PolicyModule`: one optimiser step an item, from the first one that the module has not done yet."""
 
-    def __init__(self, module: Any, plan: Plan, steps: list[int], reference: list[list[float]], pad_id: int) -> None:
+    def __init__(
+        self, module: Any, plan: Plan, steps: list[int], reference: list[list[float]], frozen: Path | None, pad_id: int
+    ) -> None:
         self.module, self.plan, self.steps, self.reference, self.pad_id = module, plan, steps, reference, pad_id
+        self.frozen = frozen
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -99,17 +106,18 @@ class Steps:
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         import torch
 
+        before = [0, *accumulate(len(step) for step in self.plan.steps)]  # batches before a step
         for index in self.steps[len(self.module.history) :]:
             batches = []
-            for batch in self.plan.steps[index]:
-                tensors = collate_pairs([self.plan.pairs[i] for i in batch], self.pad_id)
-                sides = [self.reference[i][side] for side in (0, 1) for i in batch]
-                batches.append(tensors | {"reference": torch.tensor(sides)})
+            for number, batch in enumerate(self.plan.steps[index], start=before[index]):
+                tensors = self.module.layout.collate(self.plan.rows(batch), self.pad_id)
+                tensors["reference"] = torch.tensor([self.reference[i][side] for side in (0, 1) for i in batch])
+                if self.frozen:
+                    tensors["hidden"] = load(self.frozen, number)
+                batches.append(tensors)
             yield batches
 
-    def state_dict(
-        self,
-    ) -> dict[str, Any]:  # the module's history says where to go on; these two say to Lightning that we know
+    def state_dict(self) -> dict[str, Any]:  # the module's history says where to go on; these two say to Lightning that we know
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -18,12 +18,15 @@ class Lora:
         if self.rank < 1 or not 0 < self.top_share <= 1:
             raise UserError("train.adapter: expected rank >= 1 and 0 < top_share <= 1.")
 
+    def layers(self, num_layers: int) -> range:
+        """The layers that get an adapter."""
+        return range(num_layers - round(num_layers * self.top_share), num_layers)
+
     def attach(self, model: Any) -> Any:
         """The model with a fresh float32 adapter: it changes nothing yet (B is zero)."""
         import torch
         from peft import LoraConfig, get_peft_model
 
-        layers = model.config.num_hidden_layers
         linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
         linear.discard("lm_head")
         config = LoraConfig(
@@ -31,7 +34,7 @@ class Lora:
             lora_alpha=self.scale * self.rank,  # type: ignore[arg-type]
             lora_dropout=0.0,
             target_modules=sorted(linear),
-            layers_to_transform=list(range(layers - round(layers * self.top_share), layers)),
+            layers_to_transform=list(self.layers(model.config.num_hidden_layers)),
             task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(devices=[]):

@@ -17,19 +17,18 @@ from torch import Tensor
 
 from drift.errors import UserError, memory_advice
 from drift.train import objective
-from drift.train.logprobs import reply_logprobs
 
 
 class ReferenceModule(lightning.LightningModule):
     """Frozen model; `predict_step` gives the summed reply log-probs `(R,)` of a batch of rows."""
 
-    def __init__(self, model: Any, on_batch: Any) -> None:
+    def __init__(self, model: Any, layout: Any, on_batch: Any) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self.on_batch = on_batch
+        self.layout, self.on_batch = layout, on_batch
 
-    def predict_step(self, batch: dict[str, Tensor]) -> Tensor:
-        sums = reply_logprobs(self.model, batch)
+    def predict_step(self, batch: dict[str, Any]) -> Tensor:
+        sums, _ = self.layout.reply_logprobs(self.model, batch)
         self.on_batch(len(sums))
         return sums.cpu()
 
@@ -39,11 +38,11 @@ class PolicyModule(lightning.LightningModule):
 
     strict_loading = False  # checkpoints hold trained parameters only: the frozen base is on disk already
 
-    def __init__(self, model: Any, settings: Any, num_steps: int, pairs_per_batch: int, check_start: bool, on_step: Any) -> None:
+    def __init__(self, model: Any, settings: Any, layout: Any, num_steps: int, check_start: bool, on_step: Any) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model, self.settings, self.num_steps = model, settings, num_steps
-        self.pairs_per_batch, self.check_start, self.on_step = pairs_per_batch, check_start, on_step
+        self.model, self.settings, self.layout, self.num_steps = model, settings, layout, num_steps
+        self.check_start, self.on_step = check_start, on_step
         self.history: list[dict[str, float]] = []
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -51,7 +50,7 @@ class PolicyModule(lightning.LightningModule):
             if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()):
                 raise UserError("The model has dropout; DPO is trained without it. Set its dropout to 0 in config.json.")
 
-    def training_step(self, step: list[dict[str, Tensor]], step_index: int) -> None:
+    def training_step(self, step: list[dict[str, Any]], step_index: int) -> None:
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         optimizer.zero_grad()  # type: ignore[union-attr]
         sums = self._step_gradients(step)
@@ -65,21 +64,25 @@ class PolicyModule(lightning.LightningModule):
         self.history.append({"step": len(self.history) + 1} | row)
         self.on_step(row)
 
-    def _step_gradients(self, step: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Accumulates the gradients of one step; returns its metrics, means over its pairs."""
-        pairs = sum(len(batch["input_ids"]) for batch in step) // 2
-        chosen_tokens = sum(int(batch["reply_mask"][: len(batch["input_ids"]) // 2].sum()) for batch in step)
+    def _step_gradients(self, step: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Accumulates the gradients of one step; returns its metrics, means over its pairs (entropy: over its
+        reply tokens)."""
+        lengths = [batch["reply_lengths"].chunk(2) for batch in step]
+        pairs = sum(len(chosen) for chosen, _ in lengths)
+        chosen_tokens = sum(int(chosen.sum()) for chosen, _ in lengths)
+        reply_tokens = chosen_tokens + sum(int(rejected.sum()) for _, rejected in lengths)
         total: dict[str, Tensor] = {}
         for batch in step:
-            with memory_advice("train.pairs_per_batch", self.pairs_per_batch):
-                chosen, rejected = reply_logprobs(self.model, batch).chunk(2)
+            with memory_advice("train.tokens_per_batch", self.settings.tokens_per_batch):
+                sums, entropies = self.layout.reply_logprobs(self.model, batch)
+                chosen, rejected = sums.chunk(2)
                 reference_chosen, reference_rejected = batch["reference"].chunk(2)
                 margin = objective.margins(chosen, rejected, reference_chosen, reference_rejected)
                 dpo = objective.dpo(margin, self.settings.beta).sum() / pairs
                 nll = objective.nll(chosen, chosen_tokens)
                 self.manual_backward(dpo + self.settings.nll_weight * nll)
             beta = self.settings.beta
-            sums = {
+            metrics = {
                 "loss": (dpo + self.settings.nll_weight * nll) * pairs,
                 "dpo": dpo * pairs,
                 "nll": nll * pairs,
@@ -90,8 +93,9 @@ class PolicyModule(lightning.LightningModule):
                 "sigma": torch.sigmoid(-beta * margin).sum(),
                 "logp_chosen": chosen.sum(),
                 "logp_rejected": rejected.sum(),
+                "entropy": entropies.sum() * pairs / reply_tokens,
             }
-            for name, value in sums.items():
+            for name, value in metrics.items():
                 total[name] = total.get(name, torch.zeros(())) + value.detach().cpu() / pairs
         return total
 

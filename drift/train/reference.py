@@ -5,7 +5,7 @@ Each goes through a fresh Lightning `Trainer.predict` on the rows that training 
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,27 @@ from drift.model.policy import Policy
 from drift.records import digest
 from drift.report.console import Progress
 from drift.store import Stage, Store
-from drift.train.rows import PairRows, Plan, Row, collate, collate_pairs
+from drift.train.frozen import kept, num_frozen
+from drift.train.rows import Layout, Plan, Row, cut, layout_module
 from drift.train.settings import Train
 
-VERSION = 1
+VERSION = 2
 
 
-def reference_stage(store: Store, train: Train, reference: Policy, plan: Plan) -> Stage:
-    """Reply log-probs of the plan's rows under the reference: `reference.json`, [chosen, rejected] per pair in plan order."""
+def reference_stage(store: Store, train: Train, reference: Policy, start: Policy, plan: Plan) -> Stage:
+    """Reply log-probs of the plan's rows under the reference: `reference.json`, [chosen, rejected] per pair in plan order; and
+    `frozen/`, what the layers that training from `start` leaves alone put out (see frozen.py)."""
+    layers = num_frozen(train, start, plan)
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
-        batches = [[plan.pairs[i] for i in batch] for batch in plan.batches]
-        sums = score_pairs(train, reference, batches, "reference log-probs")
-        by_pair = {
-            i: value for batch, values in zip(plan.batches, sums, strict=True) for i, value in zip(batch, values, strict=True)
-        }
+        batches = [plan.rows(batch) for batch in plan.batches]
+        sums = _score(train, plan.layout, reference, batches, "reference log-probs", layers, output / "frozen")
+        order = [i for batch in plan.batches for i in batch]
+        by_pair = dict(zip(order, [pair for values in sums for pair in _by_pair(values)], strict=True))
         (output / "reference.json").write_text(json.dumps([by_pair[i] for i in range(len(plan.pairs))]), encoding="utf-8")
         return {"rows": 2 * len(plan.pairs)}
 
-    numbers = {"lightning": train.dtype()[0], "dtype": train.dtype()[1]}
+    numbers = {"lightning": train.dtype()[0], "dtype": train.dtype()[1], "frozen": layers}
     inputs = {"policy": reference.fingerprint, "rows": plan.key}
     return store.run("reference", work, version=VERSION, settings=numbers, inputs=inputs)
 
@@ -41,22 +43,16 @@ def reference_stage(store: Store, train: Train, reference: Policy, plan: Plan) -
 def recheck(train: Train, reference: Policy, plan: Plan, values: list[list[float]]) -> None:
     """Where the reference is not the start, the step-0 loss is not ln 2: the first rows are scored once more instead."""
     first = plan.steps[0][0]
-    again = score_pairs(train, reference, [[plan.pairs[i] for i in first]], "reference check")[0]
+    again = _by_pair(_score(train, plan.layout, reference, [plan.rows(first)], "reference check")[0])
     worst = max(abs(a - b) for i, pair in zip(first, again, strict=True) for a, b in zip(values[i], pair, strict=True))
     if worst > 1e-4:
         raise RuntimeError(f"Reference check failed: log-probs of the first rows are off by {worst:.2e} nats. Nothing was trained.")
 
 
-def score_pairs(train: Train, policy: Policy, batches: Sequence[Sequence[PairRows]], label: str) -> list[list[list[float]]]:
-    """Per batch, per pair: [chosen, rejected] summed reply log-probs in nats."""
-    sums = _score(
-        train,
-        policy,
-        [lambda pad, b=batch: collate_pairs(b, pad) for batch in batches],
-        sum(map(len, batches)) * 2,
-        label,
-    )
-    return [[list(pair) for pair in zip(values[: len(values) // 2], values[len(values) // 2 :], strict=True)] for values in sums]
+def _by_pair(sums: list[float]) -> list[list[float]]:
+    """[chosen, rejected] per pair of a batch."""
+    half = len(sums) // 2
+    return [list(pair) for pair in zip(sums[:half], sums[half:], strict=True)]
 
 
 def score_stage(store: Store, train: Train, policy: Policy, rows: Sequence[Row], label: str) -> list[float]:
@@ -66,7 +62,7 @@ def score_stage(store: Store, train: Train, policy: Policy, rows: Sequence[Row],
         (output / "sums.json").write_text(json.dumps(score_rows(train, policy, rows, label)), encoding="utf-8")
         return {"rows": len(rows)}
 
-    settings = {"dtype": train.dtype(), "pairs_per_batch": train.pairs_per_batch}
+    settings = {"dtype": train.dtype(), "layout": train.rows, "tokens_per_batch": train.tokens_per_batch}
     inputs = {"policy": policy.fingerprint, "rows": digest([asdict(row) for row in rows])}
     stage = store.run("score", work, version=VERSION, settings=settings, inputs=inputs)
     return json.loads((stage.path / "sums.json").read_text(encoding="utf-8"))
@@ -74,15 +70,24 @@ def score_stage(store: Store, train: Train, policy: Policy, rows: Sequence[Row],
 
 def score_rows(train: Train, policy: Policy, rows: Sequence[Row], label: str) -> list[float]:
     """Summed reply log-prob (nats) of every row, in the order given; computed sorted by length."""
-    size = 2 * train.pairs_per_batch
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(rows[i].reply))
-    batches = [by_length[k : k + size] for k in range(0, len(rows), size)]
-    sums = _score(train, policy, [lambda pad, b=batch: collate([rows[i] for i in b], pad) for batch in batches], len(rows), label)
+    sizes = [len(row.prompt) + len(row.reply) for row in rows]
+    by_length = sorted(range(len(rows)), key=lambda i: sizes[i])
+    batches = cut(by_length, [sizes[i] for i in by_length], train.tokens_per_batch)
+    sums = _score(train, train.rows, policy, [[rows[i] for i in batch] for batch in batches], label)
     found = {i: value for batch, values in zip(batches, sums, strict=True) for i, value in zip(batch, values, strict=True)}
     return [found[i] for i in range(len(rows))]
 
 
-def _score(train: Train, policy: Policy, batches: list[Callable[[int], Any]], total: int, label: str) -> list[list[float]]:
+def _score(
+    train: Train,
+    layout: Layout,
+    policy: Policy,
+    batches: Sequence[Sequence[Row]],
+    label: str,
+    layers: int = 0,
+    folder: Path | None = None,
+) -> list[list[float]]:
+    """Summed reply log-probs of every batch's rows; where `layers` > 0, what goes into that layer is kept in `folder`."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -92,14 +97,17 @@ def _score(train: Train, policy: Policy, batches: list[Callable[[int], Any]], to
     kind, dtype = train.dtype()
     pad = load_tokenizer(policy).pad_token_id or 0
     with (
-        Progress(label, total=total, unit="rows") as bar,
-        memory_advice("train.pairs_per_batch", train.pairs_per_batch),
+        Progress(label, total=sum(map(len, batches)), unit="rows") as bar,
+        memory_advice("train.tokens_per_batch", train.tokens_per_batch),
     ):
-        module = ReferenceModule(load_model(policy, getattr(torch, dtype)), bar.advance)
+        model = load_model(policy, getattr(torch, dtype))
+        module = ReferenceModule(model, layout_module(layout), bar.advance)
+        loader = DataLoader([layout_module(layout).collate(rows, pad) for rows in batches], batch_size=None)
         trainer = make_trainer(kind, enable_checkpointing=False)
-        sums = trainer.predict(module, DataLoader([make(pad) for make in batches], batch_size=None), return_predictions=True)
+        with kept(model, layers, folder):
+            sums = trainer.predict(module, loader, return_predictions=True)
     assert sums is not None
-    del trainer, module
+    del trainer, module, model
     free()
     return [values.tolist() for values in sums]  # type: ignore[union-attr]
 

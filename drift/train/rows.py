@@ -1,18 +1,20 @@
 """The row plan: which pairs share an optimiser step and a batch, fixed before the reference pass and part of its key.
 
-Reference and training run the same rows in the same batches, so at the first step the loss is ln 2 exactly. Here rows are
-plain: prompt + reply, padded on the right, chosen rows first and rejected rows after them.
+Reference and training run the same rows in the same batches, so at the first step the loss is ln 2 exactly. How a batch is
+laid out is a setting: `shared.py` (prompt once, no padding) or `padded.py` (one row a reply: the oracle).
 """
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from drift.records import Pair, digest
 from drift.sampler.noise import order
 
-VERSION = 1
+VERSION = 2
+
+Layout = Literal["shared", "padded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +35,28 @@ class PairRows:
 class Plan:
     """`pairs` in training order; `steps`: per optimiser step a list of batches, a batch being indices into `pairs`."""
 
+    layout: Layout
     pairs: list[PairRows]
     steps: list[list[list[int]]]
 
     @property
     def key(self) -> str:
-        return digest([VERSION, [dataclasses.asdict(pair) for pair in self.pairs], self.steps])
+        return digest([VERSION, self.layout, [dataclasses.asdict(pair) for pair in self.pairs], self.steps])
 
     @property
     def batches(self) -> list[list[int]]:
         return [batch for step in self.steps for batch in step]
+
+    def rows(self, batch: Sequence[int]) -> list[Row]:
+        """The 2B rows of a batch of B pairs: the chosen ones first, then the rejected ones."""
+        return [self.pairs[i].chosen for i in batch] + [self.pairs[i].rejected for i in batch]
+
+
+def layout_module(layout: Layout) -> Any:
+    """`check_model(directory)`, `collate(rows, pad_id) -> batch` and `reply_logprobs(model, batch)` of a layout."""
+    from drift.train import padded, shared
+
+    return {"shared": shared, "padded": padded}[layout]
 
 
 def tokenize(tokenizer: Any, pairs: Sequence[Pair]) -> list[PairRows]:
@@ -57,36 +71,47 @@ def tokenize(tokenizer: Any, pairs: Sequence[Pair]) -> list[PairRows]:
     return rows
 
 
-def plan(pairs: Sequence[PairRows], *, pairs_per_step: int, pairs_per_batch: int, seed: int) -> Plan:
-    """Shuffles by content, cuts into steps, and sorts each step by length so that its batches need little padding."""
+def plan(
+    pairs: Sequence[PairRows],
+    *,
+    layout: Layout,
+    pairs_per_step: int,
+    tokens_per_batch: int,
+    pair_order: Literal["shuffled", "by_prompt"],
+    seed: int,
+) -> Plan:
+    """Shuffles by content (`by_prompt`: whole prompts, so that the pairs of one lie together), cuts into steps, and a step
+    into batches of about `tokens_per_batch`: pairs of one prompt side by side, and similar lengths in a batch."""
     shuffled = [pairs[i] for i in order(seed, "order", 0, [digest(dataclasses.asdict(pair)) for pair in pairs])]
+    if pair_order == "by_prompt":
+        first: dict[tuple[int, ...], int] = {}
+        for i, pair in enumerate(shuffled):
+            first.setdefault(tuple(pair.chosen.prompt), i)
+        shuffled.sort(key=lambda pair: first[tuple(pair.chosen.prompt)])
     steps = []
     for low in range(0, len(shuffled), pairs_per_step):
-        step = sorted(range(low, min(low + pairs_per_step, len(shuffled))), key=lambda i: _length(shuffled[i]))
-        steps.append([step[k : k + pairs_per_batch] for k in range(0, len(step), pairs_per_batch)])
-    return Plan(pairs=shuffled, steps=steps)
+        step = range(low, min(low + pairs_per_step, len(shuffled)))
+        prompts: dict[tuple[int, ...], list[int]] = {}
+        for i in sorted(step, key=lambda i: num_tokens(shuffled[i])):
+            prompts.setdefault(tuple(shuffled[i].chosen.prompt), []).append(i)
+        inside = [i for together in prompts.values() for i in together]
+        steps.append(cut(inside, [num_tokens(shuffled[i]) for i in inside], tokens_per_batch))
+    return Plan(layout=layout, pairs=shuffled, steps=steps)
 
 
-def _length(pair: PairRows) -> int:
-    return len(pair.chosen.prompt) + max(len(pair.chosen.reply), len(pair.rejected.reply))
+def cut(items: Sequence[int], sizes: Sequence[int], limit: int) -> list[list[int]]:
+    """Consecutive batches whose sizes add up to at most `limit`; a larger item is a batch of its own."""
+    batches: list[list[int]] = []
+    used = 0
+    for item, size in zip(items, sizes, strict=True):
+        if not batches or used + size > limit:
+            batches.append([])
+            used = 0
+        batches[-1].append(item)
+        used += size
+    return batches
 
 
-def collate(rows: Sequence[Row], pad_id: int) -> dict[str, Any]:
-    """Right-padded tensors of `(R, T)`: input_ids, attention_mask, and reply_mask (True on the reply's tokens)."""
-    import torch
-
-    width = max(len(row.prompt) + len(row.reply) for row in rows)
-    ids = torch.full((len(rows), width), pad_id)
-    attention = torch.zeros((len(rows), width), dtype=torch.long)
-    reply = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        whole = len(row.prompt) + len(row.reply)
-        ids[i, :whole] = torch.tensor([*row.prompt, *row.reply])
-        attention[i, :whole] = 1
-        reply[i, len(row.prompt) : whole] = True
-    return {"input_ids": ids, "attention_mask": attention, "reply_mask": reply}
-
-
-def collate_pairs(pairs: Sequence[PairRows], pad_id: int) -> dict[str, Any]:
-    """A batch of B pairs as `(2B, T)` tensors: chosen rows first, then rejected ones."""
-    return collate([pair.chosen for pair in pairs] + [pair.rejected for pair in pairs], pad_id)
+def num_tokens(pair: PairRows) -> int:
+    """Tokens of a pair whose prompt is counted once."""
+    return len(pair.chosen.prompt) + len(pair.chosen.reply) + len(pair.rejected.reply)

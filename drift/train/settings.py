@@ -6,13 +6,17 @@ from typing import Any, Literal
 from drift.errors import UserError
 from drift.model import precision
 from drift.train.lora import Lora
+from drift.train.rows import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """How a policy is trained. Loss = DPO(`beta`) + `nll_weight` * NLL(chosen). `epochs`: over an iteration's pairs.
-    `pairs_per_step`: pairs of one optimiser step. `pairs_per_batch`: pairs in memory at once (does not change the result
-    beyond rounding). `warmup_share`: of the steps; the rate then falls linearly to `final_rate_share` of itself.
+    `pairs_per_step`: pairs of one optimiser step. `rows`: shared computes a prompt once for its replies and pads nothing (Llama and
+    Qwen2 models); padded is the plain way for any model, and the oracle. `tokens_per_batch`: about so many are in memory at once
+    (does not change the result beyond rounding). `pair_order`: by_prompt brings pairs of one prompt together, which shared rows
+    gain from. `frozen_cache_gib`: what the layers below an adapter put out is kept from the reference pass if it fits.
+    `warmup_share`: of the steps; the rate then falls linearly to `final_rate_share` of itself.
     `max_tokens`: records whose prompt and reply (or room for a fresh one) are longer are not used. `adapter`: null trains
     all weights."""
 
@@ -22,7 +26,10 @@ class Train:
     nll_weight: float
     epochs: int
     pairs_per_step: int
-    pairs_per_batch: int
+    pair_order: Literal["shuffled", "by_prompt"]
+    rows: Layout
+    tokens_per_batch: int
+    frozen_cache_gib: float
     warmup_share: float
     final_rate_share: float
     max_grad_norm: float
@@ -33,11 +40,13 @@ class Train:
     adapter: Lora | None
 
     def check(self) -> None:
-        for name in ("epochs", "pairs_per_step", "pairs_per_batch", "max_tokens", "checkpoint_every_steps"):
+        for name in ("epochs", "pairs_per_step", "tokens_per_batch", "max_tokens", "checkpoint_every_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)}: expected at least 1.")
         if self.learning_rate <= 0 or self.beta <= 0 or self.nll_weight < 0 or self.max_grad_norm <= 0:
             raise UserError("train: expected learning_rate, beta and max_grad_norm above 0, and nll_weight at least 0.")
+        if self.frozen_cache_gib < 0:
+            raise UserError(f"train.frozen_cache_gib={self.frozen_cache_gib}: expected at least 0.")
         if not (0 <= self.warmup_share < 1 and 0 <= self.final_rate_share <= 1):
             raise UserError("train: expected warmup_share in [0, 1) and final_rate_share in [0, 1].")
         if self.adapter is not None:
@@ -47,7 +56,10 @@ class Train:
         """The settings that a trained policy depends on, given its rows."""
         without = {
             "pairs_per_step",
-            "pairs_per_batch",
+            "pair_order",
+            "rows",
+            "tokens_per_batch",
+            "frozen_cache_gib",
             "max_tokens",
             "checkpoint_every_steps",
         }  # all in the rows, or no matter

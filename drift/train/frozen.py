@@ -1,0 +1,77 @@
+"""Layers below the lowest adapter never change: the reference pass keeps what they put out for every batch, and training starts
+from there. It holds because reference and training run the same rows, and because both sides share those layers.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from drift.model.policy import Policy
+from drift.train.rows import Plan, num_tokens
+from drift.train.settings import Train
+
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def num_frozen(train: Train, start: Policy, plan: Plan) -> int:
+    """How many of the lowest layers' outputs are kept: 0 for padded rows, without an adapter, or where all batches together would
+    take more than `train.frozen_cache_gib`."""
+    if train.adapter is None or plan.layout == "padded":
+        return 0
+    config = json.loads((start.base / "config.json").read_text(encoding="utf-8"))
+    if sum(map(num_tokens, plan.pairs)) * config["hidden_size"] * BYTES[train.dtype()[1]] > train.frozen_cache_gib * 2**30:
+        return 0
+    if start.is_adapter:
+        own = json.loads((start.directory / "adapter_config.json").read_text(encoding="utf-8"))
+        return min(own["layers_to_transform"])
+    return train.adapter.layers(config["num_hidden_layers"]).start
+
+
+@contextmanager
+def kept(model: Any, layers: int, folder: Path | None) -> Iterator[None]:
+    """Every forward pass writes what goes into layer number `layers`, `(T, H)`, to the folder: 0, 1, … in order."""
+    if not layers:
+        yield
+        return
+    assert folder is not None
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    number = count()
+    at = decoder(model).layers[layers]
+    hook = at.register_forward_pre_hook(lambda _, inputs: save_file({"hidden": inputs[0][0]}, _file(folder, next(number))))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def load(folder: Path, number: int) -> Any:
+    """What `kept` wrote for a batch, `(T, H)`."""
+    from safetensors.torch import load_file
+
+    return load_file(_file(folder, number))["hidden"]
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.safetensors"
+
+
+@contextmanager
+def removed(model: Any, layers: int) -> Iterator[None]:
+    """The model without its lowest layers; they are back afterwards."""
+    part = decoder(model)
+    whole = part.layers
+    part.layers = whole[layers:]
+    try:
+        yield
+    finally:
+        part.layers = whole
+
+
+def decoder(model: Any) -> Any:
+    """The stack of layers inside a causal model, with or without an adapter around it."""
+    return (model.get_base_model() if hasattr(model, "peft_config") else model).base_model

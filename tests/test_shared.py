@@ -1,0 +1,128 @@
+"""Prefix-shared rows against their oracle, plain padded rows: log-probs, entropies, gradients; and what they must not compute."""
+
+import json
+
+import pytest
+import torch
+from conftest import float64_throughout
+
+from drift.errors import UserError
+from drift.model.policy import load_model, policy_at
+from drift.train import logprobs, padded, shared
+from drift.train.lora import Lora
+from drift.train.rows import Row
+
+PROMPT = list(range(3, 40))
+ROWS = [  # several replies to one prompt, prompts that begin alike, a reply of one token, one that is longer than a tile
+    Row(prompt=PROMPT, reply=[5, 6, 7, 8]),
+    Row(prompt=PROMPT, reply=[9]),
+    Row(prompt=PROMPT[:-1], reply=[5, 6, 7, 8]),
+    Row(prompt=PROMPT, reply=[5, 6, 7, 9, 11, 12]),
+    Row(prompt=[4], reply=[250 - i % 200 for i in range(300)]),
+]
+
+
+def gradients(layout, model, rows):
+    """Log-probs, entropies, and the gradient of a weighted sum of the log-probs for every trained parameter."""
+    sums, entropies = layout.reply_logprobs(model, layout.collate(rows, 0))
+    model.zero_grad()
+    (sums * torch.linspace(-1, 2, len(sums), dtype=sums.dtype)).sum().backward()
+    return sums.detach(), entropies, {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def prepared(tiny, dtype, kind):
+    model = load_model(policy_at(tiny), dtype)
+    if kind == "lora":
+        model = Lora(rank=4, scale=2.0, top_share=0.5).attach(model).to(dtype)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.data.normal_(std=0.1)
+    if kind == "checkpointing":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()
+    return float64_throughout(model) if dtype == torch.float64 else model
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "checkpointing"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+@pytest.mark.parametrize(("tile", "chunk"), [(256, 2**23), (7, 1000)])  # small ones: many tiles and many chunks
+def test_shared_rows_give_the_numbers_of_padded_ones(tiny, monkeypatch, kind, dtype, tolerance, tile, chunk):
+    monkeypatch.setattr(shared, "TILE", tile)
+    monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, "cpu", chunk)
+    expected_sums, expected_entropies, expected = gradients(padded, prepared(tiny, dtype, kind), ROWS)
+    sums, entropies, found = gradients(shared, prepared(tiny, dtype, kind), ROWS)
+
+    assert found.keys() == expected.keys()
+    for one, other in [(sums, expected_sums), (entropies, expected_entropies), *((found[n], expected[n]) for n in expected)]:
+        assert float((one - other).norm() / other.norm()) <= tolerance
+
+
+def test_a_reply_does_not_see_its_neighbours(tiny):
+    """Another reply to the same prompt, and other prompts in the batch, change nothing (float64)."""
+    model = prepared(tiny, torch.float64, "full")
+    together, _, _ = gradients(shared, model, ROWS)
+    for row, found in zip(ROWS, together, strict=True):
+        alone, _, _ = gradients(shared, model, [row])
+        assert alone.item() == pytest.approx(found.item(), rel=1e-12)
+
+
+def test_a_prompt_is_computed_once_and_nothing_is_padding():
+    """37 prompt tokens for the first, second and fourth row together, and no reply's last token: it predicts nothing."""
+    batch = shared.collate(ROWS, 0)
+    assert batch["input_ids"].shape == (1, 37 + 3 + 0 + 5 + 36 + 3 + 1 + 299)
+    assert batch["reply_lengths"].tolist() == [4, 1, 4, 6, 300]
+    assert batch["targets"].tolist() == [token for row in ROWS for token in row.reply]
+
+
+def test_first_reply_token_is_predicted_by_the_last_prompt_token():
+    batch = shared.collate(ROWS[:2], 0)
+    ids, positions = batch["input_ids"][0], batch["position_ids"][0]
+    first = [batch["predict"][0].item(), batch["predict"][4].item()]
+    assert first == [36, 36] and ids[36] == PROMPT[-1] and positions[36] == 36
+    assert positions[37:].tolist() == [37, 38, 39]
+
+
+def test_token_log_probs_by_hand():
+    """Two classes with logits 0 and ln 3: probabilities 1/4 and 3/4, entropy ln 4 - 3/4 ln 3; d log p1 / d logit = (-3/4, 3/4)."""
+    hidden = torch.tensor([[1.0]], dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor([[0.0], [3.0]], dtype=torch.float64).log().nan_to_num(neginf=0.0)
+    logp, entropy = logprobs.token_logprobs(hidden, weight, torch.tensor([1]))
+    assert logp.exp().item() == pytest.approx(0.75)
+    assert entropy.item() == pytest.approx(1.3862943611198906 - 0.75 * 1.0986122886681098)
+    logp.sum().backward()
+    assert hidden.grad.item() == pytest.approx(1.0986122886681098 * 0.25)  # ln 3 * (1 - 3/4)
+
+
+@pytest.mark.parametrize("trained", ["hidden", "weight", "both"])
+def test_chunked_gradients_are_those_of_whole_logits(monkeypatch, trained):
+    monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, "cpu", 3 * 50)
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 8, generator=generator, dtype=torch.float64) for n in (10, 50))
+    targets, scale = torch.arange(10) * 5, torch.linspace(-1, 1, 10, dtype=torch.float64)
+    hidden.requires_grad_(trained != "weight")
+    weight.requires_grad_(trained != "hidden")
+    wanted = [tensor for tensor in (hidden, weight) if tensor.requires_grad]
+    whole = torch.log_softmax(hidden @ weight.t(), dim=1).gather(1, targets[:, None]).squeeze(1)
+    chunked, _ = logprobs.token_logprobs(hidden, weight, targets)
+    assert torch.allclose(chunked, whole, rtol=1e-12)
+    for one, other in zip(*(torch.autograd.grad((found * scale).sum(), wanted) for found in (chunked, whole)), strict=True):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_type": "gemma2"}, "type is gemma2"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "sliding-window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window"),
+    ],
+)
+def test_models_whose_attention_is_not_plain_are_refused(tiny, tmp_path, change, reason):
+    config = json.loads((tiny / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=f"{reason}.*Use train.rows=padded"):
+        shared.check_model(tmp_path)
+    shared.check_model(tiny)
+    padded.check_model(tmp_path)
