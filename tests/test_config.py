@@ -52,7 +52,7 @@ def test_wrong_settings_are_refused_with_what_to_do(overrides, message, monkeypa
         ("sede=1", "Unknown key sede. Did you mean seed?"),
         ("method=drfit", "Did you mean drift? Known: drift, iterdpo, spin"),
         ("modle=tiny", "Did you mean model?"),
-        ("train.beta=x", "expected a number"),
+        ("train.loss.beta=x", "expected a number"),
     ],
 )
 def test_the_command_line_says_it_in_a_line_and_leaves_no_folder(argument, message, tmp_path):

@@ -24,15 +24,45 @@ def pair(i, chosen="yes", rejected="no", ended=True):
     )  # fmt: skip
 
 
+CHOSEN, REJECTED = torch.tensor([3.0]), torch.tensor([1.0])  # log-ratios: chosen gained 3 nats, rejected 1; the margin is 2
+
+
 def test_dpo_of_a_margin_of_two_nats_at_beta_one_tenth():
-    """chosen gained 3 nats, rejected gained 1: margin 2; -ln sigmoid(0.2) = ln(1 + e^-0.2) = 0.5981388693815918."""
-    margin = objective.margins(torch.tensor([-7.0]), torch.tensor([-4.0]), torch.tensor([-10.0]), torch.tensor([-5.0]))
-    assert margin.tolist() == [2.0]
-    assert objective.dpo(margin, 0.1).item() == pytest.approx(0.5981388693815918, abs=1e-7)
+    """-ln sigmoid(0.2) = ln(1 + e^-0.2) = 0.5981388693815918."""
+    assert objective.sigmoid(CHOSEN, REJECTED, 0.1).item() == pytest.approx(0.5981388693815918, abs=1e-7)
 
 
 def test_dpo_is_ln_two_where_policy_and_reference_agree():
-    assert objective.dpo(torch.zeros(3), 0.1).tolist() == pytest.approx([math.log(2)] * 3, abs=1e-7)
+    assert objective.sigmoid(torch.zeros(3), torch.zeros(3), 0.1).tolist() == pytest.approx([math.log(2)] * 3, abs=1e-7)
+
+
+def test_hinge_is_what_the_margin_lacks_to_one():
+    """1 - 0.1 * 2 = 0.8; a margin of 20 lacks nothing."""
+    assert objective.hinge(CHOSEN, REJECTED, 0.1).item() == pytest.approx(0.8)
+    assert objective.hinge(10 * CHOSEN, 10 * REJECTED, 0.1).item() == 0
+
+
+def test_robust_loss_takes_the_flipped_share_out():
+    """(0.8 * 0.5981388694 - 0.2 * 0.7981388694) / 0.6 = 0.5314722027; -ln sigmoid(-0.2) = 0.5981388694 + 0.2."""
+    assert objective.robust(CHOSEN, REJECTED, 0.1, 0.2).item() == pytest.approx(0.5314722027, abs=1e-6)
+    assert objective.robust(CHOSEN, REJECTED, 0.1, 0.0).item() == pytest.approx(0.5981388693815918, abs=1e-7)
+
+
+def test_ipo_is_the_squared_distance_of_the_margin_per_token_from_half_over_beta():
+    """3 nats over 6 tokens less 1 over 2: margin 0; 1 / (2 * 0.25) = 2; (0 - 2)^2 = 4."""
+    assert objective.ipo(CHOSEN, REJECTED, torch.tensor([6]), torch.tensor([2]), 0.25).item() == 4.0
+
+
+def test_length_normalised_dpo_divides_each_reply_by_its_tokens():
+    """3 / 2 - 1 / 2 = 1; -ln sigmoid(0.2) at beta 0.2."""
+    found = objective.sigmoid_norm(CHOSEN, REJECTED, torch.tensor([2]), torch.tensor([2]), 0.2)
+    assert found.item() == pytest.approx(0.5981388693815918, abs=1e-7)
+
+
+def test_dpop_takes_lost_chosen_log_prob_off_the_margin():
+    """chosen lost 1 nat, rejected lost 13: margin 12, less 10 * 1 = 2. Where chosen gained, it is DPO."""
+    assert objective.dpop(-REJECTED, torch.tensor([-13.0]), 0.1, 10.0).item() == pytest.approx(0.5981388693815918, abs=1e-7)
+    assert objective.dpop(CHOSEN, REJECTED, 0.1, 10.0).item() == pytest.approx(0.5981388693815918, abs=1e-7)
 
 
 def test_nll_is_per_token_over_the_whole_step():

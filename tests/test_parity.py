@@ -21,9 +21,13 @@ from drift.train.frozen import kept, load, removed
 from drift.train.lora import Lora
 from drift.train.modules import PolicyModule, ReferenceModule
 from drift.train.rows import PairRows, layout_module, plan, tokenize
-from drift.train.settings import Train
+from drift.train.settings import Loss, Train
 
 BETA, NLL_WEIGHT = 0.1, 0.3
+LOSS = {
+    "beta": BETA, "sigmoid": 0.0, "hinge": 0.0, "robust": 0.0, "ipo": 0.0, "sigmoid_norm": 0.0, "dpop": 0.0, "nll": 0.0,
+    "label_noise": 0.2, "dpop_penalty": 5.0,
+}  # fmt: skip
 LORA = Lora(rank=4, scale=2.0, top_share=1.0)
 
 
@@ -76,20 +80,20 @@ def our_step(
     rows: list[PairRows],
     pad_id: int,
     *,
-    nll_weight: float,
+    nll_weight: float = 0.0,
     layout: Any = "padded",
     tokens_per_batch: int,
     adapter: Lora | None = None,
     gradient_checkpointing: bool = False,
     frozen: Path | None = None,
+    losses: dict[str, float] | None = None,
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Metrics and gradients of one optimiser step over all rows, as `drift.train.fit.fit` computes them. `frozen`: an empty folder
     for what the layers below the adapter put out."""
     train = Train(
         learning_rate=1.0,
         optimizer="adamw",
-        beta=BETA,
-        nll_weight=nll_weight,
+        loss=Loss(**LOSS | (losses or {"sigmoid": 1.0, "nll": nll_weight})),
         epochs=1,
         pairs_per_step=len(rows),
         pair_order="shuffled",
@@ -125,7 +129,7 @@ def our_step(
 
 
 def trl_step(
-    policy: Any, reference: Any, rows: list[PairRows], tokenizer: Any, output_dir: Path, *, nll_weight: float
+    policy: Any, reference: Any, rows: list[PairRows], tokenizer: Any, output_dir: Path, *, losses: dict[str, float]
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Metrics and gradients of TRL's loss on one batch of all `PAIRS`, which must hold the tokens of our `rows`.
 
@@ -138,8 +142,9 @@ def trl_step(
         gradient_checkpointing=False,
         max_length=None,
         beta=BETA,
-        loss_type=["sigmoid", "sft"] if nll_weight else ["sigmoid"],  # "sft" is the mean per chosen token of the batch
-        loss_weights=[1.0, nll_weight] if nll_weight else [1.0],
+        loss_type=["sft" if name == "nll" else name for name in losses],  # "sft" is the mean per chosen token of the batch
+        loss_weights=list(losses.values()),
+        label_smoothing=LOSS["label_noise"] if "robust" in losses else 0.0,
     )
     data = [
         {
@@ -208,7 +213,7 @@ def plain_step(
         nll = nll - chosen / sum(len(row.chosen.reply) for row in rows)
     loss = dpo + nll_weight * nll
     loss.backward()
-    return {"loss": loss.item(), "dpo": dpo.item(), "nll": nll.item()}, gradients(policy)
+    return {"loss": loss.item(), "dpo": dpo.item(), "loss_nll": nll_weight * nll.item()}, gradients(policy)
 
 
 def gradients(model: Any) -> dict[str, Tensor]:
@@ -227,13 +232,22 @@ def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor],
 
 
 @pytest.mark.parametrize(
-    ("adapter", "nll_weight"),
-    [(None, 0.0), (None, NLL_WEIGHT), (LORA, NLL_WEIGHT)],
-    ids=["full-dpo", "full-dpo+nll", "lora-dpo+nll"],
+    ("adapter", "losses"),
+    [
+        (None, {"sigmoid": 1.0}),
+        (None, {"sigmoid": 1.0, "nll": NLL_WEIGHT}),
+        (LORA, {"sigmoid": 1.0, "nll": NLL_WEIGHT}),
+        (None, {"hinge": 1.0}),
+        (None, {"robust": 1.0}),
+        (None, {"ipo": 1.0}),
+        (None, {"sigmoid_norm": 1.0}),
+        (None, {"sigmoid": 0.5, "ipo": 0.25, "nll": NLL_WEIGHT}),
+    ],
+    ids=["dpo", "dpo+nll", "lora-dpo+nll", "hinge", "robust", "ipo", "sigmoid_norm", "three"],
 )
 @pytest.mark.parametrize("layout", ["padded", "shared"])
 def test_loss_rewards_and_gradients_are_those_of_trl(
-    start: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: Lora | None, nll_weight: float, layout: str
+    start: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: Lora | None, losses: dict[str, float], layout: str
 ) -> None:
     """TRL takes all pairs in one batch, we take them in three: a step does not depend on how it is cut."""
     monkeypatch.setenv("CI", "1")  # keeps TRL from sending telemetry
@@ -247,12 +261,12 @@ def test_loss_rewards_and_gradients_are_those_of_trl(
         reference,
         rows,
         tokenizer.pad_token_id,
-        nll_weight=nll_weight,
+        losses=losses,
         layout=layout,
         tokens_per_batch=250,
         adapter=adapter,
     )
-    expected, expected_gradients = trl_step(*theirs, rows, tokenizer, tmp_path, nll_weight=nll_weight)
+    expected, expected_gradients = trl_step(*theirs, rows, tokenizer, tmp_path, losses=losses)
 
     assert abs(found["margin"]) > 0.01, "the policy must differ from the reference for this to say much"
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5, abs=1e-5)

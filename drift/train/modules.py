@@ -77,27 +77,31 @@ class PolicyModule(lightning.LightningModule):
                 sums, entropies = self.layout.reply_logprobs(self.model, batch)
                 chosen, rejected = sums.chunk(2)
                 reference_chosen, reference_rejected = batch["reference"].chunk(2)
-                margin = objective.margins(chosen, rejected, reference_chosen, reference_rejected)
-                dpo = objective.dpo(margin, self.settings.beta).sum() / pairs
-                nll = objective.nll(chosen, chosen_tokens)
-                self.manual_backward(dpo + self.settings.nll_weight * nll)
-            beta = self.settings.beta
-            metrics = {
-                "loss": (dpo + self.settings.nll_weight * nll) * pairs,
-                "dpo": dpo * pairs,
-                "nll": nll * pairs,
-                "reward_chosen": (beta * (chosen - reference_chosen)).sum(),
-                "reward_rejected": (beta * (rejected - reference_rejected)).sum(),
-                "margin": (beta * margin).sum(),
-                "accuracy": (margin > 0).sum(),
-                "sigma": torch.sigmoid(-beta * margin).sum(),
-                "logp_chosen": chosen.sum(),
-                "logp_rejected": rejected.sum(),
-                "entropy": entropies.sum() * pairs / reply_tokens,
-            }
+                ratios = (chosen - reference_chosen, rejected - reference_rejected)
+                parts = self._losses(ratios, batch["reply_lengths"].chunk(2))  # (B,) each
+                if nll_weight := self.settings.loss.nll:
+                    parts["nll"] = objective.nll(chosen, chosen_tokens) * pairs * nll_weight
+                loss = torch.stack([part.sum() for part in parts.values()]).sum()
+                self.manual_backward(loss / pairs)
+            metrics = {f"loss_{name}": part.sum() for name, part in parts.items()} | {"loss": loss}
+            metrics |= dynamics(chosen, rejected, ratios, self.settings.loss.beta)
+            metrics["entropy"] = entropies.sum() * pairs / reply_tokens
             for name, value in metrics.items():
                 total[name] = total.get(name, torch.zeros(())) + value.detach().cpu() / pairs
         return total
+
+    def _losses(self, ratios: tuple[Tensor, Tensor], lengths: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The weighted preference losses in use, `(B,)` each."""
+        loss = self.settings.loss
+        functions = {
+            "sigmoid": lambda: objective.sigmoid(*ratios, loss.beta),
+            "hinge": lambda: objective.hinge(*ratios, loss.beta),
+            "robust": lambda: objective.robust(*ratios, loss.beta, loss.label_noise),
+            "ipo": lambda: objective.ipo(*ratios, *lengths, loss.beta),
+            "sigmoid_norm": lambda: objective.sigmoid_norm(*ratios, *lengths, loss.beta),
+            "dpop": lambda: objective.dpop(*ratios, loss.beta, loss.dpop_penalty),
+        }
+        return {name: weight * functions[name]() for name, weight in loss.weights().items() if name != "nll"}
 
     def configure_optimizers(self) -> Any:
         kinds = {
@@ -135,6 +139,22 @@ class AtomicCheckpoints(TorchCheckpointIO):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         torch.save(checkpoint, f"{path}.part")
         os.replace(f"{path}.part", path)
+
+
+def dynamics(chosen: Tensor, rejected: Tensor, ratios: tuple[Tensor, Tensor], beta: float) -> dict[str, Tensor]:
+    """What is watched beside the loss, summed over a batch's pairs; "dpo" is the sigmoid loss, whichever is trained on."""
+    rewards = (beta * ratios[0], beta * ratios[1])
+    margin = rewards[0] - rewards[1]
+    return {
+        "dpo": objective.sigmoid(*ratios, beta).sum(),
+        "reward_chosen": rewards[0].sum(),
+        "reward_rejected": rewards[1].sum(),
+        "margin": margin.sum(),
+        "accuracy": (margin > 0).sum(),
+        "sigma": torch.sigmoid(-margin).sum(),
+        "logp_chosen": chosen.sum(),
+        "logp_rejected": rejected.sum(),
+    }
 
 
 def check_start(row: dict[str, float]) -> None:

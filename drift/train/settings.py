@@ -10,8 +10,45 @@ from drift.train.rows import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Weights of the losses in `objective.py`, which are summed. `label_noise`: robust's share of flipped labels;
+    `dpop_penalty`: dpop's weight of lost chosen log-prob."""
+
+    beta: float
+    sigmoid: float
+    hinge: float
+    robust: float
+    ipo: float
+    sigmoid_norm: float
+    dpop: float
+    nll: float
+    label_noise: float
+    dpop_penalty: float
+
+    def weights(self) -> dict[str, float]:
+        """Of the losses in use."""
+        names = ("sigmoid", "hinge", "robust", "ipo", "sigmoid_norm", "dpop", "nll")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+    def check(self) -> None:
+        if self.beta <= 0:
+            raise UserError(f"train.loss.beta={self.beta}: expected above 0.")
+        if not self.weights() or min(self.weights().values()) < 0:
+            raise UserError("train.loss: expected weights of at least 0, and one of them above it.")
+        if not 0 <= self.label_noise < 0.5 or self.dpop_penalty < 0:
+            raise UserError("train.loss: expected label_noise in [0, 0.5) and dpop_penalty of at least 0.")
+
+    def key(self) -> dict[str, float]:
+        """What the losses in use depend on."""
+        own = {"robust": "label_noise", "dpop": "dpop_penalty"}
+        return (
+            self.weights() | {"beta": self.beta} | {own[name]: getattr(self, own[name]) for name in self.weights() if name in own}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
-    """How a policy is trained. Loss = DPO(`beta`) + `nll_weight` * NLL(chosen). `epochs`: over an iteration's pairs.
+    """How a policy is trained. `epochs`: over an iteration's pairs.
     `pairs_per_step`: pairs of one optimiser step. `rows`: shared computes a prompt once for its replies and pads nothing (Llama and
     Qwen2 models); padded is the plain way for any model, and the oracle. `tokens_per_batch`: about so many are in memory at once
     (does not change the result beyond rounding). `pair_order`: by_prompt brings pairs of one prompt together, which shared rows
@@ -22,8 +59,7 @@ class Train:
 
     learning_rate: float
     optimizer: Literal["adamw", "rmsprop"]
-    beta: float
-    nll_weight: float
+    loss: Loss
     epochs: int
     pairs_per_step: int
     pair_order: Literal["shuffled", "by_prompt"]
@@ -43,12 +79,13 @@ class Train:
         for name in ("epochs", "pairs_per_step", "tokens_per_batch", "max_tokens", "checkpoint_every_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)}: expected at least 1.")
-        if self.learning_rate <= 0 or self.beta <= 0 or self.nll_weight < 0 or self.max_grad_norm <= 0:
-            raise UserError("train: expected learning_rate, beta and max_grad_norm above 0, and nll_weight at least 0.")
+        if self.learning_rate <= 0 or self.max_grad_norm <= 0:
+            raise UserError("train: expected learning_rate and max_grad_norm above 0.")
         if self.frozen_cache_gib < 0:
             raise UserError(f"train.frozen_cache_gib={self.frozen_cache_gib}: expected at least 0.")
         if not (0 <= self.warmup_share < 1 and 0 <= self.final_rate_share <= 1):
             raise UserError("train: expected warmup_share in [0, 1) and final_rate_share in [0, 1].")
+        self.loss.check()
         if self.adapter is not None:
             self.adapter.check()
 
@@ -64,7 +101,7 @@ class Train:
             "checkpoint_every_steps",
         }  # all in the rows, or no matter
         kept = {name: value for name, value in asdict(self).items() if name not in without}
-        return kept | {"precision": precision.resolve(self.precision)}
+        return kept | {"loss": self.loss.key(), "precision": precision.resolve(self.precision)}
 
     def dtype(self) -> tuple[str, Any]:
         """(Lightning precision, dtype to load weights in). Full training keeps float32 weights and computes under autocast;
