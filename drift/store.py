@@ -11,6 +11,7 @@ rename, and whoever comes second throws its own copy away.
 import json
 import os
 import platform
+import resource
 import shutil
 import socket
 import subprocess
@@ -35,12 +36,14 @@ Work = Callable[[Path, Path], dict[str, Any]]  # (progress folder, output folder
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A finished stage: `path` holds its outputs, `facts` what its work reported, `hit` says that nothing was computed."""
+    """A finished stage: `path` holds its outputs, `facts` what its work reported, `hit` says that nothing was computed.
+    `peak_gib`: the most memory that the computing process had used when it was done (of the GPU, if it had one)."""
 
     name: str
     path: Path
     facts: dict[str, Any]
     seconds: float
+    peak_gib: float
     hit: bool
 
 
@@ -78,7 +81,8 @@ class Store:
             )
         if other:
             warn_once(f"Reusing stages of {self.dir} that were made in another environment: {', '.join(other)}.")
-        return Stage(name=name, path=final, facts=manifest["facts"], seconds=manifest["seconds"], hit=True)
+        kept = {part: manifest[part] for part in ("facts", "seconds", "peak_gib")}
+        return Stage(name=name, path=final, hit=True, **kept)
 
     def _compute(self, name: str, final: Path, work: Work, parts: dict[str, Any]) -> Stage:
         progress = final.with_name(final.name + ".progress")
@@ -89,7 +93,8 @@ class Store:
         started = time.monotonic()
         facts = work(progress, output)
         seconds = round(time.monotonic() - started, 3)
-        write_json(output / MANIFEST, parts | {"facts": facts, "seconds": seconds, "environment": environment()})
+        kept = {"facts": facts, "seconds": seconds, "peak_gib": peak_gib()}
+        write_json(output / MANIFEST, parts | kept | {"environment": environment()})
         try:
             os.rename(output, final)
         except OSError:  # somebody finished the same stage first; theirs is as good
@@ -100,7 +105,7 @@ class Store:
         for left in final.parent.glob(f"{final.name}.output.{socket.gethostname()}.*"):  # of processes that were killed
             if not psutil.pid_exists(int(left.name.rsplit(".", 1)[1])):
                 shutil.rmtree(left, ignore_errors=True)
-        return Stage(name=name, path=final, facts=facts, seconds=seconds, hit=False)
+        return Stage(name=name, path=final, hit=False, **kept)
 
 
 def identity(part: Any) -> Any:
@@ -201,6 +206,15 @@ def environment() -> dict[str, str]:
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     found["threads"] = str(torch.get_num_threads())
     return found
+
+
+def peak_gib() -> float:
+    """The most memory this process has used so far: of the GPU if there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)  # Linux counts in KiB
 
 
 def _commit() -> str:

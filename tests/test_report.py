@@ -51,7 +51,7 @@ def state(method, seed, gain, status="finished", error=None):
     points = [point("start", 0.0), point("iteration 1", gain) | trained | {"first step": {"dpo": 0.6931472, "margin": 0.0}}]
     return {
         "title": {"method": method, "seed": str(seed)}, "notes": {"judge": "none"}, "status": status, "error": error,
-        "data": {"DSAT": 5}, "points": points, "stages": [{"name": "train", "seconds": 2.0, "hit": False}],
+        "data": {"DSAT": 5}, "points": points, "stages": [{"name": "train", "seconds": 2.0, "peak_gib": 0.5, "hit": False}],
     }  # fmt: skip
 
 

@@ -172,7 +172,7 @@ def stored(store: Path) -> dict[str, Any]:
     for name in content:
         if name.endswith(MANIFEST):
             manifest = json.loads(content[name])
-            content[name] = {part: manifest[part] for part in manifest if part not in ("seconds", "environment")}
+            content[name] = {part: manifest[part] for part in manifest if part not in ("seconds", "peak_gib", "environment")}
     return content
 
 

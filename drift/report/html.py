@@ -10,6 +10,7 @@ from drift.report.journal import RUN
 from drift.report.statistics import level
 
 NUM_PAIRS_SHOWN = 6
+CONTAIN_REPLIES = ("feedback", "pairs", "evaluate")
 
 
 def run_report(folder: Path) -> Path:
@@ -70,13 +71,22 @@ def _verdict(grouped: dict[str, list[dict[str, Any]]], main: str) -> list[str]:
 
 
 def _seconds(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Time by kind of stage. Stages that contain others (feedback, pairs, evaluate) include the replies drawn in them."""
-    found: dict[str, dict[str, Any]] = {}
-    for stage in state["stages"]:
-        row = found.setdefault(stage["name"], {"stage": stage["name"], "computed": 0, "found": 0, "seconds": 0.0})
-        row["found" if stage["hit"] else "computed"] += 1
-        row["seconds"] = round(row["seconds"] + (0.0 if stage["hit"] else stage["seconds"]), 1)
-    return list(found.values())
+    """Time by kind of stage: of what was computed in this run. Some kinds contain replies, which also have a row of their own."""
+    found = []
+    for name in dict.fromkeys(stage["name"] for stage in state["stages"]):
+        stages = [stage for stage in state["stages"] if stage["name"] == name]
+        fresh = [stage for stage in stages if not stage["hit"]]
+        seconds = sum(stage["seconds"] for stage in fresh)
+        row = {"stage": name + (" (with their replies)" if name in CONTAIN_REPLIES else "")}
+        row |= {"computed": len(fresh), "found": len(stages) - len(fresh), "seconds": round(seconds, 1)}
+        tokens = sum(stage.get("tokens", 0) for stage in fresh)
+        row["tokens/s"] = round(tokens / seconds) if tokens and seconds and name not in CONTAIN_REPLIES else "-"
+        for share, title in (("padding_share", "padding"), ("prefix_saving", "saved by sharing prompts")):
+            values = [stage[share] for stage in fresh if share in stage]
+            row[title] = f"{sum(values) / len(values):.0%}" if values else "-"
+        row["peak memory"] = f"{max(stage['peak_gib'] for stage in fresh):.1f} GiB" if fresh else "-"
+        found.append(row)
+    return found
 
 
 def _last_pairs(folder: Path) -> list[Any]:

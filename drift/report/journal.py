@@ -32,7 +32,12 @@ class Journal:
         self.write()
 
     def write(self) -> None:
-        self.state["stages"] = [{"name": s.name, "seconds": s.seconds, "hit": s.hit} for s in self.store.log]
+        own = ("tokens", "padding_share", "prefix_saving")
+        self.state["stages"] = [
+            {"name": s.name, "seconds": s.seconds, "peak_gib": s.peak_gib, "hit": s.hit}
+            | {name: s.facts[name] for name in own if name in s.facts}
+            for s in self.store.log
+        ]
         write_json(self.folder / RUN, self.state)
 
     def feedback(self, stage: Stage) -> None:

@@ -88,7 +88,8 @@ def fit(
     write_jsonl(output / "steps.jsonl", module.history)
     del trainer, module, model, loader
     free()
-    return {"pairs": len(plan.pairs), "steps": len(steps)}
+    work = plan.workload()
+    return {"pairs": len(plan.pairs), "steps": len(steps)} | work | {"tokens": epochs * work["tokens"]}
 
 
 class Steps:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.model.policy import Policy
-from drift.train.rows import Plan, num_tokens
+from drift.train.rows import Plan, pair_tokens
 from drift.train.settings import Train
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -22,7 +22,7 @@ def num_frozen(train: Train, start: Policy, plan: Plan) -> int:
     if train.adapter is None or plan.layout == "padded":
         return 0
     config = json.loads((start.base / "config.json").read_text(encoding="utf-8"))
-    if sum(map(num_tokens, plan.pairs)) * config["hidden_size"] * BYTES[train.dtype()[1]] > train.frozen_cache_gib * 2**30:
+    if sum(map(pair_tokens, plan.pairs)) * config["hidden_size"] * BYTES[train.dtype()[1]] > train.frozen_cache_gib * 2**30:
         return 0
     if start.is_adapter:
         own = json.loads((start.directory / "adapter_config.json").read_text(encoding="utf-8"))

@@ -18,7 +18,8 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Ten
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):
         hidden = hidden.to(torch.get_autocast_dtype(kind))
-    return TokenLogprobs.apply(hidden, weight, targets)  # type: ignore[no-any-return]
+    with torch.autocast(kind, enabled=False):  # from here on every format is chosen by hand, forward and backward alike
+        return TokenLogprobs.apply(hidden, weight, targets)  # type: ignore[no-any-return]
 
 
 class TokenLogprobs(torch.autograd.Function):

@@ -11,6 +11,11 @@ from torch import Tensor
 from drift.train.rows import Row
 
 
+def num_tokens(rows: Sequence[Row]) -> int:
+    """Tokens that a batch of these rows computes, padding included."""
+    return len(rows) * max(len(row.prompt) + len(row.reply) for row in rows)
+
+
 def collate(rows: Sequence[Row], pad_id: int) -> dict[str, Any]:
     """Tensors of `(R, T)`: input_ids, attention_mask, and reply_mask (True on the reply's tokens); reply_lengths `(R,)`."""
     width = max(len(row.prompt) + len(row.reply) for row in rows)
@@ -44,5 +49,5 @@ def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     total = torch.logsumexp(logits, dim=2)
     token = torch.gather(logits, 2, targets[:, :, None]).squeeze(2) - total
     with torch.no_grad():
-        entropy = total - torch.einsum("rtv,rtv->rt", torch.softmax(logits, dim=2), logits)
+        entropy = total - (torch.softmax(logits, dim=2) * logits).sum(dim=2)
     return (token * wanted).sum(dim=1), (entropy * wanted).sum(dim=1)

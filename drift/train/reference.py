@@ -33,7 +33,7 @@ def reference_stage(store: Store, train: Train, reference: Policy, start: Policy
         order = [i for batch in plan.batches for i in batch]
         by_pair = dict(zip(order, [pair for values in sums for pair in _by_pair(values)], strict=True))
         (output / "reference.json").write_text(json.dumps([by_pair[i] for i in range(len(plan.pairs))]), encoding="utf-8")
-        return {"rows": 2 * len(plan.pairs)}
+        return {"rows": 2 * len(plan.pairs)} | plan.workload()
 
     numbers = {"lightning": train.dtype()[0], "dtype": train.dtype()[1], "frozen": layers}
     inputs = {"policy": reference.fingerprint, "rows": plan.key}

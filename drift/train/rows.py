@@ -51,9 +51,20 @@ class Plan:
         """The 2B rows of a batch of B pairs: the chosen ones first, then the rejected ones."""
         return [self.pairs[i].chosen for i in batch] + [self.pairs[i].rejected for i in batch]
 
+    def workload(self) -> dict[str, float]:
+        """`tokens` that one pass computes; the share of them that is padding; what sharing prompts saves of a row a reply."""
+        rows = [self.rows(batch) for batch in self.batches]
+        computed = sum(map(layout_module(self.layout).num_tokens, rows))
+        needed = sum(len(row.prompt) + len(row.reply) for batch in rows for row in batch)
+        return {
+            "tokens": computed,
+            "padding_share": round(max(0.0, 1 - needed / computed), 3),
+            "prefix_saving": round(max(0.0, 1 - computed / needed), 3),
+        }
+
 
 def layout_module(layout: Layout) -> Any:
-    """`check_model(directory)`, `collate(rows, pad_id) -> batch` and `reply_logprobs(model, batch)` of a layout."""
+    """The module of a layout: its check_model(directory), num_tokens(rows), collate(rows, pad_id), reply_logprobs(model, batch)."""
     from drift.train import padded, shared
 
     return {"shared": shared, "padded": padded}[layout]
@@ -92,10 +103,10 @@ def plan(
     for low in range(0, len(shuffled), pairs_per_step):
         step = range(low, min(low + pairs_per_step, len(shuffled)))
         prompts: dict[tuple[int, ...], list[int]] = {}
-        for i in sorted(step, key=lambda i: num_tokens(shuffled[i])):
+        for i in sorted(step, key=lambda i: pair_tokens(shuffled[i])):
             prompts.setdefault(tuple(shuffled[i].chosen.prompt), []).append(i)
         inside = [i for together in prompts.values() for i in together]
-        steps.append(cut(inside, [num_tokens(shuffled[i]) for i in inside], tokens_per_batch))
+        steps.append(cut(inside, [pair_tokens(shuffled[i]) for i in inside], tokens_per_batch))
     return Plan(layout=layout, pairs=shuffled, steps=steps)
 
 
@@ -112,6 +123,6 @@ def cut(items: Sequence[int], sizes: Sequence[int], limit: int) -> list[list[int
     return batches
 
 
-def num_tokens(pair: PairRows) -> int:
+def pair_tokens(pair: PairRows) -> int:
     """Tokens of a pair whose prompt is counted once."""
     return len(pair.chosen.prompt) + len(pair.chosen.reply) + len(pair.rejected.reply)

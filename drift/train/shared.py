@@ -28,6 +28,11 @@ TILE = 256  # queries of one tile: of the scores of a long prompt the upper half
 Tile = tuple[int, int, int, int, int]  # queries [a, b) see the keys of the prefix [p, q) and, causally, those of [s, b)
 
 
+def num_tokens(rows: Sequence[Row]) -> int:
+    """Tokens that a batch of these rows computes."""
+    return sum(map(len, {tuple(row.prompt) for row in rows})) + sum(len(row.reply) - 1 for row in rows)
+
+
 def collate(rows: Sequence[Row], pad_id: int) -> dict[str, Any]:
     """One sequence of T tokens for R rows with N reply tokens: input_ids, position_ids `(1, T)`; predict `(N,)`, the positions that
     predict the reply tokens targets `(N,)` of the rows owner `(N,)`; reply_lengths `(R,)`; tiles."""
@@ -97,7 +102,8 @@ def attend(
     """The attention function that transformers calls: `(1, H, T, D)` queries, `(1, K, T, D)` keys and values to `(1, T, H, D)`."""
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
-    mixed = TileAttention.apply(query[0].to(dtype), key[0].to(dtype), value[0].to(dtype), tiles, scaling)
+    with torch.autocast(kind, enabled=False):
+        mixed = TileAttention.apply(query[0].to(dtype), key[0].to(dtype), value[0].to(dtype), tiles, scaling)
     return mixed[None], None  # type: ignore[index]
 
 
