@@ -1,6 +1,7 @@
 """One job of a sweep, or a single run: the loop with its journal, and the reports when it ends, however it ends."""
 
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ from drift.report.journal import Journal
 def perform(run: Run, folder: Path, hydra: Any) -> None:
     """Runs in `folder`; writes report.html there, and the study's report one level up if this is a sweep's member."""
     quiet()
+    end_on_sigterm()
     sweep = str(hydra.mode).endswith("MULTIRUN")
     overrides = [override.lstrip("+").partition("=") for override in hydra.overrides.task]
     title = {"method": hydra.runtime.choices["method"]} | {key: value for key, _, value in overrides}
@@ -47,6 +49,13 @@ def perform(run: Run, folder: Path, hydra: Any) -> None:
             if rows:
                 console.table([{name: row[name] for name in list(row)[1:4]} for row in rows])
             say(f"Report: {report}")
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM ends the process, report and all. Lightning alone would take note of it and let a sweep go on with the next member;
+    it calls a handler that it finds. One that is there already (a launcher's) stays."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def quiet() -> None:

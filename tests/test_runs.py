@@ -1,10 +1,13 @@
 """Whole runs on the tiny model: every method on a log, one process or the real command line, alone or in a sweep."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, command, feedback_file, perform
+from conftest import ROOT, SMALL, command, feedback_file, perform
 
 LOG_SETTINGS = [
     "model=tiny", "data=jsonl", "iterations=2", "pairs_per_iteration=6", "train.pairs_per_step=2", "train.tokens_per_batch=500",
@@ -129,3 +132,18 @@ def test_a_member_that_fails_is_named_and_the_others_finish(cache, tmp_path):
     assert done.returncode == 1 and "The method made no usable pair" in done.stdout and "Traceback" not in done.stderr
     text = (tmp_path / "study" / "report.html").read_text()
     assert "spin failed: UserError" in text and "drift: after iteration 1" in text
+
+
+def test_sigterm_ends_a_sweep_with_its_report_and_not_only_one_member(cache, tmp_path):
+    """In the middle of training, where Lightning catches the signal; 143 is 128 + SIGTERM."""
+    log = feedback_file(tmp_path / "log.jsonl")
+    overrides = [*settings(cache, log, tmp_path / "store"), "seed=0,1", "train.epochs=2000", f"hydra.sweep.dir={tmp_path}/study"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([sys.executable, str(ROOT / "run.py"), "-m", *overrides], **pipes) as process:
+        while not list((tmp_path / "store").glob("train/*.progress/last.ckpt")):
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.2)
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+    assert (tmp_path / "study" / "report.html").is_file()
+    assert [json.loads(file.read_text())["status"] for file in (tmp_path / "study").glob("*/run.json")] == ["failed"]

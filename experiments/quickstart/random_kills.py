@@ -2,7 +2,8 @@
 
     python experiments/quickstart/random_kills.py FOLDER
 
-Every byte of pairs, policies, metrics and scores must be equal. Smaller numbers than the quickstart's, the same stages.
+Every byte of pairs, policies, metrics and scores must be equal. Smaller numbers than the quickstart's, the same stages. A run
+that ends before it was killed ten times is compared, and another one is begun.
 """
 
 import hashlib
@@ -14,6 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 10
+START_SECONDS = 6.0  # what a start takes on two cores before it works on a stage
+rng = random.Random(0)
 SETTINGS = [
     "data.num_prompts=36", "pairs_per_iteration=16", "train.pairs_per_step=4", "train.checkpoint_every_steps=1",
     "evaluation.num_prompts=12", "evaluation.num_perplexity_prompts=6", "sampler.group_size=12",
@@ -31,25 +34,39 @@ def artefacts(folder: Path) -> dict[str, str]:
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in found if f.is_file()}
 
 
+def kill_at_random(folder: Path, store: Path, seconds: float, kills: int) -> int:
+    """Starts the run again and again, killing it after up to `seconds` of work, until it ends by itself or has been killed often
+    enough and is let go on. Returns how many kills there were."""
+    done = 0
+    while True:
+        process = start(folder, store)
+        if done < kills:
+            try:
+                process.wait(timeout=START_SECONDS + rng.uniform(0, seconds))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                done += 1
+                unfinished = sorted(lease.parent.name for lease in store.glob("*/*.lease"))
+                print(f"kill {done} of this run: inside {', '.join(unfinished) or 'no stage'}", flush=True)
+                process.wait()
+                continue
+        assert process.wait() == 0
+        return done
+
+
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     begun = time.monotonic()
     assert start(folder / "undisturbed", folder / "store_undisturbed").wait() == 0
-    whole = time.monotonic() - begun
-    rng, kills = random.Random(0), 0
-    while kills < KILLS:
-        process = start(folder / "killed", folder / "store_killed")
-        time.sleep(rng.uniform(0.2, 0.6) * whole)
-        if process.poll() is None:
-            process.kill()
-            kills += 1
-            unfinished = sorted(p.parent.name for p in (folder / "store_killed").glob("*/*.lease"))
-            print(f"kill {kills}: inside {', '.join(unfinished) or 'no stage'}", flush=True)
-        process.wait()
-    assert start(folder / "killed", folder / "store_killed").wait() == 0
-    one, other = artefacts(folder / "undisturbed"), artefacts(folder / "killed")
-    different = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
-    print(f"{len(one)} files compared after {KILLS} kills; different: {different or 'none'}")
+    each = 2 * (time.monotonic() - begun) / (KILLS + 1)
+    expected, kills, different = artefacts(folder / "undisturbed"), 0, []
+    for number in range(KILLS):
+        if kills < KILLS:
+            name = f"killed_{number}"
+            kills += kill_at_random(folder / name, folder / f"store_{name}", each, KILLS - kills)
+            found = artefacts(folder / name)
+            different += sorted(file for file in expected.keys() | found.keys() if expected.get(file) != found.get(file))
+    print(f"{len(expected)} files compared after {kills} kills; different: {different or 'none'}")
     sys.exit(bool(different))
 
 

