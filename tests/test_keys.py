@@ -39,6 +39,7 @@ TABLE = {
     "sampler.max_new_tokens=7": ALL,
     "sampler.max_prompt_tokens=900": {"feedback", "replies", "pairs", "evaluate"},  # the same replies, so the same rows
     "sampler.group_size=3": set(),  # float32: the same replies
+    "sampler.tokens_per_batch=1": set(),
     "sampler.precision=bfloat16": ALL,
     "train.learning_rate=1e-3": TRAIN,
     "train.optimizer=rmsprop": TRAIN,

@@ -5,7 +5,7 @@ import torch
 
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at
-from drift.sampler.decode import Row, choose, sample
+from drift.sampler.decode import ATTENTION, Row, attend, choose, sample
 from drift.sampler.draw import Draw
 from drift.sampler.noise import order, uniforms
 from drift.sampler.transformers import Transformers
@@ -17,10 +17,11 @@ class Question:
         self.key, self.prompt = str(i), [{"role": "user", "content": "Tell me. " * (i % 5) + f"What is {i}?"}]
 
 
-def draw_all(tiny, folder, group_size, count=12, samples=2, temperature=1.0):
+def draw_all(tiny, folder, group_size, count=12, samples=2, temperature=1.0, tokens_per_batch=10_000):
     sampler = Transformers(
-        temperature=temperature, top_p=0.95, max_new_tokens=16, max_prompt_tokens=500, group_size=group_size, precision="float32"
-    )
+        temperature=temperature, top_p=0.95, max_new_tokens=16, max_prompt_tokens=500, group_size=group_size,
+        tokens_per_batch=tokens_per_batch, precision="float32",
+    )  # fmt: skip
     store = Store(dir=str(folder), strict=False, lease_seconds=30.0)
     with Draw(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="test", iteration=1) as draw:
         items = [Question(i) for i in range(count)]
@@ -30,7 +31,7 @@ def draw_all(tiny, folder, group_size, count=12, samples=2, temperature=1.0):
 
 def test_replies_do_not_depend_on_the_group_size(tiny, tmp_path):
     one, seven, all_at_once = (draw_all(tiny, tmp_path / str(size), size)[0] for size in (1, 7, 32))
-    assert one == seven == all_at_once
+    assert one == seven == all_at_once == draw_all(tiny, tmp_path / "cut", 32, tokens_per_batch=300)[0]
     assert len({text for _, texts in one for text in texts}) > 12  # they do differ from one another
 
 
@@ -41,12 +42,15 @@ def test_a_second_draw_computes_nothing(tiny, tmp_path):
     assert [stage.hit for stage in store.log] == [False] * 3 and [stage.hit for stage in second.log] == [True] * 3
 
 
-def test_greedy_decoding_equals_generate_of_transformers(tiny, tokenizer):
+@pytest.mark.parametrize("attention", ["sdpa", "eager", ATTENTION])
+def test_greedy_decoding_equals_generate_of_transformers(tiny, tokenizer, attention):
     """Prompts of several lengths together, through the shared beginning, the padding and the dropped rows."""
     model = load_model(policy_at(tiny), torch.float32)
     prompts = [prompt_ids(tokenizer, Question(i).prompt) for i in range(6)]
     rows = [Row(prompt=prompt, uniforms=[0.0] * 24) for prompt in prompts]
+    model.set_attn_implementation(attention)
     ours = sample(model, rows, max_new_tokens=24, temperature=0, top_p=1.0, stop_ids={tokenizer.eos_token_id}, pad_id=0)
+    model.set_attn_implementation("sdpa")
     for prompt, reply in zip(prompts, ours, strict=True):
         plain = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24)[0, len(prompt) :]
         assert plain.tolist() == reply
@@ -82,12 +86,31 @@ def test_the_order_of_items_does_not_depend_on_where_they_stood():
 
 def test_too_long_prompts_are_passed_over_and_counted(tiny, tokenizer, tmp_path):
     limit = len(prompt_ids(tokenizer, Question(5).prompt))
-    sampler = Transformers(temperature=1.0, top_p=1.0, max_new_tokens=4, max_prompt_tokens=limit, group_size=4, precision="float32")
+    sampler = Transformers(
+        temperature=1.0,
+        top_p=1.0,
+        max_new_tokens=4,
+        max_prompt_tokens=limit,
+        group_size=4,
+        tokens_per_batch=10_000,
+        precision="float32",
+    )
     store = Store(dir=str(tmp_path), strict=False, lease_seconds=30.0)
     items = [Question(0), Question(4), Question(5)]
     with Draw(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="t", iteration=0) as draw:
         kept = [item.key for item, _ in draw(items, lambda i: [i.prompt], first_sample=0, label="t")]
     assert kept == ["0", "5"] and draw.drawn["prompts_too_long"] == 1
+
+
+def test_attention_of_one_token_is_that_of_torch():
+    """Grouped heads, a mask and none, against scaled_dot_product_attention with repeated heads (float64)."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, heads, n, 8, generator=generator).double() for heads, n in ((6, 1), (2, 5), (2, 5)))
+    for mask in (None, torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 0, 1], [0, 0, 0, 0, 1]], dtype=torch.bool)[:, None, None]):
+        found, _ = attend(None, query, key, value, mask, scaling=0.3)
+        repeated = (tensor.repeat_interleave(3, dim=1) for tensor in (key, value))
+        plain = torch.nn.functional.scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3)
+        assert torch.allclose(found, plain.transpose(1, 2), rtol=1e-12)
 
 
 @pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[5, 6], [5, 7, 8, 9]], [[1], [2, 3]]])

@@ -1,10 +1,12 @@
 """Prefix-shared rows against their oracle, plain padded rows: log-probs, entropies, gradients; and what they must not compute."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import float64_throughout
+from conftest import ROOT, float64_throughout
 
 from drift.errors import UserError
 from drift.model.policy import load_model, policy_at
@@ -109,6 +111,31 @@ def test_chunked_gradients_are_those_of_whole_logits(monkeypatch, trained):
     assert torch.allclose(chunked, whole, rtol=1e-12)
     for one, other in zip(*(torch.autograd.grad((found * scale).sum(), wanted) for found in (chunked, whole)), strict=True):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-14)
+
+
+PEAK = """
+import resource, sys, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from drift.train import shared
+from drift.train.rows import Row
+config = LlamaConfig(vocab_size=int(sys.argv[1]), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+model = LlamaForCausalLM(config)
+rows = [Row(prompt=[1, 2, 3], reply=[5 + i] * 500) for i in range(4)]
+for _ in range(2):
+    sums, _ = shared.reply_logprobs(model, shared.collate(rows, 0))
+    sums.sum().backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_a_larger_vocabulary_costs_its_weights_and_their_gradients_only():
+    """50,000 -> 200,000 tokens of 16 float32 are 9.6 MB a copy: two matrices, their gradients, and a second pass's before they are
+    added. Whole logits of 2,000 reply tokens would take 1.2 GB more, forward alone."""
+    small, large = (
+        float(subprocess.run([sys.executable, "-c", PEAK, size], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+        for size in ("50000", "200000")
+    )
+    assert large - small < 6 * 9.6 + 40  # and 40 MB: chunks don't come out equally long
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "one_token_by_groups"
+UNUSUAL = ("softcap", "s_aux", "position_bias", "cache")  # arguments of models whose attention is more than a softmax
 
 MAX_PREFILL_TOKENS = 1024  # rows are prefilled in slices of about so many tokens: larger ones only fall out of the CPU's cache
 
@@ -37,15 +43,48 @@ class InPlaceLayer(DynamicLayer):
         end = self.length + key_states.shape[2]
         self.key_buffer[:, :, self.length : end] = key_states
         self.value_buffer[:, :, self.length : end] = value_states
-        self.length = end
-        self.keys, self.values = self.key_buffer[:, :, :end], self.value_buffer[:, :, :end]
+        self._show(end)
         return self.keys, self.values
+
+    def _show(self, length: int) -> None:
+        self.length = length
+        self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
+
+    def place(self, rows: list[int], source: Any, filled: "InPlaceLayer", shared: int, width: int) -> None:
+        """Puts the prompts of a filled cache, `source` of it, into these rows: the shared beginning, and the rest up to `width`."""
+        begin = width - filled.length + shared
+        for mine, theirs in ((self.key_buffer, filled.keys), (self.value_buffer, filled.values)):
+            mine[rows, :, :shared] = theirs[source, :, :shared]
+            mine[rows, :, shared:begin] = 0  # padding is masked, but must be finite
+            mine[rows, :, begin:width] = theirs[source, :, shared:]
+        self._show(width)
 
     def shrink(self, num_rows: int, holes: Any, movers: Any) -> None:
         """Keeps `num_rows` rows: the last ones, `movers`, take the places of finished ones, `holes`."""
         for buffer in (self.key_buffer, self.value_buffer):
             buffer[holes, :, : self.length] = buffer[movers, :, : self.length]
         self.key_buffer, self.value_buffer = self.key_buffer[:num_rows], self.value_buffer[:num_rows]
+        self._show(self.length)
+
+
+def attend(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **rest: Any
+) -> tuple[Any, None]:
+    """For one new token on a CPU, plain matrix products by group of heads `(B, H, 1, D)`: there torch's kernel takes several times
+    longer on long prompts. Everything else goes to it."""
+    plain = query.shape[2] == 1 and query.device.type == "cpu" and not any(rest.get(name) is not None for name in UNUSUAL)
+    if not plain:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)  # type: ignore[return-value]
+    grouped = query.reshape(len(query), key.shape[1], -1, query.shape[3])  # (B, K, G, D)
+    scores = (grouped @ key.mT).mul_(query.shape[3] ** -0.5 if scaling is None else scaling)  # (B, K, G, T)
+    if attention_mask is not None:
+        scores.masked_fill_(~attention_mask[:, :, :, : key.shape[2]], float("-inf"))
+    weights = torch.softmax(scores, dim=3, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+    return (weights @ value).reshape(len(query), 1, -1, query.shape[3]), None
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 @torch.inference_mode()
@@ -125,53 +164,68 @@ def choose(logits: Any, uniforms: Any, temperature: float, top_p: float) -> Any:
 def _prefill(model: Any, prompts: list[list[int]], max_new_tokens: int, pad_id: int) -> tuple[Any, Any, Any, Any]:
     """Next-token logits `(B, V)`, the filled cache, its mask `(B, T)` and the last position `(B,)` of every row.
 
-    A row of the cache is: what all prompts begin with, then padding, then the rest of its prompt."""
+    A row of the cache is: what all prompts begin with, then padding, then the rest of its prompt. Distinct prompts are computed
+    in slices of similar length, and copied to the rows of all their samples."""
     device = model.device
     distinct = sorted(set(map(tuple, prompts)), key=lambda ids: (len(ids), ids))
-    shared = _common_prefix(distinct)
-    width = len(distinct[-1])
-    layer_type = type("Layer", (InPlaceLayer,), {"capacity": width + max_new_tokens})
-    full = Cache(layer_class_to_replicate=layer_type)
-    start = Cache(layer_class_to_replicate=type("Layer", (InPlaceLayer,), {"capacity": max(shared, 1)}))
+    shared, width = _common_prefix(distinct), len(distinct[-1])
+    start = _cache(max(shared, 1))
     if shared:
-        model(
-            input_ids=torch.tensor([distinct[0][:shared]], device=device),
-            past_key_values=start,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-    rest = width - shared
-    ids = torch.full((len(distinct), rest), pad_id, device=device)
-    mask = torch.zeros((len(distinct), width), dtype=torch.long, device=device)
+        begin = torch.tensor([distinct[0][:shared]], device=device)
+        model(input_ids=begin, past_key_values=start, use_cache=True, logits_to_keep=1)
+    rows_of: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows_of.setdefault(tuple(prompt), []).append(row)
+    full = _cache(width + max_new_tokens)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long, device=device)
     mask[:, :shared] = 1
-    for i, prompt in enumerate(distinct):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt[shared:], device=device)
+    logits: list[Any] = [None] * len(prompts)
+    low = 0
+    while low < len(distinct):
+        high = low + 1
+        while high < len(distinct) and (high + 1 - low) * (len(distinct[high]) - shared) <= MAX_PREFILL_TOKENS:
+            high += 1
+        part, last = _prefill_slice(model, distinct[low:high], shared, start, pad_id)
+        rows = [row for prompt in distinct[low:high] for row in rows_of[prompt]]
+        source = torch.tensor([i for i, prompt in enumerate(distinct[low:high]) for _ in rows_of[prompt]], device=device)
+        for layer, filled in zip(_layers(full, part, len(prompts)), part.layers, strict=True):
+            layer.place(rows, source, filled, shared, width)
+        for row, i in zip(rows, source.tolist(), strict=True):
+            mask[row, shared + width - len(prompts[row]) :] = 1
+            logits[row] = last[i]
+        low = high
+    return torch.stack(logits), full, mask, mask.sum(dim=1) - 1
+
+
+def _prefill_slice(model: Any, prompts: list[tuple[int, ...]], shared: int, start: Any, pad_id: int) -> tuple[Any, Any]:
+    """The cache of a few prompts, padded on the left of what they don't share, and their next-token logits `(b, V)`."""
+    width = len(prompts[-1])
+    ids = torch.full((len(prompts), width - shared), pad_id, device=model.device)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long, device=model.device)
+    mask[:, :shared] = 1
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt[shared:], device=model.device)
         mask[i, shared + width - len(prompt) :] = 1
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    logits, parts = [], []
-    step = max(1, MAX_PREFILL_TOKENS // rest)
-    for low in range(0, len(distinct), step):
-        rows = slice(low, min(low + step, len(distinct)))
-        part = Cache(layer_class_to_replicate=type("Layer", (InPlaceLayer,), {"capacity": width}))
-        if shared:
-            for i, layer in enumerate(start.layers):
-                part.update(*(t.expand(rows.stop - low, -1, -1, -1) for t in (layer.keys, layer.values)), i)
-        out = model(
-            input_ids=ids[rows],
-            attention_mask=mask[rows],
-            position_ids=positions[rows, shared:],
-            past_key_values=part,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits.append(out.logits[:, -1])
-        parts.append(part)
-    where = {prompt: i for i, prompt in enumerate(distinct)}
-    expand = torch.tensor([where[tuple(prompt)] for prompt in prompts], device=device)
-    for i in range(len(parts[0].layers)):
-        keys = torch.cat([part.layers[i].keys for part in parts])[expand]
-        full.update(keys, torch.cat([part.layers[i].values for part in parts])[expand], i)
-    return torch.cat(logits)[expand], full, mask[expand], positions[expand, -1]
+    part = _cache(width)
+    if shared:
+        for i, layer in enumerate(start.layers):
+            part.update(*(t.expand(len(prompts), -1, -1, -1) for t in (layer.keys, layer.values)), i)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=part, use_cache=True, logits_to_keep=1)
+    return part, out.logits[:, -1]
+
+
+def _cache(capacity: int) -> Any:
+    return Cache(layer_class_to_replicate=type("Layer", (InPlaceLayer,), {"capacity": capacity}))
+
+
+def _layers(full: Any, part: Any, num_rows: int) -> list[Any]:
+    """The layers of the whole group's cache, made at the first slice."""
+    if not full.layers:
+        for i, layer in enumerate(part.layers):
+            empty = layer.keys.new_empty((num_rows, layer.keys.shape[1], 0, layer.keys.shape[3]))
+            full.update(empty, empty, i)
+    return full.layers
 
 
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from drift.batches import cut
 from drift.errors import UserError, memory_advice
 from drift.model import precision
 from drift.model.policy import Policy
@@ -14,26 +16,28 @@ from drift.records import Prompt, Reply
 @dataclass(frozen=True, kw_only=True)
 class Transformers:
     """`temperature` 0 is greedy; `top_p` 1 samples from the whole vocabulary. `group_size`: replies computed together;
-    the unit of resume and of sharing. `max_prompt_tokens`: longer prompts are not sampled from, and counted."""
+    the unit of resume and of sharing; inside it, prompts of similar length are computed together, as many as `tokens_per_batch`
+    (prompts and new tokens) allows. `max_prompt_tokens`: longer prompts are not sampled from, and counted."""
 
     temperature: float
     top_p: float
     max_new_tokens: int
     max_prompt_tokens: int
     group_size: int
+    tokens_per_batch: int
     precision: precision.Precision
 
     def check(self) -> None:
         if not (self.temperature >= 0 and 0 < self.top_p <= 1):
             raise UserError("sampler: expected temperature >= 0 and 0 < top_p <= 1.")
-        if min(self.max_new_tokens, self.max_prompt_tokens, self.group_size) < 1:
-            raise UserError("sampler: max_new_tokens, max_prompt_tokens and group_size must be at least 1.")
+        if min(self.max_new_tokens, self.max_prompt_tokens, self.group_size, self.tokens_per_batch) < 1:
+            raise UserError("sampler: max_new_tokens, max_prompt_tokens, group_size and tokens_per_batch must be at least 1.")
 
     def key(self) -> dict[str, Any]:
         """The settings that a reply depends on: in bfloat16 also how many are computed together."""
         computed = precision.resolve(self.precision)
         return {
-            "group_size": self.group_size if computed == "bfloat16" else None,
+            "together": [self.group_size, self.tokens_per_batch] if computed == "bfloat16" else None,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_new_tokens": self.max_new_tokens,
@@ -53,31 +57,37 @@ class Transformers:
 
         tokenizer = policies.load_tokenizer(policy)
         loaded = [policies.load_model(policy, getattr(torch, precision.resolve(self.precision)), merge=True)]
+        if loaded[0].config._attn_implementation == "sdpa":
+            loaded[0].set_attn_implementation(decode.ATTENTION)
         stops = stop_ids(loaded[0], tokenizer)
 
         def generate(prompts: Sequence[Prompt], uniforms: Sequence[Any], tick: Callable[[float], None]) -> list[Reply | None]:
             ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
             fits = [i for i, row in enumerate(ids) if len(row) <= self.max_prompt_tokens]
-            rows = [decode.Row(prompt=ids[i], uniforms=uniforms[i]) for i in fits]
+            fits.sort(key=lambda i: (len(ids[i]), ids[i]))  # a prompt's samples side by side
+            sizes = [len(ids[i]) + self.max_new_tokens for i in fits]
             replies: list[Reply | None] = [None] * len(ids)
-            if not rows:
-                return replies
-            with memory_advice("sampler.group_size", self.group_size):
-                sampled = decode.sample(
-                    loaded[0],
-                    rows,
-                    max_new_tokens=self.max_new_tokens,
-                    temperature=self.temperature,
-                    top_p=self.top_p,
-                    stop_ids=stops,
-                    on_token=lambda: tick(1 / self.max_new_tokens),
-                    pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops),
-                )
-            for i, tokens in zip(fits, sampled, strict=True):
-                ended = tokens[-1] in stops
-                text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
-                replies[i] = Reply(text=text.strip().removesuffix("\ufffd"), num_tokens=len(tokens), ended=ended)
+            for batch in cut(fits, sizes, self.tokens_per_batch):
+                share = len(batch) / len(fits) / self.max_new_tokens
+                with memory_advice("sampler.tokens_per_batch", self.tokens_per_batch):
+                    sampled = decode.sample(
+                        loaded[0],
+                        [decode.Row(prompt=ids[i], uniforms=uniforms[i]) for i in batch],
+                        max_new_tokens=self.max_new_tokens,
+                        temperature=self.temperature,
+                        top_p=self.top_p,
+                        stop_ids=stops,
+                        on_token=partial(tick, share),
+                        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops),
+                    )
+                for i, tokens in zip(batch, sampled, strict=True):
+                    replies[i] = to_reply(tokens)
             return replies
+
+        def to_reply(tokens: list[int]) -> Reply:
+            ended = tokens[-1] in stops
+            text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
+            return Reply(text=text.strip().removesuffix("\ufffd"), num_tokens=len(tokens), ended=ended)
 
         try:
             yield generate

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from drift.batches import cut
 from drift.records import Pair, digest
 from drift.sampler.noise import order
 
@@ -108,19 +109,6 @@ def plan(
         inside = [i for together in prompts.values() for i in together]
         steps.append(cut(inside, [pair_tokens(shuffled[i]) for i in inside], tokens_per_batch))
     return Plan(layout=layout, pairs=shuffled, steps=steps)
-
-
-def cut(items: Sequence[int], sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """Consecutive batches whose sizes add up to at most `limit`; a larger item is a batch of its own."""
-    batches: list[list[int]] = []
-    used = 0
-    for item, size in zip(items, sizes, strict=True):
-        if not batches or used + size > limit:
-            batches.append([])
-            used = 0
-        batches[-1].append(item)
-        used += size
-    return batches
 
 
 def pair_tokens(pair: PairRows) -> int:

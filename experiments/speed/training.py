@@ -11,19 +11,14 @@ the layers, on both sides the same modules.
 
 import argparse
 import json
-import random
 import resource
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from side_by_side import child, compare, conversations, model_directory, report
+
 PAIRS_PER_STEP, LEARNING_RATE, BETA = 4, 1e-6, 0.1
 MAX_PROMPT, MAX_REPLY = 1024, 512
 
@@ -37,7 +32,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--adapter", action="store_true")
     parser.add_argument("--tokens-per-batch", type=int, default=1, help="ours; 1: one pair at a time")
-    parser.add_argument("--peer", default="batch=4,sorted=0,precomputed=0")
+    parser.add_argument("--peer", nargs="+", default=["batch=4,sorted=0,precomputed=0"])
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -50,62 +45,22 @@ def main() -> None:
         pairs.write_text(json.dumps(real_pairs(directory, arguments.data, arguments.pairs)))
         common = {name: getattr(arguments, name) for name in ("precision", "adapter", "tokens_per_batch")}
         common |= {"model": str(directory), "pairs": str(pairs)}
-        if arguments.tune:
-            for batch, order, precomputed in product((1, 2, 4, 8), (0, 1), (0, 1)):
-                side = f"batch={batch},sorted={order},precomputed={precomputed}"
-                report(side, [child(common | {"side": side})], arguments.pairs)
+        if not arguments.tune:
+            compare(__file__, common, ["ours", *arguments.peer], arguments.repeats, "pairs")
             return
-        found: dict[str, list[dict[str, float]]] = {"ours": [], arguments.peer: []}
-        for _ in range(arguments.repeats):
-            for side, runs in found.items():
-                runs.append(child(common | {"side": side}))
-                report(side, runs[-1:], arguments.pairs)
-        print("\nmedian [least, most]")
-        for side, runs in found.items():
-            report(side, runs, arguments.pairs)
-        mine, theirs = found.values()
-        for what in ("seconds", "peak_gib"):
-            ratios = [b[what] / a[what] for a, b in zip(mine, theirs, strict=True)]
-            print(f"{what}: TRL / ours {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
-
-
-def report(side: str, runs: list[dict[str, float]], pairs: int) -> None:
-    seconds, peaks = [run["seconds"] for run in runs], [run["peak_gib"] for run in runs]
-    middle = statistics.median(seconds)
-    line = f"{middle:7.1f} s [{min(seconds):.1f}, {max(seconds):.1f}]  {pairs / middle:6.3f} pairs/s"
-    print(f"{side:34} {line}  peak {statistics.median(peaks):.2f} GiB", flush=True)
-
-
-def child(settings: dict[str, Any]) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", json.dumps(settings)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def model_directory(name: str) -> Path:
-    if name != "smollm2-135m":
-        return Path(name)
-    from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
-
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return instantiate(compose("config").model).directory()
+        for batch, order, precomputed in product((1, 2, 4, 8), (0, 1), (0, 1)):
+            side = f"batch={batch},sorted={order},precomputed={precomputed}"
+            report(side, [child(__file__, common | {"side": side})], "pairs")
 
 
 def real_pairs(directory: Path, data: str | None, count: int) -> list[dict[str, str]]:
     """The first exchange of random conversations; rejected is the same conversation's second reply (its length is real too)."""
     from transformers import AutoTokenizer
 
-    from drift.data.sharegpt import JsonArray, ShareGpt
-
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    rows = list(JsonArray(ShareGpt(path=data, max_records=None, seed=0)._file()))
-    random.Random(0).shuffle(rows)
     pairs: list[dict[str, str]] = []
-    for row in rows:
-        turns = [turn["value"] for turn in row["conversations"]]
-        if len(turns) < 4 or row["conversations"][0]["from"] != "human" or len(pairs) == count:
+    for turns in conversations(data):
+        if len(turns) < 4 or len(pairs) == count:
             continue
         prompt, chosen, rejected = turns[0], turns[1], turns[3]
         sizes = [len(tokenizer(text).input_ids) for text in (prompt, chosen, rejected)]
@@ -124,7 +79,7 @@ def measure(side: str, model: str, pairs: str, precision: str, adapter: bool, to
         seconds = ours(Path(model), data, precision, adapter, tokens_per_batch)
     else:
         seconds = trl(model, data, precision, adapter, **{k: int(v) for k, v in (part.split("=") for part in side.split(","))})
-    return {"seconds": seconds, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    return {"count": len(data), "seconds": seconds, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
 def ours(model: Path, data: list[dict[str, str]], precision: str, adapter: bool, tokens_per_batch: int) -> float:

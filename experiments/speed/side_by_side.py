@@ -1,0 +1,67 @@
+"""What the speed scripts share: measurements in processes of their own, interleaved; real prompts; how a comparison is printed."""
+
+import json
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+
+def child(script: str, settings: dict[str, Any]) -> dict[str, float]:
+    """Runs `script --child SETTINGS`; returns the JSON object on its last line."""
+    done = subprocess.run([sys.executable, script, "--child", json.dumps(settings)], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(script: str, common: dict[str, Any], sides: list[str], repeats: int, unit: str) -> None:
+    """`repeats` rounds of all sides in turn; ours is the first. A child reports `count` (of `unit`), `seconds` and `peak_gib`."""
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for _ in range(repeats):
+        for side, runs in found.items():
+            runs.append(child(script, common | {"side": side}))
+            report(side, runs[-1:], unit)
+    print("\nmedian [least, most]")
+    for side, runs in found.items():
+        report(side, runs, unit)
+    mine = found[sides[0]]
+    for side in sides[1:]:
+        speed = [a["count"] / a["seconds"] / (b["count"] / b["seconds"]) for a, b in zip(mine, found[side], strict=True)]
+        memory = [a["peak_gib"] / b["peak_gib"] for a, b in zip(mine, found[side], strict=True)]
+        for what, ratios in (("speed", speed), ("peak memory", memory)):
+            print(f"{what}, {sides[0]} / {side}: {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
+
+
+def report(side: str, runs: list[dict[str, float]], unit: str) -> None:
+    seconds, rates = [run["seconds"] for run in runs], [run["count"] / run["seconds"] for run in runs]
+    spread = f"[{min(rates):.3g}, {max(rates):.3g}]" if len(runs) > 1 else ""
+    line = f"{statistics.median(seconds):7.1f} s  {statistics.median(rates):8.3g} {unit}/s {spread}"
+    print(f"{side:36} {line}  peak {statistics.median(run['peak_gib'] for run in runs):.2f} GiB", flush=True)
+
+
+def model_directory(name: str) -> Path:
+    """A directory as it is; `smollm2-135m` from the package it ships in."""
+    if name != "smollm2-135m":
+        return Path(name)
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return instantiate(compose("config").model).directory()
+
+
+def conversations(data: str | None) -> Iterator[list[str]]:
+    """The turns of real ShareGPT conversations that a user begins, in a random order that is always the same."""
+    from drift.data.sharegpt import JsonArray, ShareGpt
+
+    rows = list(JsonArray(ShareGpt(path=data, max_records=None, seed=0)._file()))
+    random.Random(0).shuffle(rows)
+    for row in rows:
+        turns = row["conversations"]
+        if turns and turns[0]["from"] == "human":
+            yield [turn["value"] for turn in turns]
