@@ -63,6 +63,19 @@ def test_inverse_cdf_picks_the_token_that_holds_the_uniform():
     assert choose(logits, torch.tensor([0.0, 0.62, 0.63, 0.99]), 1.0, 0.6).tolist() == [1, 1, 2, 2]
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+@pytest.mark.parametrize("spread", [0.01, 3.0])  # nearly flat: a nucleus of thousands of tokens; peaked: a few
+def test_choosing_by_blocks_is_choosing_by_the_whole_running_sum(top_p, spread):
+    generator = torch.Generator().manual_seed(0)
+    logits, shares = spread * torch.randn(50, 3001, generator=generator), torch.rand(50, generator=generator)
+    probabilities, ids = torch.softmax(logits, dim=1).double().sort(dim=1, descending=True)
+    if top_p == 1:
+        probabilities, ids = torch.softmax(logits, dim=1).double(), torch.arange(3001).expand(50, -1)
+    kept = probabilities.masked_fill(probabilities.cumsum(dim=1) - probabilities >= top_p, 0.0).cumsum(dim=1)
+    plain = ids.gather(1, torch.searchsorted(kept, shares[:, None].double() * kept[:, -1:], right=True)).squeeze(1)
+    assert choose(logits, shares, 1.0, top_p).tolist() == plain.tolist()
+
+
 def test_sampled_frequencies_follow_the_softmax_at_the_temperature():
     logits = torch.tensor([[1.0, 0.0, -1.0]]).expand(20000, 3)
     drawn = choose(logits, torch.as_tensor(uniforms(0, "t", 0, "x", 0, 20000)), 0.5, 1.0)

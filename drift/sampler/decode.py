@@ -18,6 +18,8 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "one_token_by_groups"
 UNUSUAL = ("softcap", "s_aux", "position_bias", "cache")  # arguments of models whose attention is more than a softmax
 
+BLOCK = 64  # probabilities that are summed before the double-precision running sum
+NUCLEUS = 512  # most likely tokens that top_p looks at first
 MAX_PREFILL_TOKENS = 1024  # rows are prefilled in slices of about so many tokens: larger ones only fall out of the CPU's cache
 
 
@@ -150,15 +152,31 @@ def choose(logits: Any, uniforms: Any, temperature: float, top_p: float) -> Any:
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    ids = None
-    if top_p < 1:
-        probabilities, ids = probabilities.sort(dim=-1, descending=True)
-        before = probabilities.cumsum(dim=-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= top_p, 0.0)  # the token that crosses top_p stays
-    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    target = uniforms.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[1] - 1)  # (B, 1)
-    return drawn.squeeze(1) if ids is None else ids.gather(1, drawn).squeeze(1)
+    if top_p == 1:
+        return _pick(probabilities, uniforms)
+    size = min(NUCLEUS, logits.shape[1])
+    likely, ids = probabilities.topk(size, dim=1)
+    while size < logits.shape[1] and likely.sum(dim=1).min() < top_p:  # a nucleus is rarely so large
+        size = min(8 * size, logits.shape[1])
+        likely, ids = probabilities.topk(size, dim=1)
+    before = likely.cumsum(dim=1) - likely
+    kept = likely.masked_fill(before >= top_p, 0.0)  # the token that crosses top_p stays
+    return ids.gather(1, _pick(kept, uniforms)[:, None]).squeeze(1)
+
+
+def _pick(weights: Any, uniforms: Any) -> Any:
+    """`(B,)` the index at which the running sum of the weights `(B, n)` passes that share of the whole: first the block, then
+    inside it, so that double precision costs little."""
+    count = weights.shape[1]
+    blocks = torch.nn.functional.pad(weights, (0, -count % BLOCK)).view(len(weights), -1, BLOCK)  # (B, n / 64, 64)
+    sums = blocks.sum(dim=2, dtype=torch.float64)
+    edges = sums.cumsum(dim=1)
+    target = uniforms.to(torch.float64)[:, None] * edges[:, -1:]
+    block = torch.searchsorted(edges, target, right=True).clamp(max=sums.shape[1] - 1)  # (B, 1)
+    inside = blocks[torch.arange(len(weights), device=weights.device), block.squeeze(1)].double().cumsum(dim=1)
+    inside += edges.gather(1, block) - sums.gather(1, block)
+    within = torch.searchsorted(inside, target, right=True).clamp(max=BLOCK - 1)
+    return (block * BLOCK + within).squeeze(1).clamp(max=count - 1)
 
 
 def _prefill(model: Any, prompts: list[list[int]], max_new_tokens: int, pad_id: int) -> tuple[Any, Any, Any, Any]:
