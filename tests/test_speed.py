@@ -1,0 +1,47 @@
+"""The speed scripts run end to end on the tiny model: both sides do the work and every figure is printed. None is judged here."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory):
+    """A small array in ShareGPT's form."""
+    file = tmp_path_factory.mktemp("chats") / "chats.json"
+    turns = ("How are you today?", "Well, thank you.", "And who are you?", "A tiny model, no more.")
+    rows = [
+        {"id": str(i), "conversations": [{"from": ("human", "gpt")[k % 2], "value": f"{t} {i}"} for k, t in enumerate(turns)]}
+        for i in range(8)
+    ]
+    file.write_text(json.dumps(rows))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "sides"),
+    [
+        ("training.py", ["--pairs", "4"], ["batch=4,sorted=0,precomputed=0"]),
+        (
+            "training.py",
+            ["--pairs", "4", "--adapter", "--peer", "batch=1,sorted=1,precomputed=1", "batch=2,sorted=0,precomputed=1"],
+            ["batch=1,sorted=1,precomputed=1", "batch=2,sorted=0,precomputed=1"],
+        ),
+        ("sampling.py", ["--prompts", "3", "--samples", "2", "--max-new-tokens", "8"], ["generate"]),
+    ],
+    ids=["full", "adapter", "sampling"],
+)
+def test_a_comparison_runs_and_prints_speed_and_memory_of_every_side(tiny, chats, script, arguments, sides):
+    command = [sys.executable, f"experiments/speed/{script}", "--model", str(tiny), "--data", str(chats), "--repeats", "1"]
+    environment = os.environ | {"CI": "1"}  # keeps TRL from sending telemetry
+    done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for side in sides:
+        for what in ("speed", "peak memory"):
+            ratio = re.search(rf"{what}, ours / {side}: ([\d.]+) \[", done.stdout)
+            assert ratio and float(ratio.group(1)) > 0, done.stdout
