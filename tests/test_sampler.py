@@ -5,7 +5,8 @@ import torch
 
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at
-from drift.sampler.decode import ATTENTION, Row, attend, choose, sample
+from drift.sampler.choose import choose
+from drift.sampler.decode import ATTENTION, Row, attend, sample
 from drift.sampler.draw import Draw
 from drift.sampler.noise import order, uniforms
 from drift.sampler.transformers import Transformers
