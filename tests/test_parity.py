@@ -232,22 +232,25 @@ def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor],
 
 
 @pytest.mark.parametrize(
-    ("adapter", "losses"),
+    ("layout", "adapter", "losses"),
     [
-        (None, {"sigmoid": 1.0}),
-        (None, {"sigmoid": 1.0, "nll": NLL_WEIGHT}),
-        (LORA, {"sigmoid": 1.0, "nll": NLL_WEIGHT}),
-        (None, {"hinge": 1.0}),
-        (None, {"robust": 1.0}),
-        (None, {"ipo": 1.0}),
-        (None, {"sigmoid_norm": 1.0}),
-        (None, {"sigmoid": 0.5, "ipo": 0.25, "nll": NLL_WEIGHT}),
+        ("shared", None, {"sigmoid": 1.0}),
+        ("shared", None, {"sigmoid": 1.0, "nll": NLL_WEIGHT}),
+        ("padded", None, {"sigmoid": 1.0, "nll": NLL_WEIGHT}),
+        ("shared", LORA, {"sigmoid": 1.0, "nll": NLL_WEIGHT}),
+        ("padded", LORA, {"sigmoid": 1.0, "nll": NLL_WEIGHT}),
+        ("shared", None, {"hinge": 1.0}),
+        ("shared", None, {"robust": 1.0}),
+        ("shared", None, {"ipo": 1.0}),
+        ("shared", None, {"sigmoid_norm": 1.0}),
+        ("shared", None, {"sigmoid": 0.5, "ipo": 0.25, "nll": NLL_WEIGHT}),
     ],
-    ids=["dpo", "dpo+nll", "lora-dpo+nll", "hinge", "robust", "ipo", "sigmoid_norm", "three"],
+    ids=lambda value: (
+        "+".join(value) if isinstance(value, dict) else "full" if value is None else "lora" if value is LORA else value
+    ),
 )
-@pytest.mark.parametrize("layout", ["padded", "shared"])
 def test_loss_rewards_and_gradients_are_those_of_trl(
-    start: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: Lora | None, losses: dict[str, float], layout: str
+    start: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, adapter: Lora | None, losses: dict[str, float]
 ) -> None:
     """TRL takes all pairs in one batch, we take them in three: a step does not depend on how it is cut."""
     monkeypatch.setenv("CI", "1")  # keeps TRL from sending telemetry

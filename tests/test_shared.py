@@ -10,7 +10,7 @@ from conftest import ROOT, float64_throughout
 
 from drift.errors import UserError
 from drift.model.policy import load_model, policy_at
-from drift.train import logprobs, padded, shared
+from drift.train import attention, logprobs, padded, shared
 from drift.train.lora import Lora
 from drift.train.rows import Row
 
@@ -51,7 +51,7 @@ def prepared(tiny, dtype, kind):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 @pytest.mark.parametrize(("tile", "chunk"), [(256, 2**23), (7, 1000)])  # small ones: many tiles and many chunks
 def test_shared_rows_give_the_numbers_of_padded_ones(tiny, monkeypatch, kind, dtype, tolerance, tile, chunk):
-    monkeypatch.setattr(shared, "TILE", tile)
+    monkeypatch.setattr(attention, "TILE", tile)
     monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, "cpu", chunk)
     expected_sums, expected_entropies, expected = gradients(padded, prepared(tiny, dtype, kind), ROWS)
     sums, entropies, found = gradients(shared, prepared(tiny, dtype, kind), ROWS)
@@ -59,6 +59,16 @@ def test_shared_rows_give_the_numbers_of_padded_ones(tiny, monkeypatch, kind, dt
     assert found.keys() == expected.keys()
     for one, other in [(sums, expected_sums), (entropies, expected_entropies), *((found[n], expected[n]) for n in expected)]:
         assert float((one - other).norm() / other.norm()) <= tolerance
+
+
+def test_the_block_mask_of_a_gpu_says_what_the_tiles_say(tiny, monkeypatch):
+    """FlexAttention in its plain form, float64; on a CPU torch has its forward pass only."""
+    model, batch = prepared(tiny, torch.float64, "full"), shared.collate(ROWS, 0)
+    with torch.no_grad():
+        tiles, _ = shared.reply_logprobs(model, batch)
+        monkeypatch.setattr(attention, "FLEX_DEVICES", {"cpu"})
+        blocks, _ = shared.reply_logprobs(model, batch)
+    assert float((blocks - tiles).norm() / tiles.norm()) <= 1e-9
 
 
 def test_a_reply_does_not_see_its_neighbours(tiny):

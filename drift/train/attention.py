@@ -1,0 +1,128 @@
+"""Attention of prefix-shared rows: a span of tokens sees its prefix and, causally, itself. Two forms of the same thing.
+
+On a CPU tiles of plain matrix products: no mask of the whole sequence exists, and nothing is spent on pairs of tokens that don't
+see each other; backward computes the probabilities again. On a GPU FlexAttention with a block mask.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from transformers import AttentionInterface
+
+NAME = "prefix_shared"
+TILE = 256  # queries of one tile: of the scores of a long prompt the upper half is left out in steps of so many
+FLEX_DEVICES = {"cuda"}
+
+Span = tuple[int, int, int, int]  # tokens [a, b) see the prefix [p, q) and, causally, each other
+Tile = tuple[int, int, int, int, int]  # queries [a, b) see the keys of the prefix [p, q) and, causally, those of [s, b)
+
+
+def plan(spans: Sequence[Span], device: torch.device) -> Any:
+    """Who sees whom, in the form that is fastest on the device: tiles for a CPU, a block mask for a GPU."""
+    if device.type in FLEX_DEVICES:
+        return block_mask(spans, device)
+    return tuple((low, min(low + TILE, b), p, q, a) for a, b, p, q in spans for low in range(a, b, TILE))
+
+
+def attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *, who: Any, scaling: float, **rest: Any
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls: `(1, H, T, D)` queries, `(1, K, T, D)` keys and values to `(1, T, H, D)`."""
+    kind = query.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
+    with torch.autocast(kind, enabled=False):
+        if isinstance(who, BlockMask):
+            mixed = flex(kind)(query, key, value, block_mask=who, scale=scaling, enable_gqa=True)
+            return mixed.transpose(1, 2), None
+        return TileAttention.apply(query[0], key[0], value[0], who, scaling)[None], None  # type: ignore[index]
+
+
+AttentionInterface.register(NAME, attend)
+
+
+@cache
+def flex(kind: str) -> Any:
+    """FlexAttention; compiled on a GPU (elsewhere its plain form, which the tests use, holds all scores)."""
+    return torch.compile(flex_attention) if kind == "cuda" else flex_attention
+
+
+def block_mask(spans: Sequence[Span], device: torch.device) -> BlockMask:
+    """FlexAttention's mask `(T, T)`: a token sees what stands before it in its own span and all of its prefix."""
+    size = max(b for _, b, _, _ in spans)
+    own, low, high = (torch.empty(size, dtype=torch.long, device=device) for _ in range(3))
+    for a, b, p, q in spans:
+        own[a:b], low[a:b], high[a:b] = a, p, q
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return ((key >= own[query]) & (key <= query)) | ((key >= low[query]) & (key < high[query]))
+
+    return create_block_mask(sees, None, None, size, size, device=str(device))
+
+
+class TileAttention(torch.autograd.Function):
+    """softmax(scaling * Q K^T) V over the tiles; backward computes the probabilities again instead of keeping them."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, tiles: tuple[Tile, ...], scaling: float) -> Tensor:
+        out = query.new_empty(query.shape[1], query.shape[0], query.shape[2])  # (T, H, D)
+        for tile in tiles:
+            probabilities, _ = _probabilities(query, key, tile, scaling)
+            mixed = probabilities @ _seen(value, tile)  # (K, G t, D)
+            out[tile[0] : tile[1]] = mixed.view(query.shape[0], -1, query.shape[2]).transpose(0, 1)
+        ctx.save_for_backward(query, key, value)
+        ctx.tiles, ctx.scaling = tiles, scaling
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+        query, key, value = ctx.saved_tensors
+        for_query, for_key, for_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        groups = len(key)
+        for tile in ctx.tiles:
+            a, b = tile[:2]
+            probabilities, mine = _probabilities(query, key, tile, ctx.scaling)
+            keys, values = _seen(key, tile), _seen(value, tile)
+            mixed = grad[a:b].transpose(0, 1).reshape(groups, -1, query.shape[2])  # (K, G t, D)
+            _add(for_value, probabilities.mT @ mixed, tile)
+            slope = mixed @ values.mT
+            slope = slope.sub_((slope * probabilities).sum(dim=2, keepdim=True)).mul_(probabilities).mul_(ctx.scaling)
+            for_query[:, a:b] = (slope @ keys).view(len(query), b - a, -1)
+            _add(for_key, slope.mT @ mine, tile)
+        return for_query, for_key, for_value, None, None
+
+
+def _probabilities(query: Tensor, key: Tensor, tile: Tile, scaling: float) -> tuple[Tensor, Tensor]:
+    """`(K, G t, S)` attention of a tile, G query heads to each of K key heads, and its queries `(K, G t, D)`."""
+    a, b, _, _, s = tile
+    mine = query[:, a:b].reshape(len(key), -1, query.shape[2])
+    scores = (mine @ _seen(key, tile).mT).mul_(scaling)
+    own = scores.view(len(key), -1, b - a, scores.shape[2])[..., scores.shape[2] - (b - s) :]
+    own.masked_fill_(_later(b - a, b - s, scores.device), float("-inf"))
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    return torch.softmax(scores, dim=2, dtype=wide).to(scores.dtype), mine
+
+
+@cache
+def _later(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+    """`(t, k)` True where a key comes after the query; the last key is the last query's own."""
+    return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).triu(num_keys - num_queries + 1)
+
+
+def _seen(source: Tensor, tile: Tile) -> Tensor:
+    """`(K, S, D)` keys or values that a tile sees."""
+    _, b, p, q, s = tile
+    if p == q:
+        return source[:, s:b]
+    return source[:, p:b] if q == s else torch.cat([source[:, p:q], source[:, s:b]], dim=1)
+
+
+def _add(total: Tensor, part: Tensor, tile: Tile) -> None:
+    """The reverse of `_seen`: adds a tile's gradients to those of all keys or values."""
+    _, b, p, q, s = tile
+    total[:, p:q] += part[:, : q - p]
+    total[:, s:b] += part[:, q - p :]
