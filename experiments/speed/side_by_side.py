@@ -19,8 +19,9 @@ def child(script: str, settings: dict[str, Any]) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(script: str, common: dict[str, Any], sides: list[str], repeats: int, unit: str) -> None:
-    """`repeats` rounds of all sides in turn; ours is the first. A child reports `count` (of `unit`), `seconds` and `peak_gib`."""
+def compare(script: str, common: dict[str, Any], sides: list[str], repeats: int, unit: str) -> dict[str, list[dict[str, float]]]:
+    """`repeats` rounds of all sides in turn; ours is the first. A child reports `count` (of `unit`), `seconds` and `peak_gib`.
+    Prints and returns what was measured."""
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(repeats):
         for side, runs in found.items():
@@ -35,6 +36,7 @@ def compare(script: str, common: dict[str, Any], sides: list[str], repeats: int,
         memory = [a["peak_gib"] / b["peak_gib"] for a, b in zip(mine, found[side], strict=True)]
         for what, ratios in (("speed", speed), ("peak memory", memory)):
             print(f"{what}, {sides[0]} / {side}: {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
+    return found
 
 
 def report(side: str, runs: list[dict[str, float]], unit: str) -> None:

@@ -11,15 +11,15 @@ the layers, on both sides the same modules.
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from side_by_side import child, compare, conversations, model_directory, report
 
-PAIRS_PER_STEP, LEARNING_RATE, BETA = 4, 1e-6, 0.1
+LEARNING_RATE, BETA = 1e-6, 0.1
 MAX_PROMPT, MAX_REPLY = 1024, 512
 
 
@@ -31,6 +31,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--adapter", action="store_true")
+    parser.add_argument("--pairs-per-step", type=int, default=4)
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
     parser.add_argument("--tokens-per-batch", type=int, default=1, help="ours; 1: one pair at a time")
     parser.add_argument("--peer", nargs="+", default=["batch=4,sorted=0,precomputed=0"])
     parser.add_argument("--tune", action="store_true")
@@ -43,7 +45,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pairs = Path(folder) / "pairs.json"
         pairs.write_text(json.dumps(real_pairs(directory, arguments.data, arguments.pairs)))
-        common = {name: getattr(arguments, name) for name in ("precision", "adapter", "tokens_per_batch")}
+        names = ("precision", "adapter", "tokens_per_batch", "pairs_per_step", "checkpointing")
+        common = {name: getattr(arguments, name) for name in names}
         common |= {"model": str(directory), "pairs": str(pairs)}
         if not arguments.tune:
             compare(__file__, common, ["ours", *arguments.peer], arguments.repeats, "pairs")
@@ -70,19 +73,24 @@ def real_pairs(directory: Path, data: str | None, count: int) -> list[dict[str, 
     return pairs
 
 
-def measure(side: str, model: str, pairs: str, precision: str, adapter: bool, tokens_per_batch: int) -> dict[str, float]:
+def measure(side: str, model: str, pairs: str, **settings: Any) -> dict[str, float]:
     import torch
+
+    from drift.store import peak_gib
 
     torch.manual_seed(0)
     data = json.loads(Path(pairs).read_text())
     if side == "ours":
-        seconds = ours(Path(model), data, precision, adapter, tokens_per_batch)
+        seconds = ours(Path(model), data, **settings)
     else:
-        seconds = trl(model, data, precision, adapter, **{k: int(v) for k, v in (part.split("=") for part in side.split(","))})
-    return {"count": len(data), "seconds": seconds, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+        seconds = trl(model, data, settings, **{name: int(value) for name, value in (part.split("=") for part in side.split(","))})
+    return {"count": len(data), "seconds": seconds, "peak_gib": peak_gib()}
 
 
-def ours(model: Path, data: list[dict[str, str]], precision: str, adapter: bool, tokens_per_batch: int) -> float:
+def ours(
+    model: Path, data: list[dict[str, str]], *, precision: Any, adapter: bool, tokens_per_batch: int, pairs_per_step: int,
+    checkpointing: bool,
+) -> float:  # fmt: skip
     import lightning  # noqa: F401
     import peft  # noqa: F401
 
@@ -101,7 +109,7 @@ def ours(model: Path, data: list[dict[str, str]], precision: str, adapter: bool,
         optimizer="adamw",
         loss=Loss(beta=BETA, **dict.fromkeys(names, 0.0) | {"sigmoid": 1.0}),
         epochs=1,
-        pairs_per_step=PAIRS_PER_STEP,
+        pairs_per_step=pairs_per_step,
         pair_order="shuffled",
         rows="shared",
         tokens_per_batch=tokens_per_batch,
@@ -109,8 +117,8 @@ def ours(model: Path, data: list[dict[str, str]], precision: str, adapter: bool,
         warmup_share=0.0,
         final_rate_share=1.0,
         max_grad_norm=1.0,
-        gradient_checkpointing=False,
-        precision=precision,  # type: ignore[arg-type]
+        gradient_checkpointing=checkpointing,
+        precision=precision,
         max_tokens=4096,
         checkpoint_every_steps=10**6,
         adapter=Lora(rank=16, scale=2.0, top_share=0.5) if adapter else None,
@@ -127,7 +135,7 @@ def ours(model: Path, data: list[dict[str, str]], precision: str, adapter: bool,
         ],
     )  # fmt: skip
     planned = plan(
-        rows, layout="shared", pairs_per_step=PAIRS_PER_STEP, tokens_per_batch=tokens_per_batch, pair_order="shuffled", seed=0
+        rows, layout="shared", pairs_per_step=pairs_per_step, tokens_per_batch=tokens_per_batch, pair_order="shuffled", seed=0
     )
     with tempfile.TemporaryDirectory() as folder:
         store = Store(dir=folder, strict=False, lease_seconds=60.0)
@@ -137,7 +145,7 @@ def ours(model: Path, data: list[dict[str, str]], precision: str, adapter: bool,
         return time.monotonic() - begun
 
 
-def trl(model: str, data: list[dict[str, str]], precision: str, adapter: bool, batch: int, sorted: int, precomputed: int) -> float:
+def trl(model: str, data: list[dict[str, str]], settings: dict[str, Any], *, batch: int, sorted: int, precomputed: int) -> float:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -150,7 +158,8 @@ def trl(model: str, data: list[dict[str, str]], precision: str, adapter: bool, b
     if sorted:
         rows = list(data)
         rows.sort(key=lambda row: len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])))
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    frozen_in_half = settings["adapter"] and settings["precision"] == "bfloat16"  # as on our side: trained weights are float32
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16 if frozen_in_half else torch.float32)
     linear = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     layers = list(Lora(rank=16, scale=2.0, top_share=0.5).layers(loaded.config.num_hidden_layers))
     lora = LoraConfig(r=16, lora_alpha=32, target_modules=linear, layers_to_transform=layers, task_type="CAUSAL_LM")
@@ -161,14 +170,14 @@ def trl(model: str, data: list[dict[str, str]], precision: str, adapter: bool, b
             save_strategy="no",
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
-            bf16=precision == "bfloat16",
-            gradient_checkpointing=False,
+            bf16=settings["precision"] == "bfloat16",
+            gradient_checkpointing=settings["checkpointing"],
             learning_rate=LEARNING_RATE,
             beta=BETA,
             max_length=None,
             num_train_epochs=1,
             per_device_train_batch_size=batch,
-            gradient_accumulation_steps=max(1, PAIRS_PER_STEP // batch),
+            gradient_accumulation_steps=max(1, settings["pairs_per_step"] // batch),
             precompute_ref_log_probs=bool(precomputed),
             train_sampling_strategy="sequential" if sorted else "random",
         )
@@ -182,7 +191,7 @@ def trl(model: str, data: list[dict[str, str]], precision: str, adapter: bool, b
             args=config,
             train_dataset=dataset,
             processing_class=AutoTokenizer.from_pretrained(model),
-            peft_config=lora if adapter else None,
+            peft_config=lora if settings["adapter"] else None,
         )
         trainer.train()
         return time.monotonic() - begun
