@@ -50,7 +50,9 @@ def main() -> None:
             pairs.write_text(json.dumps([random_pair(i, *(max(2, n // shrink) for n in row)) for i, row in enumerate(lengths)]))
             common: dict[str, Any] = {
                 "model": str(model), "pairs": str(pairs), "precision": "bfloat16", "adapter": adapter,
-                "checkpointing": checkpointing, "tokens_per_batch": arguments.tokens_per_batch, "pairs_per_step": arguments.pairs_per_step,
+                "checkpointing": checkpointing,
+                "tokens_per_batch": arguments.tokens_per_batch,
+                "pairs_per_step": arguments.pairs_per_step,
             }  # fmt: skip
             found = compare(str(HERE / "training.py"), common, ["ours", *PEERS], arguments.repeats, "pairs")
             needed = sum(map(sum, lengths)) / shrink * parameters * (2 + 2 + (2 if adapter else 4))
