@@ -19,8 +19,8 @@ class Lora:
             raise UserError("train.adapter: expected rank >= 1 and 0 < top_share <= 1.")
 
     def layers(self, num_layers: int) -> range:
-        """The layers that get an adapter."""
-        return range(num_layers - round(num_layers * self.top_share), num_layers)
+        """The layers that get an adapter: one at least."""
+        return range(num_layers - max(1, round(num_layers * self.top_share)), num_layers)
 
     def attach(self, model: Any) -> Any:
         """The model with a fresh float32 adapter: it changes nothing yet (B is zero)."""
