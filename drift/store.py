@@ -2,7 +2,7 @@
 
     store.run("reference", work, version=1, settings={...}, inputs={...}) -> Stage
 
-The key is the sha256 of (name, version, settings, inputs). A finished stage is a directory `DIR/NAME/KEY` that was renamed
+The key is the sha256 of (format, name, version, settings, inputs). A finished stage is a directory `DIR/NAME/KEY` that was renamed
 into place; so a killed run leaves nothing half-written, and the same command again finishes what is missing. The manifest,
 not the key, records commit, versions, device and threads. A lease only saves duplicate work: correctness comes from the
 rename, and whoever comes second throws its own copy away.
@@ -31,6 +31,7 @@ from drift.errors import UserError
 from drift.records import digest, write_json
 
 MANIFEST = "manifest.json"
+FORMAT = 2  # of the manifest: a store of another one is as good as empty
 Work = Callable[[Path, Path], dict[str, Any]]  # (progress folder, output folder) -> facts for the manifest
 
 
@@ -59,7 +60,7 @@ class Store:
 
     def run(self, name: str, work: Work, *, version: int, settings: dict[str, Any], inputs: dict[str, str]) -> Stage:
         """Returns the finished stage, computing it unless it is there. `work` may find its own earlier progress."""
-        parts = {"stage": name, "version": version, "settings": settings, "inputs": inputs}
+        parts = {"format": FORMAT, "stage": name, "version": version, "settings": settings, "inputs": inputs}
         final = Path(self.dir).resolve() / name / digest(parts)[:24]
         stage = self._finished(name, final)
         if stage is None:
