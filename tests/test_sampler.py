@@ -6,7 +6,7 @@ import torch
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at
 from drift.sampler.choose import choose
-from drift.sampler.decode import ATTENTION, Row, attend, sample
+from drift.sampler.decode import Row, sample
 from drift.sampler.draw import Draw
 from drift.sampler.noise import order, uniforms
 from drift.sampler.transformers import Transformers
@@ -43,7 +43,7 @@ def test_a_second_draw_computes_nothing(tiny, tmp_path):
     assert [stage.hit for stage in store.log] == [False] * 3 and [stage.hit for stage in second.log] == [True] * 3
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager", ATTENTION])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_greedy_decoding_equals_generate_of_transformers(tiny, tokenizer, attention):
     """Prompts of several lengths together, through the shared beginning, the padding and the dropped rows."""
     model = load_model(policy_at(tiny), torch.float32)
@@ -114,17 +114,6 @@ def test_too_long_prompts_are_passed_over_and_counted(tiny, tokenizer, tmp_path)
     with Draw(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="t", iteration=0) as draw:
         kept = [item.key for item, _ in draw(items, lambda i: [i.prompt], first_sample=0, label="t")]
     assert kept == ["0", "5"] and draw.drawn["prompts_too_long"] == 1
-
-
-def test_attention_of_one_token_is_that_of_torch():
-    """Grouped heads, a mask and none, against scaled_dot_product_attention with repeated heads (float64)."""
-    generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(3, heads, n, 8, generator=generator).double() for heads, n in ((6, 1), (2, 5), (2, 5)))
-    for mask in (None, torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 0, 1], [0, 0, 0, 0, 1]], dtype=torch.bool)[:, None, None]):
-        found, _ = attend(None, query, key, value, mask, scaling=0.3)
-        repeated = (tensor.repeat_interleave(3, dim=1) for tensor in (key, value))
-        plain = torch.nn.functional.scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3)
-        assert torch.allclose(found, plain.transpose(1, 2), rtol=1e-12)
 
 
 @pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[5, 6], [5, 7, 8, 9]], [[1], [2, 3]]])

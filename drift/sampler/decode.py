@@ -10,15 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from drift.sampler.choose import choose
 from drift.sampler.prefill import prefill
-
-ATTENTION = "one_token_by_groups"
-UNUSUAL = ("softcap", "s_aux", "position_bias", "cache")  # arguments of models whose attention is more than a softmax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,26 +21,6 @@ class Row:
 
     prompt: Sequence[int]
     uniforms: Any
-
-
-def attend(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **rest: Any
-) -> tuple[Any, None]:
-    """For one new token on a CPU, plain matrix products by group of heads `(B, H, 1, D)`: there torch's kernel takes several times
-    longer on long prompts. Everything else goes to it."""
-    plain = query.shape[2] == 1 and query.device.type == "cpu" and not any(rest.get(name) is not None for name in UNUSUAL)
-    if not plain:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)  # type: ignore[return-value]
-    grouped = query.reshape(len(query), key.shape[1], -1, query.shape[3])  # (B, K, G, D)
-    scores = (grouped @ key.mT).mul_(query.shape[3] ** -0.5 if scaling is None else scaling)  # (B, K, G, T)
-    if attention_mask is not None:
-        scores.masked_fill_(~attention_mask[:, :, :, : key.shape[2]], float("-inf"))
-    weights = torch.softmax(scores, dim=3, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
-    return (weights @ value).reshape(len(query), 1, -1, query.shape[3]), None
-
-
-AttentionInterface.register(ATTENTION, attend)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 @torch.inference_mode()

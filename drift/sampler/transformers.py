@@ -57,8 +57,6 @@ class Transformers:
 
         tokenizer = policies.load_tokenizer(policy)
         loaded = [policies.load_model(policy, getattr(torch, precision.resolve(self.precision)), merge=True)]
-        if loaded[0].config._attn_implementation == "sdpa":
-            loaded[0].set_attn_implementation(decode.ATTENTION)
         stops = stop_ids(loaded[0], tokenizer)
 
         def generate(prompts: Sequence[Prompt], uniforms: Sequence[Any], tick: Callable[[float], None]) -> list[Reply | None]:
