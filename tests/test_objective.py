@@ -111,7 +111,7 @@ def planned(pairs, *, tokens_per_batch=200, pair_order="shuffled", seed=0):
 
 
 def test_the_plan_holds_every_pair_once_and_does_not_depend_on_their_order(tokenizer):
-    """A pair here has 90 tokens (82 prompt, 4 + 3 replies and their ends... counted below), so 200 hold two."""
+    """A pair here computes 70 tokens (65 of its prompt, all but the last of 4 and of 3 in its replies), so 200 hold two."""
     pairs = tokenize(tokenizer, [pair(i) for i in range(7)])
     one, other = planned(pairs), planned(pairs[::-1])
     assert one.key == other.key

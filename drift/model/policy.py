@@ -72,6 +72,13 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
     return model.to(device).eval()
 
 
+def without_adapter(model: Any) -> Any:
+    """The causal model itself, whose layers an adapter (if there is one) has changed in place."""
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def save_policy(model: Any, tokenizer: Any, start: Policy, directory: Path) -> None:
     """Writes a trained model as a policy directory, adapter or full weights according to what it is."""
     from transformers.utils import logging

@@ -98,19 +98,19 @@ class TileAttention(torch.autograd.Function):
 
 def _probabilities(query: Tensor, key: Tensor, tile: Tile, scaling: float) -> tuple[Tensor, Tensor]:
     """`(K, G t, S)` attention of a tile, G query heads to each of K key heads, and its queries `(K, G t, D)`."""
-    a, b, _, _, s = tile
+    a, b = tile[:2]
     mine = query[:, a:b].reshape(len(key), -1, query.shape[2])
     scores = (mine @ _seen(key, tile).mT).mul_(scaling)
-    own = scores.view(len(key), -1, b - a, scores.shape[2])[..., scores.shape[2] - (b - s) :]
-    own.masked_fill_(_later(b - a, b - s, scores.device), float("-inf"))
+    last = scores.view(len(key), -1, b - a, scores.shape[2])[..., a - b :]  # the tile's own keys: all others come before it
+    last.masked_fill_(_later(TILE, scores.device)[: b - a, : b - a], float("-inf"))
     wide = torch.promote_types(scores.dtype, torch.float32)
     return torch.softmax(scores, dim=2, dtype=wide).to(scores.dtype), mine
 
 
 @cache
-def _later(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
-    """`(t, k)` True where a key comes after the query; the last key is the last query's own."""
-    return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).triu(num_keys - num_queries + 1)
+def _later(size: int, device: torch.device) -> Tensor:
+    """`(t, t)` True where a key comes after the query."""
+    return torch.ones(size, size, dtype=torch.bool, device=device).triu(1)
 
 
 def _seen(source: Tensor, tile: Tile) -> Tensor:

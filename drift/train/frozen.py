@@ -9,8 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from drift.model.policy import Policy
-from drift.train.rows import Plan, pair_tokens
+from drift.model.policy import Policy, without_adapter
+from drift.train.rows import Plan
 from drift.train.settings import Train
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -22,7 +22,7 @@ def num_frozen(train: Train, start: Policy, plan: Plan) -> int:
     if train.adapter is None or plan.layout == "padded":
         return 0
     config = json.loads((start.base / "config.json").read_text(encoding="utf-8"))
-    if sum(map(pair_tokens, plan.pairs)) * config["hidden_size"] * BYTES[train.dtype()[1]] > train.frozen_cache_gib * 2**30:
+    if plan.workload()["tokens"] * config["hidden_size"] * BYTES[train.dtype()[1]] > train.frozen_cache_gib * 2**30:
         return 0
     if start.is_adapter:
         own = json.loads((start.directory / "adapter_config.json").read_text(encoding="utf-8"))
@@ -41,7 +41,7 @@ def kept(model: Any, layers: int, folder: Path | None) -> Iterator[None]:
 
     folder.mkdir()
     number = count()
-    at = decoder(model).layers[layers]
+    at = without_adapter(model).base_model.layers[layers]
     hook = at.register_forward_pre_hook(lambda _, inputs: save_file({"hidden": inputs[0][0]}, _file(folder, next(number))))
     try:
         yield
@@ -63,15 +63,10 @@ def _file(folder: Path, number: int) -> Path:
 @contextmanager
 def removed(model: Any, layers: int) -> Iterator[None]:
     """The model without its lowest layers; they are back afterwards."""
-    part = decoder(model)
+    part = without_adapter(model).base_model
     whole = part.layers
     part.layers = whole[layers:]
     try:
         yield
     finally:
         part.layers = whole
-
-
-def decoder(model: Any) -> Any:
-    """The stack of layers inside a causal model, with or without an adapter around it."""
-    return (model.get_base_model() if hasattr(model, "peft_config") else model).base_model

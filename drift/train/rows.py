@@ -103,14 +103,10 @@ def plan(
     steps = []
     for low in range(0, len(shuffled), pairs_per_step):
         step = range(low, min(low + pairs_per_step, len(shuffled)))
+        sizes = {i: layout_module(layout).num_tokens([shuffled[i].chosen, shuffled[i].rejected]) for i in step}
         prompts: dict[tuple[int, ...], list[int]] = {}
-        for i in sorted(step, key=lambda i: pair_tokens(shuffled[i])):
+        for i in sorted(step, key=sizes.__getitem__):
             prompts.setdefault(tuple(shuffled[i].chosen.prompt), []).append(i)
         inside = [i for together in prompts.values() for i in together]
-        steps.append(cut(inside, [pair_tokens(shuffled[i]) for i in inside], tokens_per_batch))
+        steps.append(cut(inside, [sizes[i] for i in inside], tokens_per_batch))
     return Plan(layout=layout, pairs=shuffled, steps=steps)
-
-
-def pair_tokens(pair: PairRows) -> int:
-    """Tokens of a pair whose prompt is counted once."""
-    return len(pair.chosen.prompt) + len(pair.chosen.reply) + len(pair.rejected.reply)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from drift.errors import UserError
+from drift.model.policy import without_adapter
 from drift.train import attention
 from drift.train.logprobs import token_logprobs
 from drift.train.rows import Row
@@ -62,7 +63,7 @@ def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """As in `padded.py`: summed log-probability and entropy `(R,)` of the rows' reply tokens.
 
     `batch["hidden"]` `(T, H)`, where given, stands for the lower layers, which `frozen.py` has taken off."""
-    whole = model.get_base_model() if hasattr(model, "peft_config") else model
+    whole = without_adapter(model)
     whole.set_attn_implementation(attention.NAME)
     who = attention.plan(batch["spans"], batch["position_ids"].device)
     start = {"inputs_embeds": batch["hidden"][None]} if "hidden" in batch else {"input_ids": batch["input_ids"]}
