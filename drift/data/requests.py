@@ -1,7 +1,7 @@
 """The simulated users' world: topics, how they ask, what they ask for, how a reply is checked, what they say afterwards.
 
-Every request can be checked by a few lines of code, so the truth about a reply is known. The six requests are those that a
-135M model meets sometimes (one time in three to two in three): learnable, and not solved at the start.
+Every request can be checked by a few lines of code, so the truth about a reply is known. The six requests are
+those that the small start model meets sometimes (.44 to .75 of 16 replies to each): learnable, and not solved at the start.
 """
 
 import re

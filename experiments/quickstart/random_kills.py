@@ -15,7 +15,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 10
-START_SECONDS = 6.0  # what a start takes on two cores before it works on a stage
 rng = random.Random(0)
 SETTINGS = [
     "data.num_prompts=36", "pairs_per_iteration=16", "train.pairs_per_step=4", "train.checkpoint_every_steps=1",
@@ -35,14 +34,14 @@ def artefacts(folder: Path) -> dict[str, str]:
 
 
 def kill_at_random(folder: Path, store: Path, seconds: float, kills: int) -> int:
-    """Starts the run again and again, killing it after up to `seconds` of work, until it ends by itself or has been killed often
+    """Starts the run again and again, killing it after up to `seconds`, until it ends by itself or has been killed often
     enough and is let go on. Returns how many kills there were."""
     done = 0
     while True:
         process = start(folder, store)
         if done < kills:
             try:
-                process.wait(timeout=START_SECONDS + rng.uniform(0, seconds))
+                process.wait(timeout=rng.uniform(0, seconds))
             except subprocess.TimeoutExpired:
                 process.kill()
                 done += 1
