@@ -1,6 +1,7 @@
 """What a user can get wrong, said in one place: the message names the thing, what was expected, and what to do."""
 
 import difflib
+import importlib.util
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" Did you mean {close[0]}?" if close else f" Known: {', '.join(known)}."
+
+
+def need_package(package: str, setting: str) -> None:
+    """Refuses a setting whose package, an optional extra of the same name, is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{setting} needs the package {package}. Install it: pip install -c constraints.txt -e '.[{package}]'.")
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class Run:
 
 def execute(run: Run, journal: Journal) -> None:
     """Runs all stages, and keeps `journal` (the run folder's readable state) up to date."""
-    start = policy_at(run.model.directory())
+    start = policy_at(run.model.directory(), run.train.adapter.quantization if run.train.adapter else "none")
     tokenizer = load_tokenizer(start)
     check_template(tokenizer, start.base)
     layout_module(run.train.rows).check_model(start.base)

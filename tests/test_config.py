@@ -13,7 +13,7 @@ WRONG = [
     (["+sede=1"], "Unknown key sede. Did you mean seed?"),
     (["+train.learning_rte=1"], "Did you mean train.learning_rate|Did you mean learning_rate"),
     (["train.learning_rate=fast"], "train.learning_rate=fast: expected a number, got str"),
-    (["train.optimizer=adam"], "expected one of adamw, rmsprop, got str. Did you mean adamw"),
+    (["train.optimizer=adam"], "expected one of adamw, adamw_8bit, rmsprop, got str. Did you mean adamw"),
     (["iterations=1.5"], "iterations=1.5: expected a whole number"),
     (["store.strict=3"], "store.strict=3: expected true or false"),
     (["pairs_per_iteration=many"], "expected a whole number or null"),

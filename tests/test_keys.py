@@ -65,6 +65,7 @@ TABLE = {
     "train.max_grad_norm=0.1": TRAIN,
     "train.gradient_checkpointing=true": {"train"},  # the same weights come out
     "train.precision=bfloat16": ROWS,
+    "train.adapter.quantization=nf4": ALL,
     "train.max_tokens=500": {"feedback"},  # the same records come out
     "train.checkpoint_every_steps=1": set(),
     "train.adapter.rank=8": TRAIN,
@@ -86,6 +87,7 @@ TABLE = {
 ELSEWHERE = {
     "store.dir": "where the keys live",
     "warmup_epochs": "needs seed pairs: test_runs.py",
+    "train.parameters": "for full fine-tuning: test_low_memory.py",
     "train.adapter": "null is train=full: test_runs.py",
 }
 

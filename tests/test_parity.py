@@ -28,7 +28,7 @@ LOSS = {
     "beta": BETA, "sigmoid": 0.0, "hinge": 0.0, "robust": 0.0, "ipo": 0.0, "sigmoid_norm": 0.0, "dpop": 0.0, "nll": 0.0,
     "label_noise": 0.2, "dpop_penalty": 5.0,
 }  # fmt: skip
-LORA = Lora(rank=4, scale=2.0, top_share=1.0)
+LORA = Lora(rank=4, scale=2.0, top_share=1.0, quantization="none")
 THREE_BATCHES = {"shared": 250, "padded": 530}  # the limits of tokens that cut PAIRS into three batches
 
 
@@ -106,6 +106,7 @@ def our_step(
         max_grad_norm=1.0,
         gradient_checkpointing=gradient_checkpointing,
         precision="float32",
+        parameters="float32",
         max_tokens=4096,
         checkpoint_every_steps=1,
         adapter=adapter,
@@ -329,7 +330,7 @@ def test_gradients_are_those_of_the_plain_formula(
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_frozen_layers_that_were_kept_change_no_gradient(start: Policy, tmp_path: Path, gradient_checkpointing: bool) -> None:
     """Adapter on the upper of two layers: training from the lower one's kept output, bit for bit what it computes itself."""
-    adapter = Lora(rank=4, scale=2.0, top_share=0.5)
+    adapter = Lora(rank=4, scale=2.0, top_share=0.5, quantization="none")
     tokenizer = load_tokenizer(start)
     rows = tokenize(tokenizer, PAIRS)
     results = []

@@ -133,7 +133,7 @@ def test_merging_a_float32_adapter_changes_no_log_prob(tiny, tokenizer, tmp_path
     from drift.train.rows import Row as Scored
 
     start = policy_at(tiny)
-    model = Lora(rank=4, scale=2.0, top_share=1.0).attach(load_model(start, torch.float32))
+    model = Lora(rank=4, scale=2.0, top_share=1.0, quantization="none").attach(load_model(start, torch.float32))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

@@ -35,7 +35,7 @@ def gradients(layout, model, rows):
 def prepared(tiny, dtype, kind):
     model = load_model(policy_at(tiny), dtype)
     if kind == "lora":
-        model = Lora(rank=4, scale=2.0, top_share=0.5).attach(model).to(dtype)
+        model = Lora(rank=4, scale=2.0, top_share=0.5, quantization="none").attach(model).to(dtype)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             for name, parameter in model.named_parameters():

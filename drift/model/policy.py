@@ -1,7 +1,9 @@
 """A policy is a directory: full weights, or an adapter and the name of the base directory that it belongs to.
 
-Sampler, trainer and evaluator each load it, use it and free it. Its fingerprint is a hash of the bytes that shape its
-replies (weights, adapter, tokenizer, chat template, generation config), so a copy elsewhere is the same policy.
+Where the weights under an adapter are quantised (QLoRA, arXiv 2305.14314), they are so for everybody: sampling and evaluation
+see the model that is trained. Sampler, trainer and evaluator each load it, use it and free it. Its fingerprint is a hash of the
+bytes that shape its replies (weights, adapter, tokenizer, chat template, generation config), so a copy elsewhere is the same
+policy.
 """
 
 import gc
@@ -10,20 +12,23 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from drift.records import digest, write_json
 
 ADAPTER, BASE = "adapter_model.safetensors", "base.json"
+Quantization = Literal["none", "nf4"]
 SHAPES_REPLIES = ("*.safetensors", "*config.json", "tokenizer.json", "*.jinja", "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """`base`: the directory whose full weights (and tokenizer) are used; differs from `directory` for adapters."""
+    """`base`: the directory whose full weights (and tokenizer) are used; differs from `directory` for adapters. `quantization`: of
+    the base's linear layers when they are loaded."""
 
     directory: Path
     base: Path
+    quantization: Quantization
     fingerprint: str
 
     @property
@@ -31,16 +36,23 @@ class Policy:
         return self.base != self.directory
 
 
-def policy_at(directory: Path) -> Policy:
-    """The policy in a directory."""
+def policy_at(directory: Path, quantization: Quantization = "none") -> Policy:
+    """The policy in a directory. An adapter's directory says itself how its base is quantised."""
     directory = directory.resolve()
     if not (directory / BASE).is_file():
-        return Policy(directory=directory, base=directory, fingerprint=_hash_directory(directory))
+        fingerprint = _hash_directory(directory)
+        if quantization != "none":
+            fingerprint = digest([fingerprint, quantization])
+        return Policy(directory=directory, base=directory, quantization=quantization, fingerprint=fingerprint)
     base = json.loads((directory / BASE).read_text(encoding="utf-8"))
     config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
     config.pop("base_model_name_or_path")  # a place, not a content
-    parts = [base["fingerprint"], hash_file(directory / ADAPTER), config]
-    return Policy(directory=directory, base=Path(base["directory"]), fingerprint=digest(parts))
+    return Policy(
+        directory=directory,
+        base=Path(base["directory"]),
+        quantization=base["quantization"],
+        fingerprint=digest([base["fingerprint"], hash_file(directory / ADAPTER), config]),
+    )
 
 
 def load_tokenizer(policy: Policy) -> Any:
@@ -51,15 +63,21 @@ def load_tokenizer(policy: Policy) -> Any:
 
 def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bool = False) -> Any:
     """The model, on the best device, in eval mode. An adapter is float32 and stays apart, so that a reference pass and the
-    training after it compute the same numbers; `merge` (float32 only) adds it to the weights, for faster sampling. Merging
-    into bfloat16 weights would round small updates away."""
+    training after it compute the same numbers; `merge` (float32 weights only) adds it to the weights, for faster sampling.
+    Merging into bfloat16 or quantised weights would round small updates away."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(policy.base, dtype=dtype, local_files_only=True, use_safetensors=True)
+    how: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    if policy.quantization == "nf4":
+        how["device_map"] = {"": device}
+        how["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    model = AutoModelForCausalLM.from_pretrained(policy.base, **how)
     if policy.is_adapter:
         from peft import PeftModel
 
@@ -67,7 +85,7 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.float()
-        if merge and dtype == torch.float32:
+        if merge and dtype == torch.float32 and policy.quantization == "none":
             model = model.merge_and_unload()
     return model.to(device).eval()
 
@@ -90,8 +108,9 @@ def save_policy(model: Any, tokenizer: Any, start: Policy, directory: Path) -> N
         settings = json.loads(config.read_text(encoding="utf-8"))
         write_json(config, settings | {"target_modules": sorted(settings["target_modules"])})  # peft writes a set as it comes
         (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card
-        base = start if not start.is_adapter else policy_at(start.base)
-        write_json(directory / BASE, {"directory": str(start.base), "fingerprint": base.fingerprint})
+        base = start if not start.is_adapter else policy_at(start.base, start.quantization)
+        described = {"directory": str(base.directory), "quantization": base.quantization, "fingerprint": base.fingerprint}
+        write_json(directory / BASE, described)
     else:
         tokenizer.save_pretrained(directory)
 

@@ -1,22 +1,27 @@
-"""Low-rank adapters (arXiv 2106.09685) on all linear modules of the top layers."""
+"""Low-rank adapters (arXiv 2106.09685) on all linear modules of the top layers, over weights that may be quantised."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from drift.errors import UserError
+from drift.errors import UserError, need_package
+from drift.model.policy import Quantization
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """`scale` = alpha / rank. `top_share`: share of the layers, from the top, that get an adapter."""
+    """`scale` = alpha / rank. `top_share`: share of the layers, from the top, that get an adapter. `quantization`: of the weights
+    below (nf4: four bits with double quantisation, as QLoRA)."""
 
     rank: int
     scale: float
     top_share: float
+    quantization: Quantization
 
     def check(self) -> None:
         if self.rank < 1 or not 0 < self.top_share <= 1:
             raise UserError("train.adapter: expected rank >= 1 and 0 < top_share <= 1.")
+        if self.quantization != "none":
+            need_package("bitsandbytes", f"train.adapter.quantization={self.quantization}")
 
     def layers(self, num_layers: int) -> range:
         """The layers that get an adapter: one at least."""

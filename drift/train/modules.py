@@ -106,6 +106,7 @@ class PolicyModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         kinds = {
             "adamw": lambda p, lr: torch.optim.AdamW(p, lr=lr, betas=(0.9, 0.95), weight_decay=0.0),
+            "adamw_8bit": adamw_8bit,
             "rmsprop": lambda p, lr: torch.optim.RMSprop(p, lr=lr),
         }
         optimizer = kinds[self.settings.optimizer](self._trained(), self.settings.learning_rate)
@@ -139,6 +140,13 @@ class AtomicCheckpoints(TorchCheckpointIO):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         torch.save(checkpoint, f"{path}.part")
         os.replace(f"{path}.part", path)
+
+
+def adamw_8bit(parameters: Any, rate: float) -> Any:
+    """AdamW whose moments take a byte each (arXiv 2110.02861)."""
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
 
 
 def dynamics(chosen: Tensor, rejected: Tensor, ratios: tuple[Tensor, Tensor], beta: float) -> dict[str, Tensor]:

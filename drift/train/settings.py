@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from drift.errors import UserError
+from drift.errors import UserError, need_package
 from drift.model import precision
 from drift.train.lora import Lora
 from drift.train.rows import Layout
@@ -54,11 +54,12 @@ class Train:
     (does not change the result beyond rounding). `pair_order`: by_prompt brings pairs of one prompt together, which shared rows
     gain from. `frozen_cache_gib`: what the layers below an adapter put out is kept from the reference pass if it fits.
     `warmup_share`: of the steps; the rate then falls linearly to `final_rate_share` of itself.
+    `parameters`: number format of the trained weights themselves: bfloat16 halves their memory and loses small updates.
     `max_tokens`: records whose prompt and reply (or room for a fresh one) are longer are not used. `adapter`: null trains
     all weights."""
 
     learning_rate: float
-    optimizer: Literal["adamw", "rmsprop"]
+    optimizer: Literal["adamw", "adamw_8bit", "rmsprop"]
     loss: Loss
     epochs: int
     pairs_per_step: int
@@ -71,6 +72,7 @@ class Train:
     max_grad_norm: float
     gradient_checkpointing: bool
     precision: precision.Precision
+    parameters: Literal["float32", "bfloat16"]
     max_tokens: int
     checkpoint_every_steps: int
     adapter: Lora | None
@@ -85,6 +87,13 @@ class Train:
             raise UserError(f"train.frozen_cache_gib={self.frozen_cache_gib}: expected at least 0.")
         if not (0 <= self.warmup_share < 1 and 0 <= self.final_rate_share <= 1):
             raise UserError("train: expected warmup_share in [0, 1) and final_rate_share in [0, 1].")
+        if self.parameters == "bfloat16" and (self.adapter is not None or precision.resolve(self.precision) == "float32"):
+            raise UserError(
+                "train.parameters=bfloat16 is for full fine-tuning computed in bfloat16: an adapter is small and stays float32, "
+                "and train.precision=float32 needs float32 weights. Set train.parameters=float32."
+            )
+        if self.optimizer == "adamw_8bit":
+            need_package("bitsandbytes", "train.optimizer=adamw_8bit")
         self.loss.check()
         if self.adapter is not None:
             self.adapter.check()
@@ -104,8 +113,10 @@ class Train:
         return kept | {"loss": self.loss.key(), "precision": precision.resolve(self.precision)}
 
     def dtype(self) -> tuple[str, Any]:
-        """(Lightning precision, dtype to load weights in). Full training keeps float32 weights and computes under autocast;
-        with an adapter the frozen base itself is bfloat16."""
+        """(Lightning precision, dtype to load weights in). Full training keeps float32 weights and computes under autocast,
+        unless `parameters` says otherwise; with an adapter the frozen base itself is bfloat16."""
         if precision.resolve(self.precision) == "float32":
             return "32-true", "float32"
-        return ("32-true", "bfloat16") if self.adapter is not None else ("bf16-mixed", "float32")
+        if self.adapter is not None or self.parameters == "bfloat16":
+            return "32-true", "bfloat16"
+        return "bf16-mixed", "float32"

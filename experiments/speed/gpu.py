@@ -4,9 +4,8 @@
     python experiments/speed/gpu.py --tiny          the same end to end with tiny shapes, on a CPU
 
 Pairs are random text of the lengths (tokens of prompt, chosen, rejected) in `lengths.json`, which are those of real ShareGPT
-conversations; speed does not depend on the words. MFU: arithmetic that the pairs need (a prompt counted once; 2 N a token in each
-forward pass, the reference's too, and 4 N backward, 2 N for an adapter; attention left out) over the seconds and the card's dense
-bfloat16 rate.
+conversations; speed does not depend on the words. MFU: arithmetic that the pairs need (`arithmetic.py`) over the seconds and the
+card's dense bfloat16 rate.
 """
 
 import argparse
@@ -23,7 +22,13 @@ from side_by_side import compare
 HERE = Path(__file__).resolve().parent
 QWEN = {"0.5b": (896, 24, 14, 2, 4864, 151936, True), "7b": (3584, 28, 28, 4, 18944, 152064, False),
         "14b": (5120, 48, 40, 8, 13824, 152064, False), "tiny": (32, 2, 4, 2, 64, 1000, True)}  # fmt: skip
-CASES = {"0.5b-full": (False, False), "7b-lora": (True, True), "7b-full": (False, True), "14b-lora": (True, True)}
+CASES = {
+    "0.5b-full": (),
+    "7b-lora": ("adapter", "checkpointing"),
+    "7b-full": ("slim", "checkpointing"),
+    "14b-lora": ("adapter", "checkpointing"),
+    "14b-qlora": ("adapter", "slim", "checkpointing"),
+}  # slim: see training.py
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
 PEERS = ["batch=4,sorted=0,precomputed=0", "batch=4,sorted=1,precomputed=1"]
 
@@ -38,40 +43,36 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     for case in arguments.cases:
-        adapter, checkpointing = CASES[case]
         size = "tiny" if arguments.tiny else case.split("-")[0]
         print(f"\n{case}{' (tiny shapes)' if arguments.tiny else ''}")
         with tempfile.TemporaryDirectory() as folder:
             model, pairs = Path(folder) / "model", Path(folder) / "pairs.json"
-            parameters = write_model(model, *QWEN[size])
+            write_model(model, *QWEN[size])
             lengths = json.loads((HERE / "lengths.json").read_text())[: arguments.pairs]
             shrink = 10 if arguments.tiny else 1
             pairs.write_text(json.dumps([random_pair(i, *(max(2, n // shrink) for n in row)) for i, row in enumerate(lengths)]))
             common: dict[str, Any] = {
-                "model": str(model), "pairs": str(pairs), "precision": "bfloat16", "adapter": adapter,
-                "checkpointing": checkpointing,
-                "tokens_per_batch": arguments.tokens_per_batch,
-                "pairs_per_step": arguments.pairs_per_step,
-            }  # fmt: skip
+                "model": str(model), "pairs": str(pairs), "precision": "bfloat16",
+                "tokens_per_batch": arguments.tokens_per_batch, "pairs_per_step": arguments.pairs_per_step,
+            } | {name: name in CASES[case] for name in ("adapter", "slim", "checkpointing")}  # fmt: skip
             found = compare(str(HERE / "training.py"), common, ["ours", *PEERS], arguments.repeats, "pairs")
-            needed = sum(map(sum, lengths)) / shrink * parameters * (2 + 2 + (2 if adapter else 4))
             for side, runs in found.items():
-                describe(side, needed, statistics.median(run["seconds"] for run in runs))
+                describe(side, statistics.median(run["flop"] / run["seconds"] for run in runs))
 
 
-def describe(side: str, needed: float, seconds: float) -> None:
+def describe(side: str, rate: float) -> None:
     import torch
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    peak = next((rate for card, rate in PEAK_TFLOPS.items() if card in name), None)
-    share = f", MFU {needed / seconds / 1e12 / peak:.1%}" if peak else ""
-    print(f"{side}: {needed / seconds / 1e12:.3g} useful TFLOP/s{share} ({name})")
+    peak = next((tflops for card, tflops in PEAK_TFLOPS.items() if card in name), None)
+    share = f", MFU {rate / 1e12 / peak:.1%}" if peak else ""
+    print(f"{side}: {rate / 1e12:.3g} useful TFLOP/s{share} ({name})")
 
 
 def write_model(
     directory: Path, hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, vocabulary: int, tied: bool
-) -> int:
-    """A Qwen2 model of random bfloat16 weights with the tiny model's tokenizer (a byte a token). Returns its parameters."""
+) -> None:
+    """A Qwen2 model of random bfloat16 weights with the tiny model's tokenizer (a byte a token)."""
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
@@ -96,7 +97,6 @@ def write_model(
             torch.set_default_dtype(default)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def random_pair(seed: int, prompt: int, chosen: int, rejected: int) -> dict[str, str]:

@@ -35,13 +35,16 @@ def composed(*overrides: str) -> Any:
 
 def child(script: str, settings: dict[str, Any]) -> dict[str, float]:
     """Runs `script --child SETTINGS`; returns the JSON object on its last line."""
-    done = subprocess.run([sys.executable, script, "--child", json.dumps(settings)], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([sys.executable, script, "--child", json.dumps(settings)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{done.stderr}\nThe measurement failed: {settings}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def compare(script: str, common: dict[str, Any], sides: list[str], repeats: int, unit: str) -> dict[str, list[dict[str, float]]]:
-    """`repeats` rounds of all sides in turn; ours is the first. A child reports `count` (of `unit`), `seconds` and `peak_gib`.
-    Prints and returns what was measured."""
+    """`repeats` rounds of all sides in turn; ours is the first. A child reports `count` (of `unit`), `seconds`, `peak_gib` and,
+    if it knows them, `flop` (what the work needs) and `flop_per_second` (what the machine does in a plain matrix product). Prints
+    and returns what was measured."""
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(repeats):
         for side, runs in found.items():
@@ -63,7 +66,12 @@ def report(side: str, runs: list[dict[str, float]], unit: str) -> None:
     seconds, rates = [run["seconds"] for run in runs], [run["count"] / run["seconds"] for run in runs]
     spread = f"[{min(rates):.3g}, {max(rates):.3g}]" if len(runs) > 1 else ""
     line = f"{statistics.median(seconds):7.1f} s  {statistics.median(rates):8.3g} {unit}/s {spread}"
-    print(f"{side:36} {line}  peak {statistics.median(run['peak_gib'] for run in runs):.2f} GiB", flush=True)
+    line += f"  peak {statistics.median(run['peak_gib'] for run in runs):.2f} GiB"
+    if "flop" in runs[0]:
+        useful, plain = ([run["flop"] / run["seconds"] for run in runs], [run["flop_per_second"] for run in runs])
+        share = statistics.median(mine / machine for mine, machine in zip(useful, plain, strict=True))
+        line += f"  {statistics.median(useful) / 1e9:.0f} useful GFLOP/s, {share:.0%} of a matrix product's"
+    print(f"{side:36} {line}", flush=True)
 
 
 def model_directory(name: str) -> Path:

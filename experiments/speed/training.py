@@ -6,7 +6,7 @@
 
 One measurement is one epoch in a process of its own: the reference pass and the optimiser steps, without imports. Pairs have the
 lengths of real ShareGPT conversations; every step takes four pairs on both sides. `--adapter` trains LoRA on the upper half of
-the layers, on both sides the same modules.
+the layers, on both sides the same modules. The share of a matrix product's rate is measured in the same process.
 """
 
 import json
@@ -16,10 +16,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from arithmetic import matrix_product_rate, needed_flop
 from side_by_side import arguments_of, child, compare, composed, conversations, model_directory, report
 
 LEARNING_RATE, BETA = 1e-6, 0.1
 MAX_PROMPT, MAX_REPLY = 1024, 512
+ADAPTER_SHARE = 0.5  # of the layers, from the top
 
 
 def main() -> None:
@@ -28,6 +30,11 @@ def main() -> None:
     parser.add_argument("--adapter", action="store_true")
     parser.add_argument("--pairs-per-step", type=int, default=4)
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
+    parser.add_argument(
+        "--slim",
+        action="store_true",
+        help="on both sides: bfloat16 weights and 8-bit AdamW, or with --adapter weights in four bits",
+    )
     parser.add_argument("--tokens-per-batch", type=int, default=1, help="ours; 1: one pair at a time")
     parser.add_argument("--peer", nargs="+", default=["batch=4,sorted=0,precomputed=0"])
     parser.add_argument("--tune", action="store_true")
@@ -39,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pairs = Path(folder) / "pairs.json"
         pairs.write_text(json.dumps(real_pairs(directory, arguments.data, arguments.pairs)))
-        names = ("precision", "adapter", "tokens_per_batch", "pairs_per_step", "checkpointing")
+        names = ("precision", "adapter", "slim", "tokens_per_batch", "pairs_per_step", "checkpointing")
         common = {name: getattr(arguments, name) for name in names}
         common |= {"model": str(directory), "pairs": str(pairs)}
         if not arguments.tune:
@@ -67,40 +74,63 @@ def real_pairs(directory: Path, data: str | None, count: int) -> list[dict[str, 
     return pairs
 
 
-def measure(side: str, model: str, pairs: str, **settings: Any) -> dict[str, float]:
+def measure(side: str, model: str, pairs: str, precision: str, adapter: bool, **settings: Any) -> dict[str, float]:
     import torch
 
+    from drift.model.policy import load_tokenizer, policy_at
+    from drift.records import Pair
     from drift.store import peak_gib
+    from drift.train.rows import tokenize
 
     torch.manual_seed(0)
     data = json.loads(Path(pairs).read_text())
+    rows = tokenize(
+        load_tokenizer(policy_at(Path(model))),
+        [
+            Pair(
+                prompt=[{"role": "user", "content": row["prompt"]}], chosen=row["chosen"], rejected=row["rejected"],
+                chosen_ended=True, rejected_ended=True, fresh=("chosen",), feedback=None, record=str(i),
+            )
+            for i, row in enumerate(data)
+        ],
+    )  # fmt: skip
+    settings |= {"precision": precision, "adapter": adapter}
     if side == "ours":
-        seconds = ours(Path(model), data, **settings)
+        seconds = ours(Path(model), rows, **settings)
     else:
         seconds = trl(model, data, settings, **{name: int(value) for name, value in (part.split("=") for part in side.split(","))})
-    return {"count": len(data), "seconds": seconds, "peak_gib": peak_gib()}
+    lengths = [(len(pair.chosen.prompt), len(pair.chosen.reply), len(pair.rejected.reply)) for pair in rows]
+    return {
+        "count": len(data),
+        "seconds": seconds,
+        "peak_gib": peak_gib(),
+        "flop": needed_flop(Path(model), lengths, ADAPTER_SHARE if adapter else None),
+        "flop_per_second": matrix_product_rate(precision),
+    }
 
 
 def ours(
-    model: Path, data: list[dict[str, str]], *, precision: Any, adapter: bool, tokens_per_batch: int, pairs_per_step: int,
-    checkpointing: bool,
+    model: Path, rows: list[Any], *, precision: Any, adapter: bool, slim: bool, tokens_per_batch: int,
+    pairs_per_step: int, checkpointing: bool,
 ) -> float:  # fmt: skip
     import lightning  # noqa: F401
     import peft  # noqa: F401
     from hydra.utils import instantiate
 
-    from drift.model.policy import load_tokenizer, policy_at
-    from drift.records import Pair
+    from drift.model.policy import policy_at
     from drift.store import Store
     from drift.train.fit import train_stage
     from drift.train.reference import reference_stage
-    from drift.train.rows import plan, tokenize
+    from drift.train.rows import plan
 
     train = instantiate(
         composed(
             f"train={'lora' if adapter else 'full'}",
+            f"train.optimizer={'adamw_8bit' if slim and not adapter else 'adamw'}",
+            f"train.parameters={'bfloat16' if slim and not adapter else 'float32'}",
+            *([f"train.adapter.top_share={ADAPTER_SHARE}"] if adapter else []),
+            *(["train.adapter.quantization=nf4"] if slim and adapter else []),
             f"train.learning_rate={LEARNING_RATE}",
-            "train.optimizer=adamw",
             f"train.loss.beta={BETA}",
             "train.loss.nll=0",
             "train.warmup_share=0",
@@ -111,17 +141,7 @@ def ours(
             "train.checkpoint_every_steps=1000000",
         ).train
     )
-    start = policy_at(model)
-    rows = tokenize(
-        load_tokenizer(start),
-        [
-            Pair(
-                prompt=[{"role": "user", "content": row["prompt"]}], chosen=row["chosen"], rejected=row["rejected"],
-                chosen_ended=True, rejected_ended=True, fresh=("chosen",), feedback=None, record=str(i),
-            )
-            for i, row in enumerate(data)
-        ],
-    )  # fmt: skip
+    start = policy_at(model, "nf4" if slim and adapter else "none")
     planned = plan(
         rows, layout=train.rows, pairs_per_step=train.pairs_per_step, tokens_per_batch=train.tokens_per_batch,
         pair_order=train.pair_order, seed=0,
@@ -138,19 +158,26 @@ def trl(model: str, data: list[dict[str, str]], settings: dict[str, Any], *, bat
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from trl import DPOConfig, DPOTrainer
 
     from drift.train.lora import Lora
+
+    adapter, slim, low = settings["adapter"], settings["slim"], settings["precision"] == "bfloat16"
 
     rows = data
     if sorted:
         rows = list(data)
         rows.sort(key=lambda row: len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])))
-    frozen_in_half = settings["adapter"] and settings["precision"] == "bfloat16"  # as on our side: trained weights are float32
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16 if frozen_in_half else torch.float32)
+    dtype = torch.bfloat16 if low and (adapter or slim) else torch.float32  # as on our side: trained weights are float32
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    loaded = AutoModelForCausalLM.from_pretrained(
+        model, dtype=dtype, **({"quantization_config": four_bits} if slim and adapter else {})
+    )
     linear = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    layers = list(Lora(rank=16, scale=2.0, top_share=0.5).layers(loaded.config.num_hidden_layers))
+    layers = list(Lora(rank=16, scale=2.0, top_share=ADAPTER_SHARE, quantization="none").layers(loaded.config.num_hidden_layers))
     lora = LoraConfig(r=16, lora_alpha=32, target_modules=linear, layers_to_transform=layers, task_type="CAUSAL_LM")
     with tempfile.TemporaryDirectory() as folder:
         config = DPOConfig(
@@ -159,7 +186,8 @@ def trl(model: str, data: list[dict[str, str]], settings: dict[str, Any], *, bat
             save_strategy="no",
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
-            bf16=settings["precision"] == "bfloat16",
+            bf16=low,
+            optim="adamw_bnb_8bit" if slim and not adapter else "adamw_torch",
             gradient_checkpointing=settings["checkpointing"],
             learning_rate=LEARNING_RATE,
             beta=BETA,
@@ -180,7 +208,7 @@ def trl(model: str, data: list[dict[str, str]], settings: dict[str, Any], *, bat
             args=config,
             train_dataset=dataset,
             processing_class=AutoTokenizer.from_pretrained(model),
-            peft_config=lora if settings["adapter"] else None,
+            peft_config=lora if adapter else None,
         )
         trainer.train()
         return time.monotonic() - begun

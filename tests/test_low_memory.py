@@ -1,0 +1,103 @@
+"""What saves memory beside the adapter: four-bit weights under it, one-byte moments, bfloat16 parameters."""
+
+import json
+import sys
+
+import pytest
+import torch
+from conftest import SMALL, compose, perform
+from safetensors.torch import load_file
+
+from drift.config import build
+from drift.errors import UserError
+from drift.model.chat import prompt_ids
+from drift.model.policy import load_model, policy_at, save_policy
+from drift.train import padded
+from drift.train.lora import Lora
+from drift.train.modules import adamw_8bit
+from drift.train.rows import Row
+
+
+def test_weights_below_an_adapter_are_in_four_bits_for_whoever_loads_the_policy(tiny, tokenizer, tmp_path):
+    """Disturbed, saved, and loaded again as the sampler does: the same log-probs, which are not those of full weights."""
+    from bitsandbytes.nn import Linear4bit
+
+    start = policy_at(tiny, "nf4")
+    model = Lora(rank=4, scale=2.0, top_share=1.0, quantization="nf4").attach(load_model(start, torch.float32))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.05
+    save_policy(model, tokenizer, start, tmp_path)
+    policy = policy_at(tmp_path)
+    assert policy.quantization == "nf4" and policy.base == start.directory
+    again = load_model(policy, torch.float32, merge=True)
+    full = load_model(policy_at(tiny), torch.float32)
+    linear = [part for name, part in again.named_modules() if name.endswith(("base_layer", "_proj")) and hasattr(part, "weight")]
+    assert linear and all(isinstance(getattr(part, "base_layer", part), Linear4bit) for part in linear)
+    prompt = prompt_ids(tokenizer, [{"role": "user", "content": "Why?"}])
+    batch = padded.collate([Row(prompt=prompt, reply=prompt[:9]), Row(prompt=prompt[:20], reply=prompt[3:8])], 0)
+    with torch.no_grad():
+        saved, loaded, other = (padded.reply_logprobs(m.eval(), batch)[0] for m in (model, again, full))
+    assert torch.equal(saved, loaded) and (saved - other).abs().min() > 1e-3
+
+
+def test_a_quantised_start_is_another_policy(tiny):
+    assert policy_at(tiny, "nf4").fingerprint != policy_at(tiny).fingerprint
+
+
+def test_qlora_runs_two_iterations(cache, tmp_path):
+    """The step-0 check of both says that sampling's policy, reference and training's start are one model."""
+    state = perform(tmp_path / "run", *SMALL, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store", "train=qlora",
+                    "train.rows=shared", "iterations=2", "train.pairs_per_step=2")  # fmt: skip
+    assert state["status"] == "finished"
+    for iteration in (1, 2):
+        base = json.loads((tmp_path / f"run/iteration_{iteration}/policy/base.json").read_text())
+        assert base["quantization"] == "nf4"
+    first, second = (policy_at(tmp_path / f"run/iteration_{i}/policy") for i in (1, 2))
+    assert first.base == second.base and first.fingerprint != second.fingerprint
+
+
+def test_adamw_8bit_is_nearly_adamw_and_keeps_its_moments_in_bytes():
+    generator = torch.Generator().manual_seed(0)
+    start, target = torch.randn(64, 128, generator=generator), torch.randn(64, 128, generator=generator)
+    ends = []
+    for make in (adamw_8bit, lambda p, lr: torch.optim.AdamW(p, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = make([weight], 0.01)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (weight - target).square().sum().backward()
+            optimizer.step()
+        ends.append(weight.detach() - start)
+        if make is adamw_8bit:
+            assert {state["state1"].dtype for state in optimizer.state.values()} == {torch.uint8}
+    assert torch.nn.functional.cosine_similarity(*(end.flatten() for end in ends), dim=0) > 0.999
+    assert not torch.equal(*ends)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "rmsprop"])
+def test_full_fine_tuning_with_bfloat16_parameters(cache, tmp_path, optimizer):
+    settings = ["train=full", "train.precision=bfloat16", "train.parameters=bfloat16", f"train.optimizer={optimizer}"]
+    more = ["train.learning_rate=1e-2", "iterations=1", "train.pairs_per_step=2", "train.tokens_per_batch=500"]
+    perform(tmp_path / "run", *SMALL, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store", *settings, *more)
+    weights = load_file(tmp_path / "run/iteration_1/policy/model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.parameters=bfloat16", "train.precision=bfloat16"], "an adapter is small"),
+        (["train=full", "train.parameters=bfloat16", "train.precision=float32"], "train.precision=float32 needs float32 weights"),
+    ],
+)
+def test_bfloat16_parameters_where_they_make_no_sense(overrides, words):
+    with pytest.raises(UserError, match=words):
+        build(compose("model=tiny", *overrides))
+
+
+@pytest.mark.parametrize("setting", ["train.adapter.quantization=nf4", "train.optimizer=adamw_8bit"])
+def test_a_missing_bitsandbytes_is_named_with_its_remedy(setting, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=rf"{setting} needs the package bitsandbytes.*'\.\[bitsandbytes\]'"):
+        build(compose("model=tiny", setting))
