@@ -90,7 +90,7 @@ def execute(run: Run, journal: Journal) -> None:
 
 
 def feedback_stage(run: Run, start: Policy, tokenizer: Any) -> Stage:
-    """`records.jsonl`, and `set_aside.jsonl` with the reason for every row that is not used."""
+    """`records.jsonl`, and `quarantine.jsonl` with the reason for every row that is not used."""
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
         if run.data.uses_policy:
@@ -102,7 +102,7 @@ def feedback_stage(run: Run, start: Policy, tokenizer: Any) -> Stage:
         records, unusable = usable(collected.records, tokenizer, **limits)
         aside = [*collected.set_aside, *unusable]
         write_jsonl(output / "records.jsonl", records)
-        write_jsonl(output / "set_aside.jsonl", aside)
+        write_jsonl(output / "quarantine.jsonl", aside)
         labels = Counter(record.label for record in records)
         if not records:
             raise UserError(f"No usable record: all {len(aside)} rows were set aside, the first because of {aside[:1]}.")

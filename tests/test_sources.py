@@ -51,7 +51,7 @@ def utterance(i, role, text, **flags):
 
 
 def test_wildfeedback_annotations(tmp_path):
-    """Misspelt keys, no conversation id, copied flags on Agent rows, both flags, a missing flag, an empty utterance, a cut array."""
+    """Misspelt keys, no conversation id, copied flags on Agent rows, both flags, a missing flag, an empty text, a cut array."""
     bad, good, none = {"Satisfaction": False, "Disatisfaction": True}, {"Satisfaction": True, "Disatisfaction": False}, {}
     rows = [
         utterance(0, "User", "Sum it up.", Satisfaction=False, Disatisfaction=False),
@@ -214,8 +214,7 @@ def test_sharegpt_sets_aside_parts_that_begin_with_a_reply(tmp_path):
 
 
 def test_records_come_back_as_they_were_written(tmp_path):
-    (tmp_path / "chats.json").write_text(json.dumps([{"id": "a_0", "conversations": [
-        {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes"}, {"from": "human", "value": "that is wrong"}]}]))  # fmt: skip
+    (tmp_path / "chats.json").write_text(json.dumps([VALID[ShareGpt]]))
     records = collected(ShareGpt(path=str(tmp_path / "chats.json"))).records
     write_jsonl(tmp_path / "records.jsonl", records)
     with open(tmp_path / "records.jsonl", "a") as file:
@@ -229,7 +228,8 @@ VALID = {
     Preference: {"prompt": [{"role": "user", "content": "Hi"}], "chosen": [{"role": "assistant", "content": "a"}],
                  "rejected": [{"role": "assistant", "content": "b"}]},
     Messages: {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "b", "feedback": "down"}]},
-    ShareGpt: {"id": "a_0", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "no"}]},
+    ShareGpt: {"id": "a_0", "conversations": [{"from": who, "value": text} for who, text in
+               (("human", "Hi"), ("gpt", "Yes"), ("human", "that is wrong"))]},
     WildFeedbackPairs: {"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"value": "a"}, "rejected": {"value": "b"}},
     UltraFeedback: {"instruction": "x", "completions": [completion("a", 1, 1, 1, 1), completion("b", 5, 5, 5, 5)]},
 }  # fmt: skip

@@ -26,7 +26,7 @@ of how the reply was (shorter, more specific, another try, the error that its co
 sat: the turn shows that the user is content (thanks, praise, "it works").
 both: praise and a complaint. none: anything else, as a new question, a new task, a next step, "continue", an answer to a question.
 A new wish for the same text (another language, another subject, another form) is none. Thanks in advance are none.
-Answer with one line: LABEL CATEGORY CONFIDENCE, where LABEL is dsat, sat, both or none, CATEGORY is one of {", ".join(CATEGORIES)} \
+Answer with one line: LABEL CATEGORY CONFIDENCE. LABEL is dsat, sat, both or none, CATEGORY is one of {", ".join(CATEGORIES)} \
 (or - for sat and none), and CONFIDENCE is a number between 0 and 1."""
 ANSWER = re.compile(r"\b(dsat|sat|both|none)\b\W+([a-z_]+|-)?\W*(\d?\.?\d+)?", re.IGNORECASE)
 

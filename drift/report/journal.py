@@ -1,6 +1,6 @@
 """The run folder: what a person reads while and after a run. Everything in it is a link into the store or small text.
 
-    config.yaml   run.json   report.html   records.jsonl   set_aside.jsonl   steps.csv   scores.csv
+    config.yaml   run.json   report.html   records.jsonl   quarantine.jsonl   steps.csv   scores.csv
     iteration_0/scores.json (the start model)   iteration_2/{pairs.jsonl, policy/, steps.jsonl, scores.json, replies.jsonl}
 
 `run.json` is written after every stage, so the report of a killed run can be built too.
@@ -42,7 +42,7 @@ class Journal:
 
     def feedback(self, stage: Stage) -> None:
         link(stage.path / "records.jsonl", self.folder / "records.jsonl")
-        link(stage.path / "set_aside.jsonl", self.folder / "set_aside.jsonl")
+        link(stage.path / "quarantine.jsonl", self.folder / "quarantine.jsonl")
         self.state["data"] = stage.facts["counts"]
         say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
         for row in stage.facts["set_aside"]:

