@@ -68,9 +68,10 @@ CONTINUES = any_of("continue", "go on", "next")
 PRAISE = re.compile(
     r"^\W*(ok(ay)?[,.!]? |yes[,.!]? |wow[,.!]? |oh[,.!]? |hey[,.!]? )?("
     r"thanks|thank you|thx|ty\b|perfect|excellent|awesome|amazing|brilliant|fantastic|wonderful|well done"
-    r"|(great|nice|good|cool)\s*[.,!]|(great|good|nice|excellent) (job|work|answer|start|one)"
+    r"|(great|good|nice|excellent) (job|work|answer|start|one)"
     r"|(that|this|it)('s| is| was) (really |very |so )?(great|perfect|awesome|helpful|excellent|exactly|good|amazing)"
-    r"|(it|that|this) work(s|ed)|i (really )?(like|love) (it|this|that|the|number)|you('re| are) (amazing|great|the best))\b",
+    r"|(it|that|this) work(s|ed)|i (really )?(like|love) (it|this|that|the|number)|you('re| are) (amazing|great|the best))\b"
+    r"|^\W*(great|nice|good|cool)\W*($|[.,!])",
     re.IGNORECASE,
 )
 
