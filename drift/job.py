@@ -68,5 +68,6 @@ def quiet() -> None:
         "litlogger",
         "in eval mode at the start",
         "Using ModelCheckpoint with manual",
+        "exists and is not empty",  # the progress of a run that was killed
     )
     warnings.filterwarnings("ignore", message=f".*({'|'.join(known)})")

@@ -163,3 +163,16 @@ def test_models_whose_attention_is_not_plain_are_refused(tiny, tmp_path, change,
         shared.check_model(tmp_path)
     shared.check_model(tiny)
     padded.check_model(tmp_path)
+
+
+def test_gradients_do_not_depend_on_how_threads_run(tiny):
+    """Thirty replies to one prompt add up at its last position, on two threads: the same bits every time."""
+    rows = [Row(prompt=PROMPT, reply=[3 + (7 * i + k) % 200 for k in range(40)]) for i in range(30)]
+    model = prepared(tiny, torch.float32, "lora")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = [gradients(shared, model, rows)[2] for _ in range(8)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(other[name], gradient) for other in found[1:] for name, gradient in found[0].items())

@@ -68,7 +68,7 @@ def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     who = attention.plan(batch["spans"], batch["position_ids"].device)
     start = {"inputs_embeds": batch["hidden"][None]} if "hidden" in batch else {"input_ids": batch["input_ids"]}
     out = whole.base_model(**start, position_ids=batch["position_ids"], who=who, use_cache=False)
-    hidden = out.last_hidden_state[0, batch["predict"]]  # (N, H)
+    hidden = out.last_hidden_state[0].index_select(0, batch["predict"])  # (N, H); plain indexing adds up gradients in any order
     logp, entropy = token_logprobs(hidden, whole.get_output_embeddings().weight, batch["targets"])
     zeros = logp.new_zeros(len(batch["reply_lengths"]))
     return zeros.index_add(0, batch["owner"], logp), zeros.index_add(0, batch["owner"], entropy)

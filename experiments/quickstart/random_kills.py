@@ -57,12 +57,12 @@ def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     begun = time.monotonic()
     assert start(folder / "undisturbed", folder / "store_undisturbed").wait() == 0
-    each = 2 * (time.monotonic() - begun) / (KILLS + 1)
+    half = (time.monotonic() - begun) / 2
     expected, kills, different = artefacts(folder / "undisturbed"), 0, []
     for number in range(KILLS):
         if kills < KILLS:
             name = f"killed_{number}"
-            kills += kill_at_random(folder / name, folder / f"store_{name}", each, KILLS - kills)
+            kills += kill_at_random(folder / name, folder / f"store_{name}", half, KILLS - kills)
             found = artefacts(folder / name)
             different += sorted(file for file in expected.keys() | found.keys() if expected.get(file) != found.get(file))
     print(f"{len(expected)} files compared after {kills} kills; different: {different or 'none'}")
