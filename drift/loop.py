@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drift.data.intake import Intake
+from drift.data.leakage import apart
 from drift.data.usable import usable
 from drift.errors import UserError
 from drift.method.filters import Filters
@@ -76,6 +77,9 @@ def execute(run: Run, journal: Journal) -> None:
     feedback = feedback_stage(run, start, tokenizer)
     journal.feedback(feedback)
     records, held_out = run.evaluation.separate(read_records(feedback.path / "records.jsonl"))
+    if held_out:
+        records, leaks = apart(records, [record.prompt for record in held_out], run.intake.leakage)
+        journal.leaks(leaks)
     score(run, journal, 0, "start", start, start, held_out)
     policy = start
     if run.warmup_epochs:

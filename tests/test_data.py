@@ -9,10 +9,12 @@ from drift.data.conversations import Conversation, to_records
 from drift.data.deployment import Deployment, split_topics
 from drift.data.intake import Intake
 from drift.data.jsonl import Jsonl, parse
+from drift.data.leakage import apart
 from drift.data.messages import Messages
 from drift.data.requests import REQUESTS, feedback, topic_stem, verify
 from drift.data.rows import BadRow
 from drift.data.usable import usable
+from drift.errors import UserError
 from drift.mine.rules import Rules
 
 USER = {"role": "user", "content": "Hi"}
@@ -69,7 +71,6 @@ def test_three_malformed_rows_among_thirty_are_named_and_the_others_used(cache, 
 
 
 def test_a_file_without_a_usable_row_stops_the_run(cache, tmp_path):
-    from drift.errors import UserError
 
     path = tmp_path / "log.jsonl"
     path.write_text("{}\n")
@@ -82,7 +83,7 @@ def test_a_file_without_a_usable_row_stops_the_run(cache, tmp_path):
 
 def intake(**settings):
     plain = {"records_per_conversation": "all", "max_records": None, "seed": 0, "languages": None, "near_duplicates": None}
-    return Intake(**plain | {"drop_flagged": [], "redact": False} | settings)
+    return Intake(**plain | {"drop_flagged": [], "redact": False, "leakage": "remove"} | settings)
 
 
 def test_max_records_is_a_seeded_choice_that_does_not_depend_on_the_rows_order(tmp_path):
@@ -240,3 +241,21 @@ def test_a_second_answer_that_is_too_long_is_named_and_its_record_kept_without_i
     kept, aside = usable(list(to_records(talk, "test"))[:1], tokenizer, max_tokens=300, max_new_tokens=20)
     assert (kept[0].reply, kept[0].revised, kept[0].satisfied) == ("short", None, False)
     assert [row["reason"] for row in aside] == ["second answer too long"]
+
+
+def test_training_prompts_that_the_evaluation_asks_are_removed_refused_or_kept():
+    long = " ".join(f"word{i}" for i in range(40))
+    asked = [chat("What is tea?", "x", "wrong"), chat(long, "x", "wrong")]
+    mine = [
+        chat("what is TEA", "y", "wrong", name="equal"),
+        chat("Please: " + " ".join(long.split()[5:20]), "y", "wrong", name="thirteen"),
+        chat("What is coffee?", "y", "wrong", name="other"),
+        chat("What is tea made of?", "y", "wrong", name="near but short"),
+    ]
+    records, prompts = [next(to_records(c, "t")) for c in mine], [next(to_records(c, "t")).prompt for c in asked]
+    kept, aside = apart(records, prompts, "remove")
+    assert [record.conversation for record in kept] == ["other", "near but short"]
+    assert [(row["record"], row["found"]) for row in aside] == [("equal:1", "equal"), ("thirteen:1", "13 words in a row")]
+    assert apart(records, prompts, "keep")[0] == records
+    with pytest.raises(UserError, match="2 training records have prompts that the evaluation asks, the first is equal:1"):
+        apart(records, prompts, "refuse")

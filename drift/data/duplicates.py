@@ -1,6 +1,8 @@
 """Conversations that are there twice, or nearly (MinHash, by the library datasketch)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from drift.data.conversations import Conversation
 from drift.records import digest
@@ -15,6 +17,15 @@ class Twin:
 
     id: str
     likeness: str
+
+
+def sketch(words: Sequence[str]) -> Any:
+    """MinHash of the words in fives."""
+    from datasketch import MinHash
+
+    found = MinHash(num_perm=PERMUTATIONS)
+    found.update_batch(list({" ".join(words[i : i + WORDS]).encode() for i in range(max(1, len(words) - WORDS + 1))}))
+    return found
 
 
 class Seen:
@@ -34,14 +45,10 @@ class Seen:
         if key in self.equal:
             return Twin(self.equal[key], "equal to")
         if self.near is not None:
-            from datasketch import MinHash
-
             words = " ".join(message["content"] for message in conversation.messages).lower().split()
-            shingles = {" ".join(words[i : i + WORDS]).encode() for i in range(max(1, len(words) - WORDS + 1))}
-            sketch = MinHash(num_perm=PERMUTATIONS)
-            sketch.update_batch(list(shingles))
-            if twins := self.near.query(sketch):
+            sketched = sketch(words)
+            if twins := self.near.query(sketched):
                 return Twin(self.equal[sorted(map(str, twins))[0]], "nearly equal to")
-            self.near.insert(key, sketch)
+            self.near.insert(key, sketched)
         self.equal[key] = conversation.id
         return None

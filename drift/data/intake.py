@@ -28,7 +28,8 @@ class Intake:
     """`records_per_conversation`: all, or one (chosen by the seed). `max_records`: a random choice of so many by `seed` (null:
     all). `languages`: codes to keep (null: all). `near_duplicates`: conversations whose words (in fives) overlap by this share with
     those of an earlier one are dropped (null: only equal ones). `drop_flagged`: what the source's own flags exclude. `redact`:
-    e-mail addresses, phone numbers and keys are replaced by their kind."""
+    e-mail addresses, phone numbers and keys are replaced by their kind. `leakage`: what is done with training records whose
+    prompts the evaluation asks."""
 
     records_per_conversation: Literal["all", "one"]
     max_records: int | None
@@ -37,6 +38,7 @@ class Intake:
     near_duplicates: float | None
     drop_flagged: list[str]
     redact: bool
+    leakage: Literal["remove", "refuse", "keep"]
 
     def check(self) -> None:
         if self.max_records is not None and self.max_records < 1:
@@ -44,7 +46,15 @@ class Intake:
         if self.near_duplicates is not None:
             if not 0.5 <= self.near_duplicates < 1:
                 raise UserError(f"intake.near_duplicates={self.near_duplicates}: expected at least 0.5 and below 1, or null.")
-            need_package("datasketch", "intake.near_duplicates", extra="logs")
+
+    def check_packages(self) -> None:
+        """What reading a log needs beside the plain installation."""
+        need_package("datasketch", "Reading a log (near-duplicates, leakage)", extra="logs")
+        if self.languages is not None:
+            need_package("py3langid", "intake.languages", extra="logs")
+        if self.redact:
+            need_package("phonenumbers", "intake.redact", extra="logs")
+            need_package("detect_secrets", "intake.redact", extra="logs")
 
     def key(self, source: Any, miner: Any) -> dict[str, Any]:
         return {

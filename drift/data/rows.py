@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.errors import UserError
+from drift.errors import UserError, need_package
 
 CHUNK = 1 << 20  # characters of a json array read at once
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
@@ -101,6 +101,7 @@ def read(file: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _parquet(file: Path) -> Iterator[Any]:
+    need_package("pyarrow", f"{file}", extra="logs")
     import pyarrow.parquet
 
     for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=256):

@@ -45,6 +45,9 @@ class Cascade:
         if not 0 <= self.unsure < max(self.classifier.dsat_threshold, self.classifier.sat_threshold):
             raise UserError(f"mine.unsure={self.unsure}: expected at least 0 and below the classifier's thresholds.")
 
+    def check_packages(self) -> None:
+        self.classifier.check_packages()
+
     def key(self) -> dict[str, Any]:
         return self.classifier.key() | {"miner": "cascade", "judge": [VERSION, self.endpoint.key()], "unsure": self.unsure}
 

@@ -30,6 +30,8 @@ class Classifier:
         for name in ("dsat_threshold", "sat_threshold"):
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"mine.{name}={getattr(self, name)}: expected between 0 and 1.")
+
+    def check_packages(self) -> None:
         need_package("sklearn", "mine=classifier", extra="logs")
 
     def key(self) -> dict[str, Any]:

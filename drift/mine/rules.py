@@ -83,6 +83,9 @@ class Rules:
     def check(self) -> None:
         pass
 
+    def check_packages(self) -> None:
+        pass
+
     def key(self) -> dict[str, Any]:
         return {"miner": "rules", "version": VERSION}
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from drift.records import Pair, read_jsonl, write_json
+from drift.records import Pair, read_jsonl, write_json, write_jsonl
 from drift.report.console import say
 from drift.report.statistics import level, paired
 from drift.store import Stage, Store
@@ -47,6 +47,12 @@ class Journal:
         say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
         for row in stage.facts["set_aside"]:
             say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))
+        self.write()
+
+    def leaks(self, rows: list[dict[str, Any]]) -> None:
+        """Training records whose prompts the evaluation asks."""
+        write_jsonl(self.folder / "leakage.jsonl", rows)
+        self.state["data"]["training records with prompts of the evaluation"] = len(rows)
         self.write()
 
     def trained(self, iteration: int, made: Stage, trained: Stage, pairs: list[Pair]) -> None:
