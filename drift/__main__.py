@@ -28,17 +28,17 @@ def main() -> None:
     describe = commands.add_parser("describe", help="say what a file of records holds, as a table and as an HTML page")
     describe.add_argument("records", type=Path)
     describe.add_argument("--out", type=Path, help="the page to write (default: beside the records)")
-    for command in (mine, describe):
-        command.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for run.py")
-    arguments = parser.parse_intermixed_args()
+    arguments, overrides = parser.parse_known_args()
+    for wrong in (item for item in overrides if "=" not in item or item.startswith("-")):
+        parser.error(f"{wrong} is neither an option nor a setting of the form key=value")
     if arguments.command == "mine":
         from drift.data import mined
 
-        mined.mine(compose([f"data={arguments.source}", f"data.path={arguments.logs}", *arguments.overrides]), arguments.out)
+        mined.mine(compose([f"data={arguments.source}", f"data.path={arguments.logs}", *overrides]), arguments.out)
     else:
         from drift.report import describe as page
 
-        page.describe(compose(arguments.overrides), arguments.records, arguments.out or arguments.records.with_suffix(".html"))
+        page.describe(compose(overrides), arguments.records, arguments.out or arguments.records.with_suffix(".html"))
 
 
 def compose(overrides: list[str]):
