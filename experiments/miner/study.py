@@ -57,6 +57,11 @@ def weights_of(rows: list[Labelled]) -> np.ndarray:
     return np.array([sizes[row["stratum"]] / drawn[row["stratum"]] if row["stratum"] else 0.0 for row in rows])
 
 
+def thread(row: Labelled) -> str:
+    """The conversation, all parts of it."""
+    return row["conversation"].rsplit("_", 1)[0]
+
+
 def truth(rows: list[Labelled], head: str) -> np.ndarray:
     return np.array([row["label"] in (head, "both") for row in rows])
 
@@ -64,9 +69,12 @@ def truth(rows: list[Labelled], head: str) -> np.ndarray:
 def fit() -> None:
     from safetensors.numpy import save_file
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold
 
-    rows, turns = labelled("fit", "tune")
+    unseen = {thread(row) for row in labelled("held_out")[0]}  # users repeat themselves within a conversation
+    known = [(row, turn) for row, turn in zip(*labelled("fit", "tune"), strict=True) if thread(row) not in unseen]
+    rows, turns = [row for row, _ in known], [turn for _, turn in known]
+    groups = [thread(row) for row in rows]
     all_columns, weight = features.matrix(turns), weights_of(rows)
     often = np.asarray((all_columns != 0).sum(axis=0)).ravel() >= 2
     often[features.HASHES :] = True
@@ -75,7 +83,7 @@ def fit() -> None:
     heads, intercepts, calibration = [], [], []
     for head in ("dsat", "sat"):
         y, logits = truth(rows, head), np.zeros(len(rows))
-        for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(x, y):
+        for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(x, y, groups):
             model = LogisticRegression(C=STRENGTH, max_iter=5000).fit(x[train], y[train])
             logits[test] = model.decision_function(x[test])
         drawn = weight > 0
