@@ -15,6 +15,7 @@ from drift.data.requests import REQUESTS, feedback, topic_stem, verify
 from drift.data.rows import BadRow
 from drift.data.usable import usable
 from drift.errors import UserError
+from drift.mine.classifier import Classifier
 from drift.mine.rules import Rules
 
 USER = {"role": "user", "content": "Hi"}
@@ -259,3 +260,20 @@ def test_training_prompts_that_the_evaluation_asks_are_removed_refused_or_kept()
     assert apart(records, prompts, "keep")[0] == records
     with pytest.raises(UserError, match="2 training records have prompts that the evaluation asks, the first is equal:1"):
         apart(records, prompts, "refuse")
+
+
+def test_a_logs_key_holds_its_content_its_settings_and_its_miner(tmp_path):
+    path, copy = feedback_file(tmp_path / "log.jsonl"), tmp_path / "elsewhere.jsonl"
+    copy.write_bytes(path.read_bytes())
+
+    def key(file=path, miner=None, **settings):
+        return intake(**settings).key(Jsonl(path=str(file)), miner or Rules())
+
+    other = feedback_file(tmp_path / "other.jsonl", dsat=3)
+    changed = [
+        key(other), key(miner=Classifier(dsat_threshold=0.5, sat_threshold=0.5)), key(miner=Classifier(dsat_threshold=0.6, sat_threshold=0.5)),
+        *(key(**{name: value}) for name, value in (("max_records", 3), ("seed", 1), ("languages", ["en"]), ("near_duplicates", 0.9),
+          ("drop_flagged", ["toxic"]), ("redact", True), ("records_per_conversation", "one"))),
+    ]  # fmt: skip
+    assert key() == key(copy) == key(leakage="keep"), "a copy elsewhere is the same log, and leakage is looked at later"
+    assert all(one != other for i, one in enumerate([key(), *changed]) for other in changed[i:])

@@ -30,6 +30,7 @@ INTAKE = Intake(
     near_duplicates=None,
     drop_flagged=["toxic"],
     redact=False,
+    leakage="remove",
 )
 
 

@@ -62,7 +62,7 @@ class Intake:
             "source": source.name,
             "version": source.version,
             "files": [hash_file(file) for file in source.files()],
-            "settings": asdict(self),
+            "settings": {name: value for name, value in asdict(self).items() if name != "leakage"},
             "miner": miner.key(),
         }
 
