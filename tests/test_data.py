@@ -270,10 +270,14 @@ def test_a_logs_key_holds_its_content_its_settings_and_its_miner(tmp_path):
         return intake(**settings).key(Jsonl(path=str(file)), miner or Rules())
 
     other = feedback_file(tmp_path / "other.jsonl", dsat=3)
+    judge = {"sat_threshold": 0.5}
+    settings = {"max_records": 3, "seed": 1, "languages": ["en"], "near_duplicates": 0.9, "drop_flagged": ["toxic"], "redact": True,
+                "records_per_conversation": "one"}  # fmt: skip
     changed = [
-        key(other), key(miner=Classifier(dsat_threshold=0.5, sat_threshold=0.5)), key(miner=Classifier(dsat_threshold=0.6, sat_threshold=0.5)),
-        *(key(**{name: value}) for name, value in (("max_records", 3), ("seed", 1), ("languages", ["en"]), ("near_duplicates", 0.9),
-          ("drop_flagged", ["toxic"]), ("redact", True), ("records_per_conversation", "one"))),
-    ]  # fmt: skip
+        key(other),
+        key(miner=Classifier(dsat_threshold=0.5, **judge)),
+        key(miner=Classifier(dsat_threshold=0.6, **judge)),
+        *(key(**{name: value}) for name, value in settings.items()),
+    ]
     assert key() == key(copy) == key(leakage="keep"), "a copy elsewhere is the same log, and leakage is looked at later"
     assert all(one != other for i, one in enumerate([key(), *changed]) for other in changed[i:])
