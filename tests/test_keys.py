@@ -124,7 +124,7 @@ def test_the_table_covers_every_leaf():
     config = compose(*BASE)
 
     def leaves(node, path):
-        if not OmegaConf.is_config(node):
+        if not OmegaConf.is_dict(node):
             return [path]
         raw = [key for key in node if not str(key).startswith("_") and not OmegaConf.is_interpolation(node, key)]
         return [leaf for key in raw for leaf in leaves(node[key], f"{path}.{key}".strip("."))]
