@@ -35,6 +35,9 @@ def build(config: DictConfig) -> Any:
 
 def check_together(run: Any) -> None:
     """What no part can see alone."""
+    if not run.data.uses_policy:
+        run.intake.check_packages()
+        run.mine.check_packages()
     judge = getattr(run.method, "judge", None)
     if judge is not None and judge.needs_truth and not run.data.knows_truth:
         raise UserError(

@@ -17,10 +17,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]}?" if close else f" Known: {', '.join(known)}."
 
 
-def need_package(package: str, setting: str) -> None:
-    """Refuses a setting whose package, an optional extra of the same name, is not installed."""
+def need_package(package: str, setting: str, *, extra: str) -> None:
+    """Refuses a setting whose package, part of an optional extra, is not installed."""
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"{setting} needs the package {package}. Install it: pip install -c constraints.txt -e '.[{package}]'.")
+        raise UserError(f"{setting} needs the package {package}. Install it: pip install -c constraints.txt -e '.[{extra}]'.")
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from drift.data.intake import Intake
+from drift.data.leakage import apart
 from drift.data.usable import usable
 from drift.errors import UserError
 from drift.method.filters import Filters
@@ -42,6 +44,8 @@ class Run:
     method: Any
     model: Any
     data: Any
+    intake: Intake
+    mine: Any
     sampler: Any
     guidance: Guidance
     judge: Any
@@ -73,6 +77,9 @@ def execute(run: Run, journal: Journal) -> None:
     feedback = feedback_stage(run, start, tokenizer)
     journal.feedback(feedback)
     records, held_out = run.evaluation.separate(read_records(feedback.path / "records.jsonl"))
+    if held_out:
+        records, leaks = apart(records, [record.prompt for record in held_out], run.intake.leakage)
+        journal.leaks(leaks)
     score(run, journal, 0, "start", start, start, held_out)
     policy = start
     if run.warmup_epochs:
@@ -87,16 +94,19 @@ def execute(run: Run, journal: Journal) -> None:
 
 
 def feedback_stage(run: Run, start: Policy, tokenizer: Any) -> Stage:
-    """`records.jsonl`, and `set_aside.jsonl` with the reason for every row that is not used."""
+    """`records.jsonl`, and `quarantine.jsonl` with the reason for every row that is not used."""
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
-        with Draw(sampler=run.sampler, policy=start, store=run.store, seed=run.data.seed, purpose="log", iteration=0) as draw:
-            collected = run.data.collect(draw)
+        if run.data.uses_policy:
+            with Draw(sampler=run.sampler, policy=start, store=run.store, seed=run.data.seed, purpose="log", iteration=0) as draw:
+                collected = run.data.collect(draw)
+        else:
+            collected = run.intake.collect(run.data, run.mine)
         limits = {"max_tokens": run.train.max_tokens, "max_new_tokens": run.sampler.max_new_tokens}
         records, unusable = usable(collected.records, tokenizer, **limits)
         aside = [*collected.set_aside, *unusable]
         write_jsonl(output / "records.jsonl", records)
-        write_jsonl(output / "set_aside.jsonl", aside)
+        write_jsonl(output / "quarantine.jsonl", aside)
         labels = Counter(record.label for record in records)
         if not records:
             raise UserError(f"No usable record: all {len(aside)} rows were set aside, the first because of {aside[:1]}.")
@@ -109,7 +119,8 @@ def feedback_stage(run: Run, start: Policy, tokenizer: Any) -> Stage:
         return {"counts": collected.facts | facts | dict(reasons), "set_aside": aside[:20]}
 
     sampler = run.sampler.key() if run.data.uses_policy else {"max_new_tokens": run.sampler.max_new_tokens}
-    settings = {"data": run.data.key(), "sampler": sampler, "max_tokens": run.train.max_tokens}
+    data = run.data.key() if run.data.uses_policy else run.intake.key(run.data, run.mine)
+    settings = {"data": data, "sampler": sampler, "max_tokens": run.train.max_tokens}
     return run.store.run("feedback", work, version=VERSION, settings=settings, inputs={"policy": start.fingerprint})
 
 

@@ -30,6 +30,8 @@ class Record:
     `ended`: the reply ends with the model's end-of-turn token (False: it was cut off by a length limit).
     `revised`: the reply given after the feedback; `satisfied`: the user was content with that one (a DSAT->SAT seed pair).
     `truth`: what a checker needs to judge any reply to this prompt, where the source knows it; None for real logs.
+    `provenance`: where it comes from and who says so (source, row, turn, detector, label, category, confidence, evidence); None
+    for the simulated deployment.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Record:
     revised: str | None
     satisfied: bool
     truth: dict[str, str] | None
+    provenance: dict[str, Any] | None
 
     @property
     def key(self) -> str:

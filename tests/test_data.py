@@ -5,17 +5,21 @@ import json
 import pytest
 from conftest import feedback_file, perform
 
+from drift.data.conversations import Conversation, to_records
 from drift.data.deployment import Deployment, split_topics
-from drift.data.jsonl import BadRow, Jsonl, parse
+from drift.data.intake import Intake
+from drift.data.jsonl import Jsonl, parse
+from drift.data.leakage import apart
+from drift.data.messages import Messages
 from drift.data.requests import REQUESTS, feedback, topic_stem, verify
-from drift.data.sharegpt import JsonArray, ShareGpt, feedback_records, label, to_messages
+from drift.data.rows import BadRow
 from drift.data.usable import usable
+from drift.errors import UserError
+from drift.mine.classifier import Classifier
+from drift.mine.rules import Rules
 
 USER = {"role": "user", "content": "Hi"}
 BAD = [
-    (b"{not json", "(row)"),
-    (b"[1]", "(row)"),
-    (b"\xff\xfe", "(row)"),
     ({"rejected": [{"content": "x"}]}, "prompt"),
     ({"prompt": [], "rejected": [{"content": "x"}]}, "prompt"),
     ({"prompt": [USER, USER], "rejected": [{"content": "x"}]}, "prompt[1].role"),
@@ -30,22 +34,21 @@ BAD = [
 
 @pytest.mark.parametrize(("row", "field"), BAD)
 def test_a_malformed_row_names_its_field(row, field):
-    line = row if isinstance(row, bytes) else json.dumps(row).encode()
     with pytest.raises(BadRow) as error:
-        parse(line, "x")
+        parse(row, "x", 1)
     assert error.value.args[0] == field
 
 
 def test_dsat_sat_and_seed_rows_of_the_official_format():
     row = {"prompt": [USER], "rejected": [{"role": "assistant", "content": "bad"}], "user_preference": {"content": "No."}}
     dsat, sat = (
-        parse(json.dumps(row).encode(), "a"),
-        parse(b'{"prompt":[{"role":"user","content":"Hi"}],"chosen":[{"content":"ok"}]}', "b"),
+        next(to_records(parse(given, "a", 1), "test")) for given in (row, {"prompt": [USER], "chosen": [{"content": "ok"}]})
     )
-    seed = parse(json.dumps(row | {"chosen": [{"content": "better"}]}).encode(), "c")
+    seed, better = to_records(parse(row | {"chosen": [{"content": "better"}]}, "c", 1), "test")
     assert (dsat.label, dsat.reply, dsat.feedback, dsat.satisfied) == ("dsat", "bad", "No.", False)
     assert (sat.label, sat.reply, sat.feedback, sat.satisfied) == ("sat", "ok", None, True)
     assert (seed.label, seed.reply, seed.revised, seed.satisfied) == ("dsat", "bad", "better", True)
+    assert (better.label, better.reply) == ("sat", "better"), "the better reply pleased"
 
 
 def test_three_malformed_rows_among_thirty_are_named_and_the_others_used(cache, tmp_path, capsys):
@@ -59,17 +62,16 @@ def test_three_malformed_rows_among_thirty_are_named_and_the_others_used(cache, 
         folder, "model=tiny", f"model.cache_dir={cache}", "data=jsonl", f"data.path={path}", f"store.dir={tmp_path}/store",
         "iterations=1", "pairs_per_iteration=4", "sampler.max_new_tokens=8", "filters.truncated=keep", "evaluation.share=0.3",
     )  # fmt: skip
-    aside = [json.loads(line) for line in (folder / "set_aside.jsonl").read_text().splitlines()]
-    assert [(row["line"], row["field"]) for row in aside] == [(5, "(row)"), (12, "rejected"), (18, "rejected[0].content")]
+    aside = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
+    assert [(row["row"], row["field"]) for row in aside] == [(5, "(row)"), (12, "rejected"), (18, "rejected[0].content")]
     assert all(row["file"] == str(path) and row["expected"] for row in aside)
     assert state["data"]["DSAT"] + state["data"]["SAT"] == 27 and state["data"]["set aside: malformed row"] == 3
     assert "set aside: malformed row" in (folder / "report.html").read_text()
     said = capsys.readouterr().out
-    assert all(f"line {number}" in said for number in (5, 12, 18))
+    assert all(f"row {number}" in said for number in (5, 12, 18))
 
 
 def test_a_file_without_a_usable_row_stops_the_run(cache, tmp_path):
-    from drift.errors import UserError
 
     path = tmp_path / "log.jsonl"
     path.write_text("{}\n")
@@ -80,69 +82,99 @@ def test_a_file_without_a_usable_row_stops_the_run(cache, tmp_path):
         )  # fmt: skip
 
 
-def test_max_records_is_a_seeded_choice(tmp_path):
+def intake(**settings):
+    plain = {"records_per_conversation": "all", "max_records": None, "seed": 0, "languages": None, "near_duplicates": None}
+    return Intake(**plain | {"drop_flagged": [], "redact": False, "leakage": "remove"} | settings)
+
+
+def test_max_records_is_a_seeded_choice_that_does_not_depend_on_the_rows_order(tmp_path):
     path = feedback_file(tmp_path / "log.jsonl")
-    picks = [[r.id for r in Jsonl(path=str(path), max_records=5, seed=s).collect(None).records] for s in (0, 0, 1)]
-    assert picks[0] == picks[1] != picks[2] and len(picks[0]) == 5
+
+    def picked(seed):
+        found = intake(max_records=5, seed=seed).collect(Jsonl(path=str(path)), Rules())
+        return [record.key for record in found.records]
+
+    first, again, other = picked(0), picked(0), picked(1)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(reversed(lines)) + "\n")
+    assert first == again and set(first) != set(other) and len(first) == 5
+    assert picked(0) == first[::-1]
 
 
-def conversation(*turns, name="a_0"):
-    roles = ("human", "gpt")
-    return {"id": name, "conversations": [{"from": roles[i % 2], "value": text} for i, text in enumerate(turns)]}
-
-
-def test_an_array_that_is_cut_off_gives_every_complete_conversation(tmp_path):
-    path = tmp_path / "cut.json"
-    whole = json.dumps([conversation(f"hi {i}", "x" * 400_000, "thanks!") for i in range(6)])
-    path.write_text(whole[: len(whole) - 100_000])
-    array = JsonArray(path)
-    assert [item["conversations"][0]["value"] for item in array] == [f"hi {i}" for i in range(5)]
-    assert array.count == 5 and array.cut
-    path.write_text(whole)
-    complete = JsonArray(path)
-    assert len(list(complete)) == 6 and not complete.cut
-
-
-@pytest.mark.parametrize(
-    ("turn", "expected"),
-    [
-        ("No, that's wrong. It was 1871.", "dsat"),
-        ("you forgot the second part", "dsat"),
-        ("I asked for two sentences", "dsat"),
-        ("it still doesn't work", "dsat"),
-        ("make it shorter", "dsat"),
-        ("Thanks! Now what about cats?", "sat"),
-        ("perfect", "sat"),
-        ("Thanks but can you make sure that these are real words", None),
-        ("Thank you but that's not what I asked", "dsat"),
-        ("What is wrong with my car?", None),
-        ("continue", None),
-        ("translate it to French", None),
-        ("that's wrong " + "word " * 300, None),
-    ],
-)
-def test_the_rule_for_feedback(turn, expected):
-    assert label(turn) == expected
+def chat(*turns, name="a"):
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
+    verdicts = Rules().judge([messages])[0]
+    return Conversation(id=name, thread=name, messages=messages, verdicts=verdicts, revised={}, flags=(), file="x", row=1)
 
 
 def test_records_of_a_conversation_carry_prompt_reply_feedback_and_the_later_answer():
-    talk = to_messages(conversation("Sum it up.", "Long text.", "You forgot the end", "Short text.", "thanks", "Welcome."))
-    dsat, sat = feedback_records("abc_17", talk)
+    talk = chat("Sum it up.", "Long text.", "You forgot the end", "Short text.", "thanks", "Welcome.", name="abc")
+    dsat, sat = to_records(talk, "test")
     assert (dsat.label, [m["content"] for m in dsat.prompt], dsat.reply) == ("dsat", ["Sum it up."], "Long text.")
     assert (dsat.feedback, dsat.revised, dsat.satisfied) == ("You forgot the end", "Short text.", True)
     assert (sat.label, len(sat.prompt), sat.reply) == ("sat", 3, "Short text.")
     assert dsat.conversation == sat.conversation == "abc"
+    assert dsat.provenance == {
+        "source": "test", "row": 1, "turn": 1, "label": "dsat", "category": "ignored", "confidence": dsat.provenance["confidence"],
+        "detector": "rules", "evidence": "You forgot",
+    }  # fmt: skip
 
 
-def test_conversations_that_do_not_fit_are_counted_by_reason(tmp_path):
-    path = tmp_path / "log.json"
-    odd = {"id": "b", "conversations": [{"from": "gpt", "value": "hello"}]}
-    path.write_text(json.dumps([conversation("a", "b", "thanks"), odd, {"id": "c", "conversations": []}]))
-    found = ShareGpt(path=str(path), max_records=None, seed=0).collect(None)
-    assert found.facts["conversations read"] == 3 and found.facts["the file ends"] == "properly"
-    assert found.facts["conversations not used (does not begin with a user turn)"] == 1
-    assert found.facts["conversations not used (empty)"] == 1
-    assert [record.label for record in found.records] == ["sat"]
+def test_one_record_a_conversation_or_all(tmp_path):
+    talk = [
+        {"role": ("user", "assistant")[i % 2], "content": text}
+        for i, text in enumerate(["Hi", "Yo", "wrong", "Ho", "wrong", "He", "thanks"])
+    ]
+    (tmp_path / "log.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
+    source = Messages(path=str(tmp_path / "log.jsonl"))
+    every, one = (intake(records_per_conversation=how).collect(source, Rules()).records for how in ("all", "one"))
+    assert len(every) == 3 and len(one) == 1 and one[0] in every
+
+
+def test_equal_and_nearly_equal_conversations_are_taken_once_and_named(tmp_path):
+    words = [f"word{i}" for i in range(60)]
+    texts = [" ".join(words), " ".join(words), " ".join([*words[:59], "other"]), " ".join(reversed(words))]
+    rows = [{"id": f"c{i}", "messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "x", "feedback": "down"}]}
+            for i, t in enumerate(texts)]  # fmt: skip
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = Messages(path=str(tmp_path / "log.jsonl"))
+    for threshold, kept in ((None, ["c0", "c2", "c3"]), (0.8, ["c0", "c3"])):
+        found = intake(near_duplicates=threshold).collect(source, Rules())
+        assert [record.conversation for record in found.records] == kept
+        assert {row["reason"] for row in found.set_aside} == {"duplicate"} and found.set_aside[0]["found"] == "equal to c0"
+
+
+def test_languages_that_are_not_wanted_are_set_aside(tmp_path):
+    said = {
+        "en": "Please write a short letter to my landlord about the broken heating",
+        "de": "Bitte schreibe einen kurzen Brief an den Vermieter",
+    }
+    rows = [
+        {"id": k, "messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "x", "rating": 1}]}
+        for k, t in said.items()
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = intake(languages=["en"]).collect(Messages(path=str(tmp_path / "log.jsonl")), Rules())
+    assert [record.conversation for record in found.records] == ["en"]
+    assert [(row["reason"], row["found"]) for row in found.set_aside] == [("language", "de")]
+
+
+def test_addresses_numbers_and_keys_are_redacted_everywhere_in_a_record(tmp_path):
+    secret = "sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc"
+    said = f"Mail jo.doe+x@example.org or call +49 30 901820, (650) 253-0000. The key is {secret}, version 1.2.3 of 2024."
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": said},
+                {"role": "assistant", "content": said, "feedback": "down", "comment": said},
+            ]
+        }
+    ]
+    (tmp_path / "log.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    (record,) = intake(redact=True).collect(Messages(path=str(tmp_path / "log.jsonl")), Rules()).records
+    for text in (record.prompt[0]["content"], record.reply, record.feedback):
+        assert text == "Mail [EMAIL] or call [PHONE], [PHONE]. The key is [KEY], version 1.2.3 of 2024."
 
 
 CHECKS = [
@@ -197,17 +229,55 @@ def test_topics_are_split_without_overlap_and_tasks_are_seeded():
 
 
 def test_records_that_are_too_long_or_empty_are_set_aside_and_never_cut(tokenizer):
-    talk = conversation("Hi", "word " * 50, "thanks", "ok", "that's wrong")
-    records = list(feedback_records("a", to_messages(talk)))
+    records = list(to_records(chat("Hi", "word " * 50, "thanks", "ok", "that's wrong"), "test"))
     kept, aside = usable(records, tokenizer, max_tokens=200, max_new_tokens=20)
     assert kept == [] and [row["reason"] for row in aside] == ["too long", "too long"]
-    assert "tokens" in aside[0]["found"] and aside[0]["record"] == "a:2"
+    assert "tokens" in aside[0]["found"] and aside[0]["record"] == "a:1"
     kept, aside = usable(records, tokenizer, max_tokens=1000, max_new_tokens=20)
     assert len(kept) == 2 and not aside
 
 
 def test_a_second_answer_that_is_too_long_is_named_and_its_record_kept_without_it(tokenizer):
-    talk = conversation("Hi", "short", "that's wrong", "word " * 80, "thanks")
-    kept, aside = usable(list(feedback_records("a", to_messages(talk)))[:1], tokenizer, max_tokens=300, max_new_tokens=20)
+    talk = chat("Hi", "short", "that's wrong", "word " * 80, "thanks")
+    kept, aside = usable(list(to_records(talk, "test"))[:1], tokenizer, max_tokens=300, max_new_tokens=20)
     assert (kept[0].reply, kept[0].revised, kept[0].satisfied) == ("short", None, False)
     assert [row["reason"] for row in aside] == ["second answer too long"]
+
+
+def test_training_prompts_that_the_evaluation_asks_are_removed_refused_or_kept():
+    long = " ".join(f"word{i}" for i in range(40))
+    asked = [chat("What is tea?", "x", "wrong"), chat(long, "x", "wrong")]
+    mine = [
+        chat("what is TEA", "y", "wrong", name="equal"),
+        chat("Please: " + " ".join(long.split()[5:20]), "y", "wrong", name="thirteen"),
+        chat("What is coffee?", "y", "wrong", name="other"),
+        chat("What is tea made of?", "y", "wrong", name="near but short"),
+    ]
+    records, prompts = [next(to_records(c, "t")) for c in mine], [next(to_records(c, "t")).prompt for c in asked]
+    kept, aside = apart(records, prompts, "remove")
+    assert [record.conversation for record in kept] == ["other", "near but short"]
+    assert [(row["record"], row["found"]) for row in aside] == [("equal:1", "equal"), ("thirteen:1", "13 words in a row")]
+    assert apart(records, prompts, "keep")[0] == records
+    with pytest.raises(UserError, match="2 training records have prompts that the evaluation asks, the first is equal:1"):
+        apart(records, prompts, "refuse")
+
+
+def test_a_logs_key_holds_its_content_its_settings_and_its_miner(tmp_path):
+    path, copy = feedback_file(tmp_path / "log.jsonl"), tmp_path / "elsewhere.jsonl"
+    copy.write_bytes(path.read_bytes())
+
+    def key(file=path, miner=None, **settings):
+        return intake(**settings).key(Jsonl(path=str(file)), miner or Rules())
+
+    other = feedback_file(tmp_path / "other.jsonl", dsat=3)
+    judge = {"sat_threshold": 0.5}
+    settings = {"max_records": 3, "seed": 1, "languages": ["en"], "near_duplicates": 0.9, "drop_flagged": ["toxic"], "redact": True,
+                "records_per_conversation": "one"}  # fmt: skip
+    changed = [
+        key(other),
+        key(miner=Classifier(dsat_threshold=0.5, **judge)),
+        key(miner=Classifier(dsat_threshold=0.6, **judge)),
+        *(key(**{name: value}) for name, value in settings.items()),
+    ]
+    assert key() == key(copy) == key(leakage="keep"), "a copy elsewhere is the same log, and leakage is looked at later"
+    assert all(one != other for i, one in enumerate([key(), *changed]) for other in changed[i:])

@@ -21,7 +21,7 @@ def record(i, label, **changes):
     fields = {
         "id": f"r{i}", "conversation": f"c{i}", "prompt": [{"role": "user", "content": f"About tea {i}, no commas."}],
         "reply": f"logged {label} {i}", "label": label, "ended": True, "feedback": "No commas please." if label == "dsat" else None,
-        "revised": None, "satisfied": label == "sat", "truth": {"topic": "tea", "request": "no_commas"},
+        "revised": None, "satisfied": label == "sat", "truth": {"topic": "tea", "request": "no_commas"}, "provenance": None,
     }  # fmt: skip
     return Record(**fields | changes)
 

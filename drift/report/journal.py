@@ -1,6 +1,6 @@
 """The run folder: what a person reads while and after a run. Everything in it is a link into the store or small text.
 
-    config.yaml   run.json   report.html   records.jsonl   set_aside.jsonl   steps.csv   scores.csv
+    config.yaml   run.json   report.html   records.jsonl   quarantine.jsonl   steps.csv   scores.csv
     iteration_0/scores.json (the start model)   iteration_2/{pairs.jsonl, policy/, steps.jsonl, scores.json, replies.jsonl}
 
 `run.json` is written after every stage, so the report of a killed run can be built too.
@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from drift.records import Pair, read_jsonl, write_json
+from drift.records import Pair, read_jsonl, write_json, write_jsonl
 from drift.report.console import say
 from drift.report.statistics import level, paired
 from drift.store import Stage, Store
@@ -42,11 +42,17 @@ class Journal:
 
     def feedback(self, stage: Stage) -> None:
         link(stage.path / "records.jsonl", self.folder / "records.jsonl")
-        link(stage.path / "set_aside.jsonl", self.folder / "set_aside.jsonl")
+        link(stage.path / "quarantine.jsonl", self.folder / "quarantine.jsonl")
         self.state["data"] = stage.facts["counts"]
         say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
         for row in stage.facts["set_aside"]:
             say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))
+        self.write()
+
+    def leaks(self, rows: list[dict[str, Any]]) -> None:
+        """Training records whose prompts the evaluation asks."""
+        write_jsonl(self.folder / "leakage.jsonl", rows)
+        self.state["data"]["training records with prompts of the evaluation"] = len(rows)
         self.write()
 
     def trained(self, iteration: int, made: Stage, trained: Stage, pairs: list[Pair]) -> None:

@@ -21,7 +21,7 @@ class Lora:
         if self.rank < 1 or not 0 < self.top_share <= 1:
             raise UserError("train.adapter: expected rank >= 1 and 0 < top_share <= 1.")
         if self.quantization != "none":
-            need_package("bitsandbytes", f"train.adapter.quantization={self.quantization}")
+            need_package("bitsandbytes", f"train.adapter.quantization={self.quantization}", extra="bitsandbytes")
 
     def layers(self, num_layers: int) -> range:
         """The layers that get an adapter: one at least."""

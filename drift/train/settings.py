@@ -93,7 +93,7 @@ class Train:
                 "and train.precision=float32 needs float32 weights. Set train.parameters=float32."
             )
         if self.optimizer == "adamw_8bit":
-            need_package("bitsandbytes", "train.optimizer=adamw_8bit")
+            need_package("bitsandbytes", "train.optimizer=adamw_8bit", extra="bitsandbytes")
         self.loss.check()
         if self.adapter is not None:
             self.adapter.check()

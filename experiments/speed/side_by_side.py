@@ -85,9 +85,10 @@ def model_directory(name: str) -> Path:
 
 def conversations(data: str | None) -> Iterator[list[str]]:
     """The turns of real ShareGPT conversations that a user begins, in a random order that is always the same."""
-    from drift.data.sharegpt import JsonArray, ShareGpt
+    from drift.data.rows import read
+    from drift.data.sharegpt import ShareGpt
 
-    rows = list(JsonArray(ShareGpt(path=data, max_records=None, seed=0)._file()))
+    rows = [row for file in ShareGpt(path=data).files() for _, row in read(file) if isinstance(row, dict)]
     random.Random(0).shuffle(rows)
     for row in rows:
         turns = row["conversations"]

@@ -1,0 +1,62 @@
+"""`python -m drift mine LOGS …` and `python -m drift describe RECORDS …`: what is done with logs before any model is trained.
+
+Both take the same settings as run.py, by the same names: `mine=rules`, `intake.languages=[en]`, `model=qwen2.5-7b-instruct`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from drift.errors import UserError
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m drift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    mine = commands.add_parser("mine", help="judge the replies of chat logs, and write those that pleased or displeased as records")
+    mine.add_argument("logs", help="file, directory, or hub data set in the cache")
+    mine.add_argument(
+        "--source", default="messages", help="what kind of log it is: an option of the config group data (default: messages)"
+    )
+    mine.add_argument(
+        "--out", required=True, type=Path, help="records.jsonl to write; rows set aside go to quarantine.jsonl beside it"
+    )
+    describe = commands.add_parser("describe", help="say what a file of records holds, as a table and as an HTML page")
+    describe.add_argument("records", type=Path)
+    describe.add_argument("--out", type=Path, help="the page to write (default: beside the records)")
+    arguments, overrides = parser.parse_known_args()
+    for wrong in (item for item in overrides if "=" not in item or item.startswith("-")):
+        parser.error(f"{wrong} is neither an option nor a setting of the form key=value")
+    if arguments.command == "mine":
+        from drift.data import mined
+
+        mined.mine(compose([f"data={arguments.source}", f"data.path={arguments.logs}", *overrides]), arguments.out)
+    else:
+        from drift.report import describe as page
+
+        page.describe(compose(overrides), arguments.records, arguments.out or arguments.records.with_suffix(".html"))
+
+
+def compose(overrides: list[str]):
+    """The checked run of a composed config (see drift/config.py)."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    from drift.config import build, explain
+
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return build(compose("config", overrides))
+    except HydraException as error:
+        raise UserError(explain(error, CONF)) from error
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"\n{error}")

@@ -1,0 +1,90 @@
+"""UltraFeedback, raw (openbmb/UltraFeedback, MIT): four completions of a prompt, each with GPT-4's ratings and critique.
+
+One row: {"source": "...", "instruction": "...", "completions": [{"model": "...", "response": "...", "annotations": {"helpfulness":
+{"Rating": "4", ...}, ...}, "critique": "...", "overall_score": 7.5, "fine-grained_score": 4.25}, ...], ...}. Ratings are text.
+
+Our reconstruction, not users' feedback: the completion with the lowest mean rating displeased, its critique is the feedback; the
+one with the highest pleased. The mean of the four ratings is used, and not `overall_score`, which says 10 instead of 1 for 2,628
+completions of early copies. Rows whose lowest and highest agree are set aside. Source of the schema: the data set's card.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from drift.data.conversations import Conversation, Verdict, found, to_text
+from drift.data.rows import BadRow, each, files
+from drift.records import digest
+
+ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UltraFeedback:
+    """`path`: the hub data set, or a directory or file of it."""
+
+    path: str
+
+    name = "ultrafeedback (reconstructed feedback)"
+    version = 1
+    knows_truth = False
+    uses_policy = False
+
+    def check(self) -> None:
+        self.files()
+
+    def files(self) -> list[Path]:
+        return files(self.path, "*.jsonl")
+
+    def conversations(self, file: Path) -> Iterator[Any]:
+        return each(file, parse)
+
+
+def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
+    """One row; raises BadRow."""
+    instruction = to_text(row.get("instruction"), "instruction")
+    completions = row.get("completions")
+    if not isinstance(completions, list) or len(completions) < 2:
+        raise BadRow("completions", "a list of two or more", found(completions))
+    rated = []
+    for i, completion in enumerate(completions):
+        if not isinstance(completion, dict):
+            raise BadRow(f"completions[{i}]", "an object", found(completion))
+        rated.append((_rating(completion, f"completions[{i}]"), completion, i))
+    worst, best = min(rated, key=lambda item: item[0]), max(rated, key=lambda item: item[0])
+    if worst[0] == best[0]:
+        raise BadRow("completions", "ratings that differ", f"{worst[0]:g} for all")
+    replies = [to_text(item[1].get("response"), f"completions[{item[2]}].response") for item in (worst, best)]
+    messages = [{"role": "user", "content": instruction}, {"role": "assistant", "content": replies[0]}]
+    critique = worst[1].get("critique")
+    if isinstance(critique, str) and critique.strip():
+        messages.append({"role": "user", "content": to_text(critique, f"completions[{worst[2]}].critique")})
+    evidence = f"mean rating {worst[0]:g}, the best one has {best[0]:g}"
+    return Conversation(
+        id=f"{file}:{number}",
+        thread=digest([instruction])[:16],
+        messages=messages,
+        verdicts={1: Verdict(label="dsat", category=None, confidence=1.0, detector="GPT-4", evidence=evidence)},
+        revised={1: replies[1]},
+        flags=(),
+        file=file,
+        row=number,
+    )
+
+
+def _rating(completion: dict[str, Any], field: str) -> float:
+    """Mean of the ratings that are numbers ("N/A" exists)."""
+    annotations = completion.get("annotations")
+    if not isinstance(annotations, dict):
+        raise BadRow(f"{field}.annotations", "an object", found(annotations))
+    ratings = []
+    for aspect in ASPECTS:
+        entry = annotations.get(aspect)
+        rating = entry.get("Rating") if isinstance(entry, dict) else None
+        if isinstance(rating, str) and rating.strip().isdigit():
+            ratings.append(int(rating))
+    if not ratings:
+        raise BadRow(f"{field}.annotations", "a rating from 1 to 5, as text, of at least one aspect", "none")
+    return fmean(ratings)

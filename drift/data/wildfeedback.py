@@ -1,0 +1,92 @@
+"""WildFeedback's annotations (microsoft/WildFeedback, `sat_dsat_annotation.json`, ODC-BY): what GPT-4 says that users were.
+
+One json array, one row an utterance, no conversation id; `UtteranceId` 0 begins a conversation:
+    {"UtteranceId": 2, "TurnId": 2, "Role": "User", "Content": "...", "Preceeding": "YES", "State": "FEEDBACK",
+     "Satisfaction": false, "Disatisfaction": true, "Dissatisfaction-Justificiation": "..."}
+A user row judges the reply before it; an Agent row carries a copy of the user's flags before it, so those are not read. Both flags
+may be true, and either may be missing. Keys are spelt as they are in the file. The card gives no schema: this is what two public
+loaders read.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drift.data.conversations import Conversation, Label, Verdict, found, to_messages
+from drift.data.rows import BadRow, files, malformed, read
+
+SAT, DSAT = "Satisfaction", "Disatisfaction"
+WHY = {"dsat": "Dissatisfaction-Justificiation", "both": "Dissatisfaction-Justificiation", "sat": "Satisfaction-Justificiation"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WildFeedback:
+    """`path`: the hub data set, a directory, or the annotation file itself."""
+
+    path: str
+
+    name = "wildfeedback"
+    version = 1
+    knows_truth = False
+    uses_policy = False
+
+    def check(self) -> None:
+        self.files()
+
+    def files(self) -> list[Path]:
+        return files(self.path, "sat_dsat_annotation*")
+
+    def conversations(self, file: Path) -> Iterator[Any]:
+        """A wrong row spoils its conversation, which is set aside at that row; a row that can't be read ends it."""
+        part: list[tuple[int, Any]] = []
+        for number, row in read(file):
+            unreadable = isinstance(row, BadRow)
+            if part and (unreadable or (isinstance(row, dict) and row.get("UtteranceId") == 0)):
+                yield _conversation(part, file)
+                part = []
+            if unreadable:
+                yield malformed(str(file), number, row)
+            else:
+                part.append((number, row))
+        if part:
+            yield _conversation(part, file)
+
+
+def _conversation(part: list[tuple[int, Any]], file: Path) -> Any:
+    at = part[0][0]
+    try:
+        for at, row in part:  # noqa: B007
+            if not isinstance(row, dict):
+                raise BadRow("(row)", "a JSON object", type(row).__name__)
+            if row.get("UtteranceId") != at - part[0][0]:
+                raise BadRow("UtteranceId", f"{at - part[0][0]}, the next of its conversation", found(row.get("UtteranceId")))
+        at = part[0][0]
+        return parse([row for _, row in part], file.name, at)
+    except BadRow as error:
+        if error.field.startswith("rows["):
+            at = part[0][0] + int(error.field.removeprefix("rows[").partition("]")[0])
+            error = BadRow(error.field.partition("].")[2], error.expected, error.found)
+        return malformed(str(file), at, error)
+
+
+def parse(rows: list[dict[str, Any]], file: str, number: int) -> Conversation:
+    """The rows of one conversation; raises BadRow."""
+    roles = {"User": "user", "Agent": "assistant"}
+    turns = [row | {"Role": roles.get(row.get("Role"), row.get("Role"))} for row in rows]  # type: ignore[arg-type]
+    messages = to_messages(turns, role="Role", content="Content", field="rows")
+    verdicts = {i - 1: verdict for i, row in enumerate(rows) if i >= 2 and i % 2 == 0 and (verdict := _verdict(row, i)) is not None}
+    name = f"{file}:{number}"
+    return Conversation(id=name, thread=name, messages=messages, verdicts=verdicts, revised={}, flags=(), file=file, row=number)
+
+
+def _verdict(row: dict[str, Any], i: int) -> Verdict | None:
+    for key in (SAT, DSAT):
+        if not isinstance(row.get(key), bool | None):
+            raise BadRow(f"rows[{i}].{key}", "true or false", found(row[key]))
+    labels: dict[tuple[bool, bool], Label] = {(True, False): "sat", (False, True): "dsat", (True, True): "both"}
+    label = labels.get((bool(row.get(SAT)), bool(row.get(DSAT))))
+    if label is None:
+        return None
+    why = row.get(WHY[label])
+    return Verdict(label=label, category=None, confidence=1.0, detector="GPT-4", evidence=str(why) if why else None)

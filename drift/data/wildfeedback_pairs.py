@@ -1,0 +1,61 @@
+"""WildFeedback's preference pairs (microsoft/WildFeedback, `wildfeedback.json`, ODC-BY): on real prompts, replies written with and
+without the user's preferences in view.
+
+One row: {"conversations": [{"from": "human", "value": "..."}, ...], "chosen": {"from": "gpt", "value": "..."}, "rejected": {...}}.
+Rows whose history does not end with the user, and rows whose two replies are equal, exist and are set aside. The card gives no
+schema: this is what two public loaders read.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drift.data.conversations import Conversation, by_source, found, last_user, to_messages, to_text
+from drift.data.rows import BadRow, each, files
+from drift.records import digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class WildFeedbackPairs:
+    """`path`: the hub data set, a directory, or the file itself."""
+
+    path: str
+
+    name = "wildfeedback-pairs"
+    version = 1
+    knows_truth = False
+    uses_policy = False
+
+    def check(self) -> None:
+        self.files()
+
+    def files(self) -> list[Path]:
+        return files(self.path, "wildfeedback*")
+
+    def conversations(self, file: Path) -> Iterator[Any]:
+        return each(file, parse)
+
+
+def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
+    """One row; raises BadRow."""
+    prompt = last_user(to_messages(row.get("conversations"), role="from", content="value", field="conversations"), "conversations")
+    chosen, rejected = (_reply(row.get(side), side) for side in ("chosen", "rejected"))
+    if chosen == rejected:
+        raise BadRow("rejected", "another reply than `chosen`", "the same text")
+    return Conversation(
+        id=f"{file}:{number}",
+        thread=digest([message["content"] for message in prompt])[:16],
+        messages=[*prompt, {"role": "assistant", "content": rejected}],
+        verdicts={len(prompt): by_source("dsat")},
+        revised={len(prompt): chosen},
+        flags=(),
+        file=file,
+        row=number,
+    )
+
+
+def _reply(value: Any, side: str) -> str:
+    if not isinstance(value, dict):
+        raise BadRow(side, "{'from': 'gpt', 'value': text}", found(value))
+    return to_text(value.get("value"), f"{side}.value")

@@ -1,0 +1,106 @@
+"""Step 2 of the miner: a linear classifier over `features.py`, fitted on turns labelled by a guideline (experiments/miner).
+
+Two logistic regressions say how likely a turn displeased and how likely it pleased, calibrated to a random turn of ShareGPT; a
+third says what displeased. Only their weights ship, in `classifier.safetensors`; how they were fitted and how far they can be
+trusted stands in experiments/miner/README.md.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from drift.data.conversations import CATEGORIES, Label, Verdict
+from drift.errors import UserError, need_package
+from drift.mine import features, rules
+from drift.records import Message
+
+FILE = Path(__file__).with_suffix(".safetensors")
+HEADS = ("dsat", "sat", *CATEGORIES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """`dsat_threshold`, `sat_threshold`: probability from which on a reply counts as one that displeased or pleased."""
+
+    dsat_threshold: float
+    sat_threshold: float
+
+    def check(self) -> None:
+        for name in ("dsat_threshold", "sat_threshold"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"mine.{name}={getattr(self, name)}: expected between 0 and 1.")
+
+    def check_packages(self) -> None:
+        need_package("sklearn", "mine=classifier", extra="logs")
+
+    def key(self) -> dict[str, Any]:
+        from drift.model.policy import hash_file
+
+        versions = [rules.VERSION, features.VERSION, hash_file(FILE)]
+        return {"miner": "classifier", "versions": versions, "thresholds": [self.dsat_threshold, self.sat_threshold]}
+
+    def judge(self, conversations: list[list[Message]]) -> list[dict[int, Verdict]]:
+        """Per conversation, a verdict on every reply that a user turn follows, by the reply's index."""
+        places = [(number, i) for number, messages in enumerate(conversations) for i in rules.replies(messages)]
+        found: list[dict[int, Verdict]] = [{} for _ in conversations]
+        if places:
+            turns = [rules.turn(conversations[number], i) for number, i in places]
+            for (number, i), turn, scores in zip(places, turns, probabilities(turns), strict=True):
+                found[number][i] = self.verdict(turn, scores)
+        return found
+
+    def verdict(self, turn: features.Turn, scores: dict[str, float]) -> Verdict:
+        displeased, pleased = scores["dsat"] >= self.dsat_threshold, scores["sat"] >= self.sat_threshold
+        label: Label = "both" if displeased and pleased else "dsat" if displeased else "sat" if pleased else "none"
+        confidence = {
+            "dsat": scores["dsat"], "sat": scores["sat"], "both": min(scores["dsat"], scores["sat"]),
+            "none": 1 - max(scores["dsat"], scores["sat"]),
+        }[label]  # fmt: skip
+        by_rule = rules.verdict(*turn)
+        category = max(CATEGORIES, key=scores.__getitem__) if displeased else None
+        evidence = (
+            by_rule.evidence
+            if by_rule.label == label
+            else evidence_of(turn, "dsat" if displeased else "sat")
+            if label != "none"
+            else None
+        )
+        return Verdict(
+            label=label, category=(by_rule.category or category) if displeased else None, confidence=confidence,
+            detector="classifier", evidence=evidence,
+        )  # fmt: skip
+
+
+def probabilities(turns: list[features.Turn]) -> list[dict[str, float]]:
+    """Per turn, the probability of "dsat" and of "sat", and the scores of the categories (the highest is meant)."""
+    import numpy as np
+
+    fitted = weights()
+    raw = features.matrix(turns)[:, fitted["columns"]] @ fitted["weights"].T + fitted["intercepts"]  # (N, heads)
+    raw[:, :2] = 1 / (1 + np.exp(-(raw[:, :2] * fitted["calibration"][:, 0] + fitted["calibration"][:, 1])))
+    return [dict(zip(HEADS, map(float, row), strict=True)) for row in raw]
+
+
+def evidence_of(turn: features.Turn, head: str) -> str | None:
+    """The words of a turn that weigh most."""
+    import numpy as np
+
+    fitted = weights()
+    grams = [gram for gram in features.grams(features.Reading(turn).words) if not gram.startswith("^")]
+    if not grams:
+        return None
+    columns = features.columns(grams)
+    places = np.searchsorted(fitted["columns"], columns).clip(max=len(fitted["columns"]) - 1)
+    weight = np.where(fitted["columns"][places] == columns, fitted["weights"][HEADS.index(head), places], 0)
+    return grams[int(weight.argmax())] if weight.max() > 0 else None
+
+
+@cache
+def weights() -> dict[str, Any]:
+    """`columns` of the feature matrix that count, `weights` (heads, columns), `intercepts` (heads), `calibration` (2, 2): slope and
+    offset of the first two heads."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    return {name: array if name == "columns" else array.astype(np.float32) for name, array in load_file(FILE).items()}

@@ -1,0 +1,88 @@
+"""What the classifier sees of a user's turn: its words, how it begins and ends, and how it stands to the request and the reply.
+
+Words in ones to threes are hashed (no vocabulary is shipped); the beginning counts apart, since "no" there and "no" later are two
+things. The facts are few and can be read in `FACTS`.
+"""
+
+import re
+from typing import Any
+
+from drift.mine import rules
+
+VERSION = 1
+HASHES = 2**18
+FIRST, LAST, START = 50, 12, 6  # words of a turn that are read; its last ones, where it is longer; its first ones, once more
+WORD = re.compile(r"\w+|[?!]")
+ERROR = re.compile(r"error|exception|traceback|failed|undefined|not found|warning", re.IGNORECASE)
+REFUSES = re.compile(r"as an ai|i'm sorry|i apologi[sz]e|unable to|i cannot|i can't|don't have (access|the ability)", re.IGNORECASE)
+SORRY = re.compile(r"^\W*(i apologi[sz]e|sorry|my apologies|you are (right|correct)|you're (right|correct))", re.IGNORECASE)
+
+Turn = tuple[str, str, str]  # request, reply, the user's next turn
+FACTS = {
+    "length": lambda t: min(len(t.said), 4000) / 2000,
+    "one to three words": lambda t: len(t.words) < 4,
+    "up to seven words": lambda t: len(t.words) < 8,
+    "words shared with the request": lambda t: _overlap(t.words, t.asked),
+    "nearly the request again": lambda t: len(t.words) > 3 and _overlap(t.words, t.asked) > 0.8,
+    "begins like the request": lambda t: len(t.said) > 20 and t.said[:40].lower() == t.request[:40].lower(),
+    "words that are in the reply": lambda t: len(set(t.words) & set(t.answered)) / max(1, len(set(t.words))),
+    "speaks of an error": lambda t: bool(ERROR.search(t.said)),
+    "an error after code": lambda t: "```" in t.reply and bool(ERROR.search(t.said)),
+    "code in the reply": lambda t: "```" in t.reply,
+    "the reply refuses": lambda t: bool(REFUSES.search(t.reply[:250])),
+    "the reply is sorry": lambda t: bool(SORRY.search(t.reply[:60])),
+    "the reply asks": lambda t: t.reply.endswith("?"),
+    "the reply breaks off": lambda t: t.reply[-1:] not in ".!?`)\"':”",
+    "a short reply": lambda t: len(t.reply) < 300,
+    "ends with a question mark": lambda t: t.said.endswith("?"),
+    "an exclamation mark": lambda t: "!" in t.said,
+    "more than a line": lambda t: "\n" in t.said,
+    "begins in lower case": lambda t: t.said[:1].islower(),
+    "all upper case": lambda t: t.said.isupper(),
+    **{f"rule: {name}": lambda t, name=name: t.complaint == name for name in rules.COMPLAINTS},
+    "rule: praise": lambda t: t.praised,
+}
+
+
+class Reading:
+    """A turn, taken apart once for all facts."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.request, self.reply, self.said = (text.strip() for text in turn)
+        self.words = WORD.findall(rules.plain(self.said[:4000]).lower())
+        self.asked = WORD.findall(self.request[:2000].lower())
+        self.answered = WORD.findall(self.reply[:2000].lower())
+        verdict = rules.verdict(*turn)
+        self.complaint = verdict.category
+        self.praised = verdict.label in ("sat", "both")
+
+
+def matrix(turns: list[Turn]) -> Any:
+    """Sparse `(N, HASHES + len(FACTS))`."""
+    from scipy.sparse import csr_matrix, hstack
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    readings = [Reading(turn) for turn in turns]
+    hashing = HashingVectorizer(analyzer=grams, n_features=HASHES, alternate_sign=False, binary=True, norm="l2")
+    facts = csr_matrix([[float(fact(reading)) for fact in FACTS.values()] for reading in readings])
+    return hstack([hashing.transform([reading.words for reading in readings]), facts]).tocsr()
+
+
+def columns(grams: list[str]) -> list[int]:
+    """The column of each of these grams."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    hashing = HashingVectorizer(analyzer=lambda gram: [gram], n_features=HASHES, alternate_sign=False, binary=True, norm=None)
+    return [int(row.indices[0]) for row in hashing.transform(grams)]
+
+
+def grams(words: list[str]) -> list[str]:
+    """Ones to threes of the words that are read, and the same of the beginning, marked."""
+    parts = [words[:FIRST], words[max(FIRST, len(words) - LAST) :]]
+    found = [" ".join(part[i : i + n]) for part in parts for n in (1, 2, 3) for i in range(len(part) - n + 1)]
+    return found + ["^" + " ".join(words[:n]) for n in (1, 2, 3)] + [f"^{word}" for word in words[:START]]
+
+
+def _overlap(one: list[str], other: list[str]) -> float:
+    a, b = set(one), set(other)
+    return len(a & b) / max(1, len(a | b))

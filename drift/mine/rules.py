@@ -1,0 +1,138 @@
+"""Step 1 of the miner: transparent rules over a user's turn. Precise and blind: what they find is right, and they find little.
+
+A turn displeased if its first words hold a phrase of COMPLAINTS (the first category that fits) or it is the request sent again; it
+pleased if it begins with a phrase of PRAISE that no "but" follows. A turn of over 200 words is mostly pasted text: neither.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from drift.data.conversations import Label, Verdict
+from drift.records import Message, digest
+
+VERSION = 1
+FIRST, LONG = 25, 200  # words
+
+
+def any_of(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+YOUR = (
+    r"(that'?s|that is|this is|it'?s|it is|you'?re|you are|your \w+ (is|are|was)|(this|the) \w+ (is|are|was))"
+    r"( still| all| just| way| a bit)*"
+)
+PLEASE = r"^\W*(please |can you |could you |ok(ay)? |now |no,? |let'?s |try to )*"
+COMPLAINTS = {
+    "not_working": any_of(
+        r"^(?!\W*how).*\b(does ?n[o']?t|did ?n[o']?t|still (does ?n[o']?t|is ?n[o']?t|not)) (seem to )?work\b",
+        r"^(?!\W*how).*\b((still|it'?s|is) not working|still (get(ting)?|having|the same))\b",
+        r"^(?!\W*how).*\bi(('m| am) getting| get| got) (an?|this|the following|the same) (\w+ )?(error|exception)",
+        r"^(?!\W*how).*\b(gives?|gave|throws?|threw)( me| an?| this| the)* (\w+ )?error\b",
+        r"^\W*(traceback|\w+error:)",
+    ),
+    "factual": any_of(
+        rf"\b{YOUR} (wrong|incorrect|not (right|correct|true|accurate)|false|inaccurate)\b",
+        r"\byou made (a|an|some) (mistake|error)|\byou (are|were) wrong\b",
+        r"^\W*(wrong|incorrect|false|are you sure)\b",
+    ),
+    "ignored": any_of(
+        r"\byou (forgot|missed|ignored|misunderst(oo|an)d|skipped|left out|omitted|only (gave|wrote|did|provided))\b",
+        r"\byou (didn'?t|did not|haven'?t) (?!finish|make|address)\w+",
+        r"\byou keep (repeat|giv|us|mak|writ|say|chang|add|ignor)\w*ing\b",
+        r"\bnot what i (asked|wanted|meant|said|am asking)\b",
+        r"^(?!.*\bsorry\b)\W*(no,? |but )?i (asked (you|for)|told you|said|meant)\b",
+        r"^\W*no,? (that'?s not|this is not|it'?s not|not|you (are|should|need|misunder))\b|\byes,? you can\b",
+    ),
+    "detail": any_of(
+        rf"\b{YOUR} (too|very|so) (vague|generic|general|broad)\b",
+        r"^\W*(please )?(be|a (bit|little)) more (specific|detailed|precise)\b",
+        PLEASE + r"((add|give|provide|with|in|i need) )?(me )?(some |a lot |much )?more details?,?( please)?\W*$",
+    ),
+    "style": any_of(
+        rf"^(?!\W*(how|is there)\b)(?!.*:).*\b{YOUR} (too|so) "
+        r"(long|short|formal|informal|complicated|complex|wordy|verbose|repetitive|robotic|technical)\b",
+        PLEASE + r"make (it|this|that|them|the \w+)( \w+)? (shorter|longer|simpler|less|more|sound|funnier|clearer)\b(?!.*:)",
+        PLEASE + r"((shorten|simplify|condense) (it|this|that|them)|be (more|less) \w+)\b(?!.*:)",
+        PLEASE + r"(shorter|longer|simpler|less formal|more (?!please)\w+)\W*$",
+    ),
+    "revision": any_of(
+        PLEASE + r"try( it| this| that)? again\b",
+        PLEASE + r"(re-?write|rephrase|re-?do|re-?word|revise|regenerate)( it| this| that)?( again)?( please)?\W*$",
+    ),
+    "quality": any_of(rf"^\W*{YOUR} (bad|terrible|awful|boring|useless|nonsense|stupid|garbage|not good|not helpful)\b"),
+    "negative": any_of(r"^\W*(wtf|what the (hell|fuck)|ugh|that'?s not it)\b"),
+}
+CONTINUES = any_of("continue", "go on", "next")
+PRAISE = re.compile(
+    r"^\W*(ok(ay)?[,.!]? |yes[,.!]? |wow[,.!]? |oh[,.!]? |hey[,.!]? )?("
+    r"thanks|thank you|thx|ty\b|perfect|excellent|awesome|amazing|brilliant|fantastic|wonderful|well done"
+    r"|(great|good|nice|excellent) (job|work|answer|start|one)"
+    r"|(that|this|it)('s| is| was) (really |very |so )?(great|perfect|awesome|helpful|excellent|exactly|good|amazing)"
+    r"|(it|that|this) work(s|ed)|i (really )?(like|love) (it|this|that|the|number)|you('re| are) (amazing|great|the best))\b"
+    r"|^\W*(great|nice|good|cool)\W*($|[.,!])",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Rules alone."""
+
+    def check(self) -> None:
+        pass
+
+    def check_packages(self) -> None:
+        pass
+
+    def key(self) -> dict[str, Any]:
+        return {"miner": "rules", "version": VERSION}
+
+    def judge(self, conversations: list[list[Message]]) -> list[dict[int, Verdict]]:
+        """Per conversation, a verdict on every reply that a user turn follows, by the reply's index."""
+        return [{i: verdict(*turn(messages, i)) for i in replies(messages)} for messages in conversations]
+
+
+def replies(messages: list[Message]) -> range:
+    """Indices of the replies that a user turn follows."""
+    first = 2 if messages[0]["role"] == "system" else 1
+    return range(first, len(messages) - 1, 2)
+
+
+def turn(messages: list[Message], i: int) -> tuple[str, str, str]:
+    """(request, reply, next turn) of the reply with index i."""
+    return messages[i - 1]["content"], messages[i]["content"], messages[i + 1]["content"]
+
+
+def verdict(request: str, reply: str, said: str) -> Verdict:
+    words = said.split()
+    if len(words) <= LONG:
+        start = plain(" ".join(words[:FIRST]))
+        praise = PRAISE.search(start)
+        category, evidence = complaint(start)
+        if category is None and len(words) > 5 and not CONTINUES.search(start) and same(request, said):
+            category, evidence = "revision", "the request sent again"
+        but = praise is not None and re.match(r"\W*but\b", start[praise.end() :], re.IGNORECASE)
+        label: Label = ("both" if praise else "dsat") if category else ("sat" if praise and not but else "none")
+        if label != "none":
+            words_of_it = evidence or (praise.group().strip() if praise else None)
+            return Verdict(label=label, category=category, confidence=0.8, detector="rules", evidence=words_of_it)
+    return Verdict(label="none", category=None, confidence=0.8, detector="rules", evidence=None)
+
+
+def complaint(start: str) -> tuple[str | None, str | None]:
+    """(category, the words it rests on) of the first complaint that fits."""
+    for category, pattern in COMPLAINTS.items():
+        if hit := pattern.search(start):
+            return category, hit.group().strip()
+    return None, None
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two texts are equal but for case, spaces and punctuation."""
+    return digest(re.findall(r"\w+", one.lower())) == digest(re.findall(r"\w+", other.lower()))
+
+
+def plain(text: str) -> str:
+    return text.replace("’", "'").replace("‘", "'")

@@ -1,0 +1,129 @@
+"""`python -m drift describe`: what a file of records holds, on the console and as a self-contained HTML page."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from drift.data.conversations import INVISIBLE
+from drift.data.records import Records
+from drift.data.rows import Aside
+from drift.data.usable import usable
+from drift.errors import UserError
+from drift.records import Record, digest, write_text
+from drift.report import plots
+from drift.report.console import say, table
+
+NUM_EXAMPLES, LONGEST = 6, 2000
+
+
+def describe(run: Any, file: Path, out: Path) -> None:
+    """Writes the page to `out`; the model and the lengths that fit are those of `run`."""
+    from jinja2 import Environment, PackageLoader
+
+    from drift.model.policy import load_tokenizer, policy_at
+
+    source = Records(path=str(file))
+    items = [item for part in source.files() for item in source.conversations(part)]
+    records, broken = [i for i in items if isinstance(i, Record)], [i for i in items if isinstance(i, Aside)]
+    if not records:
+        raise UserError(
+            f"{file} holds no record ({len(broken)} rows that can't be read). Expected what `python -m drift mine` writes."
+        )
+    tokenizer = load_tokenizer(policy_at(run.model.directory()))
+    lengths = lengths_of(records, tokenizer)
+    fit, aside = usable(records, tokenizer, max_tokens=run.train.max_tokens, max_new_tokens=run.sampler.max_new_tokens)
+    verdict = sentences(records, broken, fit, aside, run)
+    tables = [
+        ("Labels and categories", categories(records)),
+        ("Who says so", detectors(records)),
+        ("Languages", languages(records)),
+        ("Lengths in tokens of the model", quartiles(lengths)),
+    ]
+    pictures = [
+        ("Tokens of prompt and reply", plots.histogram({name: lengths[name] for name in ("prompt", "reply")}, "tokens")),
+        ("User turns before the reply", plots.histogram({"turns": [turns(record) for record in records]}, "user turns")),
+    ]
+    environment = Environment(loader=PackageLoader("drift.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    examples = sorted(records, key=lambda record: digest(record.key))[:NUM_EXAMPLES]
+    page = environment.get_template("describe.html.j2")
+    write_text(out, page.render(title=file.name, verdict=verdict, tables=tables, pictures=pictures, examples=examples))
+    for line in verdict:
+        say(line)
+    for heading, rows in tables:
+        say(f"\n{heading}")
+        table(rows)
+    say(f"\nPage: {out}")
+
+
+def sentences(
+    records: Sequence[Record], broken: Sequence[Aside], fit: Sequence[Record], aside: Sequence[Any], run: Any
+) -> list[str]:
+    labels = Counter(record.label for record in records)
+    seeds = sum(record.label == "dsat" and record.satisfied for record in records)
+    twice = len(records) - len({record.key for record in records})
+    reasons = Counter(row["reason"] for row in aside)
+    ratio = labels["dsat"] / max(1, labels["sat"])
+    limits = f"train.max_tokens={run.train.max_tokens} and sampler.max_new_tokens={run.sampler.max_new_tokens}"
+    return [
+        f"{len(records)} records of {len({record.conversation for record in records})} conversations: {labels['dsat']} DSAT and "
+        f"{labels['sat']} SAT ({ratio:.1f} : 1); {seeds} DSAT were followed by a reply that satisfied.",
+        f"{len(fit)} can be used with {limits}" + "".join(f"; {count} {reason}" for reason, count in reasons.items()) + ".",
+        f"{twice} are there twice; {len(broken)} rows can't be read.",
+    ]
+
+
+def lengths_of(records: Sequence[Record], tokenizer: Any) -> dict[str, list[int]]:
+    from drift.model.chat import prompt_ids
+
+    texts: dict[str, Callable[[Record], int]] = {
+        "prompt": lambda record: len(prompt_ids(tokenizer, record.prompt)),
+        "reply": lambda record: len(tokenizer(record.reply, add_special_tokens=False).input_ids),
+        "feedback": lambda record: len(tokenizer(record.feedback or "", add_special_tokens=False).input_ids),
+    }
+    return {name: [count(record) for record in records] for name, count in texts.items()}
+
+
+def turns(record: Record) -> int:
+    return sum(message["role"] == "user" for message in record.prompt)
+
+
+def share(count: int, records: Sequence[Record]) -> str:
+    return f"{count} ({count / len(records):.0%})"
+
+
+def categories(records: Sequence[Record]) -> list[dict[str, str]]:
+    found = Counter((record.label.upper(), (record.provenance or {}).get("category") or "-") for record in records)
+    return [{"label": label, "category": kind, "records": share(count, records)} for (label, kind), count in found.most_common()]
+
+
+def detectors(records: Sequence[Record]) -> list[dict[str, str]]:
+    rows = []
+    for name in dict.fromkeys((record.provenance or {}).get("detector", "-") for record in records):
+        sure = [(r.provenance or {}).get("confidence", 1.0) for r in records if (r.provenance or {}).get("detector", "-") == name]
+        rows.append({"detector": name, "records": share(len(sure), records), "mean confidence": f"{sum(sure) / len(sure):.2f}"})
+    return rows
+
+
+def languages(records: Sequence[Record]) -> list[dict[str, str]]:
+    from py3langid import classify
+
+    found = Counter(str(classify(record.prompt[-1]["content"].strip(INVISIBLE)[:LONGEST])[0]) for record in records)
+    return [{"language": name, "records": share(count, records)} for name, count in found.most_common(12)]
+
+
+def quartiles(lengths: dict[str, list[int]]) -> list[dict[str, str]]:
+    rows = []
+    for name, values in lengths.items():
+        low, _, high = quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
+        row = {
+            "text": name,
+            "least": min(values),
+            "quarter": low,
+            "half": median(values),
+            "three quarters": high,
+            "most": max(values),
+        }
+        rows.append({key: value if isinstance(value, str) else f"{value:.0f}" for key, value in row.items()})
+    return rows

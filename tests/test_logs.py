@@ -1,0 +1,99 @@
+"""From a user's log to a trained policy on the command line, and what the README says about adding a source."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+from conftest import ROOT, command
+
+
+def drift(*arguments, cwd=ROOT):
+    return subprocess.run([sys.executable, "-m", "drift", *arguments], cwd=cwd, capture_output=True, text=True, timeout=200)
+
+
+def chats(path, count=24):
+    """Conversations in OpenAI's form; half of the users complain, a quarter thank; one row is broken, one is there twice."""
+    ends = ["No, that's wrong. Do it again.", "make it shorter", "thanks, perfect", "and what about cats?"]
+    rows = []
+    for i in range(count):
+        turns = [f"Tell me fact number {i} about the sea, please.", f"The sea holds fish of kind {i}.", ends[i % 4], "As you wish."]
+        rows.append(
+            {"id": f"c{i}", "messages": [{"role": ("user", "assistant")[k % 2], "content": t} for k, t in enumerate(turns)]}
+        )
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]) + '{"messages": [}\n')
+    return path
+
+
+def test_mine_describe_and_learn(cache, tmp_path):
+    log = chats(tmp_path / "chats.jsonl")
+    mined = drift("mine", str(log), "--out", str(tmp_path / "records.jsonl"), "mine=rules", "intake.near_duplicates=null")
+    assert mined.returncode == 0, mined.stderr
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    aside = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert [sum(record["label"] == label for record in records) for label in ("dsat", "sat")] == [12, 6]
+    assert [(row["row"], row["reason"]) for row in aside] == [(26, "malformed row"), (25, "duplicate")]
+    assert "18 records in" in mined.stdout and "2 rows set aside" in mined.stdout
+
+    tiny = ("model=tiny", f"model.cache_dir={cache}")
+    described = drift("describe", str(tmp_path / "records.jsonl"), *tiny)
+    assert described.returncode == 0, described.stderr
+    assert "12 DSAT and 6 SAT (2.0 : 1)" in described.stdout and "style" in described.stdout
+    page = (tmp_path / "records.html").read_text()
+    assert page.count("<svg") == 2 and not re.search(r"(src|href)=.http", page)
+
+    done = command(
+        *tiny, "data=records", f"data.path={tmp_path}/records.jsonl", f"store.dir={tmp_path}/s", f"hydra.run.dir={tmp_path}/run",
+        "iterations=1", "pairs_per_iteration=4", "train.pairs_per_step=2", "sampler.max_new_tokens=8", "evaluation.share=0.3",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    state = json.loads((tmp_path / "run/run.json").read_text())
+    assert state["data"]["DSAT"] == 12 and state["data"]["SAT"] == 6
+    assert "training records with prompts of the evaluation" in state["data"]
+
+
+def test_text_of_a_log_is_escaped_in_the_page(cache, tmp_path):
+    evil = "<script>alert(1)</script>"
+    row = {"id": evil, "messages": [{"role": "user", "content": evil}, {"role": "assistant", "content": evil, "feedback": "down"}]}
+    (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n")
+    assert drift("mine", str(tmp_path / "log.jsonl"), "--out", str(tmp_path / "r.jsonl"), "mine=rules").returncode == 0
+    assert drift("describe", str(tmp_path / "r.jsonl"), "model=tiny", f"model.cache_dir={cache}").returncode == 0
+    assert "<script>" not in (tmp_path / "r.html").read_text() and "&lt;script&gt;" in (tmp_path / "r.html").read_text()
+
+
+def test_what_a_user_gets_wrong_is_said_without_a_traceback():
+    for arguments, words in (
+        (["mine", "nowhere.jsonl", "--out", "x"], "data.path=nowhere.jsonl: no such file or directory"),
+        (["mine", "owner/name", "--source", "wildchat", "--out", "x"], "hf download --repo-type dataset owner/name"),
+        (["mine", str(ROOT / "README.md"), "--out", "x"], "expected a file that ends with"),
+        (["mine", "x.jsonl", "--source", "wildcat", "--out", "x"], "Did you mean wildchat?"),
+        (
+            ["describe", str(ROOT / "experiments/miner/labels.jsonl"), "model=tiny"],
+            "holds no record (4200 rows that can't be read)",
+        ),
+    ):
+        done = drift(*arguments)
+        assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, (arguments, done.stderr)
+
+
+def test_adding_a_source_as_the_readme_says(cache, tmp_path):
+    """In a copy: one file and one yaml, made from the pattern that the README names; nothing else is touched."""
+    section = (ROOT / "README.md").read_text().split("To **add a source**")[1].split("\n## ")[0]
+    pattern = re.search(r"`(drift/data/\w+\.py)` is the pattern", section).group(1)
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("outputs", ".git", ".venv", "__pycache__", "*.egg-info", "build"))
+    text = (copy / pattern).read_text().replace("class Preference", "class Votes").replace('name = "preference"', 'name = "votes"')
+    (copy / "drift/data/votes.py").write_text(
+        text.replace('"chosen", "rejected"', '"winner", "loser"').replace('row.get("prompt")', 'row.get("question")')
+    )
+    (copy / "conf/data/votes.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /evaluation: heldout\n\n"
+        "data:\n  _target_: drift.data.votes.Votes\n  path: ???\n  split: ''\n"
+    )
+    rows = [{"question": f"Question {i}?", "winner": f"Good {i}.", "loser": f"Bad {i}."} for i in range(8)]
+    (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = drift("mine", str(tmp_path / "votes.jsonl"), "--source", "votes", "--out", str(tmp_path / "records.jsonl"), cwd=copy)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert len(records) == 16 and {record["provenance"]["source"] for record in records} == {"votes"}
