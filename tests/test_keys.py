@@ -79,22 +79,27 @@ TABLE = {
     "data.num_prompts=9": ALL,
     "data.second_tries=true": {"feedback", "replies", "pairs"},  # the same pairs come out
     "data.system=Hi": ALL,
-    "intake.records_per_conversation=one": set(),  # the simulated deployment is no log: test_data.py
-    "intake.max_records=5": set(),
-    "intake.seed=1": set(),
-    "intake.languages=[en]": set(),
-    "intake.near_duplicates=null": set(),
-    "intake.drop_flagged=[]": set(),
-    "intake.redact=true": set(),
-    "intake.leakage=keep": set(),
-    "mine.dsat_threshold=0.5": set(),
-    "mine.sat_threshold=0.5": set(),
     "model.layers=1": ALL,
     "model.hidden_size=16": ALL,
     "model.weights_seed=1": ALL,
     "model.cache_dir=ELSEWHERE": set(),  # a copy elsewhere is the same policy
 }
 ELSEWHERE = {
+    **dict.fromkeys(
+        [
+            "intake.records_per_conversation",
+            "intake.max_records",
+            "intake.seed",
+            "intake.languages",
+            "intake.near_duplicates",
+            "intake.drop_flagged",
+            "intake.redact",
+            "intake.leakage",
+            "mine.dsat_threshold",
+            "mine.sat_threshold",
+        ],
+        "of logs, which the simulated deployment is not: test_data.py",
+    ),
     "store.dir": "where the keys live",
     "warmup_epochs": "needs seed pairs: test_runs.py",
     "train.parameters": "for full fine-tuning: test_low_memory.py",
