@@ -185,7 +185,7 @@ def test_messages_with_thumbs_comments_parts_and_without(tmp_path):
         {"id": "picture", "messages": [picture, reply]},
         {"id": "odd", "messages": [user, reply | {"rating": 7}]},
         {"id": "wrong side", "messages": [user | {"feedback": "up"}, reply]},
-        "{broken",
+        "\n{broken",  # an empty line counts: the number is the one that an editor shows
     )
     found = collected(Messages(path=path))
     assert [(r.conversation, r.label, r.provenance["detector"]) for r in found.records] == [
@@ -196,6 +196,7 @@ def test_messages_with_thumbs_comments_parts_and_without(tmp_path):
         "messages[0].content", "messages[1].rating", "messages[0].feedback", "(row)",
     ]  # fmt: skip
     assert all(row["expected"] and row["remedy"] and row["file"] == path for row in found.set_aside)
+    assert [row["row"] for row in found.set_aside] == [4, 5, 6, 8]
 
 
 def test_sharegpt_sets_aside_parts_that_begin_with_a_reply(tmp_path):

@@ -169,10 +169,9 @@ class Choice:
     def offer(self, record: Record) -> None:
         self.offered += 1
         item = (-int(digest([self.seed, record.key])[:16], 16), -self.offered, record)
-        if self.count is None or len(self.kept) < self.count:
-            heapq.heappush(self.kept, item) if self.count is not None else self.kept.append(item)
-        else:
-            heapq.heappushpop(self.kept, item)
+        heapq.heappush(self.kept, item)
+        if self.count is not None and len(self.kept) > self.count:
+            heapq.heappop(self.kept)
 
     def records(self) -> list[Record]:
         return [record for _, _, record in sorted(self.kept, key=lambda item: -item[1])]

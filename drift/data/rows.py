@@ -1,7 +1,8 @@
 """Rows of a user's files, one after another, however large: json arrays, jsonl, parquet; .gz of the first two.
 
-A file's rows are counted from 1. A row that can't be read comes as a BadRow in its turn, so a reader that hands every row on or
-sets it aside loses none. A json array that is broken or cut off is read up to there; its last row says so.
+A file's rows are counted from 1; those of jsonl are its lines, empty ones too. A row that can't be read comes as a BadRow in its
+turn, so a reader that hands every row on or sets it aside loses none. A json array that is broken or cut off is read up to there;
+its last row says so.
 """
 
 import gzip
@@ -97,7 +98,7 @@ def read(file: Path) -> Iterator[tuple[int, Any]]:
         return
     with gzip.open(file, "rb") if file.name.endswith(".gz") else open(file, "rb") as opened:
         array = file.name.removesuffix(".gz").endswith(".json")
-        yield from enumerate(_array(io.TextIOWrapper(opened, "utf-8", "replace")) if array else _lines(opened), 1)  # type: ignore[arg-type]
+        yield from enumerate(_array(io.TextIOWrapper(opened, "utf-8", "replace")), 1) if array else _lines(opened)  # type: ignore[arg-type]
 
 
 def _parquet(file: Path) -> Iterator[Any]:
@@ -108,14 +109,14 @@ def _parquet(file: Path) -> Iterator[Any]:
         yield from batch.to_pylist()
 
 
-def _lines(file: Any) -> Iterator[Any]:
-    for line in file:
+def _lines(file: Any) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
-            yield json.loads(line.decode("utf-8"))
+            yield number, json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
-            yield BadRow("(row)", "a JSON object in UTF-8", str(error))
+            yield number, BadRow("(row)", "a JSON object in UTF-8", str(error))
 
 
 def _array(file: Any) -> Iterator[Any]:
