@@ -45,62 +45,53 @@ class Classifier:
         places = [(number, i) for number, messages in enumerate(conversations) for i in rules.replies(messages)]
         found: list[dict[int, Verdict]] = [{} for _ in conversations]
         if places:
-            turns = [rules.turn(conversations[number], i) for number, i in places]
-            for (number, i), turn, scores in zip(places, turns, probabilities(turns), strict=True):
-                found[number][i] = self.verdict(turn, scores)
+            readings = [features.Reading(rules.turn(conversations[number], i)) for number, i in places]
+            for (number, i), reading, scores in zip(places, readings, probabilities(readings), strict=True):
+                found[number][i] = self.verdict(reading, scores)
         return found
 
-    def verdict(self, turn: features.Turn, scores: dict[str, float]) -> Verdict:
+    def verdict(self, reading: features.Reading, scores: dict[str, float]) -> Verdict:
         displeased, pleased = scores["dsat"] >= self.dsat_threshold, scores["sat"] >= self.sat_threshold
         label: Label = "both" if displeased and pleased else "dsat" if displeased else "sat" if pleased else "none"
         confidence = {
             "dsat": scores["dsat"], "sat": scores["sat"], "both": min(scores["dsat"], scores["sat"]),
             "none": 1 - max(scores["dsat"], scores["sat"]),
         }[label]  # fmt: skip
-        by_rule = rules.verdict(*turn)
-        category = max(CATEGORIES, key=scores.__getitem__) if displeased else None
-        evidence = (
-            by_rule.evidence
-            if by_rule.label == label
-            else evidence_of(turn, "dsat" if displeased else "sat")
-            if label != "none"
-            else None
-        )
-        return Verdict(
-            label=label, category=(by_rule.category or category) if displeased else None, confidence=confidence,
-            detector="classifier", evidence=evidence,
-        )  # fmt: skip
+        if label == "none":
+            return Verdict(label=label, category=None, confidence=confidence, detector="classifier", evidence=None)
+        by_rule = reading.by_rule
+        category = (by_rule.category or max(CATEGORIES, key=scores.__getitem__)) if displeased else None
+        evidence = by_rule.evidence if by_rule.label == label else evidence_of(reading, "dsat" if displeased else "sat")
+        return Verdict(label=label, category=category, confidence=confidence, detector="classifier", evidence=evidence)
 
 
-def probabilities(turns: list[features.Turn]) -> list[dict[str, float]]:
+def probabilities(readings: list[features.Reading]) -> list[dict[str, float]]:
     """Per turn, the probability of "dsat" and of "sat", and the scores of the categories (the highest is meant)."""
     import numpy as np
 
     fitted = weights()
-    raw = features.matrix(turns)[:, fitted["columns"]] @ fitted["weights"].T + fitted["intercepts"]  # (N, heads)
+    raw = features.matrix(readings) @ fitted["whole"] + fitted["intercepts"]  # (N, heads)
     raw[:, :2] = 1 / (1 + np.exp(-(raw[:, :2] * fitted["calibration"][:, 0] + fitted["calibration"][:, 1])))
     return [dict(zip(HEADS, map(float, row), strict=True)) for row in raw]
 
 
-def evidence_of(turn: features.Turn, head: str) -> str | None:
+def evidence_of(reading: features.Reading, head: str) -> str | None:
     """The words of a turn that weigh most."""
-    import numpy as np
-
-    fitted = weights()
-    grams = [gram for gram in features.grams(features.Reading(turn).words) if not gram.startswith("^")]
+    grams = [gram for gram in features.grams(reading.words) if not gram.startswith("^")]
     if not grams:
         return None
-    columns = features.columns(grams)
-    places = np.searchsorted(fitted["columns"], columns).clip(max=len(fitted["columns"]) - 1)
-    weight = np.where(fitted["columns"][places] == columns, fitted["weights"][HEADS.index(head), places], 0)
+    weight = weights()["whole"][features.columns(grams), HEADS.index(head)]
     return grams[int(weight.argmax())] if weight.max() > 0 else None
 
 
 @cache
 def weights() -> dict[str, Any]:
     """`columns` of the feature matrix that count, `weights` (heads, columns), `intercepts` (heads), `calibration` (2, 2): slope and
-    offset of the first two heads."""
+    offset of the first two heads. `whole`: the weights of every column of the feature matrix (columns, heads)."""
     import numpy as np
     from safetensors.numpy import load_file
 
-    return {name: array if name == "columns" else array.astype(np.float32) for name, array in load_file(FILE).items()}
+    fitted = {name: array if name == "columns" else array.astype(np.float32) for name, array in load_file(FILE).items()}
+    fitted["whole"] = np.zeros((features.HASHES + len(features.FACTS), len(HEADS)), np.float32)
+    fitted["whole"][fitted["columns"]] = fitted["weights"].T
+    return fitted

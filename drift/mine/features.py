@@ -52,17 +52,16 @@ class Reading:
         self.words = WORD.findall(rules.plain(self.said[:4000]).lower())
         self.asked = WORD.findall(self.request[:2000].lower())
         self.answered = WORD.findall(self.reply[:2000].lower())
-        verdict = rules.verdict(*turn)
-        self.complaint = verdict.category
-        self.praised = verdict.label in ("sat", "both")
+        self.by_rule = rules.verdict(*turn)
+        self.complaint = self.by_rule.category
+        self.praised = self.by_rule.label in ("sat", "both")
 
 
-def matrix(turns: list[Turn]) -> Any:
+def matrix(readings: list[Reading]) -> Any:
     """Sparse `(N, HASHES + len(FACTS))`."""
     from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    readings = [Reading(turn) for turn in turns]
     hashing = HashingVectorizer(analyzer=grams, n_features=HASHES, alternate_sign=False, binary=True, norm="l2")
     facts = csr_matrix([[float(fact(reading)) for fact in FACTS.values()] for reading in readings])
     return hstack([hashing.transform([reading.words for reading in readings]), facts]).tocsr()
@@ -73,7 +72,7 @@ def columns(grams: list[str]) -> list[int]:
     from sklearn.feature_extraction.text import HashingVectorizer
 
     hashing = HashingVectorizer(analyzer=lambda gram: [gram], n_features=HASHES, alternate_sign=False, binary=True, norm=None)
-    return [int(row.indices[0]) for row in hashing.transform(grams)]
+    return [int(column) for column in hashing.transform(grams).indices]
 
 
 def grams(words: list[str]) -> list[str]:

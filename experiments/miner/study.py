@@ -75,7 +75,7 @@ def fit() -> None:
     known = [(row, turn) for row, turn in zip(*labelled("fit", "tune"), strict=True) if thread(row) not in unseen]
     rows, turns = [row for row, _ in known], [turn for _, turn in known]
     groups = [thread(row) for row in rows]
-    all_columns, weight = features.matrix(turns), weights_of(rows)
+    all_columns, weight = features.matrix([features.Reading(turn) for turn in turns]), weights_of(rows)
     often = np.asarray((all_columns != 0).sum(axis=0)).ravel() >= 2
     often[features.HASHES :] = True
     columns = np.flatnonzero(often)
@@ -136,10 +136,11 @@ def evaluate() -> None:
         miner = instantiate(compose("config", ["mine=classifier"]).mine)
     rows, turns = labelled("held_out")
     weight = weights_of(rows)
-    scores = classifier.probabilities(turns)
+    readings = [features.Reading(turn) for turn in turns]
+    scores = classifier.probabilities(readings)
     found = {
-        "rules": [rules.verdict(*turn).label for turn in turns],
-        "miner": [miner.verdict(turn, score).label for turn, score in zip(turns, scores, strict=True)],
+        "rules": [reading.by_rule.label for reading in readings],
+        "miner": [miner.verdict(reading, score).label for reading, score in zip(readings, scores, strict=True)],
     }
     print(f"{len(rows)} held-out turns, weighted to a random turn of {weight.sum():.0f}")
     for head in ("dsat", "sat"):
