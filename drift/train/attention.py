@@ -74,23 +74,23 @@ class TileAttention(torch.autograd.Function):
             probabilities, _ = _probabilities(query, key, tile, scaling)
             mixed = probabilities @ _seen(value, tile)  # (K, G t, D)
             out[tile[0] : tile[1]] = mixed.view(query.shape[0], -1, query.shape[2]).transpose(0, 1)
-        ctx.save_for_backward(query, key, value)
+        ctx.save_for_backward(query, key, value, out)
         ctx.tiles, ctx.scaling = tiles, scaling
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
-        query, key, value = ctx.saved_tensors
+        query, key, value, out = ctx.saved_tensors
         for_query, for_key, for_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         groups = len(key)
         for tile in ctx.tiles:
             a, b = tile[:2]
             probabilities, mine = _probabilities(query, key, tile, ctx.scaling)
             keys, values = _seen(key, tile), _seen(value, tile)
-            mixed = grad[a:b].transpose(0, 1).reshape(groups, -1, query.shape[2])  # (K, G t, D)
+            mixed, came = (t[a:b].transpose(0, 1).reshape(groups, -1, query.shape[2]) for t in (grad, out))  # (K, G t, D)
             _add(for_value, probabilities.mT @ mixed, tile)
             slope = mixed @ values.mT
-            slope = slope.sub_((slope * probabilities).sum(dim=2, keepdim=True)).mul_(probabilities).mul_(ctx.scaling)
+            slope = slope.sub_((mixed * came).sum(dim=2, keepdim=True)).mul_(probabilities).mul_(ctx.scaling)
             for_query[:, a:b] = (slope @ keys).view(len(query), b - a, -1)
             _add(for_key, slope.mT @ mine, tile)
         return for_query, for_key, for_value, None, None
@@ -102,15 +102,15 @@ def _probabilities(query: Tensor, key: Tensor, tile: Tile, scaling: float) -> tu
     mine = query[:, a:b].reshape(len(key), -1, query.shape[2])
     scores = (mine @ _seen(key, tile).mT).mul_(scaling)
     last = scores.view(len(key), -1, b - a, scores.shape[2])[..., a - b :]  # the tile's own keys: all others come before it
-    last.masked_fill_(_later(TILE, scores.device)[: b - a, : b - a], float("-inf"))
+    last += _later(TILE, scores.dtype, scores.device)[: b - a, : b - a]
     wide = torch.promote_types(scores.dtype, torch.float32)
     return torch.softmax(scores, dim=2, dtype=wide).to(scores.dtype), mine
 
 
 @cache
-def _later(size: int, device: torch.device) -> Tensor:
-    """`(t, t)` True where a key comes after the query."""
-    return torch.ones(size, size, dtype=torch.bool, device=device).triu(1)
+def _later(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`(t, t)` -inf where a key comes after the query, else 0 (adding it takes a fifth of the time of `masked_fill_`)."""
+    return torch.full((size, size), float("-inf"), dtype=dtype, device=device).triu(1)
 
 
 def _seen(source: Tensor, tile: Tile) -> Tensor:

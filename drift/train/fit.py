@@ -21,7 +21,7 @@ from drift.train.reference import make_trainer, recheck
 from drift.train.rows import Plan, layout_module
 from drift.train.settings import Train
 
-VERSION = 3
+VERSION = 4
 
 
 def train_stage(store: Store, train: Train, start: Policy, reference: Policy, plan: Plan, scored: Stage, *, epochs: int) -> Stage:

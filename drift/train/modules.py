@@ -105,7 +105,7 @@ class PolicyModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         kinds = {
-            "adamw": lambda p, lr: torch.optim.AdamW(p, lr=lr, betas=(0.9, 0.95), weight_decay=0.0),
+            "adamw": lambda p, lr: torch.optim.AdamW(p, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
             "adamw_8bit": adamw_8bit,
             "rmsprop": lambda p, lr: torch.optim.RMSprop(p, lr=lr),
         }
