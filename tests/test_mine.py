@@ -1,8 +1,10 @@
 """The miner: each step alone, and what the cascade hands from one to the next."""
 
 import json
+import random
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 
 import pytest
 from conftest import ROOT, compose
@@ -57,6 +59,28 @@ def test_every_reply_that_a_user_turn_follows_is_judged_system_message_or_not():
     plain, with_system = rules.Rules().judge([messages, [{"role": "system", "content": "x"}, *messages]])
     assert {i: v.label for i, v in plain.items()} == {1: "sat", 3: "dsat"}
     assert {i: v.label for i, v in with_system.items()} == {2: "sat", 4: "dsat"}
+
+
+def test_what_is_looked_for_first_is_in_whatever_a_rule_finds():
+    """Over the real turns: no complaint is missed because none of its traces is there."""
+    from drift.data.conversations import Conversation
+    from drift.data.sharegpt import ShareGpt
+
+    source = ShareGpt(path=None)
+    talks = (item for file in source.files() for item in source.conversations(file) if isinstance(item, Conversation))
+    turns = [rules.turn(talk.messages, i)[2] for talk in islice(talks, 6000) for i in rules.replies(talk.messages)]
+    starts = [rules.plain(" ".join(said.split()[: rules.FIRST])).lower() for said in turns]
+    hits = [(name, start) for start in starts for name, pattern in rules.COMPLAINTS.items() if pattern.search(start)]
+    assert len(hits) > 200
+    assert [(name, start) for name, start in hits if not any(trace in start for trace in rules.TRACES[name])] == []
+
+
+def test_a_word_is_found_in_a_text_as_if_the_text_were_taken_apart():
+    rng = random.Random(0)
+    for _ in range(3000):
+        text = "".join(rng.choices("aab_ é?!.-1", k=rng.randrange(12)))
+        word = rng.choice(["a", "aa", "ab", "é", "_", "1", "?", "!", "ba"])
+        assert features.holds(text, word) == (word in features.WORD.findall(text)), (text, word)
 
 
 MINER = Classifier(dsat_threshold=0.5, sat_threshold=0.5)

@@ -12,7 +12,7 @@ from drift.data.jsonl import Jsonl
 from drift.data.messages import Messages
 from drift.data.preference import Preference
 from drift.data.records import Records
-from drift.data.rows import Aside, read
+from drift.data.rows import Aside, position, read
 from drift.data.sharegpt import ShareGpt
 from drift.data.ultrafeedback import UltraFeedback
 from drift.data.wildchat import WildChat
@@ -320,3 +320,22 @@ def test_arrays_lines_and_gzip_give_the_same_rows_and_say_where_they_end(tmp_pat
             text[:30],
             found[-1:],
         )
+
+
+def test_bytes_that_are_not_utf8_are_set_aside_in_arrays_and_lines(tmp_path):
+    good, bad = b'{"a": "caf\xc3\xa9"}', b'{"a": "caf\xe9"}'
+    (tmp_path / "a.json").write_bytes(b"[" + b",".join([good, bad, good]) + b"]")
+    (tmp_path / "b.jsonl").write_bytes(b"\n".join([good, bad, good]))
+    for name in ("a.json", "b.jsonl"):
+        rows = [row for _, row in read(tmp_path / name)]
+        assert rows[0] == rows[2] == {"a": "café"} and "UTF-8" in rows[1].expected, name
+
+
+def test_how_far_a_file_is_read_is_known(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"n": "x" * 1000}] * 5000))
+    assert position(path) == 0
+    rows = read(path)
+    next(rows)
+    assert 0 < position(path) < path.stat().st_size
+    assert len(list(rows)) == 4999 and position(path) == 0

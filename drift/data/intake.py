@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from drift.data.collected import Collected
 from drift.data.conversations import Conversation, to_records
-from drift.data.rows import Aside
+from drift.data.rows import Aside, position
 from drift.errors import UserError, need_package
 from drift.model.policy import hash_file
 from drift.records import Record, digest
+from drift.report.console import Progress
 
 VERSION = 1
 TOGETHER = 512  # conversations that the miner gets at once
@@ -81,17 +82,16 @@ class Intake:
 
     def _wanted(self, source: Any, aside: list[Aside], counts: Counter[str], chosen: "Choice") -> Iterator[Conversation]:
         """Well-formed conversations in a language and with flags that are wanted; finished records are chosen from at once."""
-        for file in source.files():
-            for item in source.conversations(file):
-                counts["rows read" if isinstance(item, Record) else "conversations read"] += 1
-                if isinstance(item, Record):
-                    chosen.offer(item)
-                elif isinstance(item, Aside):
-                    aside.append(item)
-                elif (reason := self._unwanted(item)) is not None:
-                    aside.append(reason)
-                else:
-                    yield item
+        for item in watched(source):
+            counts["rows read" if isinstance(item, Record) else "conversations read"] += 1
+            if isinstance(item, Record):
+                chosen.offer(item)
+            elif isinstance(item, Aside):
+                aside.append(item)
+            elif (reason := self._unwanted(item)) is not None:
+                aside.append(reason)
+            else:
+                yield item
 
     def _unwanted(self, conversation: Conversation) -> Aside | None:
         place = {"file": conversation.file, "row": conversation.row}
@@ -155,6 +155,19 @@ class Intake:
         messages = [message | {"content": redact(message["content"])} for message in conversation.messages]
         revised = {i: redact(text) for i, text in conversation.revised.items()}
         return replace(conversation, messages=messages, revised=revised)
+
+
+def watched(source: Any) -> Iterator[Any]:
+    """What the source yields, file by file, under a progress bar (its unit: bytes of the files)."""
+    files = source.files()
+    sizes = [file.stat().st_size / 1e6 for file in files]
+    with Progress("reading and judging", total=max(1, round(sum(sizes))), unit="MB") as bar:
+        for i, file in enumerate(files):
+            for number, item in enumerate(source.conversations(file)):
+                yield item
+                if number % 256 == 0:
+                    bar.reach(sum(sizes[:i]) + position(file) / 1e6)
+        bar.reach(sum(sizes))
 
 
 class Choice:

@@ -8,6 +8,7 @@ its last row says so.
 import gzip
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from drift.errors import UserError, need_package
 
 CHUNK = 1 << 20  # characters of a json array read at once
+ESCAPED = re.compile("[\udc80-\udcff]")  # what bytes that are not UTF-8 are read as
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
 
 
@@ -93,19 +95,36 @@ def _cached(path: str) -> Path:
 
 def read(file: Path) -> Iterator[tuple[int, Any]]:
     """(number, row) of every row; the row is a BadRow where it can't be read."""
+    with open(file, "rb") as opened:
+        _opened[file] = opened
+        try:
+            yield from _rows(file, opened)
+        finally:
+            del _opened[file]
+
+
+_opened: dict[Path, Any] = {}
+
+
+def position(file: Path) -> int:
+    """Bytes of a file that `read` has taken in so far."""
+    return _opened[file].tell() if file in _opened else 0
+
+
+def _rows(file: Path, opened: Any) -> Iterator[tuple[int, Any]]:
     if file.name.endswith(".parquet"):
-        yield from enumerate(_parquet(file), 1)
+        yield from enumerate(_parquet(file, opened), 1)
         return
-    with gzip.open(file, "rb") if file.name.endswith(".gz") else open(file, "rb") as opened:
-        array = file.name.removesuffix(".gz").endswith(".json")
-        yield from enumerate(_array(io.TextIOWrapper(opened, "utf-8", "replace")), 1) if array else _lines(opened)  # type: ignore[arg-type]
+    plain = gzip.GzipFile(fileobj=opened) if file.name.endswith(".gz") else opened
+    array = file.name.removesuffix(".gz").endswith(".json")
+    yield from enumerate(_array(io.TextIOWrapper(plain, "utf-8", "surrogateescape")), 1) if array else _lines(plain)
 
 
-def _parquet(file: Path) -> Iterator[Any]:
+def _parquet(file: Path, opened: Any) -> Iterator[Any]:
     need_package("pyarrow", f"{file}", extra="logs")
     import pyarrow.parquet
 
-    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=256):
+    for batch in pyarrow.parquet.ParquetFile(opened).iter_batches(batch_size=256):
         yield from batch.to_pylist()
 
 
@@ -123,7 +142,7 @@ def _array(file: Any) -> Iterator[Any]:
     decode = json.JSONDecoder().raw_decode
     text, at = file.read(CHUNK).lstrip("\ufeff \r\n\t"), 1
     if not text.startswith("["):
-        yield BadRow("(file)", "a JSON array", repr(text[:20]))
+        yield BadRow("(file)", "a JSON array", ascii(text[:20]))
         return
     while True:
         while at < len(text) and text[at] in ", \r\n\t":
@@ -141,7 +160,7 @@ def _array(file: Any) -> Iterator[Any]:
                 continue
             yield BadRow("(file)", "a JSON array that is whole", _ending(error, text, at))
             return
-        yield row
+        yield BadRow("(row)", "a JSON object in UTF-8", "bytes that are not UTF-8") if ESCAPED.search(text, at, end) else row
         at = end
 
 

@@ -12,25 +12,25 @@ from drift.mine import rules
 VERSION = 1
 HASHES = 2**18
 FIRST, LAST, START = 50, 12, 6  # words of a turn that are read; its last ones, where it is longer; its first ones, once more
-WORD = re.compile(r"\w+|[?!]")
-ERROR = re.compile(r"error|exception|traceback|failed|undefined|not found|warning", re.IGNORECASE)
-REFUSES = re.compile(r"as an ai|i'm sorry|i apologi[sz]e|unable to|i cannot|i can't|don't have (access|the ability)", re.IGNORECASE)
-SORRY = re.compile(r"^\W*(i apologi[sz]e|sorry|my apologies|you are (right|correct)|you're (right|correct))", re.IGNORECASE)
+WORD, LETTER = re.compile(r"\w+|[?!]"), re.compile(r"\w")
+ERROR = rules.any_of("error|exception|traceback|failed|undefined|not found|warning")
+REFUSES = rules.any_of(r"as an ai|i'm sorry|i apologi[sz]e|unable to|i cannot|i can't|don't have (access|the ability)")
+SORRY = rules.any_of(r"^\W*(i apologi[sz]e|sorry|my apologies|you are (right|correct)|you're (right|correct))")
 
 Turn = tuple[str, str, str]  # request, reply, the user's next turn
 FACTS = {
     "length": lambda t: min(len(t.said), 4000) / 2000,
     "one to three words": lambda t: len(t.words) < 4,
     "up to seven words": lambda t: len(t.words) < 8,
-    "words shared with the request": lambda t: _overlap(t.words, t.asked),
-    "nearly the request again": lambda t: len(t.words) > 3 and _overlap(t.words, t.asked) > 0.8,
+    "words shared with the request": lambda t: t.shared,
+    "nearly the request again": lambda t: len(t.words) > 3 and t.shared > 0.8,
     "begins like the request": lambda t: len(t.said) > 20 and t.said[:40].lower() == t.request[:40].lower(),
-    "words that are in the reply": lambda t: len(set(t.words) & set(t.answered)) / max(1, len(set(t.words))),
-    "speaks of an error": lambda t: bool(ERROR.search(t.said)),
-    "an error after code": lambda t: "```" in t.reply and bool(ERROR.search(t.said)),
+    "words that are in the reply": lambda t: t.answered,
+    "speaks of an error": lambda t: t.error,
+    "an error after code": lambda t: t.error and "```" in t.reply,
     "code in the reply": lambda t: "```" in t.reply,
-    "the reply refuses": lambda t: bool(REFUSES.search(t.reply[:250])),
-    "the reply is sorry": lambda t: bool(SORRY.search(t.reply[:60])),
+    "the reply refuses": lambda t: bool(REFUSES.search(t.reply[:250].lower())),
+    "the reply is sorry": lambda t: bool(SORRY.search(t.reply[:60].lower())),
     "the reply asks": lambda t: t.reply.endswith("?"),
     "the reply breaks off": lambda t: t.reply[-1:] not in ".!?`)\"':”",
     "a short reply": lambda t: len(t.reply) < 300,
@@ -50,11 +50,24 @@ class Reading:
     def __init__(self, turn: Turn) -> None:
         self.request, self.reply, self.said = (text.strip() for text in turn)
         self.words = WORD.findall(rules.plain(self.said[:4000]).lower())
-        self.asked = WORD.findall(self.request[:2000].lower())
-        self.answered = WORD.findall(self.reply[:2000].lower())
+        own, asked, reply = set(self.words), set(WORD.findall(self.request[:2000].lower())), self.reply[:2000].lower()
+        self.shared = len(own & asked) / max(1, len(own | asked))
+        self.answered = sum(holds(reply, word) for word in own) / max(1, len(own))
+        self.error = bool(ERROR.search(self.said.lower()))
         self.by_rule = rules.verdict(*turn)
         self.complaint = self.by_rule.category
         self.praised = self.by_rule.label in ("sat", "both")
+
+
+def holds(text: str, word: str) -> bool:
+    """Whether the word is one of `WORD.findall(text)`, found without taking the text apart."""
+    at = text.find(word)
+    while at >= 0:
+        ends = text[at - 1 : at] + text[at + len(word) : at + len(word) + 1]  # what stands beside it
+        if word in "?!" or not LETTER.search(ends):
+            return True
+        at = text.find(word, at + 1)
+    return False
 
 
 def matrix(readings: list[Reading]) -> Any:
@@ -80,8 +93,3 @@ def grams(words: list[str]) -> list[str]:
     parts = [words[:FIRST], words[max(FIRST, len(words) - LAST) :]]
     found = [" ".join(part[i : i + n]) for part in parts for n in (1, 2, 3) for i in range(len(part) - n + 1)]
     return found + ["^" + " ".join(words[:n]) for n in (1, 2, 3)] + [f"^{word}" for word in words[:START]]
-
-
-def _overlap(one: list[str], other: list[str]) -> float:
-    a, b = set(one), set(other)
-    return len(a & b) / max(1, len(a | b))

@@ -6,17 +6,19 @@ pleased if it begins with a phrase of PRAISE that no "but" follows. A turn of ov
 
 import re
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from drift.data.conversations import Label, Verdict
-from drift.records import Message, digest
+from drift.records import Message
 
 VERSION = 1
 FIRST, LONG = 25, 200  # words
 
 
 def any_of(*patterns: str) -> re.Pattern[str]:
-    return re.compile("|".join(patterns), re.IGNORECASE)
+    """Of text in lower case (`re.IGNORECASE` takes twice the time)."""
+    return re.compile("|".join(patterns))
 
 
 YOUR = (
@@ -64,16 +66,28 @@ COMPLAINTS = {
     "quality": any_of(rf"^\W*{YOUR} (bad|terrible|awful|boring|useless|nonsense|stupid|garbage|not good|not helpful)\b"),
     "negative": any_of(r"^\W*(wtf|what the (hell|fuck)|ugh|that'?s not it)\b"),
 }
+# Whatever fits holds one of these; looking for them first takes a tenth of the time.
+TRACES = {
+    "not_working": ("work", "still", "error", "exception", "traceback"),
+    "factual": ("wrong", "incorrect", "not ", "false", "inaccurate", "mistake", "error", "are you sure"),
+    "ignored": ("you", "not", "asked", "told", "said", "meant"),
+    "detail": ("vague", "generic", "general", "broad", "more"),
+    "style": ("too ", "so ", "make ", "shorte", "simpl", "condense", "be ", "longer", "less", "more "),
+    "revision": ("try", "write", "phrase", "redo", "re-do", "word", "revise", "regenerate"),
+    "quality": ("bad", "terrible", "awful", "boring", "useless", "nonsense", "stupid", "garbage", "not good", "not helpful"),
+    "negative": ("wtf", "what the", "ugh", "not it"),
+}
 CONTINUES = any_of("continue", "go on", "next")
-PRAISE = re.compile(
+PRAISE = any_of(
     r"^\W*(ok(ay)?[,.!]? |yes[,.!]? |wow[,.!]? |oh[,.!]? |hey[,.!]? )?("
     r"thanks|thank you|thx|ty\b|perfect|excellent|awesome|amazing|brilliant|fantastic|wonderful|well done"
     r"|(great|good|nice|excellent) (job|work|answer|start|one)"
     r"|(that|this|it)('s| is| was) (really |very |so )?(great|perfect|awesome|helpful|excellent|exactly|good|amazing)"
     r"|(it|that|this) work(s|ed)|i (really )?(like|love) (it|this|that|the|number)|you('re| are) (amazing|great|the best))\b"
-    r"|^\W*(great|nice|good|cool)\W*($|[.,!])",
-    re.IGNORECASE,
+    r"|^\W*(great|nice|good|cool)\W*($|[.,!])"
 )
+BUT = any_of(r"\W*but\b")
+WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +122,12 @@ def turn(messages: list[Message], i: int) -> tuple[str, str, str]:
 def verdict(request: str, reply: str, said: str) -> Verdict:
     words = said.split()
     if len(words) <= LONG:
-        start = plain(" ".join(words[:FIRST]))
+        start = plain(" ".join(words[:FIRST])).lower()
         praise = PRAISE.search(start)
         category, evidence = complaint(start)
         if category is None and len(words) > 5 and not CONTINUES.search(start) and same(request, said):
             category, evidence = "revision", "the request sent again"
-        but = praise is not None and re.match(r"\W*but\b", start[praise.end() :], re.IGNORECASE)
+        but = praise is not None and BUT.match(start, praise.end())
         label: Label = ("both" if praise else "dsat") if category else ("sat" if praise and not but else "none")
         if label != "none":
             words_of_it = evidence or (praise.group().strip() if praise else None)
@@ -122,16 +136,17 @@ def verdict(request: str, reply: str, said: str) -> Verdict:
 
 
 def complaint(start: str) -> tuple[str | None, str | None]:
-    """(category, the words it rests on) of the first complaint that fits."""
+    """(category, the words it rests on) of the first complaint that fits the first words, which are in lower case."""
     for category, pattern in COMPLAINTS.items():
-        if hit := pattern.search(start):
+        if any(trace in start for trace in TRACES[category]) and (hit := pattern.search(start)):
             return category, hit.group().strip()
     return None, None
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two texts are equal but for case, spaces and punctuation."""
-    return digest(re.findall(r"\w+", one.lower())) == digest(re.findall(r"\w+", other.lower()))
+    """Whether two texts are equal but for case, spaces and punctuation. Most differ in their first words: no more are read."""
+    pairs = zip_longest(*(map(re.Match.group, WORD.finditer(text.lower())) for text in (one, other)))
+    return all(a == b for a, b in pairs)
 
 
 def plain(text: str) -> str:
