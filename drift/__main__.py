@@ -1,6 +1,7 @@
-"""`python -m drift mine LOGS …` and `python -m drift describe RECORDS …`: what is done with logs before any model is trained.
+"""What is done before any model is trained and after: logs to records, records described, reports built anew.
 
-Both take the same settings as run.py, by the same names: `mine=rules`, `intake.languages=[en]`, `model=qwen2.5-7b-instruct`.
+`mine` and `describe` take the same settings as run.py, by the same names: `mine=rules`, `intake.languages=[en]`,
+`model=qwen2.5-7b-instruct`.
 """
 
 import argparse
@@ -28,10 +29,24 @@ def main() -> None:
     describe = commands.add_parser("describe", help="say what a file of records holds, as a table and as an HTML page")
     describe.add_argument("records", type=Path)
     describe.add_argument("--out", type=Path, help="the page to write (default: beside the records)")
+    report = commands.add_parser("report", help="build the report of a run or a study anew, finished or not")
+    report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
+    workspace = commands.add_parser("workspace", help="make a workspace in W&B that lays the methods of a project side by side")
+    workspace.add_argument("--entity", required=True, help="user or team")
+    workspace.add_argument("--project", default="drift")
+    workspace.add_argument("--spec", type=Path, help="write its specification here, and send nothing")
     arguments, overrides = parser.parse_known_args()
     for wrong in (item for item in overrides if "=" not in item or item.startswith("-")):
         parser.error(f"{wrong} is neither an option nor a setting of the form key=value")
-    if arguments.command == "mine":
+    if arguments.command == "report":
+        from drift.report import html
+
+        print(f"Report: {html.report_of(arguments.folder)}")
+    elif arguments.command == "workspace":
+        from drift.report import workspace as page
+
+        page.workspace(arguments.entity, arguments.project, arguments.spec)
+    elif arguments.command == "mine":
         from drift.data import mined
 
         mined.mine(compose([f"data={arguments.source}", f"data.path={arguments.logs}", *overrides]), arguments.out)

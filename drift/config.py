@@ -129,7 +129,9 @@ def explain(error: Exception, conf: Path) -> str:
     text = str(error.__cause__ or error)
     if "is not in struct" in text:
         wrong = text.split("full_key: ")[1].splitlines()[0].strip()
-        return f"Unknown key {wrong}.{nearest(wrong, all_keys(conf))} (python run.py --cfg job shows every key.)"
+        known, group = all_keys(conf), wrong.partition(".")[0]
+        hint = f" It belongs to another option of {group} than the one chosen." if wrong in known else nearest(wrong, known)
+        return f"Unknown key {wrong}.{hint} (python run.py --cfg job shows every key.)"
     if "Could not find" in str(error):
         name = str(error).split("Could not find '")[1].split("'")[0]
         group, _, option = name.rpartition("/")

@@ -53,10 +53,11 @@ def test_wrong_settings_are_refused_with_what_to_do(overrides, message, monkeypa
         ("method=drfit", "Did you mean drift? Known: drift, iterdpo, spin"),
         ("modle=tiny", "Did you mean model?"),
         ("train.loss.beta=x", "expected a number"),
+        ("data=jsonl data.path=x data.num_prompts=8", "It belongs to another option of data than the one chosen"),
     ],
 )
 def test_the_command_line_says_it_in_a_line_and_leaves_no_folder(argument, message, tmp_path):
-    done = command(argument, f"hydra.run.dir={tmp_path}/run")
+    done = command(*argument.split(), f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 

@@ -1,6 +1,7 @@
 """From a user's log to a trained policy on the command line, and what the README says about adding a source."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,8 +10,11 @@ import sys
 from conftest import ROOT, command
 
 
-def drift(*arguments, cwd=ROOT):
-    return subprocess.run([sys.executable, "-m", "drift", *arguments], cwd=cwd, capture_output=True, text=True, timeout=200)
+def drift(*arguments, cwd=ROOT, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "drift", *arguments], cwd=cwd, capture_output=True, text=True, timeout=200,
+        env=os.environ | environment,
+    )  # fmt: skip
 
 
 def chats(path, count=24):
@@ -42,6 +46,10 @@ def test_mine_describe_and_learn(cache, tmp_path):
     assert "12 DSAT and 6 SAT (2.0 : 1)" in described.stdout and "style" in described.stdout
     page = (tmp_path / "records.html").read_text()
     assert page.count("<svg") == 2 and not re.search(r"(src|href)=.http", page)
+    assert page.count(".79 [.55, .98]") == 1 and page.count("<details") == len({r["provenance"]["category"] for r in records})
+    assert (
+        "12 have the request and the reply of an earlier one" not in described.stdout and "nothing is cut off" in described.stdout
+    )
 
     done = command(
         *tiny, "data=records", f"data.path={tmp_path}/records.jsonl", f"store.dir={tmp_path}/s", f"hydra.run.dir={tmp_path}/run",
@@ -51,6 +59,7 @@ def test_mine_describe_and_learn(cache, tmp_path):
     state = json.loads((tmp_path / "run/run.json").read_text())
     assert state["data"]["DSAT"] == 12 and state["data"]["SAT"] == 6
     assert "training records with prompts of the evaluation" in state["data"]
+    assert ".79 [.55, .98]" in (tmp_path / "run/report.html").read_text()
 
 
 def test_text_of_a_log_is_escaped_in_the_page(cache, tmp_path):
@@ -75,6 +84,19 @@ def test_what_a_user_gets_wrong_is_said_without_a_traceback():
     ):
         done = drift(*arguments)
         assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, (arguments, done.stderr)
+
+
+def test_a_hub_data_set_is_read_from_the_cache_it_was_fetched_to(tmp_path):
+    """The cache's layout is huggingface_hub's own: refs/main names the snapshot, which links into blobs."""
+    commit, folder = "0" * 40, tmp_path / "hub/datasets--owner--chats"
+    snapshot = folder / "snapshots" / commit / "data"
+    for needed in (snapshot, folder / "refs", folder / "blobs"):
+        needed.mkdir(parents=True)
+    (folder / "refs/main").write_text(commit)
+    chats(folder / "blobs/abc")
+    (snapshot / "chats.jsonl").symlink_to(folder / "blobs/abc")
+    done = drift("mine", "owner/chats", "--out", str(tmp_path / "r.jsonl"), "mine=rules", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert done.returncode == 0 and "18 records in" in done.stdout, done.stderr
 
 
 def test_adding_a_source_as_the_readme_says(cache, tmp_path):

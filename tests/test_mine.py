@@ -1,10 +1,17 @@
 """The miner: each step alone, and what the cascade hands from one to the next."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
+from pathlib import Path
+from socket import socket
+from urllib.request import urlopen
 
 import pytest
 from conftest import ROOT, compose
@@ -157,8 +164,6 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self):
-        import time
-
         server, body = self.server, json.loads(self.rfile.read(int(self.headers["content-length"])))
         with server.lock:
             server.served += 1
@@ -238,6 +243,42 @@ def test_the_cascade_asks_the_judge_about_uncertain_turns_only(tmp_path):
         assert server.served == sum(uncertain) and uncertain[2] and not uncertain[0]
     assert (found[2].label, found[2].category, found[2].detector) == ("dsat", "style", "judge")
     assert found[0] == sure[0]
+
+
+def test_the_judge_may_be_a_real_server(tiny, tmp_path):
+    """`transformers serve` with random weights: its answers are no verdicts, but they are answers, and are kept."""
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    transformers = Path(sys.executable).with_name("transformers")
+    serve = [transformers, "serve", str(tiny), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen(serve, stdout=log, stderr=log, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    try:
+        wait_until_healthy(server, port, tmp_path / "log")
+        judge = Endpoint(
+            url=f"http://127.0.0.1:{port}/v1", key_variable=None, model=str(tiny), concurrency=2, timeout_seconds=60.0, retries=2,
+            dollars_per_million_input=1.0, dollars_per_million_output=1.0, max_dollars=1.0, cache_dir=str(tmp_path / "cache"),
+        )  # fmt: skip
+        texts = ["hmm, it reads a bit stiff though", "and the other one, I guess"]
+        found = judged(*texts, miner=Cascade(classifier=MINER, endpoint=judge, unsure=0.0))
+        assert [verdict.detector for verdict in found] == ["judge"] * 2
+    finally:
+        server.kill()
+        server.wait()
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert judged(*texts, miner=Cascade(classifier=MINER, endpoint=judge, unsure=0.0)) == found  # the server is gone
+
+
+def wait_until_healthy(server, port, log):
+    for _ in range(240):
+        assert server.poll() is None, log.read_text()
+        try:
+            if urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200:
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(log.read_text())
 
 
 def test_the_judges_line_is_read_and_anything_else_is_none():

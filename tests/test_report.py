@@ -1,13 +1,18 @@
 """Statistics against hand-made and library numbers; reports are built from what is on disk and escape what is in the data."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from drift.report import html, tables
-from drift.report.statistics import level, over_items, over_seeds, paired
+from drift.report.settings import differing
+from drift.report.statistics import holm, level, over_items, over_seeds, paired
 
 
 def test_t_interval_over_seeds_is_scipys():
@@ -39,6 +44,36 @@ def test_nothing_is_called_separable_that_touches_zero():
     assert not over_seeds([0.2]).separable
 
 
+def test_p_and_effect_are_those_of_the_textbook_and_corrected_as_statsmodels_does():
+    gains = [0.1, 0.25, 0.2, 0.05]
+    after, before = [{"x": 0.3 + gain} for gain in gains], [{"x": 0.3}] * 4
+    found = paired(after, before)
+    assert found.p == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
+    assert found.effect == pytest.approx(np.mean(gains) / np.std(gains, ddof=1))
+    one_seed = paired([{str(i): 1.0 for i in range(6)}], [{str(i): 0.0 for i in range(6)}])
+    assert one_seed.p == pytest.approx(2 / 2**6)  # of all sign patterns, two are as far out
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 5, 12):
+        values = list(rng.uniform(0, 0.1, size))
+        assert holm(values) == pytest.approx(list(multipletests(values, method="holm")[1]))
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 8])
+def test_intervals_hold_what_they_say(seeds):
+    """96 prompts of which .3 succeed, under two equal policies: how often the interval of level and of difference has the truth."""
+    rng, runs = np.random.default_rng(seeds), 400 if seeds == 1 else 3000
+    hits = {"level": 0, "difference": 0}
+    for _ in range(runs):
+        one, other = (
+            [{str(i): float(value) for i, value in enumerate(rng.binomial(1, 0.3, 96))} for _ in range(seeds)] for _ in range(2)
+        )
+        now, gap = level(one), paired(one, other)
+        hits["level"] += now.low <= 0.3 <= now.high
+        hits["difference"] += gap.low <= 0 <= gap.high
+    margin = 0.03 if seeds > 1 else 0.04  # of 400 runs, 95 % is .95 +- .02
+    assert {name: abs(count / runs - 0.95) <= margin for name, count in hits.items()} == {"level": True, "difference": True}, hits
+
+
 def state(method, seed, gain, status="finished", error=None):
     def point(name, shift):
         items = {str(i): 0.2 + 0.05 * (i % 3) + shift for i in range(12)}
@@ -63,7 +98,7 @@ def study(folder, states):
 
 
 def test_a_study_says_who_is_ahead_or_that_they_are_not_separable(tmp_path):
-    gains = {"one": (0.2, 0.21, 0.2), "two": (0.1, 0.11, 0.1), "three": (0.0, 0.4, 0.2)}
+    gains = {"one": (0.2, 0.21, 0.19), "two": (0.1, 0.1, 0.1), "three": (0.0, 0.4, 0.2)}
     states = [state(method, seed, gain) for method, row in gains.items() for seed, gain in enumerate(row)]
     found = {row["comparison"]: row["verdict"] for row in tables.comparisons(tables.groups(states))}
     assert found == {"one - two": "one is better", "one - three": "not separable", "two - three": "not separable"}
@@ -85,15 +120,41 @@ def test_failed_and_unfinished_members_are_in_the_report(tmp_path):
     assert "three failed: UserError: &lt;b&gt;no&lt;/b&gt;" in text
 
 
+def test_settings_that_differ_are_listed_and_only_those(tmp_path):
+    folders = [tmp_path / "0-drift", tmp_path / "1-spin"]
+    for folder, rate in zip(folders, ("1e-4", "null"), strict=True):
+        folder.mkdir()
+        (folder / "config.yaml").write_text(f"seed: 0\ntrain:\n  learning_rate: {rate}\n  loss: {{beta: 0.1}}\n")
+    assert differing({folder: {} for folder in folders}) == [
+        {"setting": "train.learning_rate", "0-drift": "0.0001", "1-spin": "null"}
+    ]
+
+
+def test_a_report_is_built_anew_from_the_command_line_and_wrong_folders_are_named(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(state("one", 0, 0.1, status="running")))
+    for folder, code, words in ((tmp_path, 0, "Report: "), (tmp_path / "no", 1, "holds neither a run")):
+        done = subprocess.run(
+            [sys.executable, "-m", "drift", "report", str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == code and words in done.stdout + done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "report.html").is_file()
+
+
 def test_text_of_a_data_set_is_escaped(tmp_path):
     attack = "<script>alert(1)</script>"
     folder = tmp_path / "run"
     (folder / "iteration_1").mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(state("one", 0, 0.1)))
-    row = {"prompt": [{"role": "user", "content": attack}], "chosen": attack, "rejected": attack, "feedback": attack}
+    prompt = [{"role": "user", "content": attack}]
+    record = {
+        "id": "r", "conversation": "c", "prompt": prompt, "reply": attack, "label": "dsat", "ended": True, "feedback": attack,
+        "revised": None, "satisfied": False, "truth": None, "provenance": {"detector": attack, "category": attack, "confidence": 1},
+    }  # fmt: skip
+    (folder / "records.jsonl").write_text(json.dumps(record) + "\n")
+    row = {"prompt": prompt, "chosen": attack, "rejected": attack, "feedback": attack, "fresh": ["chosen"], "record": "r"}
     (folder / "iteration_1" / "pairs.jsonl").write_text(json.dumps(row) + "\n")
     text = html.run_report(folder).read_text()
-    assert attack not in text and text.count("&lt;script&gt;") == 4
+    assert attack not in text and text.count("&lt;script&gt;") == 6
     assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drift.data.conversations import Conversation
-from drift.records import digest
+from drift.records import Message, digest
 
 WORDS = 5  # a shingle
 PERMUTATIONS = 64
@@ -39,16 +38,16 @@ class Seen:
 
             self.near = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
 
-    def before(self, conversation: Conversation) -> Twin | None:
-        """The earlier twin of a conversation; remembers it if it has none."""
-        key = digest(list(conversation.messages))[:32]
+    def before(self, name: str, messages: Sequence[Message]) -> Twin | None:
+        """The earlier twin of a conversation; remembers it by its name if it has none."""
+        key = digest(list(messages))[:32]
         if key in self.equal:
             return Twin(self.equal[key], "equal to")
         if self.near is not None:
-            words = " ".join(message["content"] for message in conversation.messages).lower().split()
+            words = " ".join(message["content"] for message in messages).lower().split()
             sketched = sketch(words)
             if twins := self.near.query(sketched):
                 return Twin(self.equal[sorted(map(str, twins))[0]], "nearly equal to")
             self.near.insert(key, sketched)
-        self.equal[key] = conversation.id
+        self.equal[key] = name
         return None

@@ -131,7 +131,7 @@ class Intake:
 
         seen = Seen(self.near_duplicates)
         for conversation in conversations:
-            twin = seen.before(conversation)
+            twin = seen.before(conversation.id, conversation.messages)
             if twin is None:
                 yield self._redacted(conversation)
                 continue

@@ -10,16 +10,32 @@ from typing import Any
 class Csv:
     """Writes as iterations finish, whether their stages were computed or found in the store."""
 
-    def begin(self, folder: Path) -> None:
+    def begin(self, folder: Path, title: dict[str, str], notes: dict[str, str]) -> "CsvFiles":
         """Called once when a run begins; what an earlier attempt in this folder left is written anew."""
+        return CsvFiles(folder)
+
+
+class CsvFiles:
+    """One run's metrics."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         for name in ("steps.csv", "scores.csv"):
             (folder / name).unlink(missing_ok=True)
 
-    def steps(self, folder: Path, iteration: int, rows: list[dict[str, float]]) -> None:
-        _append(folder / "steps.csv", [{"iteration": iteration} | row for row in rows])
+    def steps(self, iteration: int, rows: list[dict[str, float]]) -> None:
+        """Metrics of every optimiser step of an iteration."""
+        _append(self.folder / "steps.csv", [{"iteration": iteration} | row for row in rows])
 
-    def scores(self, folder: Path, iteration: int, metrics: dict[str, Any]) -> None:
-        _append(folder / "scores.csv", [{"iteration": iteration} | {name: m["value"] for name, m in metrics.items()}])
+    def scores(self, iteration: int, metrics: dict[str, Any]) -> None:
+        """Metrics of an evaluated policy."""
+        _append(self.folder / "scores.csv", [{"iteration": iteration} | {name: m["value"] for name, m in metrics.items()}])
+
+    def samples(self, iteration: int, kind: str, rows: list[dict[str, Any]]) -> None:
+        """Some pairs or replies; they are in the run folder already."""
+
+    def end(self, failed: bool) -> None:
+        """The run is over."""
 
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -17,6 +17,8 @@ from drift.records import Message
 
 FILE = Path(__file__).with_suffix(".safetensors")
 HEADS = ("dsat", "sat", *CATEGORIES)
+MEASURED_FROM = {"dsat": 0.68, "sat": 0.40}  # the thresholds of conf/mine/classifier.yaml, at which precision was measured
+MEASURED = {"dsat": ".93 [.88, .97]", "sat": ".98 [.94, 1.00]"}  # experiments/miner
 
 
 @dataclass(frozen=True, kw_only=True)

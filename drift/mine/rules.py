@@ -14,6 +14,7 @@ from drift.records import Message
 
 VERSION = 1
 FIRST, LONG = 25, 200  # words
+MEASURED = {"dsat": ".79 [.55, .98]", "sat": "1.00 (no error in 56)"}  # precision, experiments/miner
 
 
 def any_of(*patterns: str) -> re.Pattern[str]:

@@ -7,15 +7,17 @@ from statistics import median, quantiles
 from typing import Any
 
 from drift.data.conversations import INVISIBLE
+from drift.data.duplicates import Seen
 from drift.data.records import Records
 from drift.data.rows import Aside
 from drift.data.usable import usable
 from drift.errors import UserError
 from drift.records import Record, digest, write_text
 from drift.report import plots
-from drift.report.console import say, table
+from drift.report.card import MEASURED, card, kind_of, share
+from drift.report.console import Progress, say, table
 
-NUM_EXAMPLES, LONGEST = 6, 2000
+EXAMPLES_OF_EACH, LONGEST, ALIKE = 2, 2000, 0.8
 
 
 def describe(run: Any, file: Path, out: Path) -> None:
@@ -34,10 +36,9 @@ def describe(run: Any, file: Path, out: Path) -> None:
     tokenizer = load_tokenizer(policy_at(run.model.directory()))
     lengths = lengths_of(records, tokenizer)
     fit, aside = usable(records, tokenizer, max_tokens=run.train.max_tokens, max_new_tokens=run.sampler.max_new_tokens)
-    verdict = sentences(records, broken, fit, aside, run)
+    verdict = [*sentences(records, broken, fit, aside, run), twins(records)]
     tables = [
-        ("Labels and categories", categories(records)),
-        ("Who says so", detectors(records)),
+        *card(records),
         ("Languages", languages(records)),
         ("Lengths in tokens of the model", quartiles(lengths)),
     ]
@@ -46,9 +47,13 @@ def describe(run: Any, file: Path, out: Path) -> None:
         ("User turns before the reply", plots.histogram({"turns": [turns(record) for record in records]}, "user turns")),
     ]
     environment = Environment(loader=PackageLoader("drift.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    examples = sorted(records, key=lambda record: digest(record.key))[:NUM_EXAMPLES]
     page = environment.get_template("describe.html.j2")
-    write_text(out, page.render(title=file.name, verdict=verdict, tables=tables, pictures=pictures, examples=examples))
+    write_text(
+        out,
+        page.render(
+            title=file.name, verdict=verdict, tables=tables, measured=MEASURED, pictures=pictures, examples=examples(records)
+        ),
+    )
     for line in verdict:
         say(line)
     for heading, rows in tables:
@@ -62,15 +67,36 @@ def sentences(
 ) -> list[str]:
     labels = Counter(record.label for record in records)
     seeds = sum(record.label == "dsat" and record.satisfied for record in records)
-    twice = len(records) - len({record.key for record in records})
     reasons = Counter(row["reason"] for row in aside)
     ratio = labels["dsat"] / max(1, labels["sat"])
     limits = f"train.max_tokens={run.train.max_tokens} and sampler.max_new_tokens={run.sampler.max_new_tokens}"
     return [
         f"{len(records)} records of {len({record.conversation for record in records})} conversations: {labels['dsat']} DSAT and "
         f"{labels['sat']} SAT ({ratio:.1f} : 1); {seeds} DSAT were followed by a reply that satisfied.",
-        f"{len(fit)} can be used with {limits}" + "".join(f"; {count} {reason}" for reason, count in reasons.items()) + ".",
-        f"{twice} are there twice; {len(broken)} rows can't be read.",
+        f"{len(fit)} can be used with {limits}, where nothing is cut off"
+        + "".join(f"; {count} {reason}" for reason, count in reasons.items())
+        + (f"; {len(broken)} rows can't be read." if broken else "."),
+    ]
+
+
+def twins(records: Sequence[Record]) -> str:
+    """How many records are there twice, or nearly (request and reply; equal words in fives)."""
+    seen, found = Seen(ALIKE), Counter[str]()
+    with Progress("looking for duplicates", total=len(records), unit="records") as bar:
+        for record in records:
+            twin = seen.before(record.id, [record.prompt[-1], {"role": "assistant", "content": record.reply}])
+            found[twin.likeness if twin else ""] += 1
+            bar.advance(1)
+    return f"{found['equal to']} have the request and the reply of an earlier one, {found['nearly equal to']} nearly so."
+
+
+def examples(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    """(label and category, some of its records), the most frequent first."""
+    kinds = Counter(kind_of(record) for record in records)
+    mixed = sorted(records, key=lambda record: digest(record.key))
+    return [
+        (" ".join(kind), [record for record in mixed if kind_of(record) == kind][:EXAMPLES_OF_EACH])
+        for kind, _ in kinds.most_common()
     ]
 
 
@@ -87,23 +113,6 @@ def lengths_of(records: Sequence[Record], tokenizer: Any) -> dict[str, list[int]
 
 def turns(record: Record) -> int:
     return sum(message["role"] == "user" for message in record.prompt)
-
-
-def share(count: int, records: Sequence[Record]) -> str:
-    return f"{count} ({count / len(records):.0%})"
-
-
-def categories(records: Sequence[Record]) -> list[dict[str, str]]:
-    found = Counter((record.label.upper(), (record.provenance or {}).get("category") or "-") for record in records)
-    return [{"label": label, "category": kind, "records": share(count, records)} for (label, kind), count in found.most_common()]
-
-
-def detectors(records: Sequence[Record]) -> list[dict[str, str]]:
-    rows = []
-    for name in dict.fromkeys((record.provenance or {}).get("detector", "-") for record in records):
-        sure = [(r.provenance or {}).get("confidence", 1.0) for r in records if (r.provenance or {}).get("detector", "-") == name]
-        rows.append({"detector": name, "records": share(len(sure), records), "mean confidence": f"{sum(sure) / len(sure):.2f}"})
-    return rows
 
 
 def languages(records: Sequence[Record]) -> list[dict[str, str]]:

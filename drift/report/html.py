@@ -1,33 +1,52 @@
 """The HTML report of a run or of a study: one self-contained file, built from what is on disk (also of a run still going)."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
-from drift.records import read_jsonl, write_text
-from drift.report import plots, tables
+from drift.errors import UserError
+from drift.records import read_records, write_text
+from drift.report import card, plots, samples, settings, tables
 from drift.report.journal import RUN
 from drift.report.statistics import level
 
-NUM_PAIRS_SHOWN = 6
 CONTAIN_REPLIES = ("feedback", "pairs", "evaluate")
+
+
+def report_of(folder: Path) -> Path:
+    """The report of a run's folder or of a sweep's, whichever it is."""
+    if (folder / RUN).is_file():
+        return run_report(folder)
+    if any(folder.glob(f"*/{RUN}")):
+        return study_report(folder)
+    raise UserError(f"{folder} holds neither a run ({RUN}) nor a sweep of runs (*/{RUN}). Expected a folder in outputs/.")
 
 
 def run_report(folder: Path) -> Path:
     """Writes `report.html` into a run folder."""
-    state = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    return _render(folder, f"{state['title']['method']} run", [state], pairs=_last_pairs(folder))
+    state = _state(folder)
+    return _render(folder, f"{state['title']['method']} run", {folder: state})
 
 
 def study_report(folder: Path) -> Path:
     """Writes `report.html` into a sweep's folder, from all members that have begun."""
-    states = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(f"*/{RUN}"))]
-    return _render(folder, f"study of {len(states)} runs", states, pairs=[])
+    members = {file.parent: _state(file.parent) for file in sorted(folder.glob(f"*/{RUN}"))}
+    return _render(folder, f"study of {len(members)} runs", members)
 
 
-def _render(folder: Path, title: str, states: list[dict[str, Any]], pairs: list[Any]) -> Path:
+def _state(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / RUN).read_text(encoding="utf-8"))
+
+
+def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Path:
     from jinja2 import Environment, PackageLoader
 
+    states = list(members.values())
+    grouped = {
+        label: [place for place, state in members.items() if any(state is other for other in group)]
+        for label, group in tables.groups(states).items()
+    }
     usable = {label: members for label, members in tables.groups(states).items() if tables.scored_names(members)}
     main = tables.headline(next(iter(usable.values()))) if usable else "score"
     lines = {
@@ -46,8 +65,11 @@ def _render(folder: Path, title: str, states: list[dict[str, Any]], pairs: list[
         plot=plots.by_iteration(lines, main) if lines else "",
         scores=[row for label, members in usable.items() for row in tables.rows(label, members)],
         comparisons=tables.comparisons(usable) if len(usable) > 1 else [],
-        members=[(state, _seconds(state)) for state in states],
-        pairs=pairs,
+        dynamics=plots.dynamics({label: [_steps(place) for place in places] for label, places in grouped.items()}),
+        differing=settings.differing(members),
+        members=[(state, _seconds(state), _cards(place)) for place, state in members.items()],
+        measured=card.MEASURED,
+        samples=samples.items({label: places[0] for label, places in grouped.items()}),
     )
     report = folder / "report.html"
     write_text(report, text)
@@ -89,6 +111,17 @@ def _seconds(state: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _last_pairs(folder: Path) -> list[Any]:
-    files = sorted(folder.glob("iteration_*/pairs.jsonl"), key=lambda file: int(file.parent.name.split("_")[1]))
-    return read_jsonl(files[-1])[:NUM_PAIRS_SHOWN] if files else []
+def _cards(folder: Path) -> list[Any]:
+    """The data card, where the records come from a log."""
+    file = folder / "records.jsonl"
+    records = read_records(file) if file.is_file() else []
+    return card.card(records) if records and records[0].provenance else []
+
+
+def _steps(folder: Path) -> list[dict[str, float]]:
+    """Metrics of every optimiser step of a run, in order."""
+    file = folder / "steps.csv"
+    if not file.is_file():
+        return []
+    with open(file, newline="", encoding="utf-8") as text:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(text)]

@@ -8,6 +8,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,19 @@ from drift.report.statistics import level, paired
 from drift.store import Stage, Store
 
 RUN = "run.json"
+NUM_SAMPLES = 24  # pairs and replies that a logger gets
 
 
 class Journal:
     """Keeps the folder of one run. `title`: what distinguishes it in a study, e.g. {"seed": "0"}."""
 
     def __init__(self, folder: Path, title: dict[str, str], notes: dict[str, str], store: Store, logger: Any) -> None:
-        self.folder, self.store, self.logger = folder, store, logger
+        self.folder, self.store = folder, store
         self.state: dict[str, Any] = {
             "title": title, "notes": notes, "status": "running", "error": None, "data": {}, "points": [], "stages": [],
         }  # fmt: skip
         self.start: dict[str, Any] | None = None
-        logger.begin(folder)
+        self.log = logger.begin(folder, title, notes)
         self.write()
 
     def write(self) -> None:
@@ -61,7 +63,8 @@ class Journal:
         for name in ("policy", "steps.jsonl"):
             link(trained.path / name, folder / name)
         steps = read_jsonl(trained.path / "steps.jsonl")
-        self.logger.steps(self.folder, iteration, steps)
+        self.log.steps(iteration, steps)
+        self.log.samples(iteration, "pairs", [asdict(pair) for pair in pairs[:NUM_SAMPLES]])
         counts = made.facts["counts"]
         self.state["points"].append(
             {
@@ -87,7 +90,9 @@ class Journal:
             if file.name != "manifest.json":
                 link(file, target / file.name)
         scores = json.loads((stage.path / "scores.json").read_text(encoding="utf-8"))
-        self.logger.scores(self.folder, iteration, scores["metrics"])
+        self.log.scores(iteration, scores["metrics"])
+        if (replies := stage.path / "replies.jsonl").is_file():
+            self.log.samples(iteration, "replies", read_jsonl(replies)[:NUM_SAMPLES])
         if not self.state["points"] or "scores" in self.state["points"][-1]:
             self.state["points"].append({"iteration": iteration})
         self.state["points"][-1] |= {"name": name, "scores": scores}
@@ -110,6 +115,7 @@ class Journal:
         self.state["status"] = "finished" if error is None else "failed"
         self.state["error"] = None if error is None else f"{type(error).__name__}: {error}"
         self.write()
+        self.log.end(failed=error is not None)
 
 
 def link(target: Path, name: Path) -> None:

@@ -37,9 +37,43 @@ def histogram(values: dict[str, Sequence[float]], xlabel: str) -> str:
     return svg[0]
 
 
+DYNAMICS = {
+    "loss": "loss", "margin": "reward margin", "accuracy": "accuracy", "reward_chosen": "reward, chosen",
+    "reward_rejected": "reward, rejected", "sigma": "sigma(-margin)", "logp_chosen": "log p, chosen (nats)",
+    "entropy": "entropy (nats)", "grad_norm": "gradient norm",
+}  # fmt: skip
+
+
+def dynamics(lines: dict[str, list[list[dict[str, float]]]]) -> str:
+    """Small pictures of training by step, runs overlaid; `lines`: label -> per seed, the metrics of every step. "" without any."""
+    import numpy as np
+
+    means: dict[str, dict[str, Any]] = {}
+    for label, seeds in lines.items():
+        length = min((len(rows) for rows in seeds if rows), default=0)
+        if length:
+            means[label] = {
+                name: np.mean([[row.get(name, np.nan) for row in rows[:length]] for rows in seeds if rows], axis=0)
+                for name in (*DYNAMICS, "iteration")
+            }
+    if not means:
+        return ""
+    with drawing(rows=3, columns=3, size=(9.6, 6.6)) as (grid, svg):
+        for axes, (name, title) in zip(grid.flat, DYNAMICS.items(), strict=True):
+            for label, values in means.items():
+                axes.plot(np.arange(1, len(values[name]) + 1), values[name], label=label, linewidth=1.3)
+            for border in np.flatnonzero(np.diff(next(iter(means.values()))["iteration"])):
+                axes.axvline(border + 1.5, color="#c3ccd6", linewidth=0.8)
+            axes.set_title(title, fontsize=9, loc="left")
+            axes.tick_params(labelsize=8)
+        if len(means) > 1:
+            grid.flat[0].legend(frameon=False, fontsize=8)
+    return svg[0]
+
+
 @contextmanager
-def drawing() -> Iterator[tuple[Any, list[str]]]:
-    """(axes, a list that holds the <svg> text afterwards)."""
+def drawing(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3.6)) -> Iterator[tuple[Any, list[str]]]:
+    """(axes, or a grid of them; a list that holds the <svg> text afterwards)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,9 +81,10 @@ def drawing() -> Iterator[tuple[Any, list[str]]]:
 
     svg: list[str] = []
     with plt.rc_context({"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}):
-        figure, axes = plt.subplots(figsize=(7.2, 3.6))
+        figure, axes = plt.subplots(rows, columns, figsize=size)
         yield axes, svg
-        axes.spines[["top", "right"]].set_visible(False)
+        for part in figure.axes:
+            part.spines[["top", "right"]].set_visible(False)
         figure.tight_layout()
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})

@@ -1,11 +1,12 @@
-"""Intervals, as every table uses them (DESIGN rule 10).
+"""Intervals and tests, as every table uses them (DESIGN rule 10).
 
-One seed: BCa bootstrap (Efron 1987) over prompts. Several seeds: t interval over per-seed means. A comparison is *paired*: the
-difference on the same prompts, samples and evaluation noise comes first, the interval second.
+One seed: BCa bootstrap (Efron 1987) over prompts, p by flipping the signs of differences at random. Several seeds: t interval and
+t test over per-seed means. A comparison is *paired*: the difference on the same prompts, samples and evaluation noise comes first,
+the interval second. Where several are shown together, their p are Holm's (1979): a verdict holds for all of them at once.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 RESAMPLES = 9999
 
@@ -23,6 +24,15 @@ class Interval:
     def separable(self) -> bool:
         """The interval leaves 0 out."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Interval):
+    """`p`: two-sided, of no difference; None where the data can't give one. `effect`: mean over standard deviation of what varied
+    (Cohen's d_z), None where nothing varied."""
+
+    p: float | None
+    effect: float | None
 
 
 def over_items(values: Sequence[float]) -> Interval:
@@ -55,12 +65,53 @@ def over_seeds(means: Sequence[float]) -> Interval:
     return Interval(mean=float(data.mean()), low=float(data.mean()) - half, high=float(data.mean()) + half, over=over)
 
 
-def paired(after: Sequence[dict[str, float]], before: Sequence[dict[str, float]]) -> Interval:
+def paired(after: Sequence[dict[str, float]], before: Sequence[dict[str, float]]) -> Difference:
     """Difference after - before of per-prompt values, one dict per seed; only prompts present in both count."""
     differences = [[a[key] - b[key] for key in a if key in b] for a, b in zip(after, before, strict=True)]
     if len(differences) == 1:
-        return over_items(differences[0])
-    return over_seeds([sum(row) / len(row) for row in differences])
+        return difference(differences[0], over_items(differences[0]), sign_flips)
+    means = [sum(row) / len(row) for row in differences]
+    return difference(means, over_seeds(means), t_test)
+
+
+def difference(values: Sequence[float], interval: Interval, test: Callable[[Sequence[float]], float]) -> Difference:
+    """The interval with its p and its effect size."""
+    import numpy as np
+
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    if len(values) < 2:
+        return Difference(**asdict(interval), p=None, effect=None)
+    if spread < 1e-12:  # no standard deviation to go by; the signs say what they can
+        return Difference(**asdict(interval), p=sign_flips(values) if abs(interval.mean) > 1e-12 else 1.0, effect=None)
+    return Difference(**asdict(interval), p=test(values), effect=interval.mean / spread)
+
+
+def t_test(values: Sequence[float]) -> float:
+    from scipy.stats import ttest_1samp
+
+    return float(ttest_1samp(values, 0.0).pvalue)
+
+
+def sign_flips(values: Sequence[float]) -> float:
+    """How often the mean of differences with random signs is as far from 0 (the test of Fisher's randomisation)."""
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    found = permutation_test(
+        (np.asarray(values, dtype=float),), np.mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return float(found.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) step-down correction: the p of each when all are looked at."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted
 
 
 def level(values: Sequence[dict[str, float]]) -> Interval:

@@ -1,9 +1,10 @@
 """The tables of a report as plain rows of text, the same for console and HTML."""
 
 from collections import defaultdict
+from itertools import combinations
 from typing import Any
 
-from drift.report.statistics import Interval, level, paired
+from drift.report.statistics import Difference, Interval, holm, level, paired
 
 Table = list[dict[str, str]]
 SEEDS = ("seed", "data.seed")
@@ -74,32 +75,30 @@ def rows(label: str, states: list[dict[str, Any]]) -> Table:
 
 
 def comparisons(grouped: dict[str, list[dict[str, Any]]]) -> Table:
-    """Every two groups at their last common policy: paired difference over the seeds that both have."""
-    found, labels = [], list(grouped)
-    for i, one in enumerate(labels):
-        for other in labels[i + 1 :]:
-            a, b = _by_seed(grouped[one]), _by_seed(grouped[other])
-            seeds = [seed for seed in a if seed in b]
-            both = [a[seed] for seed in seeds] + [b[seed] for seed in seeds]
-            names = scored_names(both)
-            if not seeds or len(names) < 2:
-                continue
-            main = headline(both)
-            now = [per_item([side[seed] for seed in seeds], names[-1], main) for side in (a, b)]
-            if len(now[0]) != len(now[1]) or not now[0]:
-                continue
-            gap = paired(now[0], now[1])
-            verdict = NOT_SEPARABLE if not gap.separable else (f"{one} is better" if gap.mean > 0 else f"{other} is better")
-            found.append(
-                {
-                    "comparison": f"{one} - {other}",
-                    "at": names[-1],
-                    main: show(gap, 3, sign=True),
-                    "over": gap.over,
-                    "verdict": verdict,
-                }
-            )
-    return found
+    """Every two groups at their last common policy: paired difference over the seeds that both have; p for all of them at once."""
+    found = [(*labels, *gap) for labels in combinations(grouped, 2) if (gap := _gap(grouped, *labels)) is not None]
+    corrected = holm([1.0 if gap.p is None else gap.p for *_, gap in found])
+    for (one, other, row, gap), p in zip(found, corrected, strict=True):
+        row["effect (d)"] = "-" if gap.effect is None else f"{gap.effect:+.2f}"
+        row["p (Holm)"] = f"{p:.3f}"
+        row["verdict"] = NOT_SEPARABLE if p >= 0.05 or not gap.separable else f"{one if gap.mean > 0 else other} is better"
+    return [row for *_, row, _ in found]
+
+
+def _gap(grouped: dict[str, list[dict[str, Any]]], one: str, other: str) -> tuple[dict[str, str], Difference] | None:
+    """A row of the comparison and its difference; None where the two have nothing in common."""
+    a, b = _by_seed(grouped[one]), _by_seed(grouped[other])
+    seeds = [seed for seed in a if seed in b]
+    both = [a[seed] for seed in seeds] + [b[seed] for seed in seeds]
+    names = scored_names(both)
+    if not seeds or len(names) < 2:
+        return None
+    main = headline(both)
+    now = [per_item([side[seed] for seed in seeds], names[-1], main) for side in (a, b)]
+    if len(now[0]) != len(now[1]) or not now[0]:
+        return None
+    gap = paired(now[0], now[1])
+    return {"comparison": f"{one} - {other}", "at": names[-1], main: show(gap, 3, sign=True), "over": gap.over}, gap
 
 
 def _by_seed(states: list[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Any]]:

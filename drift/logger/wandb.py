@@ -1,0 +1,89 @@
+"""The same metrics in Weights & Biases, and some pairs and replies as tables; offline unless the user says otherwise.
+
+One run of ours is one of theirs: group = study, job type = method, the composed config as it is. An offline run lies in the run
+folder; `wandb sync` sends it. Steps are laid over `step`, evaluations over `iteration`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from drift.errors import need_package
+from drift.logger.csv import Csv, CsvFiles
+
+LONGEST = 4000  # characters of a text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wandb(Csv):
+    """`mode`: online sends metrics, config, and texts of pairs and replies (`samples`) to the server that wandb is logged in to."""
+
+    project: str
+    entity: str | None
+    mode: Literal["offline", "online"]
+    samples: bool
+    tags: list[str]
+
+    def check(self) -> None:
+        need_package("wandb", "logger=wandb", extra="wandb")
+
+    def begin(self, folder: Path, title: dict[str, str], notes: dict[str, str]) -> "WandbRun":
+        return WandbRun(self, folder, title, notes)
+
+
+class WandbRun(CsvFiles):
+    """One run; `end` finishes it, so the next one of this process gets its own."""
+
+    def __init__(self, settings: Wandb, folder: Path, title: dict[str, str], notes: dict[str, str]) -> None:
+        import wandb
+        from omegaconf import OmegaConf
+
+        super().__init__(folder)
+        config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        sweep = (folder.parent / "multirun.yaml").is_file()
+        self.with_samples, self.step = settings.samples, 0
+        self.run = wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            mode=settings.mode,
+            dir=folder,
+            group=folder.parent.name if sweep else folder.name,
+            job_type=title["method"],
+            name=", ".join(f"{name}={value}" if name != "method" else value for name, value in title.items()),
+            tags=[*settings.tags, *(notes[name] for name in ("model", "data") if name in notes)],
+            config=config,
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+        )
+        for axis, names in (("step", "train/*"), ("iteration", "scores/*")):
+            self.run.define_metric(axis, hidden=True)
+            self.run.define_metric(names, step_metric=axis)
+
+    def steps(self, iteration: int, rows: list[dict[str, float]]) -> None:
+        super().steps(iteration, rows)
+        for row in rows:
+            self.step += 1
+            named = {f"train/{name}": value for name, value in row.items() if name != "step"}
+            self.run.log({"step": self.step, "iteration": iteration} | named)
+
+    def scores(self, iteration: int, metrics: dict[str, Any]) -> None:
+        super().scores(iteration, metrics)
+        known = {f"scores/{name}": content["value"] for name, content in metrics.items() if content["value"] is not None}
+        self.run.log({"iteration": iteration} | known)
+
+    def samples(self, iteration: int, kind: str, rows: list[dict[str, Any]]) -> None:
+        import wandb
+
+        if not self.with_samples or not rows:
+            return
+        names = [name for name in ("prompt", "reply", "chosen", "rejected", "feedback") if name in rows[0]]
+        data = [[iteration, *(_text(row[name]) for name in names)] for row in rows]
+        self.run.log({"iteration": iteration, f"{kind}/iteration {iteration}": wandb.Table(["iteration", *names], data)})
+
+    def end(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
+
+
+def _text(value: Any) -> str:
+    """A text, or the last message of a prompt, as a cell holds it."""
+    return str(value[-1]["content"] if isinstance(value, list) else value or "")[:LONGEST]

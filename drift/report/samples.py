@@ -1,0 +1,60 @@
+"""What the sample browser of a report shows: the same prompt, answered by every run, side by side."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from drift.records import digest, read_jsonl, read_records
+
+NUM_SHOWN = 120  # of each kind: a page stays a few megabytes
+
+Item = dict[str, Any]  # kind, prompt, logged: [(title, text)], replies: [(title, text, remark)]
+
+
+def items(folders: Mapping[str, Path]) -> list[Item]:
+    """`folders`: what a run is called -> its folder."""
+    return [*answers(folders), *trained_on(folders)]
+
+
+def answers(folders: Mapping[str, Path]) -> list[Item]:
+    """Evaluation prompts with the first reply of the start model and of every run's last policy (same noise)."""
+    found: dict[str, Item] = {}
+    starts = [("start model", folder / "iteration_0/replies.jsonl") for folder in list(folders.values())[:1]]
+    for title, file in [*starts, *((name, last(folder, "replies.jsonl")) for name, folder in folders.items())]:
+        if file is None or not file.is_file():
+            continue
+        for row in read_jsonl(file):
+            item = found.setdefault(digest(row["prompt"]), _item("evaluation", row["prompt"]))
+            if title not in [known for known, *_ in item["replies"]]:
+                remark = {True: "useful", False: "not useful", None: ""}[row.get("useful")]
+                item["replies"].append((title, row["reply"], remark))
+    return list(found.values())[:NUM_SHOWN]
+
+
+def trained_on(folders: Mapping[str, Path]) -> list[Item]:
+    """Logged replies with what the user said to them, and the fresh replies that each run's last pairs set against them."""
+    found: dict[str, Item] = {}
+    for title, folder in folders.items():
+        file, log = last(folder, "pairs.jsonl"), folder / "records.jsonl"
+        if file is None or not log.is_file():
+            continue
+        records = {record.id: record for record in read_records(log)}
+        for pair in read_jsonl(file):
+            record = records.get(pair["record"])
+            item = found.setdefault(pair["record"], _item("training", pair["prompt"]))
+            if record is not None and not item["logged"]:
+                item["logged"] = [("disliked" if record.label == "dsat" else "liked", record.reply)]
+                item["logged"] += [("then the user", record.feedback)] if record.feedback else []
+            item["replies"] += [(title, pair[side], side) for side in pair["fresh"]]
+    return sorted(found.values(), key=lambda item: -len({title for title, *_ in item["replies"]}))[:NUM_SHOWN]
+
+
+def last(folder: Path, name: str) -> Path | None:
+    """The file of that name of the last iteration that has it."""
+    files = sorted(folder.glob(f"iteration_*/{name}"), key=lambda file: int(file.parent.name.split("_")[1]))
+    return files[-1] if files else None
+
+
+def _item(kind: str, prompt: list[dict[str, str]]) -> Item:
+    said = [message["content"] for message in prompt if message["role"] != "system"]
+    return {"kind": kind, "prompt": said[-1], "turns": len(said), "logged": [], "replies": []}

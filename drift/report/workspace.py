@@ -1,0 +1,58 @@
+"""A workspace in Weights & Biases that lays our methods over one another: scores by iteration, training by step, samples."""
+
+from pathlib import Path
+from typing import Any
+
+from drift.errors import need_package
+from drift.records import write_text
+from drift.report.console import say
+
+SCORES = (
+    "utility",
+    "request met",
+    "on topic",
+    "words",
+    "distinct-2",
+    "missing ends",
+    "perplexity under start",
+    "margin",
+    "accuracy",
+)
+TRAINING = (
+    "loss", "dpo", "margin", "accuracy", "sigma", "reward_chosen", "reward_rejected", "logp_chosen", "logp_rejected", "entropy",
+    "grad_norm", "learning_rate",
+)  # fmt: skip
+
+
+def build(entity: str, project: str) -> Any:
+    """The workspace; runs are grouped by method, lines are means over their runs."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    def lines(prefix: str, names: tuple[str, ...], axis: str) -> list[Any]:
+        return [
+            wr.LinePlot(title=name.replace("_", " "), x=axis, y=[f"{prefix}/{name}"], groupby_rangefunc="minmax") for name in names
+        ]
+
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name="Methods side by side",
+        sections=[
+            ws.Section(name="Scores by iteration", panels=lines("scores", SCORES, "iteration"), is_open=True),
+            ws.Section(name="Training by step", panels=lines("train", TRAINING, "step"), is_open=True),
+            ws.Section(name="What differs", panels=[wr.RunComparer(diff_only=True)]),
+        ],
+        runset_settings=ws.RunsetSettings(groupby=[ws.Metric("JobType")]),
+    )
+
+
+def workspace(entity: str, project: str, spec: Path | None) -> None:
+    """Saves the workspace to the server that wandb is logged in to, or writes its specification to a file."""
+    need_package("wandb_workspaces", "drift workspace", extra="wandb")
+    found = build(entity, project)
+    if spec is None:
+        say(f"Workspace: {found.save().url}")
+        return
+    write_text(spec, found._to_model().model_dump_json(by_alias=True, indent=1))
+    say(f"Specification: {spec}; nothing was sent.")

@@ -1,0 +1,122 @@
+"""W&B offline: what a sweep logged is read back from its files and is what the CSV files say; the workspace builds."""
+
+import csv
+import json
+import struct
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SMALL, command, feedback_file
+
+BLOCK = 32768
+
+
+def records(path):
+    """The records of a .wandb file (a LevelDB log of protobuf messages; a torn tail ends it)."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, whole = path.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while at + 7 <= len(data):
+        if BLOCK - at % BLOCK < 7:
+            at += BLOCK - at % BLOCK
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        part = data[at + 7 : at + 7 + length]
+        if len(part) < length or kind == 0:
+            return
+        at += 7 + length
+        whole = part if kind in (1, 2) else whole + part
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            yield record
+
+
+def load(path):
+    """The run's name, group, job type, config, history rows and exit code."""
+    found = {"config": {}, "history": [], "exit": None}
+    for record in records(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run = record.run
+            found |= {"name": run.display_name, "group": run.run_group, "job": run.job_type, "tags": list(run.tags)}
+            found["config"] |= {item.key: json.loads(item.value_json) for item in run.config.update}
+        elif kind == "history":
+            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            found["history"].append(row)
+        elif kind == "exit":
+            found["exit"] = record.exit.exit_code
+    return found
+
+
+def numbers(path):
+    with open(path, newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def sweep(cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wandb")
+    log = feedback_file(folder / "log.jsonl", dsat=12, sat=12)
+    done = command(
+        "-m", "model=tiny", f"model.cache_dir={cache}", "data=jsonl", f"data.path={log}", "method=drift,spin", "seed=0,1,2",
+        "iterations=1", "pairs_per_iteration=4", "train.pairs_per_step=2", "sampler.max_new_tokens=8", "evaluation.share=0.3",
+        "logger=wandb", f"store.dir={folder}/store", f"hydra.sweep.dir={folder}/study",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "study"
+
+
+def test_six_runs_of_a_sweep_are_six_runs_of_one_group(sweep):
+    runs = {member.name: load(*member.glob("wandb/offline-run-*/*.wandb")) for member in sorted(sweep.glob("[0-9]-*"))}
+    assert len(runs) == 6 and {run["group"] for run in runs.values()} == {sweep.name}
+    assert [run["job"] for run in runs.values()] == ["drift"] * 3 + ["spin"] * 3
+    assert [run["config"]["seed"] for run in runs.values()] == [0, 1, 2] * 2
+    assert {run["exit"] for run in runs.values()} == {0} and all("tiny" in run["tags"] for run in runs.values())
+
+
+def test_metrics_are_those_of_the_csv_files_and_samples_are_tables(sweep):
+    for member in sweep.glob("[0-9]-*"):
+        history = load(*member.glob("wandb/offline-run-*/*.wandb"))["history"]
+        steps = [row for row in history if "train/loss" in row]
+        for row, expected in zip(steps, numbers(member / "steps.csv"), strict=True):
+            assert {name: row[f"train/{name}"] for name in expected if name not in ("step", "iteration")} == pytest.approx(
+                {name: value for name, value in expected.items() if name not in ("step", "iteration")}
+            )
+        assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
+        scores = [row for row in history if any(name.startswith("scores/") for name in row)]
+        for row, expected in zip(scores, numbers(member / "scores.csv"), strict=True):
+            assert row["iteration"] == expected.pop("iteration")
+            assert {name: row[f"scores/{name}"] for name in expected} == pytest.approx(expected)
+        assert tables(member)["pairs"][0]["columns"] == ["iteration", "prompt", "chosen", "rejected", "feedback"]
+
+
+def test_pairs_and_replies_are_tables_unless_switched_off(cache, tmp_path):
+    for choice, kinds in (("true", {"pairs": 1, "replies": 2}), ("false", {})):
+        done = command(
+            *SMALL, f"model.cache_dir={cache}", "iterations=1", "logger=wandb", f"logger.samples={choice}",
+            f"store.dir={tmp_path}/store", f"hydra.run.dir={tmp_path}/{choice}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert {kind: len(found) for kind, found in tables(tmp_path / choice).items()} == kinds
+
+
+def tables(member):
+    """Kind -> the tables of a run, as they lie on disk."""
+    found = {}
+    for file in sorted(member.glob("wandb/offline-run-*/files/media/table/**/*.table.json")):
+        found.setdefault(file.relative_to(file.parents[1]).parts[0], []).append(json.loads(file.read_text()))
+    return found
+
+
+def test_the_workspace_is_specified_without_a_server(tmp_path):
+    spec = tmp_path / "workspace.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "drift", "workspace", "--entity", "team", "--project", "p", "--spec", str(spec)],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    text = spec.read_text()
+    assert json.loads(text) and all(name in text for name in ("scores/utility", "train/margin", "Methods side by side"))
