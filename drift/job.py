@@ -29,7 +29,7 @@ def perform(run: Run, folder: Path, hydra: Any) -> None:
         "judge": judge.label if (judge := getattr(run.method, "judge", None)) else "none",
     }
     say(", ".join(f"{name} {value}" for name, value in (title | notes).items()))
-    journal = Journal(folder, title, notes, run.store, run.logger)
+    journal = Journal(folder, title, notes, run.store, run.logger, run.alarms)
     error: BaseException | None = None
     try:
         execute(run, journal)

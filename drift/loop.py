@@ -8,9 +8,11 @@ method only makes pairs; nothing below knows which one it is.
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from drift.alarms import Alarms
 from drift.data.intake import Intake
 from drift.data.leakage import apart
 from drift.data.usable import usable
@@ -52,6 +54,7 @@ class Run:
     train: Train
     evaluation: Any
     logger: Any
+    alarms: Alarms
     filters: Filters
     store: Store
     seed: int
@@ -143,7 +146,8 @@ def improve(
     )
     reference = policy if run.reference == "iteration" else start
     scored = reference_stage(run.store, run.train, reference, policy, rows)
-    trained = train_stage(run.store, run.train, policy, reference, rows, scored, epochs=epochs)
+    watch = partial(journal.watch, iteration)
+    trained = train_stage(run.store, run.train, policy, reference, rows, scored, epochs=epochs, watch=watch)
     journal.trained(iteration, made, trained, pairs)
     return policy_at(trained.path / "policy"), new
 

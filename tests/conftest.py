@@ -79,7 +79,8 @@ def perform(folder, *overrides):
 
     run = build(compose(*overrides))
     folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder, {"method": type(run.method).__name__.lower(), "seed": str(run.seed)}, {}, run.store, run.logger)
+    title = {"method": type(run.method).__name__.lower(), "seed": str(run.seed)}
+    journal = Journal(folder, title, {}, run.store, run.logger, run.alarms)
     execute(run, journal)
     journal.finish(None)
     html.run_report(folder)

@@ -100,6 +100,22 @@ ELSEWHERE = {
         ],
         "of logs, which the simulated deployment is not: test_data.py",
     ),
+    **dict.fromkeys(
+        [
+            f"alarms.{name}"
+            for name in (
+                "action",
+                "chosen_fall",
+                "entropy_share",
+                "copied_share",
+                "length_ratio",
+                "distinct2_share",
+                "missing_ends",
+                "perplexity_ratio",
+            )
+        ],
+        "watched, never computed with: test_alarms.py",
+    ),
     "store.dir": "where the keys live",
     "warmup_epochs": "needs seed pairs: test_runs.py",
     "train.parameters": "for full fine-tuning: test_low_memory.py",

@@ -5,6 +5,7 @@ import torch
 
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at
+from drift.sampler import bands, skinny
 from drift.sampler.choose import choose
 from drift.sampler.decode import Row, sample
 from drift.sampler.draw import Draw
@@ -55,6 +56,32 @@ def test_greedy_decoding_equals_generate_of_transformers(tiny, tokenizer, attent
     for prompt, reply in zip(prompts, ours, strict=True):
         plain = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24)[0, len(prompt) :]
         assert plain.tolist() == reply
+
+
+def test_bands_without_padding_give_the_replies_of_the_padded_cache(tiny, tokenizer):
+    """Float64, prompts of 20 to 200 tokens with one to three replies each, replies that end at different steps."""
+    model = load_model(policy_at(tiny), torch.float64)
+    prompts = [prompt_ids(tokenizer, [{"role": "user", "content": "Tell me. " * (i * i) + f"What is {i}?"}]) for i in range(7)]
+    rows = [
+        Row(prompt=prompt, uniforms=uniforms(0, "t", 0, str(i), k, 40))
+        for i, prompt in enumerate(prompts)
+        for k in range(1 + i % 3)
+    ]
+    settings = {"max_new_tokens": 40, "temperature": 1.0, "top_p": 0.95, "stop_ids": set(range(0, 300, 12)), "pad_id": 0}
+    banded, plain = (sample(model, rows, banded=choice, **settings) for choice in (True, False))
+    assert banded == plain and len({len(reply) for reply in plain}) > 6 and bands.supports(model)
+
+
+def test_linear_layers_for_a_few_rows_are_the_same_layers():
+    torch.manual_seed(0)
+    for bias in (True, False):
+        plain = torch.nn.Linear(24, 40, bias=bias)
+        light = torch.nn.Sequential(torch.nn.Linear(24, 40, bias=bias))
+        light[0].load_state_dict(plain.state_dict())
+        skinny.lighten(light)
+        for shape in ((1,), (6, 1), (4, 3), (48,), (7, 8)):
+            x = torch.randn(*shape, 24)
+            assert (light(x) - plain(x)).abs().max() < 1e-5 and light(x).shape == plain(x).shape
 
 
 def test_inverse_cdf_picks_the_token_that_holds_the_uniform():

@@ -18,7 +18,7 @@ def usable(
     aside: list[dict[str, Any]] = []
 
     def length(record: Record, reply: str, ended: bool) -> int:
-        return len(prompt_ids(tokenizer, record.prompt)) + len(reply_ids(tokenizer, record.prompt, reply, ended=ended))
+        return len(reply_ids(tokenizer, record.prompt, reply, ended=ended))
 
     for record in records:
         row = {"record": record.id, "field": "reply", "expected": "text that the chat template renders after the prompt"}
@@ -27,9 +27,9 @@ def usable(
             aside.append(row | {"reason": "empty reply"})
             continue
         try:
-            room = len(prompt_ids(tokenizer, record.prompt)) + max_new_tokens
-            needed = max(room, length(record, record.reply, record.ended))
-            revised = length(record, record.revised, True) if record.revised else 0
+            prompt = len(prompt_ids(tokenizer, record.prompt))
+            needed = prompt + max(max_new_tokens, length(record, record.reply, record.ended))
+            revised = prompt + length(record, record.revised, True) if record.revised else 0
         except NotAPrefix as error:
             aside.append(row | {"reason": "not renderable", "found": str(error)})
             continue

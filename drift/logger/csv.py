@@ -34,6 +34,9 @@ class CsvFiles:
     def samples(self, iteration: int, kind: str, rows: list[dict[str, Any]]) -> None:
         """Some pairs or replies; they are in the run folder already."""
 
+    def alarm(self, iteration: int, during: str, name: str, text: str) -> None:
+        """Training goes wrong, or may; run.json has it already."""
+
     def end(self, failed: bool) -> None:
         """The run is over."""
 

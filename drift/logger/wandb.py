@@ -80,6 +80,12 @@ class WandbRun(CsvFiles):
         data = [[iteration, *(_text(row[name]) for name in names)] for row in rows]
         self.run.log({"iteration": iteration, f"{kind}/iteration {iteration}": wandb.Table(["iteration", *names], data)})
 
+    def alarm(self, iteration: int, during: str, name: str, text: str) -> None:
+        import wandb
+
+        self.run.alert(title=f"{name}, iteration {iteration}, {during}", text=text, level=wandb.AlertLevel.WARN)
+        self.run.log({"iteration": iteration, f"alarms/{name}": 1})
+
     def end(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))
 

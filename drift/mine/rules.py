@@ -123,25 +123,33 @@ def turn(messages: list[Message], i: int) -> tuple[str, str, str]:
 def verdict(request: str, reply: str, said: str) -> Verdict:
     words = said.split()
     if len(words) <= LONG:
-        start = plain(" ".join(words[:FIRST])).lower()
+        said_first = plain(" ".join(words[:FIRST]))
+        start = said_first.lower()
         praise = PRAISE.search(start)
-        category, evidence = complaint(start)
+        category, hit = complaint(start)
+        evidence = words_of(hit or praise, said_first)
         if category is None and len(words) > 5 and not CONTINUES.search(start) and same(request, said):
             category, evidence = "revision", "the request sent again"
         but = praise is not None and BUT.match(start, praise.end())
         label: Label = ("both" if praise else "dsat") if category else ("sat" if praise and not but else "none")
         if label != "none":
-            words_of_it = evidence or (praise.group().strip() if praise else None)
-            return Verdict(label=label, category=category, confidence=0.8, detector="rules", evidence=words_of_it)
+            return Verdict(label=label, category=category, confidence=0.8, detector="rules", evidence=evidence)
     return Verdict(label="none", category=None, confidence=0.8, detector="rules", evidence=None)
 
 
-def complaint(start: str) -> tuple[str | None, str | None]:
-    """(category, the words it rests on) of the first complaint that fits the first words, which are in lower case."""
+def complaint(start: str) -> tuple[str | None, re.Match[str] | None]:
+    """(category, match) of the first complaint that fits the first words, which are in lower case."""
     for category, pattern in COMPLAINTS.items():
         if any(trace in start for trace in TRACES[category]) and (hit := pattern.search(start)):
-            return category, hit.group().strip()
+            return category, hit
     return None, None
+
+
+def words_of(hit: re.Match[str] | None, text: str) -> str | None:
+    """The words that a pattern found in the text in lower case, as the user wrote them (a few letters change their length)."""
+    if hit is None:
+        return None
+    return (text[hit.start() : hit.end()] if len(text) == len(hit.string) else hit.group()).strip()
 
 
 def same(one: str, other: str) -> bool:

@@ -31,25 +31,29 @@ def categories(records: Sequence[Record]) -> list[dict[str, str]]:
 
 
 def detectors(records: Sequence[Record]) -> list[dict[str, str]]:
-    groups: dict[tuple[str, str], list[float]] = {}
+    groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        provenance = record.provenance or {}
-        groups.setdefault((provenance.get("detector", "-"), record.label), []).append(provenance.get("confidence", 1.0))
+        groups.setdefault(((record.provenance or {}).get("detector", "-"), record.label), []).append(record)
     return [
         {
             "detector": name,
             "label": label.upper(),
-            "records": share(len(sure), records),
-            "mean confidence": f"{sum(sure) / len(sure):.2f}",
-            "precision": precision(name, label, min(sure)),
+            "records": share(len(group), records),
+            "mean confidence": f"{sum(map(confidence, group)) / len(group):.2f}",
+            "precision": precision(name, label, group),
         }
-        for (name, label), sure in sorted(groups.items())
+        for (name, label), group in sorted(groups.items())
     ]
 
 
-def precision(detector: str, label: str, least: float) -> str:
+def confidence(record: Record) -> float:
+    return (record.provenance or {}).get("confidence", 1.0)
+
+
+def precision(detector: str, label: str, records: Sequence[Record]) -> str:
+    plain = [record for record in records if (record.provenance or {}).get("label") == label]  # "both" has the lower of two
     if detector == "rules":
         return rules.MEASURED[label]
-    if detector == "classifier" and least >= classifier.MEASURED_FROM[label]:
+    if detector == "classifier" and min(map(confidence, plain), default=1.0) >= classifier.MEASURED_FROM[label]:
         return classifier.MEASURED[label]
     return "not measured" if detector in ("classifier", "judge") else "as the source's"

@@ -1,7 +1,7 @@
 """`python -m drift describe`: what a file of records holds, on the console and as a self-contained HTML page."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -82,11 +82,9 @@ def sentences(
 def twins(records: Sequence[Record]) -> str:
     """How many records are there twice, or nearly (request and reply; equal words in fives)."""
     seen, found = Seen(ALIKE), Counter[str]()
-    with Progress("looking for duplicates", total=len(records), unit="records") as bar:
-        for record in records:
-            twin = seen.before(record.id, [record.prompt[-1], {"role": "assistant", "content": record.reply}])
-            found[twin.likeness if twin else ""] += 1
-            bar.advance(1)
+    for record in watched(records, "looking for duplicates"):
+        twin = seen.before(record.id, [record.prompt[-1], {"role": "assistant", "content": record.reply}])
+        found[twin.likeness if twin else ""] += 1
     return f"{found['equal to']} have the request and the reply of an earlier one, {found['nearly equal to']} nearly so."
 
 
@@ -103,12 +101,20 @@ def examples(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
 def lengths_of(records: Sequence[Record], tokenizer: Any) -> dict[str, list[int]]:
     from drift.model.chat import prompt_ids
 
-    texts: dict[str, Callable[[Record], int]] = {
-        "prompt": lambda record: len(prompt_ids(tokenizer, record.prompt)),
-        "reply": lambda record: len(tokenizer(record.reply, add_special_tokens=False).input_ids),
-        "feedback": lambda record: len(tokenizer(record.feedback or "", add_special_tokens=False).input_ids),
-    }
-    return {name: [count(record) for record in records] for name, count in texts.items()}
+    found: dict[str, list[int]] = {"prompt": [], "reply": [], "feedback": []}
+    for record in watched(records, "counting tokens"):
+        found["prompt"].append(len(prompt_ids(tokenizer, record.prompt)))
+        for name, text in (("reply", record.reply), ("feedback", record.feedback or "")):
+            found[name].append(len(tokenizer(text, add_special_tokens=False).input_ids))
+    return found
+
+
+def watched(records: Sequence[Record], label: str) -> Iterator[Record]:
+    """The records, under a progress bar."""
+    with Progress(label, total=len(records), unit="records") as bar:
+        for record in records:
+            yield record
+            bar.advance(1)
 
 
 def turns(record: Record) -> int:
@@ -118,7 +124,8 @@ def turns(record: Record) -> int:
 def languages(records: Sequence[Record]) -> list[dict[str, str]]:
     from py3langid import classify
 
-    found = Counter(str(classify(record.prompt[-1]["content"].strip(INVISIBLE)[:LONGEST])[0]) for record in records)
+    asked = (record.prompt[-1]["content"].strip(INVISIBLE)[:LONGEST] for record in watched(records, "telling languages"))
+    found = Counter(str(classify(text)[0]) for text in asked)
     return [{"language": name, "records": share(count, records)} for name, count in found.most_common(12)]
 
 

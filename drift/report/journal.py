@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from drift.alarms import Alarms
+from drift.errors import UserError
 from drift.records import Pair, read_jsonl, write_json, write_jsonl
 from drift.report.console import say
 from drift.report.statistics import level, paired
@@ -24,10 +26,13 @@ NUM_SAMPLES = 24  # pairs and replies that a logger gets
 class Journal:
     """Keeps the folder of one run. `title`: what distinguishes it in a study, e.g. {"seed": "0"}."""
 
-    def __init__(self, folder: Path, title: dict[str, str], notes: dict[str, str], store: Store, logger: Any) -> None:
-        self.folder, self.store = folder, store
+    def __init__(
+        self, folder: Path, title: dict[str, str], notes: dict[str, str], store: Store, logger: Any, alarms: Alarms
+    ) -> None:
+        self.folder, self.store, self.alarms = folder, store, alarms
         self.state: dict[str, Any] = {
             "title": title, "notes": notes, "status": "running", "error": None, "data": {}, "points": [], "stages": [],
+            "alarms": [],
         }  # fmt: skip
         self.start: dict[str, Any] | None = None
         self.log = logger.begin(folder, title, notes)
@@ -57,12 +62,35 @@ class Journal:
         self.state["data"]["training records with prompts of the evaluation"] = len(rows)
         self.write()
 
+    def watch(self, iteration: int, history: list[dict[str, float]]) -> None:
+        """Looks at the training so far."""
+        self.raise_alarms(iteration, "training", self.alarms.in_training(history))
+
+    def raise_alarms(self, iteration: int, during: str, found: dict[str, str]) -> None:
+        """Says each alarm once an iteration; ends the run if that is what the settings want."""
+        known = {(alarm["iteration"], alarm["name"]) for alarm in self.state["alarms"]}
+        for name, text in found.items():
+            if (iteration, name) in known:
+                continue
+            self.state["alarms"].append({"iteration": iteration, "during": during, "name": name, "text": text})
+            self.log.alarm(iteration, during, name, text)
+            say(f"  ALARM ({name}) in iteration {iteration}, {during}: {text}")
+            self.write()
+            if self.alarms.action == "stop":
+                raise UserError(
+                    f"Stopped by the alarm {name} in iteration {iteration}, {during}: {text}. What is finished is kept; "
+                    f"alarms.action=warn or alarms.{name}=null goes on."
+                )
+
     def trained(self, iteration: int, made: Stage, trained: Stage, pairs: list[Pair]) -> None:
         folder = self.folder / f"iteration_{iteration}"
         link(made.path / "pairs.jsonl", folder / "pairs.jsonl")
         for name in ("policy", "steps.jsonl"):
             link(trained.path / name, folder / name)
         steps = read_jsonl(trained.path / "steps.jsonl")
+        self.raise_alarms(iteration, "sampling", self.alarms.in_sampling(made.facts["counts"]))
+        for done in range(1, len(steps) + 1):  # again for those that were found in the store
+            self.watch(iteration, steps[:done])
         self.log.steps(iteration, steps)
         self.log.samples(iteration, "pairs", [asdict(pair) for pair in pairs[:NUM_SAMPLES]])
         counts = made.facts["counts"]
@@ -99,6 +127,7 @@ class Journal:
         self.start = self.start or scores
         say(f"{name}: {self._headline(scores)}")
         self.write()
+        self.raise_alarms(iteration, "evaluation", self.alarms.in_evaluation(scores["metrics"], self.start["metrics"]))
 
     def _headline(self, scores: dict[str, Any]) -> str:
         name = scores["headline"]

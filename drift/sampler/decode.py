@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from drift.sampler import bands
 from drift.sampler.choose import choose
 from drift.sampler.prefill import prefill
 
@@ -34,9 +35,12 @@ def sample(
     stop_ids: set[int],
     pad_id: int,
     on_token: Callable[[], None] = lambda: None,
+    banded: bool | None = None,
 ) -> list[list[int]]:
-    """Token ids of one reply per row, the stop token included where one was sampled. `temperature` 0 is greedy."""
-    logits, cache, mask, positions = prefill(model, [list(row.prompt) for row in rows], max_new_tokens, pad_id)
+    """Token ids of one reply per row, the stop token included where one was sampled. `temperature` 0 is greedy. `banded`: attention
+    without padding (see bands.py; None: where the model is known to allow it)."""
+    banded = bands.supports(model) if banded is None else banded
+    logits, state = prefill(model, [list(row.prompt) for row in rows], max_new_tokens, pad_id, banded=banded)
     device = logits.device
     uniforms = torch.stack([torch.as_tensor(row.uniforms) for row in rows]).to(device)  # (B, max_new_tokens)
     stops = torch.tensor(sorted(stop_ids), device=device)
@@ -53,20 +57,10 @@ def sample(
         if len(keep) < len(active):
             keep = _fill_holes(keep)
             moved = (keep != torch.arange(len(keep), device=device)).nonzero().squeeze(1)
-            for layer in cache.layers:
-                layer.shrink(len(keep), moved, keep[moved])
-            tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
+            state.keep(keep, moved, keep[moved])
+            tokens = tokens[keep]
             active = [active[i] for i in keep.tolist()]
-        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        positions = positions + 1
-        out = model(
-            input_ids=tokens[:, None],
-            attention_mask=mask,
-            position_ids=positions[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = out.logits[:, -1]
+        logits = state.step(tokens)
     return replies
 
 

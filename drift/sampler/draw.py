@@ -20,7 +20,7 @@ from drift.report.console import Progress
 from drift.sampler.noise import uniforms
 from drift.store import Store
 
-VERSION = 1
+VERSION = 2
 
 
 class Item(Protocol):

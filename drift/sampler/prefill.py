@@ -1,12 +1,15 @@
 """Prompts into a key/value cache: what they all begin with once, equal prompts once, the rest in slices of similar length."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from drift.sampler import bands
+
 MAX_PREFILL_TOKENS = 1024  # of one slice: larger ones only fall out of the CPU's cache
+SIMILAR = 1.5  # the longest prompt of a slice to its shortest
 
 
 class InPlaceLayer(DynamicLayer):
@@ -47,40 +50,108 @@ class InPlaceLayer(DynamicLayer):
         self._show(self.length)
 
 
-def prefill(model: Any, prompts: list[list[int]], max_new_tokens: int, pad_id: int) -> tuple[Any, Any, Any, Any]:
-    """Next-token logits `(B, V)`, the filled cache, its mask `(B, T)` and the last position `(B,)` of every row.
+class Plain:
+    """The state of decoding with any causal model: one cache for all rows, padded to the longest prompt. As `bands.Replies`."""
 
-    A row of the cache is: what all prompts begin with, then padding, then the rest of its prompt. Distinct prompts are computed
-    in slices of similar length, and copied to the rows of all their samples."""
-    device = model.device
-    distinct = sorted(set(map(tuple, prompts)), key=lambda ids: (len(ids), ids))
-    shared, width = _common_prefix(distinct), len(distinct[-1])
-    start = _cache(max(shared, 1))
-    if shared:
-        begin = torch.tensor([distinct[0][:shared]], device=device)
-        model(input_ids=begin, past_key_values=start, use_cache=True, logits_to_keep=1)
-    rows_of: dict[tuple[int, ...], list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        rows_of.setdefault(tuple(prompt), []).append(row)
-    full = _cache(width + max_new_tokens)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long, device=device)
-    mask[:, :shared] = 1
-    logits: list[Any] = [None] * len(prompts)
+    def __init__(self, model: Any, cache: Any, mask: Any, positions: Any) -> None:
+        self.model, self.cache, self.mask, self.positions = model, cache, mask, positions
+
+    def step(self, tokens: Any) -> Any:
+        """Next-token logits `(B, V)` after these `(B,)` tokens."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        self.positions = self.positions + 1
+        out = self.model(
+            input_ids=tokens[:, None], attention_mask=self.mask, position_ids=self.positions[:, None], past_key_values=self.cache,
+            use_cache=True,
+        )  # fmt: skip
+        return out.logits[:, -1]
+
+    def keep(self, keep: Any, holes: Any, movers: Any) -> None:
+        """The rows `keep` go on; those at the end, `movers`, stand in for finished ones, `holes`."""
+        for layer in self.cache.layers:
+            layer.shrink(len(keep), holes, movers)
+        self.mask, self.positions = self.mask[keep], self.positions[keep]
+
+
+def prefill(model: Any, prompts: list[list[int]], max_new_tokens: int, pad_id: int, *, banded: bool) -> tuple[Any, Any]:
+    """Next-token logits `(B, V)`, and the state that decoding goes on from: `bands.Replies` or `Plain`.
+
+    Distinct prompts are computed once, in slices of similar length; a row is: what all prompts begin with, padding, the rest."""
+    rows = list(map(tuple, prompts))
+    distinct = sorted(set(rows), key=lambda ids: (len(ids), ids))
+    seats = bands.seats(rows, distinct)
+    shared = _common_prefix(distinct)
+    start = _shared_start(model, distinct[0][:shared])
+    logits: list[Any] = [None] * len(rows)
+    positions = torch.tensor([len(row) for row in rows], device=model.device) - 1
+    state = Banding(max_new_tokens) if banded else Padding(len(rows), len(distinct[-1]), max_new_tokens)
+    for low, high in _slices(distinct, shared):
+        part, last = _prefill_slice(model, distinct[low:high], shared, start, pad_id)
+        for of, row_logits in zip(seats[low:high], last, strict=True):
+            for row in of:
+                logits[row] = row_logits
+        state.add(part, distinct[low:high], shared, seats[low:high])
+    return torch.stack(logits), state.done(model, positions)
+
+
+class Banding:
+    """Slices become bands."""
+
+    def __init__(self, max_new_tokens: int) -> None:
+        self.max_new_tokens, self.bands = max_new_tokens, list[bands.Band]()
+
+    def add(self, part: Any, prompts: Sequence[tuple[int, ...]], shared: int, seats: list[list[int]]) -> None:
+        keys, values = [layer.keys for layer in part.layers], [layer.values for layer in part.layers]
+        bias = keys[0].new_zeros(len(prompts), 1, 1, keys[0].shape[2])
+        for i, prompt in enumerate(prompts):
+            bias[i, ..., shared : shared + len(prompts[-1]) - len(prompt)] = float("-inf")
+        self.bands.append(bands.Band(keys, values, bias, seats))
+
+    def done(self, model: Any, positions: Any) -> bands.Replies:
+        return bands.Replies(model, self.bands, positions, self.max_new_tokens)
+
+
+class Padding:
+    """Slices are copied into one cache."""
+
+    def __init__(self, num_rows: int, width: int, max_new_tokens: int) -> None:
+        self.num_rows, self.width = num_rows, width
+        self.full, self.mask = _cache(width + max_new_tokens), torch.zeros((num_rows, width), dtype=torch.long)
+
+    def add(self, part: Any, prompts: Sequence[tuple[int, ...]], shared: int, seats: list[list[int]]) -> None:
+        rows = [row for of in seats for row in of]
+        source = torch.tensor([i for i, of in enumerate(seats) for _ in of], device=part.layers[0].keys.device)
+        for layer, filled in zip(_layers(self.full, part, self.num_rows), part.layers, strict=True):
+            layer.place(rows, source, filled, shared, self.width)
+        self.mask[:, :shared] = 1
+        for prompt, of in zip(prompts, seats, strict=True):
+            self.mask[of, shared + self.width - len(prompt) :] = 1
+
+    def done(self, model: Any, positions: Any) -> Plain:
+        return Plain(model, self.full, self.mask.to(positions.device), positions)
+
+
+def _slices(distinct: Sequence[tuple[int, ...]], shared: int) -> Iterator[tuple[int, int]]:
+    """Borders of slices: prompts of similar length, of few enough tokens."""
     low = 0
     while low < len(distinct):
         high = low + 1
-        while high < len(distinct) and (high + 1 - low) * (len(distinct[high]) - shared) <= MAX_PREFILL_TOKENS:
+        while (
+            high < len(distinct)
+            and (high + 1 - low) * (len(distinct[high]) - shared) <= MAX_PREFILL_TOKENS
+            and len(distinct[high]) <= SIMILAR * len(distinct[low]) + 16
+        ):
             high += 1
-        part, last = _prefill_slice(model, distinct[low:high], shared, start, pad_id)
-        rows = [row for prompt in distinct[low:high] for row in rows_of[prompt]]
-        source = torch.tensor([i for i, prompt in enumerate(distinct[low:high]) for _ in rows_of[prompt]], device=device)
-        for layer, filled in zip(_layers(full, part, len(prompts)), part.layers, strict=True):
-            layer.place(rows, source, filled, shared, width)
-        for row, i in zip(rows, source.tolist(), strict=True):
-            mask[row, shared + width - len(prompts[row]) :] = 1
-            logits[row] = last[i]
+        yield low, high
         low = high
-    return torch.stack(logits), full, mask, mask.sum(dim=1) - 1
+
+
+def _shared_start(model: Any, ids: Sequence[int]) -> Any:
+    """The cache of what all prompts begin with."""
+    start = _cache(max(len(ids), 1))
+    if ids:
+        model(input_ids=torch.tensor([ids], device=model.device), past_key_values=start, use_cache=True, logits_to_keep=1)
+    return start
 
 
 def _prefill_slice(model: Any, prompts: list[tuple[int, ...]], shared: int, start: Any, pad_id: int) -> tuple[Any, Any]:

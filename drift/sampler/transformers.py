@@ -53,10 +53,11 @@ class Transformers:
 
         from drift.model import policy as policies
         from drift.model.chat import prompt_ids
-        from drift.sampler import decode
+        from drift.sampler import decode, skinny
 
         tokenizer = policies.load_tokenizer(policy)
         loaded = [policies.load_model(policy, getattr(torch, precision.resolve(self.precision)), merge=True)]
+        skinny.lighten(loaded[0])
         stops = stop_ids(loaded[0], tokenizer)
 
         def generate(prompts: Sequence[Prompt], uniforms: Sequence[Any], tick: Callable[[float], None]) -> list[Reply | None]:

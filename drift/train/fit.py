@@ -5,7 +5,7 @@ the precision: bfloat16 weights lose small updates. A killed training resumes fr
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ from drift.train.reference import make_trainer, recheck
 from drift.train.rows import Plan, layout_module
 from drift.train.settings import Train
 
-VERSION = 4
+VERSION = 5
+Watch = Callable[[list[dict[str, float]]], None]
 
 
-def train_stage(store: Store, train: Train, start: Policy, reference: Policy, plan: Plan, scored: Stage, *, epochs: int) -> Stage:
-    """The next policy: `policy/` and `steps.jsonl` (one row of metrics a step). `scored`: the reference's stage."""
+def train_stage(
+    store: Store, train: Train, start: Policy, reference: Policy, plan: Plan, scored: Stage, *, epochs: int, watch: Watch
+) -> Stage:
+    """The next policy: `policy/` and `steps.jsonl` (one row of metrics a step). `scored`: the reference's stage. `watch` sees the
+    metrics of all steps so far after every step; what it raises ends the training, which goes on from there when run again."""
     text = (scored.path / "reference.json").read_text(encoding="utf-8")
     same = reference == start
 
@@ -33,7 +37,7 @@ def train_stage(store: Store, train: Train, start: Policy, reference: Policy, pl
         values = json.loads(text)
         if not same:
             recheck(train, reference, plan, values)
-        return fit(train, start, plan, values, scored.path / "frozen", progress, output, same=same, epochs=epochs)
+        return fit(train, start, plan, values, scored.path / "frozen", progress, output, same=same, epochs=epochs, watch=watch)
 
     settings = train.key() | {"epochs": epochs, "check_start": same}
     inputs = {"policy": start.fingerprint, "rows": plan.key, "reference": digest(text)}
@@ -51,6 +55,7 @@ def fit(
     *,
     same: bool,
     epochs: int,
+    watch: Watch,
 ) -> dict[str, Any]:
     """Trains, and writes `policy/` and `steps.jsonl` to `output`; checkpoints go to `progress`, and are resumed from."""
     import torch
@@ -68,6 +73,11 @@ def fit(
         model = train.adapter.attach(model)
     steps = ordered_steps(plan, epochs)
     layers = num_frozen(train, start, plan)
+
+    def after_step(history: list[dict[str, float]]) -> None:
+        bar.advance(1)
+        watch(history)
+
     with Progress("training", total=len(steps), unit="steps") as bar, removed(model, layers):
         module = PolicyModule(
             model,
@@ -75,7 +85,7 @@ def fit(
             layout_module(plan.layout),
             num_steps=len(steps),
             check_start=same,
-            on_step=lambda row: bar.advance(1),
+            on_step=after_step,
         )
         loader = Steps(module, plan, steps, reference, frozen if layers else None, tokenizer.pad_token_id or 0)
         saved = progress / "last.ckpt"

@@ -62,7 +62,7 @@ class PolicyModule(lightning.LightningModule):
         optimizer.step()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
         self.history.append({"step": len(self.history) + 1} | row)
-        self.on_step(row)
+        self.on_step(self.history)
 
     def _step_gradients(self, step: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Accumulates the gradients of one step; returns its metrics, means over its pairs (entropy: over its
@@ -84,7 +84,7 @@ class PolicyModule(lightning.LightningModule):
                 loss = torch.stack([part.sum() for part in parts.values()]).sum()
                 self.manual_backward(loss / pairs)
             metrics = {f"loss_{name}": part.sum() for name, part in parts.items()} | {"loss": loss}
-            metrics |= dynamics(chosen, rejected, ratios, self.settings.loss.beta)
+            metrics |= dynamics(chosen, rejected, ratios, batch["reply_lengths"].chunk(2), self.settings.loss.beta)
             metrics["entropy"] = entropies.sum() * pairs / reply_tokens
             for name, value in metrics.items():
                 total[name] = total.get(name, torch.zeros(())) + value.detach().cpu() / pairs
@@ -149,8 +149,11 @@ def adamw_8bit(parameters: Any, rate: float) -> Any:
     return AdamW8bit(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
 
 
-def dynamics(chosen: Tensor, rejected: Tensor, ratios: tuple[Tensor, Tensor], beta: float) -> dict[str, Tensor]:
-    """What is watched beside the loss, summed over a batch's pairs; "dpo" is the sigmoid loss, whichever is trained on."""
+def dynamics(
+    chosen: Tensor, rejected: Tensor, ratios: tuple[Tensor, Tensor], lengths: tuple[Tensor, ...], beta: float
+) -> dict[str, Tensor]:
+    """What is watched beside the loss, summed over a batch's pairs; "dpo" is the sigmoid loss, whichever is trained on;
+    "chosen_shift": log-probability of a token of the chosen reply against the reference (nats)."""
     rewards = (beta * ratios[0], beta * ratios[1])
     margin = rewards[0] - rewards[1]
     return {
@@ -162,6 +165,9 @@ def dynamics(chosen: Tensor, rejected: Tensor, ratios: tuple[Tensor, Tensor], be
         "sigma": torch.sigmoid(-margin).sum(),
         "logp_chosen": chosen.sum(),
         "logp_rejected": rejected.sum(),
+        "chosen_shift": (ratios[0] / lengths[0]).sum(),
+        "chosen_tokens": lengths[0].sum(),
+        "rejected_tokens": lengths[1].sum(),
     }
 
 

@@ -1,0 +1,28 @@
+"""Linear layers for a few rows on a CPU: the weight times the rows, instead of the rows times the weight.
+
+The same products; but for some ten to fifty rows, which is what decoding has, the library's other path takes twice the time
+(measured on two cores, 135M model in float32: 32 rows through all layers 158 ms against 72; from 64 rows on it is the better one).
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+
+ROWS = range(6, 49)
+
+
+def lighten(model: Any) -> None:
+    """Gives the plain linear layers of a model that only samples this form, where it pays."""
+    for module in model.modules():
+        if type(module) is torch.nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
+            module.forward = partial(_forward, module)
+
+
+def _forward(module: Any, x: Any) -> Any:
+    rows = x.shape[:-1].numel()
+    if rows not in ROWS:
+        return linear(x, module.weight, module.bias)
+    out = (module.weight @ x.reshape(rows, -1).T).T.view(*x.shape[:-1], -1)
+    return out if module.bias is None else out + module.bias

@@ -1,0 +1,77 @@
+"""Alarms: each fires on what it is for and on nothing else; stop ends a run that can be gone on with."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from conftest import SMALL, command, compose
+from hydra.utils import instantiate
+
+from drift.errors import UserError
+
+OFF = dict.fromkeys(
+    ["chosen_fall", "entropy_share", "copied_share", "length_ratio", "distinct2_share", "missing_ends", "perplexity_ratio"]
+)
+
+
+def alarms(**settings):
+    return replace(instantiate(compose().alarms), **OFF | settings)
+
+
+def steps(shift, entropy):
+    return [{"chosen_shift": s, "entropy": e} for s, e in zip(shift, entropy, strict=True)]
+
+
+def test_training_alarms_look_at_the_last_steps():
+    calm, falling = [0.0] * 8, [0.0] * 4 + [-0.3, -0.9, -1.5, -2.0]
+    assert alarms(chosen_fall=1.0).in_training(steps(calm, [2.0] * 8)) == {}
+    found = alarms(chosen_fall=1.0).in_training(steps(falling, [2.0] * 8))
+    assert found == {"chosen_fall": "chosen replies lost 1.18 nats a token against the reference"}
+    assert alarms(chosen_fall=1.0).in_training(steps(falling[:7], [2.0] * 7)) == {}
+    assert list(alarms(entropy_share=0.5).in_training(steps(calm, [2.0] * 4 + [0.9] * 4))) == ["entropy_share"]
+    assert alarms().in_training(steps(falling, [2.0] * 4 + [0.1] * 4)) == {}
+    assert alarms(chosen_fall=0.1).in_training(steps(falling[-3:], [2.0] * 3)) == {}  # too few steps to say
+
+
+def test_sampling_alarms_count_copies_of_all_kinds():
+    counts = {"seen": 20, "used": 12, "identical": 1, "copied": 3, "echo": 0, "kept_echo": 3}
+    assert alarms(copied_share=0.35).in_sampling(counts) == {}
+    assert "7 of 20" in alarms(copied_share=0.34).in_sampling(counts)["copied_share"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "metric", "fine", "bad"),
+    [
+        ({"length_ratio": 2.0}, "words", 11.0, 9.0),
+        ({"length_ratio": 2.0}, "words", 39.0, 41.0),
+        ({"distinct2_share": 0.8}, "distinct-2", 17.0, 15.0),
+        ({"missing_ends": 0.3}, "missing ends", 20.2, 20.4),
+        ({"perplexity_ratio": 2.0}, "perplexity under start", 39.0, 41.0),
+    ],
+)
+def test_evaluation_alarms_compare_with_the_start_model(settings, metric, fine, bad):
+    watching, start = alarms(**settings), {metric: {"value": 20.0}}
+    assert watching.in_evaluation({metric: {"value": fine}}, start) == {}
+    assert list(watching.in_evaluation({metric: {"value": bad}}, start)) == list(settings)
+    assert watching.in_evaluation({metric: {"value": None}}, start) == {} == watching.in_evaluation({}, {})
+
+
+def test_a_threshold_that_always_fires_is_refused():
+    with pytest.raises(UserError, match="alarms.length_ratio=0.5: expected above 1"):
+        alarms(length_ratio=0.5).check()
+
+
+def test_stop_ends_the_run_and_the_same_command_without_it_goes_on(cache, tmp_path):
+    common = [
+        *SMALL, f"model.cache_dir={cache}", "iterations=1", "alarms.entropy_share=2", f"store.dir={tmp_path}/store",
+        "train.pairs_per_step=1",
+    ]  # fmt: skip
+    stopped = command(*common, "alarms.action=stop", f"hydra.run.dir={tmp_path}/stopped")
+    assert stopped.returncode == 1 and "Stopped by the alarm entropy_share in iteration 1, training" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    warned = command(*common, f"hydra.run.dir={tmp_path}/warned")
+    assert warned.returncode == 0 and warned.stdout.count("ALARM (entropy_share)") == 1, warned.stderr
+    for name, status in (("stopped", "failed"), ("warned", "finished")):
+        state = json.loads((tmp_path / name / "run.json").read_text())
+        assert state["status"] == status and [alarm["name"] for alarm in state["alarms"]] == ["entropy_share"]
+        assert "Alarm entropy_share" in (tmp_path / name / "report.html").read_text()
