@@ -12,9 +12,12 @@ MEASURED = (
 )
 
 
-def card(records: Sequence[Record]) -> list[tuple[str, list[dict[str, str]]]]:
-    """What a report says of the records that it rests on: (heading, table)."""
-    return [("Labels and categories", categories(records)), ("Who says so, and how often that is right", detectors(records))]
+def card(records: Sequence[Record]) -> list[tuple[str, list[dict[str, str]], str]]:
+    """What a report says of the records that it rests on: (heading, table, note)."""
+    return [
+        ("Labels and categories", categories(records), ""),
+        ("Who says so, and how often that is right", detectors(records), MEASURED),
+    ]
 
 
 def share(count: int, records: Sequence[Record]) -> str:

@@ -14,7 +14,7 @@ from drift.data.usable import usable
 from drift.errors import UserError
 from drift.records import Record, digest, write_text
 from drift.report import plots
-from drift.report.card import MEASURED, card, kind_of, share
+from drift.report.card import card, kind_of, share
 from drift.report.console import Progress, say, table
 
 EXAMPLES_OF_EACH, LONGEST, ALIKE = 2, 2000, 0.8
@@ -39,8 +39,8 @@ def describe(run: Any, file: Path, out: Path) -> None:
     verdict = [*sentences(records, broken, fit, aside, run), twins(records)]
     tables = [
         *card(records),
-        ("Languages", languages(records)),
-        ("Lengths in tokens of the model", quartiles(lengths)),
+        ("Languages", languages(records), ""),
+        ("Lengths in tokens of the model", quartiles(lengths), ""),
     ]
     pictures = [
         ("Tokens of prompt and reply", plots.histogram({name: lengths[name] for name in ("prompt", "reply")}, "tokens")),
@@ -50,13 +50,11 @@ def describe(run: Any, file: Path, out: Path) -> None:
     page = environment.get_template("describe.html.j2")
     write_text(
         out,
-        page.render(
-            title=file.name, verdict=verdict, tables=tables, measured=MEASURED, pictures=pictures, examples=examples(records)
-        ),
+        page.render(title=file.name, verdict=verdict, tables=tables, pictures=pictures, examples=examples(records)),
     )
     for line in verdict:
         say(line)
-    for heading, rows in tables:
+    for heading, rows, _ in tables:
         say(f"\n{heading}")
         table(rows)
     say(f"\nPage: {out}")
@@ -93,7 +91,7 @@ def examples(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
     kinds = Counter(kind_of(record) for record in records)
     mixed = sorted(records, key=lambda record: digest(record.key))
     return [
-        (" ".join(kind), [record for record in mixed if kind_of(record) == kind][:EXAMPLES_OF_EACH])
+        (kind[0] if kind[1] == "-" else ", ".join(kind), [record for record in mixed if kind_of(record) == kind][:EXAMPLES_OF_EACH])
         for kind, _ in kinds.most_common()
     ]
 

@@ -68,7 +68,6 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
         dynamics=plots.dynamics({label: [_steps(place) for place in places] for label, places in grouped.items()}),
         differing=settings.differing(members),
         members=[(state, _seconds(state), _cards(place)) for place, state in members.items()],
-        measured=card.MEASURED,
         samples=samples.items({label: places[0] for label, places in grouped.items()}),
     )
     report = folder / "report.html"
