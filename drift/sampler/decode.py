@@ -38,9 +38,10 @@ def sample(
     banded: bool | None = None,
 ) -> list[list[int]]:
     """Token ids of one reply per row, the stop token included where one was sampled. `temperature` 0 is greedy. `banded`: attention
-    without padding (see bands.py; None: on a CPU, where the model is known to allow it; on a GPU nobody has measured it)."""
+    without padding (see bands.py; None: on a CPU, where the model is known to allow it and a padded cache would be twice as
+    large; on a GPU nobody has measured it)."""
     if banded is None:
-        banded = model.device.type == "cpu" and bands.supports(model)
+        banded = model.device.type == "cpu" and bands.supports(model) and bands.saves([row.prompt for row in rows])
     logits, state = prefill(model, [list(row.prompt) for row in rows], max_new_tokens, pad_id, banded=banded)
     device = logits.device
     uniforms = torch.stack([torch.as_tensor(row.uniforms) for row in rows]).to(device)  # (B, max_new_tokens)

@@ -9,7 +9,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from drift.sampler import bands
 
 MAX_PREFILL_TOKENS = 1024  # of one slice: larger ones only fall out of the CPU's cache
-SIMILAR = 1.5  # the longest prompt of a slice to its shortest
+SIMILAR = 1.5  # the longest prompt of a band to its shortest
 
 
 class InPlaceLayer(DynamicLayer):
@@ -82,65 +82,63 @@ def prefill(model: Any, prompts: list[list[int]], max_new_tokens: int, pad_id: i
     seats = bands.seats(rows, distinct)
     shared = _common_prefix(distinct)
     start = _shared_start(model, distinct[0][:shared])
-    logits: list[Any] = [None] * len(rows)
     positions = torch.tensor([len(row) for row in rows], device=model.device) - 1
-    state = Banding(max_new_tokens) if banded else Padding(len(rows), len(distinct[-1]), max_new_tokens)
-    for low, high in _slices(distinct, shared):
-        part, last = _prefill_slice(model, distinct[low:high], shared, start, pad_id)
-        for of, row_logits in zip(seats[low:high], last, strict=True):
-            for row in of:
-                logits[row] = row_logits
-        state.add(part, distinct[low:high], shared, seats[low:high])
-    return torch.stack(logits), state.done(model, positions)
+    logits: list[Any] = [None] * len(rows)
+    found: list[bands.Band] = []
+    for first, end in _similar(distinct) if banded else [(0, len(distinct))]:
+        together = distinct[first:end]
+        places = [[i] for i in range(len(together))] if banded else seats  # a band holds a prompt once, a plain cache for every row
+        padded = Padded(len(together) if banded else len(rows), len(together[-1]), 0 if banded else max_new_tokens)
+        for low, high in _slices(together, shared):
+            part, last = _prefill_slice(model, together[low:high], shared, start, pad_id)
+            padded.add(part, together[low:high], shared, places[low:high])
+            for of, row_logits in zip(seats[first + low : first + high], last, strict=True):
+                for row in of:
+                    logits[row] = row_logits
+        if not banded:
+            return torch.stack(logits), Plain(model, padded.cache, padded.mask.to(model.device), positions)
+        found.append(padded.band(seats[first:end]))
+    return torch.stack(logits), bands.Replies(model, found, positions, max_new_tokens)
 
 
-class Banding:
-    """Slices become bands."""
+class Padded:
+    """Prompts in one cache, as wide as the longest of them and `room` for more."""
 
-    def __init__(self, max_new_tokens: int) -> None:
-        self.max_new_tokens, self.bands = max_new_tokens, list[bands.Band]()
-
-    def add(self, part: Any, prompts: Sequence[tuple[int, ...]], shared: int, seats: list[list[int]]) -> None:
-        keys, values = [layer.keys for layer in part.layers], [layer.values for layer in part.layers]
-        bias = keys[0].new_zeros(len(prompts), 1, 1, keys[0].shape[2])
-        for i, prompt in enumerate(prompts):
-            bias[i, ..., shared : shared + len(prompts[-1]) - len(prompt)] = float("-inf")
-        self.bands.append(bands.Band(keys, values, bias, seats))
-
-    def done(self, model: Any, positions: Any) -> bands.Replies:
-        return bands.Replies(model, self.bands, positions, self.max_new_tokens)
-
-
-class Padding:
-    """Slices are copied into one cache."""
-
-    def __init__(self, num_rows: int, width: int, max_new_tokens: int) -> None:
+    def __init__(self, num_rows: int, width: int, room: int) -> None:
         self.num_rows, self.width = num_rows, width
-        self.full, self.mask = _cache(width + max_new_tokens), torch.zeros((num_rows, width), dtype=torch.long)
+        self.cache, self.mask = _cache(width + room), torch.zeros((num_rows, width), dtype=torch.long)
 
-    def add(self, part: Any, prompts: Sequence[tuple[int, ...]], shared: int, seats: list[list[int]]) -> None:
-        rows = [row for of in seats for row in of]
-        source = torch.tensor([i for i, of in enumerate(seats) for _ in of], device=part.layers[0].keys.device)
-        for layer, filled in zip(_layers(self.full, part, self.num_rows), part.layers, strict=True):
+    def add(self, part: Any, prompts: Sequence[tuple[int, ...]], shared: int, places: list[list[int]]) -> None:
+        """The slice's prompts, each in all of its places."""
+        rows = [row for of in places for row in of]
+        source = torch.tensor([i for i, of in enumerate(places) for _ in of], device=part.layers[0].keys.device)
+        for layer, filled in zip(_layers(self.cache, part, self.num_rows), part.layers, strict=True):
             layer.place(rows, source, filled, shared, self.width)
         self.mask[:, :shared] = 1
-        for prompt, of in zip(prompts, seats, strict=True):
+        for prompt, of in zip(prompts, places, strict=True):
             self.mask[of, shared + self.width - len(prompt) :] = 1
 
-    def done(self, model: Any, positions: Any) -> Plain:
-        return Plain(model, self.full, self.mask.to(positions.device), positions)
+    def band(self, replies: list[list[int]]) -> bands.Band:
+        keys, values = [layer.keys for layer in self.cache.layers], [layer.values for layer in self.cache.layers]
+        bias = keys[0].new_zeros(self.mask.shape).masked_fill(self.mask.to(keys[0].device) == 0, float("-inf"))
+        return bands.Band(keys, values, bias[:, None, None], replies)
+
+
+def _similar(distinct: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, int]]:
+    """Borders of bands: prompts, sorted by length, of similar length."""
+    low = 0
+    for high in range(1, len(distinct) + 1):
+        if high == len(distinct) or len(distinct[high]) > SIMILAR * len(distinct[low]) + 16:
+            yield low, high
+            low = high
 
 
 def _slices(distinct: Sequence[tuple[int, ...]], shared: int) -> Iterator[tuple[int, int]]:
-    """Borders of slices: prompts of similar length, of few enough tokens."""
+    """Borders of slices: prompts, sorted by length, of few enough tokens."""
     low = 0
     while low < len(distinct):
         high = low + 1
-        while (
-            high < len(distinct)
-            and (high + 1 - low) * (len(distinct[high]) - shared) <= MAX_PREFILL_TOKENS
-            and len(distinct[high]) <= SIMILAR * len(distinct[low]) + 16
-        ):
+        while high < len(distinct) and (high + 1 - low) * (len(distinct[high]) - shared) <= MAX_PREFILL_TOKENS:
             high += 1
         yield low, high
         low = high
