@@ -39,9 +39,7 @@ class Alarms:
         """Alarm -> what was seen, in an iteration's steps so far."""
         if len(rows) < WINDOW:
             return {}
-        first, now = (
-            {name: sum(row[name] for row in part) / WINDOW for name in rows[0]} for part in (rows[:WINDOW], rows[-WINDOW:])
-        )
+        first, now = mean(rows[:WINDOW]), mean(rows[-WINDOW:])
         found = {}
         if self.chosen_fall is not None and -now["chosen_shift"] > self.chosen_fall:
             found["chosen_fall"] = f"chosen replies lost {-now['chosen_shift']:.2f} nats a token against the reference"

@@ -295,3 +295,8 @@ def test_the_judges_line_is_read_and_anything_else_is_none():
 def test_mine_options_compose():
     for option in ("rules", "classifier"):
         assert instantiate(compose(f"mine={option}").mine).key()["miner"] == option
+
+
+def test_precision_was_measured_at_the_thresholds_that_ship():
+    shipped = compose("mine=classifier").mine
+    assert classifier.MEASURED_FROM == {"dsat": shipped.dsat_threshold, "sat": shipped.sat_threshold}

@@ -47,6 +47,8 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
         label: [place for place, state in members.items() if any(state is other for other in group)]
         for label, group in tables.groups(states).items()
     }
+    logs = {(place / "records.jsonl").resolve() for place in members}  # members that share the stage share the file
+    cards = {log: _cards(log) for log in logs}
     usable = {label: members for label, members in tables.groups(states).items() if tables.scored_names(members)}
     main = tables.headline(next(iter(usable.values()))) if usable else "score"
     lines = {
@@ -67,7 +69,7 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
         comparisons=tables.comparisons(usable) if len(usable) > 1 else [],
         dynamics=plots.dynamics({label: [_steps(place) for place in places] for label, places in grouped.items()}),
         differing=settings.differing(members),
-        members=[(state, _seconds(state), _cards(place)) for place, state in members.items()],
+        members=[(state, _seconds(state), cards[(place / "records.jsonl").resolve()]) for place, state in members.items()],
         samples=samples.items({label: places[0] for label, places in grouped.items()}),
     )
     report = folder / "report.html"
@@ -110,9 +112,8 @@ def _seconds(state: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _cards(folder: Path) -> list[Any]:
+def _cards(file: Path) -> list[Any]:
     """The data card, where the records come from a log."""
-    file = folder / "records.jsonl"
     records = read_records(file) if file.is_file() else []
     return card.card(records) if records and records[0].provenance else []
 

@@ -58,19 +58,13 @@ def fit(
     watch: Watch,
 ) -> dict[str, Any]:
     """Trains, and writes `policy/` and `steps.jsonl` to `output`; checkpoints go to `progress`, and are resumed from."""
-    import torch
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    from drift.model.policy import free, load_model, load_tokenizer, save_policy
+    from drift.model.policy import free, load_tokenizer, save_policy
     from drift.train.modules import AtomicCheckpoints, PolicyModule
 
-    kind, dtype = train.dtype()
-    if start.is_adapter and train.adapter is None:
-        raise UserError(f"{start.directory} is an adapter, so train=full can't go on from it. Use train=lora.")
-    tokenizer = load_tokenizer(start)
-    model = load_model(start, getattr(torch, dtype), trainable=True)
-    if train.adapter is not None and not start.is_adapter:
-        model = train.adapter.attach(model)
+    kind = train.dtype()[0]
+    tokenizer, model = load_tokenizer(start), trainable(train, start)
     steps = ordered_steps(plan, epochs)
     layers = num_frozen(train, start, plan)
 
@@ -100,6 +94,18 @@ def fit(
     free()
     work = plan.workload()
     return {"pairs": len(plan.pairs), "steps": len(steps)} | work | {"tokens": epochs * work["tokens"]}
+
+
+def trainable(train: Train, start: Policy) -> Any:
+    """The start policy's model with the parameters that are trained: its own adapter's, a new one's, or all."""
+    import torch
+
+    from drift.model.policy import load_model
+
+    if start.is_adapter and train.adapter is None:
+        raise UserError(f"{start.directory} is an adapter, so train=full can't go on from it. Use train=lora.")
+    model = load_model(start, getattr(torch, train.dtype()[1]), trainable=True)
+    return train.adapter.attach(model) if train.adapter is not None and not start.is_adapter else model
 
 
 class Steps:
