@@ -39,12 +39,12 @@ class Alarms:
         """Alarm -> what was seen, in an iteration's steps so far."""
         if len(rows) < WINDOW:
             return {}
-        first, now = mean(rows[:WINDOW]), mean(rows[-WINDOW:])
-        found = {}
-        if self.chosen_fall is not None and -now["chosen_shift"] > self.chosen_fall:
-            found["chosen_fall"] = f"chosen replies lost {-now['chosen_shift']:.2f} nats a token against the reference"
-        if self.entropy_share is not None and now["entropy"] < self.entropy_share * first["entropy"]:
-            found["entropy_share"] = f"entropy fell from {first['entropy']:.2f} to {now['entropy']:.2f} nats"
+        first, now = rows[:WINDOW], rows[-WINDOW:]
+        found, fall, entropy, before = {}, -mean(now, "chosen_shift"), mean(now, "entropy"), mean(first, "entropy")
+        if self.chosen_fall is not None and fall > self.chosen_fall:
+            found["chosen_fall"] = f"chosen replies lost {fall:.2f} nats a token against the reference"
+        if self.entropy_share is not None and entropy < self.entropy_share * before:
+            found["entropy_share"] = f"entropy fell from {before:.2f} to {entropy:.2f} nats"
         return found
 
     def in_sampling(self, counts: dict[str, int]) -> dict[str, str]:
@@ -70,5 +70,5 @@ class Alarms:
         return found
 
 
-def mean(rows: Rows) -> dict[str, float]:
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+def mean(rows: Rows, name: str) -> float:
+    return sum(row[name] for row in rows) / len(rows)

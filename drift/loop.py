@@ -147,7 +147,8 @@ def improve(
     reference = policy if run.reference == "iteration" else start
     scored = reference_stage(run.store, run.train, reference, policy, rows)
     watch = partial(journal.watch, iteration)
-    trained = train_stage(run.store, run.train, policy, reference, rows, scored, epochs=epochs, watch=watch)
+    train = run.train.at(iteration)
+    trained = train_stage(run.store, train, policy, reference, rows, scored, epochs=epochs, watch=watch)
     journal.trained(iteration, made, trained, pairs)
     return policy_at(trained.path / "policy"), new
 

@@ -258,6 +258,8 @@ def test_training_prompts_that_the_evaluation_asks_are_removed_refused_or_kept()
     assert [record.conversation for record in kept] == ["other", "near but short"]
     assert [(row["record"], row["found"]) for row in aside] == [("equal:1", "equal"), ("thirteen:1", "13 words in a row")]
     assert apart(records, prompts, "keep")[0] == records
+    with pytest.raises(UserError, match="All 1 training records have prompts that overlap"):
+        apart([record for record in records if record not in kept][:1], prompts, "remove")
     with pytest.raises(UserError, match="2 training records have prompts that the evaluation asks, the first is equal:1"):
         apart(records, prompts, "refuse")
 

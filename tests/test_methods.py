@@ -9,6 +9,7 @@ from drift.method.drift import Drift
 from drift.method.filters import Filters
 from drift.method.guided import Guidance
 from drift.method.iterdpo import IterDpo
+from drift.method.random_logged import RandomLogged
 from drift.method.spin import Spin
 from drift.method.warmup import Warmup
 from drift.records import Pair, Record, Reply
@@ -67,6 +68,12 @@ def test_guided_samples_see_reply_and_feedback_but_the_pair_keeps_the_original_p
     assert [m["role"] for m in shown] == ["user", "assistant", "user"]
     assert shown[1]["content"] == "logged dsat 0" and shown[2]["content"] == "No commas please.\n\nDo better."
     assert first.prompt == LOG[0].prompt
+
+
+def test_the_control_rejects_logged_replies_whatever_the_user_thought():
+    pairs = list(RandomLogged(guidance=UNGUIDED, rounds=1).make_pairs(LOG, scripted("fresh")))
+    assert [(p.record, p.rejected) for p in pairs] == [(record.id, record.reply) for record in LOG]
+    assert {(p.chosen, p.fresh) for p in pairs} == {("fresh", ("chosen",))}
 
 
 def test_spin_chooses_the_logged_sat_reply_and_goes_round_with_new_samples():

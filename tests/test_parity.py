@@ -103,11 +103,13 @@ def our_step(
         frozen_cache_gib=1.0,
         warmup_share=0.0,
         final_rate_share=1.0,
+        rate_decay=1.0,
         max_grad_norm=1.0,
         gradient_checkpointing=gradient_checkpointing,
         precision="float32",
         parameters="float32",
         max_tokens=4096,
+        signal_every=0,
         checkpoint_every_steps=1,
         adapter=adapter,
     )

@@ -85,6 +85,16 @@ def test_every_run_starts_at_ln_two_and_learns_its_pairs(cache, tmp_path, overri
     assert all(step["grad_norm"] > 0 for step in steps) and steps[-1]["dpo"] != steps[0]["dpo"]
 
 
+def test_later_iterations_can_learn_more_slowly(cache, tmp_path):
+    log = feedback_file(tmp_path / "log.jsonl", dsat=12, sat=12)
+    perform(tmp_path / "run", *settings(cache, log, tmp_path / "store"), "train.rate_decay=0.25")
+    rates = [
+        [json.loads(line)["learning_rate"] for line in (tmp_path / f"run/iteration_{i}/steps.jsonl").read_text().splitlines()]
+        for i in (1, 2)
+    ]
+    assert rates[1] == pytest.approx([rate / 4 for rate in rates[0]]) and rates[0][0] > 0
+
+
 def test_the_warm_start_is_a_stage_before_the_first_iteration(cache, tmp_path):
     log = feedback_file(tmp_path / "log.jsonl", dsat=12, sat=6)
     seed = {"prompt": [{"role": "user", "content": "Which?"}], "rejected": [{"content": "bad"}], "chosen": [{"content": "good"}]}

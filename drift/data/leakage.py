@@ -64,4 +64,9 @@ def apart(records: list[Record], prompts: Iterable[Prompt], what: str) -> tuple[
             f"{len(aside)} training records have prompts that the evaluation asks, the first is {aside[0]['record']} "
             f"({aside[0]['found']}). intake.leakage=remove leaves them out."
         )
+    if records and not kept:
+        raise UserError(
+            f"All {len(records)} training records have prompts that overlap with the evaluation's, the first is {aside[0]['record']} "
+            f"({aside[0]['found']}). If all prompts begin with the same text, set intake.leakage=keep."
+        )
     return kept, aside

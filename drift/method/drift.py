@@ -21,9 +21,8 @@ class Drift:
     rounds: int
 
     def make_pairs(self, records: Sequence[Record], draw: Any) -> Iterator[Pair]:
-        unhappy = [record for record in records if record.label == "dsat"]
         for k in range(self.rounds):
-            for record, (reply,) in draw(unhappy, self.prompts_of, first_sample=k, label="fresh replies"):
+            for record, (reply,) in draw(self.rejected(records), self.prompts_of, first_sample=k, label="fresh replies"):
                 yield Pair(
                     prompt=record.prompt,
                     chosen=reply.text,
@@ -34,6 +33,10 @@ class Drift:
                     feedback=record.feedback,
                     record=record.id,
                 )
+
+    def rejected(self, records: Sequence[Record]) -> list[Record]:
+        """Those whose reply becomes a rejected one."""
+        return [record for record in records if record.label == "dsat"]
 
     def prompts_of(self, record: Record) -> list[Prompt]:
         return self.guidance.prompts(record, 1)

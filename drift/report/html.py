@@ -51,6 +51,7 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
     cards = {log: _cards(log) for log in logs}
     usable = {label: members for label, members in tables.groups(states).items() if tables.scored_names(members)}
     main = tables.headline(next(iter(usable.values()))) if usable else "score"
+    steps = {label: [_steps(place) for place in places] for label, places in grouped.items()}
     lines = {
         label: [
             (name, level(tables.per_item(members, name, main)))
@@ -67,7 +68,8 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
         plot=plots.by_iteration(lines, main) if lines else "",
         scores=[row for label, members in usable.items() for row in tables.rows(label, members)],
         comparisons=tables.comparisons(usable) if len(usable) > 1 else [],
-        dynamics=plots.dynamics({label: [_steps(place) for place in places] for label, places in grouped.items()}),
+        dynamics=plots.dynamics(steps),
+        signal=tables.signal(steps),
         differing=settings.differing(members),
         members=[(state, _seconds(state), cards[(place / "records.jsonl").resolve()]) for place, state in members.items()],
         samples=samples.items({label: places[0] for label, places in grouped.items()}),

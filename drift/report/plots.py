@@ -38,9 +38,12 @@ def histogram(values: dict[str, Sequence[float]], xlabel: str) -> str:
 
 
 DYNAMICS = {
-    "loss": "loss", "margin": "reward margin", "accuracy": "accuracy", "reward_chosen": "reward, chosen",
-    "reward_rejected": "reward, rejected", "sigma": "sigma(-margin)", "logp_chosen": "log p, chosen (nats)",
-    "entropy": "entropy (nats)", "grad_norm": "gradient norm",
+    "loss": "loss", "margin": "reward margin", "accuracy": "accuracy",
+    "reward_chosen": "reward, chosen", "reward_rejected": "reward, rejected", "sigma": "sigma(-margin)",
+    "logp_chosen": "log p, chosen (nats)", "logp_rejected": "log p, rejected (nats)", "entropy": "entropy (nats)",
+    "chosen_tokens": "length, chosen (tokens)", "rejected_tokens": "length, rejected (tokens)", "grad_norm": "gradient norm",
+    "dpo_norm": "gradient norm, preference part", "dpo_pair_norm": "the same of single pairs",
+    "learning_rate": "learning rate",
 }  # fmt: skip
 
 
@@ -58,10 +61,12 @@ def dynamics(lines: dict[str, list[list[dict[str, float]]]]) -> str:
             }
     if not means:
         return ""
-    with drawing(rows=3, columns=3, size=(9.6, 6.6)) as (grid, svg):
+    with drawing(rows=5, columns=3, size=(9.6, 11.0)) as (grid, svg):
         for axes, (name, title) in zip(grid.flat, DYNAMICS.items(), strict=True):
             for label, values in means.items():
-                axes.plot(np.arange(1, len(values[name]) + 1), values[name], label=label, linewidth=1.3)
+                known = np.flatnonzero(~np.isnan(values[name]))  # some are measured at some steps only
+                marker = "." if len(known) < len(values[name]) else ""
+                axes.plot(known + 1, values[name][known], label=label, linewidth=1.3, marker=marker)
             for border in np.flatnonzero(np.diff(next(iter(means.values()))["iteration"])):
                 axes.axvline(border + 1.5, color="#c3ccd6", linewidth=0.8)
             axes.set_title(title, fontsize=9, loc="left")

@@ -30,9 +30,14 @@ def groups(states: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def scored_names(states: list[dict[str, Any]]) -> list[str]:
-    """The evaluated policies that every given run has, in order."""
-    every = [[point["name"] for point in state["points"] if "scores" in point] for state in states]
-    return [name for name in every[0] if all(name in names for names in every)] if every else []
+    """The evaluated policies of runs that differ by seeds alone, in order; some runs may not have come to the last ones yet."""
+    furthest = max(states, key=lambda state: len(state["points"]), default={"points": []})
+    return [point["name"] for point in furthest["points"] if "scores" in point]
+
+
+def having(states: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The runs in which that policy has been evaluated."""
+    return [state for state in states if any(p.get("name") == name and "scores" in p for p in state["points"])]
 
 
 def point(state: dict[str, Any], name: str) -> dict[str, Any]:
@@ -40,23 +45,25 @@ def point(state: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def per_item(states: list[dict[str, Any]], name: str, metric: str) -> list[dict[str, float]]:
-    """Per-prompt values of a metric, one dict per run."""
-    values = [point(state, name)["scores"]["metrics"][metric]["per_item"] for state in states]
+    """Per-prompt values of a metric, one dict per run that has them."""
+    values = [point(state, name)["scores"]["metrics"][metric]["per_item"] for state in having(states, name)]
     return [value for value in values if value]
 
 
 def headline(states: list[dict[str, Any]]) -> str:
-    return point(states[0], scored_names(states)[0])["scores"]["headline"] if scored_names(states) else "score"
+    names = scored_names(states)
+    return point(having(states, names[0])[0], names[0])["scores"]["headline"] if names else "score"
 
 
 def rows(label: str, states: list[dict[str, Any]]) -> Table:
     """One row per evaluated policy of a group of runs that differ by seeds alone."""
     found, names = [], scored_names(states)
     for name in names:
-        first = point(states[0], name)
+        members = having(states, name)
+        first = point(members[0], name)
         main = first["scores"]["headline"]
-        row = {"run": label, "policy": name}
-        now, before = per_item(states, name, main), per_item(states, names[0], main)
+        row = {"run": label, "policy": name + ("" if len(members) == len(states) else f" ({len(members)} of {len(states)} runs)")}
+        now, before = per_item(members, name, main), per_item(members, names[0], main)
         row[main] = show(level(now), 3) if now else "-"
         row["against start"] = "-"
         if name != names[0] and len(now) == len(before) and now:
@@ -64,18 +71,19 @@ def rows(label: str, states: list[dict[str, Any]]) -> Table:
             row["against start"] = show(gain, 3, sign=True) + ("" if gain.separable else f" {NOT_SEPARABLE}")
         for metric, content in first["scores"]["metrics"].items():
             if metric != main:
-                values = [point(state, name)["scores"]["metrics"][metric]["value"] for state in states]
+                values = [point(state, name)["scores"]["metrics"][metric]["value"] for state in members]
                 known = [value for value in values if value is not None]
                 row[metric] = f"{sum(known) / len(known):.{content['digits']}f}" if known else "-"
         for count in ("distinct prompts", "pairs", "steps", "generated tokens"):
-            values = [point(state, name).get(count) for state in states]
+            values = [point(state, name).get(count) for state in members]
             row[count] = "-" if None in values else " / ".join(dict.fromkeys(str(value) for value in values))
         found.append(row)
     return found
 
 
 def comparisons(grouped: dict[str, list[dict[str, Any]]]) -> Table:
-    """Every two groups at their last common policy: paired difference over the seeds that both have; p for all of them at once."""
+    """Every two groups at the last policy that two seeds of both have come to (or the only one): paired difference over these
+    seeds; p for all of them at once."""
     found = [(*labels, *gap) for labels in combinations(grouped, 2) if (gap := _gap(grouped, *labels)) is not None]
     corrected = holm([1.0 if gap.p is None else gap.p for *_, gap in found])
     for (one, other, row, gap), p in zip(found, corrected, strict=True):
@@ -88,17 +96,33 @@ def comparisons(grouped: dict[str, list[dict[str, Any]]]) -> Table:
 def _gap(grouped: dict[str, list[dict[str, Any]]], one: str, other: str) -> tuple[dict[str, str], Difference] | None:
     """A row of the comparison and its difference; None where the two have nothing in common."""
     a, b = _by_seed(grouped[one]), _by_seed(grouped[other])
-    seeds = [seed for seed in a if seed in b]
-    both = [a[seed] for seed in seeds] + [b[seed] for seed in seeds]
-    names = scored_names(both)
-    if not seeds or len(names) < 2:
-        return None
-    main = headline(both)
-    now = [per_item([side[seed] for seed in seeds], names[-1], main) for side in (a, b)]
-    if len(now[0]) != len(now[1]) or not now[0]:
-        return None
-    gap = paired(now[0], now[1])
-    return {"comparison": f"{one} - {other}", "at": names[-1], main: show(gap, 3, sign=True), "over": gap.over}, gap
+    common = [seed for seed in a if seed in b]
+    main = headline([a[seed] for seed in common])
+    for name in reversed(scored_names([a[seed] for seed in common])[1:]):
+        seeds = [seed for seed in common if having([a[seed]], name) and having([b[seed]], name)]
+        if len(seeds) < min(2, len(common)):
+            continue
+        now = [per_item([side[seed] for seed in seeds], name, main) for side in (a, b)]
+        if len(now[0]) != len(now[1]) or not now[0]:
+            return None
+        gap = paired(now[0], now[1])
+        return {"comparison": f"{one} - {other}", "at": name, main: show(gap, 3, sign=True), "over": gap.over}, gap
+    return None
+
+
+def signal(lines: dict[str, list[list[dict[str, float]]]]) -> Table:
+    """How much the pairs of a step agree on where to go (see train/signal.py), per iteration; `lines`: label -> per seed, the
+    metrics of every step. Empty where nothing was measured."""
+    found = []
+    for label, seeds in lines.items():
+        measured = [row for rows in seeds for row in rows if "dpo_norm" in row]
+        for iteration in sorted({row["iteration"] for row in measured}):
+            here = [row for row in measured if row["iteration"] == iteration]
+            alone, together = (sum(row[name] for row in here) / len(here) for name in ("dpo_pair_norm", "dpo_norm"))
+            row = {"run": label, "iteration": f"{iteration:.0f}", "steps measured": str(len(here))}
+            row |= {"norm of a pair's gradient": f"{alone:.3g}", "norm of the step's mean": f"{together:.3g}"}
+            found.append(row | {"ratio": f"{together / alone:.2f}" if alone else "-"})
+    return found
 
 
 def _by_seed(states: list[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Any]]:

@@ -20,7 +20,7 @@ SCORES = (
 )
 TRAINING = (
     "loss", "dpo", "margin", "accuracy", "sigma", "reward_chosen", "reward_rejected", "logp_chosen", "logp_rejected", "entropy",
-    "grad_norm", "learning_rate",
+    "grad_norm", "dpo_norm", "dpo_pair_norm", "chosen_tokens", "rejected_tokens", "learning_rate",
 )  # fmt: skip
 
 

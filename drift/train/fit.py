@@ -21,7 +21,7 @@ from drift.train.reference import make_trainer, recheck
 from drift.train.rows import Plan, layout_module
 from drift.train.settings import Train
 
-VERSION = 5
+VERSION = 6
 Watch = Callable[[list[dict[str, float]]], None]
 
 
@@ -120,19 +120,32 @@ class Steps:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        import torch
-
+    def __iter__(self) -> Iterator[dict[str, list[dict[str, Any]]]]:
         before = [0, *accumulate(len(step) for step in self.plan.steps)]  # batches before a step
-        for index in self.steps[len(self.module.history) :]:
-            batches = []
+        measured = self.module.settings.measured
+        for done, index in enumerate(self.steps[len(self.module.history) :], start=len(self.module.history)):
+            batches, alone = [], []
             for number, batch in enumerate(self.plan.steps[index], start=before[index]):
-                tensors = self.module.layout.collate(self.plan.rows(batch), self.pad_id)
-                tensors["reference"] = torch.tensor([self.reference[i][side] for side in (0, 1) for i in batch])
+                tensors = self._collate(batch)
                 if self.frozen:
                     tensors["hidden"] = load(self.frozen, number)
                 batches.append(tensors)
-            yield batches
+                alone += self._one_by_one(batch, tensors) if measured(done) else []
+            yield {"batches": batches, "alone": alone}
+
+    def _collate(self, batch: list[int]) -> dict[str, Any]:
+        import torch
+
+        tensors = self.module.layout.collate(self.plan.rows(batch), self.pad_id)
+        return tensors | {"reference": torch.tensor([self.reference[i][side] for side in (0, 1) for i in batch])}
+
+    def _one_by_one(self, batch: list[int], whole: dict[str, Any]) -> list[dict[str, Any]]:
+        """The pairs of a batch, each a batch of its own."""
+        found = [self._collate([i]) for i in batch]
+        if "hidden" in whole:
+            for place, pair in enumerate(found):
+                pair["hidden"] = whole["hidden"][self.module.layout.tokens_of(whole, (place, place + len(batch)))]
+        return found
 
     def state_dict(self) -> dict[str, Any]:  # the module's history says where to go on; these two say to Lightning that we know
         return {}

@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from drift.errors import UserError, memory_advice
-from drift.train import objective
+from drift.train import objective, signal
 
 
 class ReferenceModule(lightning.LightningModule):
@@ -34,7 +34,8 @@ class ReferenceModule(lightning.LightningModule):
 
 
 class PolicyModule(lightning.LightningModule):
-    """The trained policy. A batch of its loader is one optimiser step: a list of row batches with reference columns."""
+    """The trained policy. A batch of its loader is one optimiser step: `batches`, a list of row batches with reference columns, and
+    `alone`, the same pairs one by one where the step's signal is to be measured."""
 
     strict_loading = False  # checkpoints hold trained parameters only: the frozen base is on disk already
 
@@ -50,13 +51,14 @@ class PolicyModule(lightning.LightningModule):
             if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()):
                 raise UserError("The model has dropout; DPO is trained without it. Set its dropout to 0 in config.json.")
 
-    def training_step(self, step: list[dict[str, Any]], step_index: int) -> None:
+    def training_step(self, step: dict[str, list[dict[str, Any]]], step_index: int) -> None:
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         optimizer.zero_grad()  # type: ignore[union-attr]
-        sums = self._step_gradients(step)
+        strength = self._signal(step["alone"]) if step["alone"] else {}
+        sums = self._step_gradients(step["batches"])
         norm = torch.nn.utils.clip_grad_norm_(self._trained(), self.settings.max_grad_norm)
         row = {name: float(value) for name, value in sums.items()}
-        row |= {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]}  # type: ignore[union-attr]
+        row |= {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]} | strength  # type: ignore[union-attr]
         if not self.history and self.check_start:
             check_start(row)
         optimizer.step()  # type: ignore[union-attr]
@@ -76,8 +78,7 @@ class PolicyModule(lightning.LightningModule):
             with memory_advice("train.tokens_per_batch", self.settings.tokens_per_batch):
                 sums, entropies = self.layout.reply_logprobs(self.model, batch)
                 chosen, rejected = sums.chunk(2)
-                reference_chosen, reference_rejected = batch["reference"].chunk(2)
-                ratios = (chosen - reference_chosen, rejected - reference_rejected)
+                ratios = (sums - batch["reference"]).chunk(2)
                 parts = self._losses(ratios, batch["reply_lengths"].chunk(2))  # (B,) each
                 if nll_weight := self.settings.loss.nll:
                     parts["nll"] = objective.nll(chosen, chosen_tokens) * pairs * nll_weight
@@ -90,7 +91,18 @@ class PolicyModule(lightning.LightningModule):
                 total[name] = total.get(name, torch.zeros(())) + value.detach().cpu() / pairs
         return total
 
-    def _losses(self, ratios: tuple[Tensor, Tensor], lengths: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def _signal(self, pairs: list[dict[str, Any]]) -> dict[str, float]:
+        """Of the step's pairs: the mean norm of their gradients, and the norm of their mean."""
+        norms, together = signal.measure(self._trained(), map(self._preference, pairs), self.manual_backward)
+        return {"dpo_pair_norm": sum(norms) / len(norms), "dpo_norm": together}
+
+    def _preference(self, batch: dict[str, Any]) -> Tensor:
+        """Scalar: the preference losses of a batch, without the NLL term."""
+        sums, _ = self.layout.reply_logprobs(self.model, batch)
+        parts = self._losses((sums - batch["reference"]).chunk(2), batch["reply_lengths"].chunk(2))
+        return torch.stack([part.sum() for part in parts.values()]).sum()
+
+    def _losses(self, ratios: tuple[Tensor, ...], lengths: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """The weighted preference losses in use, `(B,)` each."""
         loss = self.settings.loss
         functions = {
@@ -150,7 +162,7 @@ def adamw_8bit(parameters: Any, rate: float) -> Any:
 
 
 def dynamics(
-    chosen: Tensor, rejected: Tensor, ratios: tuple[Tensor, Tensor], lengths: tuple[Tensor, ...], beta: float
+    chosen: Tensor, rejected: Tensor, ratios: tuple[Tensor, ...], lengths: tuple[Tensor, ...], beta: float
 ) -> dict[str, Tensor]:
     """What is watched beside the loss, summed over a batch's pairs; "dpo" is the sigmoid loss, whichever is trained on;
     "chosen_shift": log-probability of a token of the chosen reply against the reference (nats)."""

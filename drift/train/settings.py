@@ -1,6 +1,6 @@
 """How a policy is trained: the settings of the `train` group, and what of them belongs to a stage's key."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from drift.errors import UserError, need_package
@@ -53,10 +53,11 @@ class Train:
     Qwen2 models); padded is the plain way for any model, and the oracle. `tokens_per_batch`: about so many are in memory at once
     (does not change the result beyond rounding). `pair_order`: by_prompt brings pairs of one prompt together, which shared rows
     gain from. `frozen_cache_gib`: what the layers below an adapter put out is kept from the reference pass if it fits.
-    `warmup_share`: of the steps; the rate then falls linearly to `final_rate_share` of itself.
+    `warmup_share`: of the steps; the rate then falls linearly to `final_rate_share` of itself. `rate_decay`: an iteration's rate
+    as a share of the rate of the iteration before.
     `parameters`: number format of the trained weights themselves: bfloat16 halves their memory and loses small updates.
-    `max_tokens`: records whose prompt and reply (or room for a fresh one) are longer are not used. `adapter`: null trains
-    all weights."""
+    `max_tokens`: records whose prompt and reply (or room for a fresh one) are longer are not used. `signal_every`: steps from one
+    measurement of the pairs' single gradients to the next (see signal.py). `adapter`: null trains all weights."""
 
     learning_rate: float
     optimizer: Literal["adamw", "adamw_8bit", "rmsprop"]
@@ -69,11 +70,13 @@ class Train:
     frozen_cache_gib: float
     warmup_share: float
     final_rate_share: float
+    rate_decay: float
     max_grad_norm: float
     gradient_checkpointing: bool
     precision: precision.Precision
     parameters: Literal["float32", "bfloat16"]
     max_tokens: int
+    signal_every: int
     checkpoint_every_steps: int
     adapter: Lora | None
 
@@ -81,10 +84,11 @@ class Train:
         for name in ("epochs", "pairs_per_step", "tokens_per_batch", "max_tokens", "checkpoint_every_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)}: expected at least 1.")
-        if self.learning_rate <= 0 or self.max_grad_norm <= 0:
-            raise UserError("train: expected learning_rate and max_grad_norm above 0.")
-        if self.frozen_cache_gib < 0:
-            raise UserError(f"train.frozen_cache_gib={self.frozen_cache_gib}: expected at least 0.")
+        if self.learning_rate <= 0 or self.max_grad_norm <= 0 or not 0 < self.rate_decay <= 1:
+            raise UserError("train: expected learning_rate and max_grad_norm above 0, and rate_decay above 0 and at most 1.")
+        for name in ("frozen_cache_gib", "signal_every"):
+            if getattr(self, name) < 0:
+                raise UserError(f"train.{name}={getattr(self, name)}: expected at least 0.")
         if not (0 <= self.warmup_share < 1 and 0 <= self.final_rate_share <= 1):
             raise UserError("train: expected warmup_share in [0, 1) and final_rate_share in [0, 1].")
         if self.parameters == "bfloat16" and (self.adapter is not None or precision.resolve(self.precision) == "float32"):
@@ -98,6 +102,14 @@ class Train:
         if self.adapter is not None:
             self.adapter.check()
 
+    def at(self, iteration: int) -> "Train":
+        """The settings of an iteration."""
+        return replace(self, learning_rate=self.learning_rate * self.rate_decay ** max(0, iteration - 1))
+
+    def measured(self, step: int) -> bool:
+        """Whether step number `step` (from 0) measures the signal of its pairs: where there are preference losses at all."""
+        return self.signal_every > 0 and step % self.signal_every == 0 and set(self.loss.weights()) != {"nll"}
+
     def key(self) -> dict[str, Any]:
         """The settings that a trained policy depends on, given its rows."""
         without = {
@@ -107,8 +119,9 @@ class Train:
             "tokens_per_batch",
             "frozen_cache_gib",
             "max_tokens",
+            "rate_decay",
             "checkpoint_every_steps",
-        }  # all in the rows, or no matter
+        }  # all in the rows or in the rate, or no matter
         kept = {name: value for name, value in asdict(self).items() if name not in without}
         return kept | {"loss": self.loss.key(), "precision": precision.resolve(self.precision)}
 

@@ -59,6 +59,14 @@ def collate(rows: Sequence[Row], pad_id: int) -> dict[str, Any]:
     }
 
 
+def tokens_of(batch: dict[str, Any], rows: Sequence[int]) -> Tensor:
+    """Where the tokens of some rows of one prompt lie in a batch, in the order in which `collate` puts these rows alone."""
+    predict = [batch["predict"][batch["owner"] == i] for i in rows]  # the prompt's last token, the reply's all but its last
+    end = int(predict[0][0]) + 1
+    begin = next(begin for begin, stop, *_ in batch["spans"] if stop == end)
+    return torch.cat([torch.arange(begin, end), *(positions[1:] for positions in predict)])
+
+
 def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """As in `padded.py`: summed log-probability and entropy `(R,)` of the rows' reply tokens.
 

@@ -139,6 +139,7 @@ def ours(
             f"train.gradient_checkpointing={checkpointing}",
             f"train.precision={precision}",
             "train.checkpoint_every_steps=1000000",
+            "train.signal_every=0",  # TRL measures nothing of the kind
         ).train
     )
     start = policy_at(model, "nf4" if slim and adapter else "none")

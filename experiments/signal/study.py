@@ -1,0 +1,159 @@
+"""Does SPIN's signal vanish at its fixed point, and what does DRIFT's do there? On the tiny model, where the fixed point is known.
+
+    python experiments/signal/study.py FOLDER     about ten minutes; killed, it goes on where it was
+
+The author of the liked replies is a tiny model; the policy is another one, which is also what was deployed and disliked. SPIN's
+fixed point is the author itself: liked and fresh replies are then drawn from one distribution. Every iteration draws both anew, so
+no finite log stands between the policy and that point. DRIFT's pairs are measured at the same policies, and in a training of
+their own.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from drift.model.policy import Policy, load_model, load_tokenizer, policy_at  # noqa: E402
+from drift.model.tiny import Tiny  # noqa: E402
+from drift.records import Pair  # noqa: E402
+from drift.report.console import say, table  # noqa: E402
+from drift.sampler.noise import uniforms  # noqa: E402
+from drift.sampler.transformers import Transformers  # noqa: E402
+from drift.store import Store  # noqa: E402
+from drift.train import objective, shared, signal  # noqa: E402
+from drift.train.fit import train_stage  # noqa: E402
+from drift.train.reference import reference_stage, score_rows  # noqa: E402
+from drift.train.rows import PairRows, plan, tokenize  # noqa: E402
+
+PAIRS, ITERATIONS, BETA, RATE = 512, 48, 0.1, 3e-3
+Said = tuple[str, bool]  # a reply, and whether it came to its end
+PROMPTS = [[{"role": "user", "content": f"Question {i}?"}] for i in range(32)]
+
+
+class Study:
+    """One arm: `trains_on` is spin or drift."""
+
+    def __init__(self, folder: Path) -> None:
+        from hydra import compose, initialize_config_dir
+        from hydra.utils import instantiate
+
+        overrides = [
+            "train=full", "train.precision=float32", "train.optimizer=adamw", f"train.loss.beta={BETA}", "train.loss.nll=0",
+            "train.pairs_per_step=32", "train.warmup_share=0", "train.final_rate_share=1", "train.gradient_checkpointing=false",
+            "train.signal_every=0", "sampler.temperature=1", "sampler.top_p=1", "sampler.max_new_tokens=6",
+            "sampler.precision=float32",
+        ]  # fmt: skip
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = compose("config", overrides)
+        self.train, self.sampler = instantiate(config.train), instantiate(config.sampler)
+        assert isinstance(self.sampler, Transformers)
+        self.store = Store(dir=str(folder / "store"), strict=False, lease_seconds=60.0)
+        self.author, self.deployed = (
+            policy_at(Tiny(layers=2, hidden_size=32, weights_seed=seed, cache_dir=str(folder)).directory()) for seed in (1, 0)
+        )
+        self.tokenizer = load_tokenizer(self.deployed)
+
+    def replies(self, policy: Policy, purpose: str, iteration: int) -> list[Said]:
+        """PAIRS replies, the prompts taken in turn."""
+        prompts = [PROMPTS[i % len(PROMPTS)] for i in range(PAIRS)]
+        noise = [uniforms(0, purpose, iteration, str(i), 0, self.sampler.max_new_tokens) for i in range(PAIRS)]
+        with self.sampler.open(policy) as draw:
+            return [(reply.text or " ", reply.ended) for reply in draw(prompts, noise, lambda share: None)]
+
+    def pairs(self, method: str, policy: Policy, iteration: int) -> list[PairRows]:
+        """SPIN: (the author's, the policy's); DRIFT: (the policy's, the deployed model's)."""
+        fresh = self.replies(policy, f"{method} fresh", iteration)
+        logged = self.replies(self.author if method == "spin" else self.deployed, f"{method} logged", iteration)
+        return self.rows(logged, fresh) if method == "spin" else self.rows(fresh, logged)
+
+    def rows(self, chosen: Sequence[Said], rejected: Sequence[Said]) -> list[PairRows]:
+        return tokenize(
+            self.tokenizer,
+            [
+                Pair(
+                    prompt=PROMPTS[i % len(PROMPTS)], chosen=a, rejected=b, chosen_ended=a_ended, rejected_ended=b_ended,
+                    fresh=("chosen",), feedback=None, record=str(i),
+                )
+                for i, ((a, a_ended), (b, b_ended)) in enumerate(zip(chosen, rejected, strict=True))
+            ],
+        )  # fmt: skip
+
+    def strength(self, policy: Policy, pairs: Sequence[PairRows]) -> dict[str, float]:
+        """Of DPO's gradient at its first step, where policy and reference are one: the norms, and what the norm of the mean would
+        be on average if the true mean were 0 ("by chance")."""
+        import torch
+
+        model = load_model(policy, torch.float32, trainable=True)
+
+        def loss(pair: PairRows) -> Any:
+            chosen, rejected = shared.reply_logprobs(model, shared.collate([pair.chosen, pair.rejected], 0))[0]
+            return objective.sigmoid(chosen - chosen.detach(), rejected - rejected.detach(), BETA)
+
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        norms, together = signal.measure(trained, map(loss, pairs), lambda loss: loss.backward())
+        floor = (sum(norm**2 for norm in norms) / len(norms) / len(norms)) ** 0.5
+        return {"mean of norms": sum(norms) / len(norms), "norm of mean": together, "by chance": floor}
+
+    def distance(self, policy: Policy, iteration: int) -> float:
+        """KL(author, policy) in nats a reply, estimated on the author's replies."""
+        said = self.replies(self.author, "distance", iteration)
+        rows = [pair.chosen for pair in self.rows(said, said)]
+        scores = [score_rows(self.train, one, rows, "distance") for one in (self.author, policy)]
+        return sum(a - b for a, b in zip(*scores, strict=True)) / len(rows)
+
+    def row(self, policy: Policy, iteration: int, trains_on: str) -> dict[str, Any]:
+        found = {"trains on": trains_on, "iteration": iteration, "KL": self.distance(policy, iteration)}
+        for method in ("spin", "drift"):
+            found[method] = self.strength(policy, self.pairs(method, policy, iteration))
+        return found
+
+    def next(self, policy: Policy, trains_on: str, iteration: int) -> Policy:
+        train = replace(self.train, learning_rate=RATE * (1 - iteration / ITERATIONS))
+        rows = plan(
+            self.pairs(trains_on, policy, iteration), layout=train.rows, pairs_per_step=train.pairs_per_step,
+            tokens_per_batch=train.tokens_per_batch, pair_order="shuffled", seed=0,
+        )  # fmt: skip
+        scored = reference_stage(self.store, train, policy, policy, rows)
+        done = train_stage(self.store, train, policy, policy, rows, scored, epochs=1, watch=lambda history: None)
+        return policy_at(done.path / "policy")
+
+
+def main(folder: Path) -> None:
+    study, file = Study(folder), folder / "rows.jsonl"
+    known = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    done = {(row["trains on"], row["iteration"]) for row in known}
+
+    def note(policy: Policy, iteration: int, trains_on: str) -> None:
+        if (trains_on, iteration) not in done:
+            with open(file, "a", encoding="utf-8") as out:
+                out.write(json.dumps(study.row(policy, iteration, trains_on)) + "\n")
+
+    note(study.author, 0, "nothing: the author itself")
+    for trains_on in ("spin", "drift"):
+        policy = study.deployed
+        for iteration in range(ITERATIONS + 1):
+            if iteration % 4 == 0:
+                note(policy, iteration, trains_on)
+            if iteration < ITERATIONS:
+                policy = study.next(policy, trains_on, iteration)
+    show([json.loads(line) for line in file.read_text().splitlines()])
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    lines = []
+    for row in rows:
+        line = {"trains on": row["trains on"], "iteration": str(row["iteration"]), "KL": f"{row['KL']:.3f}"}
+        for method in ("spin", "drift"):
+            line |= {f"{method}: {name}": f"{value:.4f}" for name, value in row[method].items()}
+        lines.append(line)
+    table(lines)
+    say("by chance: what the norm of the mean would be if the true mean were 0")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
