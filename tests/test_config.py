@@ -50,7 +50,7 @@ def test_wrong_settings_are_refused_with_what_to_do(overrides, message, monkeypa
     ("argument", "message"),
     [
         ("sede=1", "Unknown key sede. Did you mean seed?"),
-        ("method=drfit", "Did you mean drift? Known: drift, iterdpo, spin"),
+        ("method=drfit", "Did you mean drift? Known: drift, iterdpo, random_logged, spin"),
         ("modle=tiny", "Did you mean model?"),
         ("train.loss.beta=x", "expected a number"),
         ("data=jsonl data.path=x data.num_prompts=8", "It belongs to another option of data than the one chosen"),
@@ -65,7 +65,11 @@ def test_the_command_line_says_it_in_a_line_and_leaves_no_folder(argument, messa
 def test_help_lists_choices_and_usage():
     done = command("--help")
     assert done.returncode == 0
-    for text in ("python run.py -m method=drift,spin,iterdpo", "method: drift, iterdpo, spin", "pairs_per_iteration"):
+    for text in (
+        "python run.py -m method=drift,spin,iterdpo",
+        "method: drift, iterdpo, random_logged, spin",
+        "pairs_per_iteration",
+    ):
         assert text in done.stdout
 
 
