@@ -66,7 +66,7 @@ def apart(records: list[Record], prompts: Iterable[Prompt], what: str) -> tuple[
         )
     if records and not kept:
         raise UserError(
-            f"All {len(records)} training records have prompts that overlap with the evaluation's, the first is {aside[0]['record']} "
-            f"({aside[0]['found']}). If all prompts begin with the same text, set intake.leakage=keep."
+            f"All {len(records)} training records have prompts that overlap with the evaluation's, the first is "
+            f"{aside[0]['record']} ({aside[0]['found']}). If all prompts begin with the same text, set intake.leakage=keep."
         )
     return kept, aside

@@ -18,7 +18,7 @@ from drift.records import Record, Reply, write_json, write_jsonl
 from drift.sampler.draw import Draw
 from drift.store import Stage, Store
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,11 @@ class Deployment:
                 output / "replies.jsonl",
                 [
                     {"prompt": task.prompt, "truth": task.truth, "reply": reply.text, "ended": reply.ended}
-                    | asdict(verify(task.truth, reply.text))
+                    | asdict(verdict)
+                    | {"useful": verdict.useful}
                     for task, replies in drawn
                     for reply in replies
+                    for verdict in [verify(task.truth, reply.text)]
                 ],
             )
             return draw.drawn

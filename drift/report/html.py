@@ -91,7 +91,8 @@ def _verdict(grouped: dict[str, list[dict[str, Any]]], main: str) -> list[str]:
             gain = gain.removesuffix(tables.NOT_SEPARABLE).strip()
             found.append(f"{label}: after {last['policy']}, {main} is not separable from the start model's ({gain}).")
         else:
-            found.append(f"{label}: after {last['policy']}, {main} {last[main]}, against the start model {gain}.")
+            how = "worse" if gain.startswith("-") else "better"
+            found.append(f"{label}: after {last['policy']}, {how} than the start model: {main} {last[main]}, difference {gain}.")
     return found
 
 

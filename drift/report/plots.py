@@ -1,6 +1,7 @@
 """Pictures of the report, as inline SVG."""
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -59,18 +60,23 @@ def dynamics(lines: dict[str, list[list[dict[str, float]]]]) -> str:
                 name: np.mean([[row.get(name, np.nan) for row in rows[:length]] for rows in seeds if rows], axis=0)
                 for name in (*DYNAMICS, "iteration")
             }
-    if not means:
+    shown = [name for name in DYNAMICS if any(not np.isnan(values[name]).all() for values in means.values())]
+    if not shown:
         return ""
-    with drawing(rows=5, columns=3, size=(9.6, 11.0)) as (grid, svg):
-        for axes, (name, title) in zip(grid.flat, DYNAMICS.items(), strict=True):
+    height = math.ceil(len(shown) / 3)
+    with drawing(rows=height, columns=3, size=(9.6, 2.2 * height)) as (grid, svg):
+        for axes in grid.flat[len(shown) :]:
+            axes.set_visible(False)
+        for axes, name in zip(grid.flat, shown, strict=False):
             for label, values in means.items():
                 known = np.flatnonzero(~np.isnan(values[name]))  # some are measured at some steps only
                 marker = "." if len(known) < len(values[name]) else ""
                 axes.plot(known + 1, values[name][known], label=label, linewidth=1.3, marker=marker)
             for border in np.flatnonzero(np.diff(next(iter(means.values()))["iteration"])):
                 axes.axvline(border + 1.5, color="#c3ccd6", linewidth=0.8)
-            axes.set_title(title, fontsize=9, loc="left")
+            axes.set_title(DYNAMICS[name], fontsize=9, loc="left")
             axes.tick_params(labelsize=8)
+            axes.xaxis.get_major_locator().set_params(integer=True)
         if len(means) > 1:
             grid.flat[0].legend(frameon=False, fontsize=8)
     return svg[0]

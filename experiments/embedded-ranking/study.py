@@ -61,8 +61,9 @@ class Cell:
     def run(self) -> None:
         seeds = ",".join(map(str, self.seeds))
         command = [
-            sys.executable, str(ROOT / "run.py"), "-m", *self.overrides, f"seed={seeds}", "data.seed=${seed}", "train.signal_every=8",
-            f"store.dir={self.store}", f"hydra.sweep.dir={self.folder}", f"hydra.sweep.subdir={self.name}-${{seed}}",
+            sys.executable, str(ROOT / "run.py"), "-m", *self.overrides, f"seed={seeds}", "data.seed=${seed}",
+            "train.signal_every=8", f"store.dir={self.store}", f"hydra.sweep.dir={self.folder}",
+            f"hydra.sweep.subdir={self.name}-${{seed}}",
         ]  # fmt: skip
         say(f"\n=== {self.folder.name} / {self.name}: {' '.join(self.overrides)}, seeds {seeds}")
         subprocess.run(command, check=True)

@@ -18,21 +18,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from drift.model.chat import prompt_ids  # noqa: E402
 from drift.model.policy import Policy, load_model, load_tokenizer, policy_at  # noqa: E402
 from drift.model.tiny import Tiny  # noqa: E402
-from drift.records import Pair  # noqa: E402
+from drift.records import digest  # noqa: E402
 from drift.report.console import say, table  # noqa: E402
-from drift.sampler.noise import uniforms  # noqa: E402
-from drift.sampler.transformers import Transformers  # noqa: E402
 from drift.store import Store  # noqa: E402
 from drift.train import objective, shared, signal  # noqa: E402
 from drift.train.fit import train_stage  # noqa: E402
 from drift.train.reference import reference_stage, score_rows  # noqa: E402
-from drift.train.rows import PairRows, plan, tokenize  # noqa: E402
+from drift.train.rows import PairRows, Row, plan  # noqa: E402
 
-PAIRS, ITERATIONS, BETA, RATE = 512, 48, 0.1, 3e-3
-Said = tuple[str, bool]  # a reply, and whether it came to its end
-PROMPTS = [[{"role": "user", "content": f"Question {i}?"}] for i in range(32)]
+PAIRS, ITERATIONS, BETA, RATE, SHARPNESS = 512, 48, 0.1, 2e-3, 2
+TOKENS = 6  # of a reply, at most
+PROMPTS = [[{"role": "user", "content": f"Question {i}?"}] for i in range(10, 42)]  # of one length
 
 
 class Study:
@@ -45,43 +44,42 @@ class Study:
         overrides = [
             "train=full", "train.precision=float32", "train.optimizer=adamw", f"train.loss.beta={BETA}", "train.loss.nll=0",
             "train.pairs_per_step=32", "train.warmup_share=0", "train.final_rate_share=1", "train.gradient_checkpointing=false",
-            "train.signal_every=0", "sampler.temperature=1", "sampler.top_p=1", "sampler.max_new_tokens=6",
-            "sampler.precision=float32",
+            "train.signal_every=0",
         ]  # fmt: skip
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = compose("config", overrides)
-        self.train, self.sampler = instantiate(config.train), instantiate(config.sampler)
-        assert isinstance(self.sampler, Transformers)
+            self.train = instantiate(compose("config", overrides).train)
         self.store = Store(dir=str(folder / "store"), strict=False, lease_seconds=60.0)
-        self.author, self.deployed = (
-            policy_at(Tiny(layers=2, hidden_size=32, weights_seed=seed, cache_dir=str(folder)).directory()) for seed in (1, 0)
+        self.deployed, author = (
+            policy_at(Tiny(layers=2, hidden_size=32, weights_seed=seed, cache_dir=str(folder)).directory()) for seed in (0, 1)
         )
+        self.author = sharper(author, folder / "author")
         self.tokenizer = load_tokenizer(self.deployed)
+        self.prompts = [prompt_ids(self.tokenizer, prompt) for prompt in PROMPTS]
 
-    def replies(self, policy: Policy, purpose: str, iteration: int) -> list[Said]:
-        """PAIRS replies, the prompts taken in turn."""
-        prompts = [PROMPTS[i % len(PROMPTS)] for i in range(PAIRS)]
-        noise = [uniforms(0, purpose, iteration, str(i), 0, self.sampler.max_new_tokens) for i in range(PAIRS)]
-        with self.sampler.open(policy) as draw:
-            return [(reply.text or " ", reply.ended) for reply in draw(prompts, noise, lambda share: None)]
+    def replies(self, policy: Policy, purpose: str, iteration: int) -> list[Row]:
+        """PAIRS replies as token ids, the prompts taken in turn: texts would not keep the bytes that random weights say."""
+        import torch
+
+        torch.manual_seed(int(digest([purpose, iteration])[:12], 16))
+        prompts = [self.prompts[i % len(self.prompts)] for i in range(PAIRS)]
+        model = load_model(policy, torch.float32)
+        end = self.tokenizer.eos_token_id
+        ids = torch.tensor(prompts)
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=TOKENS
+        )
+        said = out[:, ids.shape[1] :].tolist()
+        return [
+            Row(prompt=prompt, reply=reply[: reply.index(end) + 1] if end in reply else reply)
+            for prompt, reply in zip(prompts, said, strict=True)
+        ]
 
     def pairs(self, method: str, policy: Policy, iteration: int) -> list[PairRows]:
         """SPIN: (the author's, the policy's); DRIFT: (the policy's, the deployed model's)."""
         fresh = self.replies(policy, f"{method} fresh", iteration)
         logged = self.replies(self.author if method == "spin" else self.deployed, f"{method} logged", iteration)
-        return self.rows(logged, fresh) if method == "spin" else self.rows(fresh, logged)
-
-    def rows(self, chosen: Sequence[Said], rejected: Sequence[Said]) -> list[PairRows]:
-        return tokenize(
-            self.tokenizer,
-            [
-                Pair(
-                    prompt=PROMPTS[i % len(PROMPTS)], chosen=a, rejected=b, chosen_ended=a_ended, rejected_ended=b_ended,
-                    fresh=("chosen",), feedback=None, record=str(i),
-                )
-                for i, ((a, a_ended), (b, b_ended)) in enumerate(zip(chosen, rejected, strict=True))
-            ],
-        )  # fmt: skip
+        sides = (logged, fresh) if method == "spin" else (fresh, logged)
+        return [PairRows(chosen=chosen, rejected=rejected) for chosen, rejected in zip(*sides, strict=True)]
 
     def strength(self, policy: Policy, pairs: Sequence[PairRows]) -> dict[str, float]:
         """Of DPO's gradient at its first step, where policy and reference are one: the norms, and what the norm of the mean would
@@ -101,8 +99,7 @@ class Study:
 
     def distance(self, policy: Policy, iteration: int) -> float:
         """KL(author, policy) in nats a reply, estimated on the author's replies."""
-        said = self.replies(self.author, "distance", iteration)
-        rows = [pair.chosen for pair in self.rows(said, said)]
+        rows = self.replies(self.author, "distance", iteration)
         scores = [score_rows(self.train, one, rows, "distance") for one in (self.author, policy)]
         return sum(a - b for a, b in zip(*scores, strict=True)) / len(rows)
 
@@ -121,6 +118,18 @@ class Study:
         scored = reference_stage(self.store, train, policy, policy, rows)
         done = train_stage(self.store, train, policy, policy, rows, scored, epochs=1, watch=lambda history: None)
         return policy_at(done.path / "policy")
+
+
+def sharper(policy: Policy, directory: Path) -> Policy:
+    """The model with its logits times SHARPNESS: random weights alone say hardly more than noise."""
+    import torch
+
+    model = load_model(policy, torch.float32)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(SHARPNESS)
+    model.save_pretrained(directory)
+    load_tokenizer(policy).save_pretrained(directory)
+    return policy_at(directory)
 
 
 def main(folder: Path) -> None:
