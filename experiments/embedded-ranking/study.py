@@ -30,7 +30,7 @@ ARMS = {
     "IterDPO": ["method=iterdpo"],
     "random": ["method=random_logged"],
     "SFT": ["method=spin", "train.loss.sigmoid=0"],  # SPIN's pairs, of which NLL sees the liked reply only
-    "warm": ["method=drift", "iterations=0", "warmup_epochs=5", "data.second_tries=true"],  # about as many steps as the others
+    "warm": ["method=drift", "iterations=0", "warmup_epochs=5", "data.second_tries=true"],
 }
 PREFERENCE = [[f"train.learning_rate={rate}", f"train.loss.nll={nll}"] for rate in (3e-4, 5e-4) for nll in (0.1, 0.4)]
 CONFIGS = {arm: PREFERENCE for arm in ARMS} | {
@@ -41,6 +41,7 @@ CALM = {
     "larger-NLL": ["train.loss.nll=1"],
     "anchored": ["reference=start"],
 }
+SHOWN = ["run", "policy", "utility", "against start", "on topic", "words", "distinct-2", "missing ends", "perplexity under start"]
 TUNE_SEEDS, TEST_SEEDS, FEW = (100, 101), tuple(range(8)), (0, 1, 2)
 
 
@@ -88,16 +89,15 @@ def last_policy(arm: str) -> str:
     return "warm start" if arm == "warm" else "iteration 2"
 
 
-def best(folder: Path, arm: str) -> list[str]:
+def best(arm: str, cells: list[Cell]) -> list[str]:
     """The arm's overrides with its best configuration on validation topics: the highest mean gain, the first of equals."""
-    cells = tuning(folder)[arm]
     means = [sum(cell.gains(last_policy(arm))) / len(TUNE_SEEDS) for cell in cells]
     return [*ARMS[arm], *CONFIGS[arm][means.index(max(means))]]
 
 
-def tested(folder: Path) -> dict[str, list[Cell]]:
+def tested(folder: Path, tune: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
     """The phases after tuning; each needs the choice."""
-    chosen = {arm: best(folder, arm) for arm in ARMS}
+    chosen = {arm: best(arm, cells) for arm, cells in tune.items()}
     drift = chosen["DRIFT"]
     return {
         "test": [Cell(folder, "test", arm, overrides, TEST_SEEDS) for arm, overrides in chosen.items()],
@@ -132,7 +132,7 @@ def main() -> None:
     run([cell for cells in tune.values() for cell in cells])
     show_tuning(tune)
     if all(cell.done for cells in tune.values() for cell in cells):
-        phases = tested(arguments.folder)
+        phases = tested(arguments.folder, tune)
         for cells in phases.values():
             run(cells)
         show_tests(arguments.folder, phases)
@@ -174,18 +174,7 @@ def ends(state: dict[str, Any]) -> dict[str, Any]:
 
 def by_policy(label: str, states: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Utility and its gain, with what collapses first, of every policy."""
-    kept = (
-        "run",
-        "policy",
-        "utility",
-        "against start",
-        "on topic",
-        "words",
-        "distinct-2",
-        "missing ends",
-        "perplexity under start",
-    )
-    return [{name: row.get(name, "-") for name in kept} for row in tables.rows(label, states)]
+    return [{name: row.get(name, "-") for name in SHOWN} for row in tables.rows(label, states)]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does SPIN's signal vanish at its fixed point, and what does DRIFT's do there? On the tiny model, where the fixed point is known.
 
-    python experiments/signal/study.py FOLDER     about 20 minutes on one core; killed, it goes on where it was
+    python experiments/signal/study.py FOLDER     killed, it goes on where it was
 
 The author of the liked replies is a tiny model; the policy is another one, which is also what was deployed and disliked. SPIN's
 fixed point is the author itself: liked and fresh replies are then drawn from one distribution. Every iteration draws both anew, so
