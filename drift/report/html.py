@@ -84,15 +84,16 @@ def _verdict(grouped: dict[str, list[dict[str, Any]]], main: str) -> list[str]:
     found = []
     for label, members in grouped.items():
         last = tables.rows(label, members)[-1]
-        gain = last["against start"]
-        if gain == "-":
+        gain = tables.gain(members, tables.scored_names(members)[-1])
+        if gain is None:
             found.append(f"{label}: no trained policy has been evaluated yet.")
-        elif gain.endswith(tables.NOT_SEPARABLE):
-            gain = gain.removesuffix(tables.NOT_SEPARABLE).strip()
-            found.append(f"{label}: after {last['policy']}, {main} is not separable from the start model's ({gain}).")
+            continue
+        change = tables.show(gain, 3, sign=True)
+        if gain.separable:
+            how = "better" if gain.mean > 0 else "worse"
+            found.append(f"{label}: after {last['policy']}, {how} than the start model: {main} {last[main]}, difference {change}.")
         else:
-            how = "worse" if gain.startswith("-") else "better"
-            found.append(f"{label}: after {last['policy']}, {how} than the start model: {main} {last[main]}, difference {gain}.")
+            found.append(f"{label}: after {last['policy']}, {main} is not separable from the start model's ({change}).")
     return found
 
 

@@ -55,6 +55,13 @@ def headline(states: list[dict[str, Any]]) -> str:
     return point(having(states, names[0])[0], names[0])["scores"]["headline"] if names else "score"
 
 
+def gain(states: list[dict[str, Any]], name: str) -> Difference | None:
+    """The headline's difference between a policy and the first one, over the runs that have it; None of the first one itself."""
+    first, main, members = scored_names(states)[0], headline(states), having(states, name)
+    now, before = per_item(members, name, main), per_item(members, first, main)
+    return paired(now, before) if name != first and now and len(now) == len(before) else None
+
+
 def rows(label: str, states: list[dict[str, Any]]) -> Table:
     """One row per evaluated policy of a group of runs that differ by seeds alone."""
     found, names = [], scored_names(states)
@@ -63,12 +70,11 @@ def rows(label: str, states: list[dict[str, Any]]) -> Table:
         first = point(members[0], name)
         main = first["scores"]["headline"]
         row = {"run": label, "policy": name + ("" if len(members) == len(states) else f" ({len(members)} of {len(states)} runs)")}
-        now, before = per_item(members, name, main), per_item(members, names[0], main)
+        now, change = per_item(members, name, main), gain(states, name)
         row[main] = show(level(now), 3) if now else "-"
         row["against start"] = "-"
-        if name != names[0] and len(now) == len(before) and now:
-            gain = paired(now, before)
-            row["against start"] = show(gain, 3, sign=True) + ("" if gain.separable else f" {NOT_SEPARABLE}")
+        if change is not None:
+            row["against start"] = show(change, 3, sign=True) + ("" if change.separable else f" {NOT_SEPARABLE}")
         for metric, content in first["scores"]["metrics"].items():
             if metric != main:
                 values = [point(state, name)["scores"]["metrics"][metric]["value"] for state in members]
