@@ -8,17 +8,22 @@ from pathlib import Path
 
 def needed_flop(model: Path, pairs: list[tuple[int, int, int]], adapter_share: float | None) -> float:
     """Arithmetic that an epoch over pairs of (prompt, chosen, rejected) tokens needs, the reference pass included: a prompt counted
-    once, the vocabulary for replies only, attention's own products left out. `adapter_share`: of the layers, from the top,
-    that have an adapter (None: all weights are trained); the layers below it are needed once."""
+    once, the vocabulary for replies only, attention's products for tokens that see each other (as in MFU, arXiv 2204.02311; of
+    a mask's empty half nothing). `adapter_share`: of the layers, from the top, that have an adapter (None: all weights are
+    trained); the layers below it are needed once."""
     config = json.loads((model / "config.json").read_text())
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    kept = 2 * hidden * (config.get("head_dim") or hidden // heads) * (heads + config["num_key_value_heads"])
-    layers = config["num_hidden_layers"] * (kept + 3 * hidden * config["intermediate_size"])
+    head = config.get("head_dim") or hidden // heads
+    projections = 2 * hidden * head * (heads + config["num_key_value_heads"])
+    layers = config["num_hidden_layers"] * (projections + 3 * hidden * config["intermediate_size"])
     replies, tokens = sum(pair[1] + pair[2] for pair in pairs), sum(map(sum, pairs))
+    seen = sum(prompt**2 / 2 + sum(reply * prompt + reply**2 / 2 for reply in both) for prompt, *both in pairs)
+    attention = 4 * config["num_hidden_layers"] * heads * head * seen
     forward = 2 * (layers * tokens + config["vocab_size"] * hidden * replies)
     if adapter_share is None:
-        return forward * (1 + 1 + 2)
-    return forward * (1 + 1 + 1) - 2 * layers * tokens * (1 - adapter_share) * 2  # neither again forward, nor backward
+        return (forward + attention) * (1 + 1 + 2)
+    lower = 2 * layers * tokens * (1 - adapter_share) * 2  # neither again forward, nor backward
+    return forward * (1 + 1 + 1) - lower + attention * (4 * adapter_share + 1 - adapter_share)
 
 
 def matrix_product_rate(precision: str) -> float:
