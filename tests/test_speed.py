@@ -1,4 +1,4 @@
-"""The speed scripts run end to end on the tiny model: both sides do the work and every figure is printed. None is judged here."""
+"""The speed scripts run end to end on the tiny model: all sides do the work and every figure is printed. None is judged here."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SMALL
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,31 @@ def chats(tmp_path_factory):
     ids=["training", "sampling"],
 )
 def test_a_comparison_runs_and_prints_speed_and_memory_of_every_side(tiny, chats, script, arguments, sides):
-    command = [sys.executable, f"experiments/speed/{script}", "--model", str(tiny), "--data", str(chats), "--repeats", "1"]
-    environment = os.environ | {"CI": "1"}  # keeps TRL from sending telemetry
-    done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr[-2000:]
+    common = ["--model", str(tiny), "--data", str(chats), "--repeats", "1"]
+    printed = output(script, *common, *arguments)
     for side in sides:
         for what in ("speed", "peak memory"):
-            ratio = re.search(rf"{what}, ours / {side}: ([\d.]+) \[", done.stdout)
-            assert ratio and float(ratio.group(1)) > 0, done.stdout
+            ratio = re.search(rf"{what}, ours / {side}: ([\d.]+) \[", printed)
+            assert ratio and float(ratio.group(1)) > 0, printed
+
+
+def test_the_deviation_of_another_packing_is_printed_for_both_precisions(tiny, chats):
+    printed = output("packing.py", "--model", str(tiny), "--data", str(chats), "--pairs", "4")
+    found = dict(re.findall(r"^(float32|bfloat16): at most ([\d.e-]+)", printed, re.MULTILINE))
+    assert found.keys() == {"float32", "bfloat16"} and float(found["float32"]) < 2e-4, printed
+
+
+def test_waits_are_timed_up_to_the_first_training_step(cache, tmp_path):
+    printed = output("startup.py", str(tmp_path), *SMALL, f"model.cache_dir={cache}", "--repeats", "1")
+    for what in ("--help", "a mistyped key", "the first training step"):
+        assert re.search(rf"^{what}: [\d.]+ s", printed, re.MULTILINE), printed
+    assert len(list((tmp_path / "store" / "train").glob("*/manifest.json"))) == 1, "the timed run has trained"
+
+
+def output(script, *arguments):
+    """What a script of experiments/speed prints."""
+    command = [sys.executable, f"experiments/speed/{script}", *arguments]
+    environment = os.environ | {"CI": "1"}  # keeps TRL from sending telemetry
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout

@@ -74,26 +74,30 @@ def real_pairs(directory: Path, data: str | None, count: int) -> list[dict[str, 
     return pairs
 
 
+def tokenized(model: Path, data: list[dict[str, str]]) -> list[Any]:
+    """These pairs as our training takes them."""
+    from drift.model.policy import load_tokenizer, policy_at
+    from drift.records import Pair
+    from drift.train.rows import tokenize
+
+    pairs = [
+        Pair(
+            prompt=[{"role": "user", "content": row["prompt"]}], chosen=row["chosen"], rejected=row["rejected"],
+            chosen_ended=True, rejected_ended=True, fresh=("chosen",), feedback=None, record=str(i),
+        )
+        for i, row in enumerate(data)
+    ]  # fmt: skip
+    return tokenize(load_tokenizer(policy_at(model)), pairs)
+
+
 def measure(side: str, model: str, pairs: str, precision: str, adapter: bool, **settings: Any) -> dict[str, float]:
     import torch
 
-    from drift.model.policy import load_tokenizer, policy_at
-    from drift.records import Pair
     from drift.store import peak_gib
-    from drift.train.rows import tokenize
 
     torch.manual_seed(0)
     data = json.loads(Path(pairs).read_text())
-    rows = tokenize(
-        load_tokenizer(policy_at(Path(model))),
-        [
-            Pair(
-                prompt=[{"role": "user", "content": row["prompt"]}], chosen=row["chosen"], rejected=row["rejected"],
-                chosen_ended=True, rejected_ended=True, fresh=("chosen",), feedback=None, record=str(i),
-            )
-            for i, row in enumerate(data)
-        ],
-    )  # fmt: skip
+    rows = tokenized(Path(model), data)
     settings |= {"precision": precision, "adapter": adapter}
     if side == "ours":
         seconds = ours(Path(model), rows, **settings)

@@ -1,0 +1,39 @@
+"""By how much a reply's log-prob changes with the packing: one row at a time against many in a batch, in both precisions.
+
+python experiments/speed/packing.py [--pairs 8]
+"""
+
+from dataclasses import replace
+
+from side_by_side import arguments_of, composed, model_directory
+from training import real_pairs, tokenized
+
+
+def main() -> None:
+    parser = arguments_of(__doc__)
+    parser.add_argument("--pairs", type=int, default=8)
+    arguments = parser.parse_args()
+
+    from hydra.utils import instantiate
+
+    from drift.model.policy import policy_at
+    from drift.train.reference import score_rows
+
+    directory = model_directory(arguments.model)
+    pairs = tokenized(directory, real_pairs(directory, arguments.data, arguments.pairs))
+    rows = [row for pair in pairs for row in (pair.chosen, pair.rejected)]
+    for precision in ("float32", "bfloat16"):
+        train = instantiate(composed("train=full", f"train.precision={precision}").train)
+        alone, packed = (
+            score_rows(replace(train, tokens_per_batch=tokens), policy_at(directory), rows, f"{tokens} tokens a batch")
+            for tokens in (1, 2048)
+        )
+        apart = [abs(one - other) for one, other in zip(alone, packed, strict=True)]
+        print(
+            f"{precision}: at most {max(apart):.2g}, on average {sum(apart) / len(apart):.2g} nats; "
+            f"log-probs of {min(alone):.0f} to {max(alone):.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
