@@ -41,7 +41,8 @@ class Run:
     """One run. `seed`: samples and training order (the log and the prompts have `data.seed`). `pairs_per_iteration`: how many
     pairs every method trains on in an iteration (null: all it can make). `previous_share`: share of them taken from the
     iteration before. `warmup_epochs`: over the DSAT -> SAT pairs first (0: no warm start). `reference`: the iteration's
-    starting policy, or always the start model."""
+    starting policy, or always the start model. `refresh_log`: every later iteration learns from what users say to the policy
+    that it starts from, instead of from the start model's log; only a simulated deployment can ask them."""
 
     method: Any
     model: Any
@@ -63,12 +64,15 @@ class Run:
     previous_share: float
     warmup_epochs: int
     reference: Literal["iteration", "start"]
+    refresh_log: bool
 
     def check(self) -> None:
         if self.iterations < 0 or self.warmup_epochs < 0 or (self.pairs_per_iteration or 1) < 1:
             raise UserError("Expected iterations >= 0, warmup_epochs >= 0 and pairs_per_iteration >= 1 (or null).")
         if not 0 <= self.previous_share < 1:
             raise UserError(f"previous_share={self.previous_share}: expected at least 0 and below 1.")
+        if self.refresh_log and not self.data.uses_policy:
+            raise UserError("refresh_log=true asks users again: expected data=deployment. A log that is there can't be asked.")
 
 
 def execute(run: Run, journal: Journal) -> None:
@@ -77,12 +81,7 @@ def execute(run: Run, journal: Journal) -> None:
     tokenizer = load_tokenizer(start)
     check_template(tokenizer, start.base)
     layout_module(run.train.rows).check_model(start.base)
-    feedback = feedback_stage(run, start, tokenizer)
-    journal.feedback(feedback)
-    records, held_out = run.evaluation.separate(read_records(feedback.path / "records.jsonl"))
-    if held_out:
-        records, leaks = apart(records, [record.prompt for record in held_out], run.intake.leakage)
-        journal.leaks(leaks)
+    records, held_out = learnt_from(run, journal, 1, start, tokenizer)
     score(run, journal, 0, "start", start, start, held_out)
     policy = start
     if run.warmup_epochs:
@@ -90,18 +89,31 @@ def execute(run: Run, journal: Journal) -> None:
         score(run, journal, 0, "warm start", policy, start, held_out)
     previous: list[Pair] = []
     for iteration in range(1, run.iterations + 1):
+        if run.refresh_log and iteration > 1:
+            records, _ = learnt_from(run, journal, iteration, policy, tokenizer)
         policy, previous = improve(
             run, journal, iteration, run.method, run.train.epochs, policy, start, records, previous, tokenizer
         )
         score(run, journal, iteration, f"iteration {iteration}", policy, start, held_out)
 
 
-def feedback_stage(run: Run, start: Policy, tokenizer: Any) -> Stage:
+def learnt_from(run: Run, journal: Journal, iteration: int, policy: Policy, tokenizer: Any) -> tuple[list[Record], list[Record]]:
+    """The log that this iteration and those after it learn from: (for training, held out)."""
+    feedback = feedback_stage(run, policy, tokenizer)
+    journal.feedback(iteration, feedback)
+    records, held_out = run.evaluation.separate(read_records(feedback.path / "records.jsonl"))
+    if held_out:
+        records, leaks = apart(records, [record.prompt for record in held_out], run.intake.leakage)
+        journal.leaks(leaks)
+    return records, held_out
+
+
+def feedback_stage(run: Run, policy: Policy, tokenizer: Any) -> Stage:
     """`records.jsonl`, and `quarantine.jsonl` with the reason for every row that is not used."""
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
         if run.data.uses_policy:
-            with Draw(sampler=run.sampler, policy=start, store=run.store, seed=run.data.seed, purpose="log", iteration=0) as draw:
+            with Draw(sampler=run.sampler, policy=policy, store=run.store, seed=run.data.seed, purpose="log", iteration=0) as draw:
                 collected = run.data.collect(draw)
         else:
             collected = run.intake.collect(run.data, run.mine)
@@ -124,7 +136,7 @@ def feedback_stage(run: Run, start: Policy, tokenizer: Any) -> Stage:
     sampler = run.sampler.key() if run.data.uses_policy else {"max_new_tokens": run.sampler.max_new_tokens}
     data = run.data.key() if run.data.uses_policy else run.intake.key(run.data, run.mine)
     settings = {"data": data, "sampler": sampler, "max_tokens": run.train.max_tokens}
-    return run.store.run("feedback", work, version=VERSION, settings=settings, inputs={"policy": start.fingerprint})
+    return run.store.run("feedback", work, version=VERSION, settings=settings, inputs={"policy": policy.fingerprint})
 
 
 def improve(

@@ -24,6 +24,7 @@ TABLE = {
     "iterations=2": PAIRS,
     "pairs_per_iteration=3": PAIRS,
     "previous_share=0.5": set(),  # nothing before the first iteration
+    "refresh_log=true": set(),  # from the second iteration on
     "reference=start": set(),  # the same policy in the first iteration
     "guidance.share=1": PAIRS,
     "guidance.instruction=Again": {"pairs"},  # unused at share 0: the same pairs come out

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, command, feedback_file, perform
 
+from drift.report import samples
+
 LOG_SETTINGS = [
     "model=tiny", "data=jsonl", "iterations=2", "pairs_per_iteration=6", "train.pairs_per_step=2", "train.tokens_per_batch=500",
     "sampler.max_new_tokens=8", "sampler.group_size=8", "filters.truncated=keep", "evaluation.share=0.3",
@@ -93,6 +95,24 @@ def test_later_iterations_can_learn_more_slowly(cache, tmp_path):
         for i in (1, 2)
     ]
     assert rates[1] == pytest.approx([rate / 4 for rate in rates[0]]) and rates[0][0] > 0
+
+
+def test_a_refreshed_log_is_what_users_say_to_the_policy_of_the_iteration_before(cache, tmp_path):
+    changes = ["refresh_log=true", "train.learning_rate=0.05", "filters.truncated=keep"]
+    perform(tmp_path / "run", *SMALL, *changes, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store")
+    first, second = (
+        [json.loads(line) for line in (tmp_path / "run" / place / "records.jsonl").read_text().splitlines()]
+        for place in (".", "iteration_2")
+    )
+    assert [row["prompt"] for row in first] == [row["prompt"] for row in second]
+    old, new = ({row["id"]: row["reply"] for row in log} for log in (first, second))
+    pairs = [json.loads(line) for line in (tmp_path / "run/iteration_2/pairs.jsonl").read_text().splitlines()]
+    assert all(pair["rejected"] == new[pair["record"]] for pair in pairs)
+    assert any(pair["rejected"] != old[pair["record"]] for pair in pairs), "training changed no reply: the test shows nothing"
+    state = json.loads((tmp_path / "run/run.json").read_text())
+    assert state["data"]["DSAT, iteration 2"] + state["data"]["SAT, iteration 2"] == len(second)
+    shown = {text for item in samples.trained_on({"run": tmp_path / "run"}) for kind, text in item["logged"] if kind == "disliked"}
+    assert shown == {pair["rejected"] for pair in pairs}
 
 
 def test_the_warm_start_is_a_stage_before_the_first_iteration(cache, tmp_path):

@@ -2,6 +2,7 @@
 
     config.yaml   run.json   report.html   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
     iteration_0/scores.json (the start model)   iteration_2/{pairs.jsonl, policy/, steps.jsonl, scores.json, replies.jsonl}
+    with refresh_log, iteration_2/{records.jsonl, quarantine.jsonl} too
 
 `run.json` is written after every stage, so the report of a killed run can be built too.
 """
@@ -47,10 +48,14 @@ class Journal:
         ]
         write_json(self.folder / RUN, self.state)
 
-    def feedback(self, stage: Stage) -> None:
-        link(stage.path / "records.jsonl", self.folder / "records.jsonl")
-        link(stage.path / "quarantine.jsonl", self.folder / "quarantine.jsonl")
-        self.state["data"] = stage.facts["counts"]
+    def feedback(self, iteration: int, stage: Stage) -> None:
+        """The log that this iteration and those after it learn from."""
+        folder, counts = self.folder, stage.facts["counts"]
+        if iteration > 1:
+            folder, counts = folder / f"iteration_{iteration}", {f"{name}, iteration {iteration}": n for name, n in counts.items()}
+        link(stage.path / "records.jsonl", folder / "records.jsonl")
+        link(stage.path / "quarantine.jsonl", folder / "quarantine.jsonl")
+        self.state["data"] |= counts
         say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
         for row in stage.facts["set_aside"]:
             say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))

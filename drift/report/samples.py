@@ -35,13 +35,16 @@ def trained_on(folders: Mapping[str, Path]) -> list[Item]:
     """Logged replies with what the user said to them, and the fresh replies that each run's last pairs set against them."""
     found: dict[str, Item] = {}
     for title, folder in folders.items():
-        file, log = last(folder, "pairs.jsonl"), folder / "records.jsonl"
-        if file is None or not log.is_file():
+        if (file := last(folder, "pairs.jsonl")) is None:
+            continue
+        refreshed = file.parent / "records.jsonl"  # where the iteration has a log of its own
+        log = refreshed if refreshed.is_file() else folder / "records.jsonl"
+        if not log.is_file():
             continue
         records = {record.id: record for record in read_records(log)}
         for pair in read_jsonl(file):
             record = records.get(pair["record"])
-            item = found.setdefault(pair["record"], _item("training", pair["prompt"]))
+            item = found.setdefault(record.key if record else pair["record"], _item("training", pair["prompt"]))
             if record is not None and not item["logged"]:
                 item["logged"] = [("disliked" if record.label == "dsat" else "liked", record.reply)]
                 item["logged"] += [("then the user", record.feedback)] if record.feedback else []

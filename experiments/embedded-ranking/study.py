@@ -40,7 +40,9 @@ CALM = {
     "decaying-rate": ["train.rate_decay=0.6"],
     "larger-NLL": ["train.loss.nll=1"],
     "anchored": ["reference=start"],
+    "refreshed-log": ["refresh_log=true"],
 }
+PLAIN = {"guided": "test", "calm": "long"}  # where the plain DRIFT is that these are compared with
 SHOWN = ["run", "policy", "utility", "against start", "on topic", "words", "distinct-2", "missing ends", "perplexity under start"]
 TUNE_SEEDS, TEST_SEEDS, FEW = (100, 101), tuple(range(8)), (0, 1, 2)
 
@@ -159,9 +161,9 @@ def show_tests(folder: Path, phases: dict[str, list[Cell]]) -> None:
         report = html.study_report(folder / phase)
         say(f"\n{phase}: {report}")
         table([row for label, states in groups.items() for row in by_policy(label, states)])
-        if phase == "guided":
-            test = next(cell for cell in phases["test"] if cell.name == "DRIFT").states()
-            groups["DRIFT"] = [state for state in test if int(state["title"]["seed"]) in FEW]
+        if phase in PLAIN:
+            plain = next(cell for cell in phases[PLAIN[phase]] if cell.name == "DRIFT").states()
+            groups["DRIFT"] = [state for state in plain if int(state["title"]["seed"]) in FEW]
         if compared := tables.comparisons({label: [ends(state) for state in states] for label, states in groups.items()}):
             table(compared)
 
