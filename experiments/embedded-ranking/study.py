@@ -1,8 +1,11 @@
 """Who wins on the simulated deployment, and is it the dissatisfaction? Six arms, tuned alike, then tested; one resumable command.
 
-    python experiments/embedded-ranking/study.py FOLDER               all phases, one after the other
-    python experiments/embedded-ranking/study.py FOLDER --minutes 60  begins nothing more after an hour; again: goes on
+    python experiments/embedded-ranking/study.py FOLDER               all phases; stopped, the same command goes on
+    python experiments/embedded-ranking/study.py FOLDER --minutes 60  begins nothing more after an hour
     python experiments/embedded-ranking/study.py FOLDER --show        the tables of what is there
+
+Two runs go at a time, on half the cores each: on two cores that is up to a sixth faster than one after the other. Each writes what
+it says to <run folder>.log.
 
 Phases: `tune` (validation topics, four configurations an arm, two seeds), `test` (test topics, each arm's best, eight seeds, all
 varied), `long` (DRIFT and SPIN, five iterations), `guided`, `calm` (what may stop a collapse). Every phase folder is a study with a
@@ -11,6 +14,8 @@ report of its own. `test` and what follows need all of `tune`: nobody looks at t
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -45,6 +50,7 @@ CALM = {
 PLAIN = {"guided": "test", "calm": "long"}  # where the plain DRIFT is that these are compared with
 SHOWN = ["run", "policy", "utility", "against start", "on topic", "words", "distinct-2", "missing ends", "perplexity under start"]
 TUNE_SEEDS, TEST_SEEDS, FEW = (100, 101), tuple(range(8)), (0, 1, 2)
+AT_A_TIME = 2
 
 
 class Cell:
@@ -53,23 +59,31 @@ class Cell:
     def __init__(self, folder: Path, phase: str, name: str, overrides: list[str], seeds: tuple[int, ...]) -> None:
         self.folder, self.store, self.name, self.overrides, self.seeds = folder / phase, folder / "store", name, overrides, seeds
 
+    def place(self, seed: int) -> Path:
+        return self.folder / f"{self.name}-{seed}"
+
     def states(self) -> list[dict[str, Any]]:
-        files = [self.folder / f"{self.name}-{seed}" / "run.json" for seed in self.seeds]
+        files = [self.place(seed) / "run.json" for seed in self.seeds]
         return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+
+    def finished(self, seed: int) -> bool:
+        file = self.place(seed) / "run.json"
+        return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["status"] == "finished"
 
     @property
     def done(self) -> bool:
-        return [state["status"] for state in self.states()] == ["finished"] * len(self.seeds)
+        return all(self.finished(seed) for seed in self.seeds)
 
-    def run(self) -> None:
-        seeds = ",".join(map(str, self.seeds))
+    def start(self, seed: int) -> subprocess.Popen[bytes]:
+        """Begins the run of that seed, on its share of the cores."""
         command = [
-            sys.executable, str(ROOT / "run.py"), "-m", *self.overrides, f"seed={seeds}", "data.seed=${seed}",
-            "train.signal_every=8", f"store.dir={self.store}", f"hydra.sweep.dir={self.folder}",
-            f"hydra.sweep.subdir={self.name}-${{seed}}",
+            sys.executable, str(ROOT / "run.py"), *self.overrides, f"seed={seed}", f"data.seed={seed}", "train.signal_every=8",
+            f"store.dir={self.store}", f"hydra.run.dir={self.place(seed)}",
         ]  # fmt: skip
-        say(f"\n=== {self.folder.name} / {self.name}: {' '.join(self.overrides)}, seeds {seeds}")
-        subprocess.run(command, check=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // AT_A_TIME))}
+        with open(f"{self.place(seed)}.log", "wb") as log:
+            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     def gains(self, name: str) -> list[float]:
         """Of the policy of that name against the start model, per seed."""
@@ -121,26 +135,49 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
-    begun = time.monotonic()
-
-    def run(cells: list[Cell]) -> None:
-        for cell in cells:
-            if not cell.done and not arguments.show:
-                if (time.monotonic() - begun) / 60 > arguments.minutes:
-                    sys.exit("Out of time; the same command goes on here.")
-                cell.run()
-
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    latest = time.monotonic() + (0 if arguments.show else 60 * arguments.minutes)
     tune = tuning(arguments.folder)
-    run([cell for cells in tune.values() for cell in cells])
-    show_tuning(tune)
-    if all(cell.done for cells in tune.values() for cell in cells):
+    cells = [cell for cells in tune.values() for cell in cells]
+    perform(cells, latest)
+    show_tuning(arguments.folder, tune)
+    if all(cell.done for cell in cells):
         phases = tested(arguments.folder, tune)
-        for cells in phases.values():
-            run(cells)
+        perform([cell for cells in phases.values() for cell in cells], latest)
         show_tests(arguments.folder, phases)
+        cells += [cell for cells in phases.values() for cell in cells]
+    if not all(cell.done for cell in cells):
+        say("\nNot everything is measured yet; the same command goes on.")
 
 
-def show_tuning(tune: dict[str, list[Cell]]) -> None:
+def perform(cells: list[Cell], latest: float) -> None:
+    """Runs what is not finished, AT_A_TIME together; begins none after `latest` (of the monotonic clock)."""
+    waiting = [(cell, seed) for cell in cells for seed in cell.seeds if not cell.finished(seed)]
+    running: dict[str, tuple[subprocess.Popen[bytes], Path, float]] = {}
+    begun, count, ended = time.monotonic(), len(waiting), 0
+    try:
+        while running or (waiting and time.monotonic() < latest):
+            while waiting and len(running) < AT_A_TIME and time.monotonic() < latest:
+                cell, seed = waiting.pop(0)
+                running[f"{cell.folder.name}/{cell.name}, seed {seed}"] = cell.start(seed), cell.place(seed), time.monotonic()
+            time.sleep(1)
+            for name, (process, place, since) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[name]
+                if process.returncode:
+                    sys.exit(f"{name} failed, see {place}.log")
+                ended, now = ended + 1, time.monotonic()
+                left = (count - ended) * (now - begun) / ended / 60
+                say(f"{name}: {(now - since) / 60:.1f} min; {ended} of {count}, about {left:.0f} min left")
+    finally:
+        for process, _, _ in running.values():
+            process.terminate()  # what its finished stages made stays in the store
+        for process, _, _ in running.values():
+            process.wait()
+
+
+def show_tuning(folder: Path, tune: dict[str, list[Cell]]) -> None:
     rows = []
     for arm, cells in tune.items():
         for cell, config in zip(cells, CONFIGS[arm], strict=True):
@@ -149,7 +186,7 @@ def show_tuning(tune: dict[str, list[Cell]]) -> None:
                 values = {"gains": ", ".join(f"{gain:+.3f}" for gain in gains), "mean": f"{sum(gains) / len(gains):+.3f}"}
                 rows.append({"arm": arm, "configuration": " ".join(config)} | values)
     if rows:
-        say("\nTuning, validation topics: gain over the start model")
+        say(f"\ntune: {html.study_report(folder / 'tune')}\nGain over the start model on validation topics")
         table(rows)
 
 

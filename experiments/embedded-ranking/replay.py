@@ -1,0 +1,86 @@
+"""When the alarms sound in finished runs, with the thresholds of conf/config.yaml or those given: for choosing thresholds.
+
+python experiments/embedded-ranking/replay.py RUN_FOLDER... [alarms.chosen_fall=.5]
+python experiments/embedded-ranking/replay.py RUN_FOLDER... --keep FILE     writes down what the replay needs
+python experiments/embedded-ranking/replay.py FILE                          replays that
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from drift.alarms import Alarms  # noqa: E402
+from drift.records import write_json  # noqa: E402
+from drift.report.console import table  # noqa: E402
+
+WATCHED = ("utility", "words", "distinct-2", "missing ends", "perplexity under start")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("places", nargs="+", help="run folders, or a file that --keep wrote; and settings")
+    parser.add_argument("--keep", type=Path)
+    arguments = parser.parse_args()
+    overrides = [place for place in arguments.places if "=" in place]
+    runs = [run for place in arguments.places if "=" not in place for run in read(Path(place))]
+    if arguments.keep:
+        write_json(arguments.keep, runs)
+    alarms = composed(overrides)
+    table([row for run in runs for row in replay(alarms, run)])
+
+
+def read(place: Path) -> list[dict[str, Any]]:
+    """What the replay needs of a run: per evaluated policy its metrics, and the steps and counts that led to it."""
+    if place.is_file():
+        return json.loads(place.read_text(encoding="utf-8"))
+    state = json.loads((place / "run.json").read_text(encoding="utf-8"))
+    with open(place / "steps.csv", encoding="utf-8", newline="") as file:
+        steps = list(csv.DictReader(file))
+    policies = [
+        {
+            "iteration": point["iteration"],
+            "steps": [
+                {name: round(float(step[name]), 4) for name in ("chosen_shift", "entropy")}
+                for step in steps
+                if int(step["iteration"]) == point["iteration"]
+            ],
+            "counts": point.get("counts"),
+            "metrics": {name: {"value": round(point["scores"]["metrics"][name]["value"], 4)} for name in WATCHED},
+        }
+        for point in state["points"]
+        if "scores" in point
+    ]
+    return [{"run": place.name, "policies": policies}]
+
+
+def replay(alarms: Alarms, run: dict[str, Any]) -> list[dict[str, str]]:
+    """A row per policy: its utility, and the alarms that sounded on the way to it and at it, with when."""
+    start = run["policies"][0]["metrics"]
+    rows = []
+    for policy in run["policies"]:
+        found = {name: "sampling" for name in (alarms.in_sampling(policy["counts"]) if policy["counts"] else {})}
+        for done in range(1, len(policy["steps"]) + 1):
+            found |= {name: f"step {done}" for name in alarms.in_training(policy["steps"][:done]) if name not in found}
+        found |= {name: "evaluation" for name in alarms.in_evaluation(policy["metrics"], start)}
+        watched = {name: f"{policy['metrics'][name]['value']:.3f}" for name in WATCHED}
+        sounded = ", ".join(f"{name} ({when})" for name, when in found.items())
+        rows.append({"run": run["run"], "iteration": str(policy["iteration"])} | watched | {"alarms": sounded})
+    return rows
+
+
+def composed(overrides: list[str]) -> Alarms:
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return instantiate(compose("config", overrides).alarms)
+
+
+if __name__ == "__main__":
+    main()
