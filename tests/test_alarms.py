@@ -1,14 +1,16 @@
 """Alarms: each fires on what it is for and on nothing else; stop ends a run that can be gone on with."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
-from conftest import SMALL, command, compose
+from conftest import ROOT, SMALL, command, compose
 from hydra.utils import instantiate
 
 from drift.errors import UserError
 
+STUDY = ROOT / "experiments/embedded-ranking"
 OFF = dict.fromkeys(
     ["chosen_fall", "entropy_share", "copied_share", "length_ratio", "distinct2_share", "missing_ends", "perplexity_ratio"]
 )
@@ -59,6 +61,30 @@ def test_evaluation_alarms_compare_with_the_start_model(settings, metric, fine, 
 def test_a_threshold_that_always_fires_is_refused():
     with pytest.raises(UserError, match="alarms.length_ratio=0.5: expected above 1"):
         alarms(length_ratio=0.5).check()
+
+
+def replayed():
+    """The runs of experiments/embedded-ranking/alarms.jsonl: five iterations that collapse (two seeds), the quickstart (eight)."""
+    sys.path.insert(0, str(STUDY))
+    try:
+        import replay
+    finally:
+        sys.path.remove(str(STUDY))
+    composed = instantiate(compose().alarms)
+    return {run["run"]: replay.replay(composed, run) for run in replay.read(STUDY / "alarms.jsonl")}
+
+
+def test_an_alarm_sounds_before_a_collapse_reaches_utility_and_none_in_the_quickstart():
+    runs = replayed()
+    calm = {name: rows for name, rows in runs.items() if name.startswith("quickstart")}
+    assert len(calm) == 8 and {row["alarms"] for rows in calm.values() for row in rows} == {""}
+    collapsing = [rows for name, rows in runs.items() if name not in calm]
+    for rows in collapsing:
+        assert [bool(row["alarms"]) for row in rows] == [False, False, False, True, True, True]
+        first = rows[3]["alarms"]
+        assert first.startswith("chosen_fall (step"), "in training: the policy before is still a good one"
+    below = [row for rows in collapsing for row in rows if float(row["utility"]) < float(rows[0]["utility"])]
+    assert len(below) == 3 and all(row["alarms"].startswith("chosen_fall (step") for row in below)
 
 
 def test_stop_ends_the_run_and_the_same_command_without_it_goes_on(cache, tmp_path):

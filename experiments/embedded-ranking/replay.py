@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from drift.alarms import Alarms  # noqa: E402
-from drift.records import write_json  # noqa: E402
+from drift.records import read_jsonl, write_jsonl  # noqa: E402
 from drift.report.console import table  # noqa: E402
 
 WATCHED = ("utility", "words", "distinct-2", "missing ends", "perplexity under start")
@@ -30,7 +30,7 @@ def main() -> None:
     overrides = [place for place in arguments.places if "=" in place]
     runs = [run for place in arguments.places if "=" not in place for run in read(Path(place))]
     if arguments.keep:
-        write_json(arguments.keep, runs)
+        write_jsonl(arguments.keep, runs)
     alarms = composed(overrides)
     table([row for run in runs for row in replay(alarms, run)])
 
@@ -38,7 +38,7 @@ def main() -> None:
 def read(place: Path) -> list[dict[str, Any]]:
     """What the replay needs of a run: per evaluated policy its metrics, and the steps and counts that led to it."""
     if place.is_file():
-        return json.loads(place.read_text(encoding="utf-8"))
+        return read_jsonl(place)
     state = json.loads((place / "run.json").read_text(encoding="utf-8"))
     with open(place / "steps.csv", encoding="utf-8", newline="") as file:
         steps = list(csv.DictReader(file))
@@ -51,7 +51,7 @@ def read(place: Path) -> list[dict[str, Any]]:
                 if int(step["iteration"]) == point["iteration"]
             ],
             "counts": point.get("counts"),
-            "metrics": {name: {"value": round(point["scores"]["metrics"][name]["value"], 4)} for name in WATCHED},
+            "metrics": {name: round(point["scores"]["metrics"][name]["value"], 4) for name in WATCHED},
         }
         for point in state["points"]
         if "scores" in point
@@ -61,14 +61,14 @@ def read(place: Path) -> list[dict[str, Any]]:
 
 def replay(alarms: Alarms, run: dict[str, Any]) -> list[dict[str, str]]:
     """A row per policy: its utility, and the alarms that sounded on the way to it and at it, with when."""
-    start = run["policies"][0]["metrics"]
     rows = []
     for policy in run["policies"]:
+        now, start = ({name: {"value": value} for name, value in one["metrics"].items()} for one in (policy, run["policies"][0]))
         found = {name: "sampling" for name in (alarms.in_sampling(policy["counts"]) if policy["counts"] else {})}
         for done in range(1, len(policy["steps"]) + 1):
             found |= {name: f"step {done}" for name in alarms.in_training(policy["steps"][:done]) if name not in found}
-        found |= {name: "evaluation" for name in alarms.in_evaluation(policy["metrics"], start)}
-        watched = {name: f"{policy['metrics'][name]['value']:.3f}" for name in WATCHED}
+        found |= {name: "evaluation" for name in alarms.in_evaluation(now, start)}
+        watched = {name: f"{policy['metrics'][name]:.3f}" for name in WATCHED}
         sounded = ", ".join(f"{name} ({when})" for name, when in found.items())
         rows.append({"run": run["run"], "iteration": str(policy["iteration"])} | watched | {"alarms": sounded})
     return rows
