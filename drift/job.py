@@ -21,7 +21,8 @@ def perform(run: Run, folder: Path, hydra: Any) -> None:
     end_on_sigterm()
     sweep = str(hydra.mode).endswith("MULTIRUN")
     overrides = [override.lstrip("+").partition("=") for override in hydra.overrides.task]
-    title = {"method": hydra.runtime.choices["method"]} | {key: value for key, _, value in overrides}
+    said = {key: value for key, _, value in overrides if not key.startswith("store.")}  # where it is kept changes no result
+    title = {"method": hydra.runtime.choices["method"]} | said
     notes = {
         "model": str(hydra.runtime.choices["model"]),
         "data": str(hydra.runtime.choices["data"]),

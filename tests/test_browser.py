@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from conftest import command, feedback_file
+from jinja2 import Environment, PackageLoader
 
 from drift.report.html import report_of
 
@@ -97,3 +98,23 @@ def test_a_phone_scrolls_tables_and_not_the_page(page):
 def test_a_member_that_was_killed_is_in_the_report(page):
     text = page.locator("body").inner_text()
     assert "running" in text and "1 of 2 runs" in text
+
+
+def test_many_samples_come_a_page_at_a_time_and_the_filter_looks_at_all(chromium, tmp_path):
+    items = [{"kind": "training", "prompt": f"Prompt {i}.", "turns": 1, "logged": [], "replies": []} for i in range(45)]
+    environment = Environment(loader=PackageLoader("drift.report", "."), autoescape=True)
+    file = tmp_path / "samples.html"
+    file.write_text(environment.from_string('{% from "browser.html.j2" import browser %}{{ browser(items) }}').render(items=items))
+    page = chromium.new_page()
+    page.goto(file.as_uri())
+    shown, more = page.locator("#samples > div:visible"), page.locator("#more")
+    for count in (20, 40, 45):
+        assert shown.count() == count and page.locator("#shown").inner_text() == "45 of 45"
+        assert more.is_visible() == (count < 45)
+        if count < 45:
+            more.click()
+    page.fill("#search", "Prompt 44.")
+    assert shown.all_inner_texts() == ["training Prompt 44."] and not more.is_visible()
+    page.fill("#search", "")
+    assert shown.count() == 20
+    page.close()

@@ -125,9 +125,10 @@ def test_settings_that_differ_are_listed_and_only_those(tmp_path):
     for folder, rate in zip(folders, ("1e-4", "null"), strict=True):
         folder.mkdir()
         (folder / "config.yaml").write_text(f"seed: 0\ntrain:\n  learning_rate: {rate}\n  loss: {{beta: 0.1}}\n")
-    assert differing({folder: {} for folder in folders}) == [
-        {"setting": "train.learning_rate", "0-drift": "0.0001", "1-spin": "null"}
+    assert differing({"drift": folders[:1], "spin": folders[1:]}) == [
+        {"setting": "train.learning_rate", "drift": "0.0001", "spin": "null"}
     ]
+    assert differing({"both": folders}) == [{"setting": "train.learning_rate", "both": "0.0001, null"}]
 
 
 def test_a_report_is_built_anew_from_the_command_line_and_wrong_folders_are_named(tmp_path):

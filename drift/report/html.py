@@ -52,6 +52,7 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
     usable = {label: members for label, members in tables.groups(states).items() if tables.scored_names(members)}
     main = tables.headline(next(iter(usable.values()))) if usable else "score"
     scores = {label: tables.rows(label, members) for label, members in usable.items()}
+    compared = tables.comparisons(usable) if len(usable) > 1 else []
     steps = {label: [_steps(place) for place in places] for label, places in grouped.items()}
     lines = {
         label: [
@@ -65,13 +66,14 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
     text = environment.get_template("report.html.j2").render(
         title=title,
         headline=main,
-        verdict=_verdict(usable, scores, main),
+        verdict=_verdict(usable, scores, main) + _ahead(compared),
         plot=plots.by_iteration(lines, main) if lines else "",
         scores=[row for rows in scores.values() for row in rows],
-        comparisons=tables.comparisons(usable) if len(usable) > 1 else [],
+        comparisons=compared,
+        alarms=tables.alarms(tables.groups(states)),
         dynamics=plots.dynamics(steps),
         signal=tables.signal(steps),
-        differing=settings.differing(members),
+        differing=settings.differing(grouped),
         members=[(state, _seconds(state), cards[(place / "records.jsonl").resolve()]) for place, state in members.items()],
         samples=samples.items({label: places[0] for label, places in grouped.items()}),
     )
@@ -96,6 +98,18 @@ def _verdict(grouped: dict[str, list[dict[str, Any]]], scores: dict[str, tables.
         else:
             found.append(f"{label}: after {last['policy']}, {main} is not separable from the start model's ({change}).")
     return found
+
+
+def _ahead(comparisons: tables.Table) -> list[str]:
+    """A sentence on who is ahead of whom, where anyone is compared."""
+    if not comparisons:
+        return []
+    found = [
+        f"{row['comparison'].replace(' - ', ' and ')}: {row['verdict']}"
+        for row in comparisons
+        if row["verdict"] != tables.NOT_SEPARABLE
+    ]
+    return ["Between them: " + ("; ".join(found) + ". All others are not separable." if found else "no difference is separable.")]
 
 
 def _seconds(state: dict[str, Any]) -> list[dict[str, Any]]:

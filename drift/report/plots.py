@@ -12,11 +12,12 @@ from drift.report.statistics import Interval
 def by_iteration(lines: dict[str, list[tuple[str, Interval]]], ylabel: str) -> str:
     """One line per run or method: level and interval at every evaluated policy, in order. Returns an <svg> element."""
     names = list(dict.fromkeys(name for points in lines.values() for name, _ in points))
-    names.sort(key=lambda name: (name != "start", name != "warm start", name))
+    names.sort(key=lambda name: (name != "start", name != "warm start", len(name), name))
     with drawing() as (axes, svg):
         for i, (label, points) in enumerate(lines.items()):
             _line(axes, i, len(lines), label, [(names.index(name), interval) for name, interval in points])
         axes.set_xticks(range(len(names)), names)
+        _keep_means_in_sight(axes, [interval for points in lines.values() for _, interval in points])
         axes.set_ylabel(ylabel)
         axes.grid(axis="y", alpha=0.3)
         if len(lines) > 1:
@@ -78,7 +79,7 @@ def dynamics(lines: dict[str, list[list[dict[str, float]]]]) -> str:
             axes.tick_params(labelsize=8)
             axes.xaxis.get_major_locator().set_params(integer=True)
         if len(means) > 1:
-            grid.flat[0].legend(frameon=False, fontsize=8)
+            grid.flat[0].legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.12), borderaxespad=0)
     return svg[0]
 
 
@@ -101,6 +102,16 @@ def drawing(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(figure)
     svg.append(text.getvalue()[text.getvalue().index("<svg") :])
+
+
+def _keep_means_in_sight(axes: Any, intervals: list[Interval]) -> None:
+    """Very wide intervals (two seeds have such) run out of the picture, or the means would be one flat line."""
+    means = [interval.mean for interval in intervals]
+    widths = [interval.high - interval.low for interval in intervals if interval.low is not None and interval.high is not None]
+    room = 1.5 * (max(means) - min(means)) + min((width for width in widths if width > 0), default=0.0)
+    low, high = axes.get_ylim()
+    if room > 0:
+        axes.set_ylim(max(low, min(means) - room), min(high, max(means) + room))
 
 
 def _line(axes: Any, index: int, count: int, label: str, points: list[tuple[int, Interval]]) -> None:

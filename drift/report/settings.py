@@ -1,23 +1,27 @@
-"""Which settings the members of a study do not have in common."""
+"""Which settings the runs of a study do not have in common."""
 
 from pathlib import Path
 from typing import Any
 
 
-def differing(members: dict[Path, dict[str, Any]]) -> list[dict[str, str]]:
-    """A row per setting whose value is not the same everywhere, a column per member."""
+def differing(grouped: dict[str, list[Path]]) -> list[dict[str, str]]:
+    """A row per setting whose value is not the same everywhere, a column per group of runs: their values."""
     from omegaconf import OmegaConf
 
     read = {
-        place: _flat(OmegaConf.to_container(OmegaConf.load(place / "config.yaml")))
-        for place in members
-        if (place / "config.yaml").is_file()
+        label: [
+            _flat(OmegaConf.to_container(OmegaConf.load(place / "config.yaml")))
+            for place in places
+            if (place / "config.yaml").is_file()
+        ]
+        for label, places in grouped.items()
     }
-    names = dict.fromkeys(name for flat in read.values() for name in flat)
+    everyone = [flat for flats in read.values() for flat in flats]
     return [
-        {"setting": name} | {place.name: flat.get(name, "-") for place, flat in read.items()}
-        for name in names
-        if len({flat.get(name, "-") for flat in read.values()}) > 1
+        {"setting": name}
+        | {label: ", ".join(dict.fromkeys(flat.get(name, "-") for flat in flats)) for label, flats in read.items()}
+        for name in dict.fromkeys(name for flat in everyone for name in flat)
+        if len({flat.get(name, "-") for flat in everyone}) > 1
     ]
 
 

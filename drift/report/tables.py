@@ -131,5 +131,16 @@ def signal(lines: dict[str, list[list[dict[str, float]]]]) -> Table:
     return found
 
 
+def alarms(grouped: dict[str, list[dict[str, Any]]]) -> Table:
+    """Every alarm that sounded, by group and run."""
+    return [
+        {"run": label, "seed": state["title"].get("seed", "-"), "iteration": str(alarm["iteration"]), "during": alarm["during"]}
+        | {"alarm": alarm["name"], "seen": alarm["text"]}
+        for label, states in grouped.items()
+        for state in states
+        for alarm in state.get("alarms", [])
+    ]
+
+
 def _by_seed(states: list[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Any]]:
     return {tuple(state["title"].get(name, "") for name in SEEDS): state for state in states}
