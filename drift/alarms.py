@@ -52,7 +52,7 @@ class Alarms:
         copies = sum(counts[name] for name in ("identical", "copied", "echo", "kept_echo"))
         if self.copied_share is None or copies <= self.copied_share * counts["seen"]:
             return {}
-        return {"copied_share": f"{copies} of {counts['seen']} fresh replies copy the logged one or talk about the feedback"}
+        return {"copied_share": f"{copies} of {counts['seen']} fresh replies are copies or talk about the feedback"}
 
     def in_evaluation(self, metrics: dict[str, Any], start: dict[str, Any]) -> dict[str, str]:
         """As above, of an evaluated policy's metrics and the start model's."""

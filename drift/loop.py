@@ -145,6 +145,7 @@ def improve(
 ) -> tuple[Policy, list[Pair]]:  # fmt: skip
     """One turn: pairs, reference pass, training. Returns the next policy and the pairs that were new."""
     made = pairs_stage(run, iteration, method, policy, records, tokenizer)
+    journal.sampled(iteration, made)
     new = read_pairs(made.path / "pairs.jsonl")
     kept = round(len(new) * run.previous_share) if previous else 0
     pairs = new[: len(new) - kept] + previous[:kept]

@@ -58,7 +58,7 @@ def test_evaluation_alarms_compare_with_the_start_model(settings, metric, fine, 
     assert watching.in_evaluation({metric: {"value": None}}, start) == {} == watching.in_evaluation({}, {})
 
 
-def test_a_threshold_that_always_fires_is_refused():
+def test_a_ratio_that_nothing_can_meet_is_refused():
     with pytest.raises(UserError, match="alarms.length_ratio=0.5: expected above 1"):
         alarms(length_ratio=0.5).check()
 
@@ -95,9 +95,21 @@ def test_stop_ends_the_run_and_the_same_command_without_it_goes_on(cache, tmp_pa
     stopped = command(*common, "alarms.action=stop", f"hydra.run.dir={tmp_path}/stopped")
     assert stopped.returncode == 1 and "Stopped by the alarm entropy_share in iteration 1, training" in stopped.stderr
     assert "Traceback" not in stopped.stderr
+    with open(tmp_path / "stopped/steps.csv") as file:
+        assert len(file.readlines()) >= 1 + 4  # what led there is kept
     warned = command(*common, f"hydra.run.dir={tmp_path}/warned")
     assert warned.returncode == 0 and warned.stdout.count("ALARM (entropy_share)") == 1, warned.stderr
     for name, status in (("stopped", "failed"), ("warned", "finished")):
         state = json.loads((tmp_path / name / "run.json").read_text())
         assert state["status"] == status and [alarm["name"] for alarm in state["alarms"]] == ["entropy_share"]
         assert "<td>entropy_share</td>" in (tmp_path / name / "report.html").read_text()
+
+
+def test_pairs_that_are_copies_stop_a_run_before_it_trains(cache, tmp_path):
+    done = command(
+        *SMALL, f"model.cache_dir={cache}", "iterations=1", "alarms.copied_share=-1", "alarms.action=stop",
+        f"store.dir={tmp_path}/store", f"hydra.run.dir={tmp_path}/run",
+    )  # fmt: skip
+    assert done.returncode == 1 and "Stopped by the alarm copied_share in iteration 1, sampling" in done.stderr
+    stages = {stage["name"] for stage in json.loads((tmp_path / "run/run.json").read_text())["stages"]}
+    assert "pairs" in stages and not stages & {"reference", "train"}

@@ -10,7 +10,7 @@ from conftest import ROOT
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from drift.report import html, tables
+from drift.report import html, plots, samples, tables
 from drift.report.settings import differing
 from drift.report.statistics import holm, level, over_items, over_seeds, paired
 
@@ -117,7 +117,84 @@ def test_failed_and_unfinished_members_are_in_the_report(tmp_path):
     begun["points"] = begun["points"][:1]
     text = study(tmp_path, [state("one", 0, 0.1), begun, state("three", 0, 0.1, status="failed", error="UserError: <b>no</b>")])
     assert "no trained policy has been evaluated yet" in text and "running" in text
-    assert "three failed: UserError: &lt;b&gt;no&lt;/b&gt;" in text
+    assert "method=three, seed=0 failed: UserError: &lt;b&gt;no&lt;/b&gt;" in text
+
+
+def test_a_run_killed_before_its_evaluation_hides_nothing_of_the_other_seeds(tmp_path):
+    killed = state("one", 0, 0.1, status="running")
+    killed["points"][1].pop("scores")
+    states = [killed, *(state("one", seed, 0.1 + seed / 100) for seed in (1, 2, 3))]
+    assert [row["policy"] for row in tables.rows("one", states)] == ["start", "iteration 1 (3 of 4 runs)"]
+    assert "one: after iteration 1, utility is better" in study(tmp_path, states)
+
+
+def test_two_seeds_with_the_same_gain_and_one_of_many_lucky_groups_are_not_called_better(tmp_path):
+    text = study(tmp_path, [state("one", seed, 0.1) for seed in (0, 1)])  # no spread, so the interval has no width
+    assert "one: after iteration 1, utility is not separable" in text
+    gains = {"one": (0.1, 0.2, 0.16)} | {f"other{i}": (0.1, -0.1, 0.0) for i in range(9)}
+    states = {label: [state(label, seed, gain) for seed, gain in enumerate(row)] for label, row in gains.items()}
+    assert tables.gain(states["one"], "iteration 1").separable  # alone it would be
+    assert f"one: after iteration 1, utility is {tables.NOT_SEPARABLE}" in html._verdict(states)[0]
+
+
+def test_only_what_was_evaluated_alike_is_compared(tmp_path):
+    """Another headline, other prompts; the report holds them all the same."""
+    one, other, third = ([state(method, seed, 0.1 * seed) for seed in (0, 1)] for method in ("one", "other", "third"))
+    for member in other:
+        for point in member["points"]:
+            scores = point["scores"]
+            scores |= {"headline": "margin", "metrics": {"margin": scores["metrics"]["utility"]}}
+    for point in (point for member in third for point in member["points"]):
+        metric = point["scores"]["metrics"]["utility"]
+        metric["per_item"] = {f"third {key}": value for key, value in metric["per_item"].items()}
+    assert tables.comparisons(tables.groups([*one, *other, *third])) == []
+    text = study(tmp_path, [*one, *other, *third])
+    assert "other: after iteration 1, margin" in text and "Between them" not in text
+
+
+def test_a_warm_start_alone_is_compared_with_iterations(tmp_path):
+    warm = [state("warm", seed, 0.3 + seed / 100) for seed in (0, 1, 2)]
+    for member in warm:
+        member["points"][1]["name"] = "warm start"
+    (row,) = tables.comparisons({"warm": warm, "one": [state("one", seed, 0.1) for seed in (0, 1, 2)]})
+    assert row["at"] == "warm start, iteration 1" and row["verdict"] == "warm is better"
+
+
+def test_of_very_many_groups_each_is_compared_with_the_first():
+    grouped = {f"run {i}": [state(f"run {i}", 0, i / 100)] for i in range(tables.MOST_COMPARED + 1)}
+    found = tables.comparisons(grouped)
+    assert [row["comparison"] for row in found] == [f"run 0 - run {i}" for i in range(1, len(grouped))]
+    assert found[-1]["verdict"] == f"run {len(grouped) - 1} is better"
+
+
+def test_the_sample_browser_takes_one_seed_of_all_and_never_the_start_model_for_a_run(tmp_path):
+    states = {
+        tmp_path / f"{i}-{label}": state(label, seed, 0.1) for i, (label, seed) in enumerate([("one", 0), ("two", 1), ("one", 1)])
+    }
+    labels = tables.groups(list(states.values()))
+    grouped = {label: [place for place, one in states.items() if one in group] for label, group in labels.items()}
+    assert html._side_by_side(grouped, states) == {"one": tmp_path / "2-one", "two": tmp_path / "1-two"}
+    for name in ("iteration_0", "iteration_9", "iteration_10", "warm_start"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "replies.jsonl").touch()
+    find = lambda: samples.last(tmp_path, "replies.jsonl", warm_start=True)  # noqa: E731
+    assert find() == tmp_path / "iteration_10/replies.jsonl"
+    for name in ("iteration_9", "iteration_10"):
+        (tmp_path / name / "replies.jsonl").unlink()
+    assert find() == tmp_path / "warm_start/replies.jsonl" and samples.last(tmp_path, "replies.jsonl") is None
+
+
+def test_members_are_in_the_order_of_their_numbers(tmp_path):
+    names = [f"{i}-drift" for i in (10, 9, 1)]
+    assert sorted((tmp_path / name / "run.json" for name in names), key=html._natural)[0].parent.name == "1-drift"
+    assert sorted((tmp_path / name / "run.json" for name in names), key=html._natural)[-1].parent.name == "10-drift"
+
+
+def test_training_is_averaged_step_by_step_though_a_seed_was_killed():
+    whole = [{"iteration": i, "step": s, "loss": 1.0} for i in (1, 2) for s in (1, 2)]
+    moments, means = plots.mean_over_seeds({"one": [[row | {"loss": 3.0} for row in whole[:1]], whole], "two": [whole[2:]]})
+    assert moments == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert list(means["one"]["loss"]) == [2.0, 1.0, 1.0, 1.0] and list(np.isnan(means["two"]["loss"])) == [True, True, False, False]
 
 
 def test_settings_that_differ_are_listed_and_only_those(tmp_path):

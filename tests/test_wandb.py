@@ -93,14 +93,16 @@ def test_metrics_are_those_of_the_csv_files_and_samples_are_tables(sweep):
         assert tables(member)["pairs"][0]["columns"] == ["iteration", "prompt", "chosen", "rejected", "feedback"]
 
 
-def test_pairs_and_replies_are_tables_unless_switched_off(cache, tmp_path):
+def test_alarms_are_there_and_pairs_and_replies_are_tables_unless_switched_off(cache, tmp_path):
     for choice, kinds in (("true", {"pairs": 1, "replies": 2}), ("false", {})):
         done = command(
             *SMALL, f"model.cache_dir={cache}", "iterations=1", "logger=wandb", f"logger.samples={choice}",
-            f"store.dir={tmp_path}/store", f"hydra.run.dir={tmp_path}/{choice}",
+            "alarms.copied_share=-1", f"store.dir={tmp_path}/store", f"hydra.run.dir={tmp_path}/{choice}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
         assert {kind: len(found) for kind, found in tables(tmp_path / choice).items()} == kinds
+        history = load(*(tmp_path / choice).glob("wandb/offline-run-*/*.wandb"))["history"]
+        assert [row["iteration"] for row in history if "alarms/copied_share" in row] == [1]
 
 
 def tables(member):
@@ -111,7 +113,7 @@ def tables(member):
     return found
 
 
-def test_the_workspace_is_specified_without_a_server(tmp_path):
+def test_the_workspace_is_specified_without_a_server(sweep, tmp_path):
     spec = tmp_path / "workspace.json"
     done = subprocess.run(
         [sys.executable, "-m", "drift", "workspace", "--entity", "team", "--project", "p", "--spec", str(spec)],
@@ -120,3 +122,5 @@ def test_the_workspace_is_specified_without_a_server(tmp_path):
     assert done.returncode == 0, done.stderr
     text = spec.read_text()
     assert json.loads(text) and all(name in text for name in ("scores/utility", "train/margin", "Methods side by side"))
+    logged = numbers(next(sweep.glob("[0-9]-*")) / "scores.csv")[0]
+    assert all(f"scores/{name}" in text for name in logged if name != "iteration")  # held-out feedback has panels too

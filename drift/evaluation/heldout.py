@@ -15,7 +15,7 @@ from drift.model.policy import Policy, load_tokenizer
 from drift.records import Record, digest, write_json
 from drift.store import Stage, Store
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +57,12 @@ class Heldout:
         rows: dict[tuple[str, str], Row] = {}
         for record in records:
             prompt = prompt_ids(tokenizer, record.prompt)
-            rows[record.id, record.label] = Row(
+            rows[record.key, record.label] = Row(
                 prompt=prompt, reply=reply_ids(tokenizer, record.prompt, record.reply, ended=record.ended)
             )
             if record.label == "dsat" and record.revised:
                 revised = reply_ids(tokenizer, record.prompt, record.revised, ended=True)
-                rows[record.id, "revised"] = Row(prompt=prompt, reply=revised)
+                rows[record.key, "revised"] = Row(prompt=prompt, reply=revised)
         names = list(rows)
         now, before = (
             dict(zip(names, score_stage(store, train, scored, list(rows.values()), "held-out replies"), strict=True))

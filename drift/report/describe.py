@@ -130,7 +130,7 @@ def languages(records: Sequence[Record]) -> list[dict[str, str]]:
 def quartiles(lengths: dict[str, list[int]]) -> list[dict[str, str]]:
     rows = []
     for name, values in lengths.items():
-        low, _, high = quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
+        low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
         row = {
             "text": name,
             "least": min(values),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from drift.errors import UserError
 from drift.records import read_records, write_text
 from drift.report import card, plots, samples, settings, tables
 from drift.report.journal import RUN
-from drift.report.statistics import level
+from drift.report.statistics import holm, level
 
 CONTAIN_REPLIES = ("feedback", "pairs", "evaluate")
 
@@ -31,8 +32,13 @@ def run_report(folder: Path) -> Path:
 
 def study_report(folder: Path) -> Path:
     """Writes `report.html` into a sweep's folder, from all members that have begun."""
-    members = {file.parent: _state(file.parent) for file in sorted(folder.glob(f"*/{RUN}"))}
+    members = {file.parent: _state(file.parent) for file in sorted(folder.glob(f"*/{RUN}"), key=_natural)}
     return _render(folder, f"study of {len(members)} runs", members)
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    """10-drift comes after 9-drift."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.parent.name)]
 
 
 def _state(folder: Path) -> dict[str, Any]:
@@ -51,7 +57,8 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
     cards = {log: _cards(log) for log in logs}
     usable = {label: members for label, members in tables.groups(states).items() if tables.scored_names(members)}
     main = tables.headline(next(iter(usable.values()))) if usable else "score"
-    scores = {label: tables.rows(label, members) for label, members in usable.items()}
+    scores = [row for label, members in usable.items() for row in tables.rows(label, members)]
+    columns = [name for row in scores for name in row]
     compared = tables.comparisons(usable) if len(usable) > 1 else []
     steps = {label: [_steps(place) for place in places] for label, places in grouped.items()}
     lines = {
@@ -61,43 +68,60 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
             if tables.per_item(members, name, main)
         ]
         for label, members in usable.items()
+        if tables.headline(members) == main
     }
     environment = Environment(loader=PackageLoader("drift.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     text = environment.get_template("report.html.j2").render(
         title=title,
         headline=main,
-        verdict=_verdict(usable, scores, main) + _ahead(compared),
+        verdict=[*_verdict(usable), *_ahead(compared)],
         plot=plots.by_iteration(lines, main) if lines else "",
-        scores=[row for rows in scores.values() for row in rows],
+        scores=[dict.fromkeys(columns, "-") | row for row in scores],
         comparisons=compared,
         alarms=tables.alarms(tables.groups(states)),
         dynamics=plots.dynamics(steps),
         signal=tables.signal(steps),
         differing=settings.differing(grouped),
         members=[(state, _seconds(state), cards[(place / "records.jsonl").resolve()]) for place, state in members.items()],
-        samples=samples.items({label: places[0] for label, places in grouped.items()}),
+        samples=samples.items(_side_by_side(grouped, members)),
     )
     report = folder / "report.html"
     write_text(report, text)
     return report
 
 
-def _verdict(grouped: dict[str, list[dict[str, Any]]], scores: dict[str, tables.Table], main: str) -> list[str]:
-    """One sentence per group: its last policy against the start model. `scores`: the groups' tables."""
+def _verdict(grouped: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """A sentence per group: the last policy that two of its seeds have against the start model, corrected for all groups."""
+    names = {label: tables.common_name(members) for label, members in grouped.items()}
+    gains = {label: tables.gain(grouped[label], name) for label, name in names.items() if name is not None}
+    corrected = holm([1.0 if gain is None or gain.p is None else gain.p for gain in gains.values()])
     found = []
     for label, members in grouped.items():
-        last = scores[label][-1]
-        gain = tables.gain(members, tables.scored_names(members)[-1])
-        if gain is None:
+        if (gain := gains.get(label)) is None:
             found.append(f"{label}: no trained policy has been evaluated yet.")
             continue
-        change = tables.show(gain, 3, sign=True)
-        if gain.separable:
-            how = "better" if gain.mean > 0 else "worse"
-            found.append(f"{label}: after {last['policy']}, {how} than the start model: {main} {last[main]}, difference {change}.")
+        main, name, p = tables.headline(members), names[label], corrected[list(gains).index(label)]
+        said = f"({tables.show(gain, 3, sign=True)}, {gain.over})"
+        if gain.separable and p < 0.05:
+            found.append(
+                f"{label}: after {name}, {main} is {'better' if gain.mean > 0 else 'worse'} than the start model's {said}."
+            )
         else:
-            found.append(f"{label}: after {last['policy']}, {main} is not separable from the start model's ({change}).")
+            because = f" once corrected for {len(gains)} groups" if gain.separable else ""
+            found.append(f"{label}: after {name}, {main} is not separable from the start model's{because} {said}.")
     return found
+
+
+def _side_by_side(grouped: dict[str, list[Path]], members: dict[Path, dict[str, Any]]) -> dict[str, Path]:
+    """A run of every group for the sample browser: of the seed with which most groups have evaluated most."""
+    by_seed = {
+        label: {tuple(members[place]["title"].get(name, "") for name in tables.SEEDS): place for place in places}
+        for label, places in grouped.items()
+    }
+    policies = {place: len(tables.scored_names([state])) for place, state in members.items()}
+    seeds = dict.fromkeys(seed for places in by_seed.values() for seed in places)
+    best = max(seeds, key=lambda seed: sum(policies[places[seed]] for places in by_seed.values() if seed in places))
+    return {label: places.get(best) or max(places.values(), key=policies.__getitem__) for label, places in by_seed.items()}
 
 
 def _ahead(comparisons: tables.Table) -> list[str]:
@@ -109,7 +133,10 @@ def _ahead(comparisons: tables.Table) -> list[str]:
         for row in comparisons
         if row["verdict"] != tables.NOT_SEPARABLE
     ]
-    return ["Between them: " + ("; ".join(found) + ". All others are not separable." if found else "no difference is separable.")]
+    return [
+        "Between them: "
+        + ("; ".join(found) + ". Of the others compared, none is separable." if found else "no difference is separable.")
+    ]
 
 
 def _seconds(state: dict[str, Any]) -> list[dict[str, Any]]:

@@ -67,9 +67,17 @@ class Journal:
         self.state["data"]["training records with prompts of the evaluation"] = len(rows)
         self.write()
 
+    def sampled(self, iteration: int, made: Stage) -> None:
+        """Looks at the pairs before anything is trained on them."""
+        self.raise_alarms(iteration, "sampling", self.alarms.in_sampling(made.facts["counts"]))
+
     def watch(self, iteration: int, history: list[dict[str, float]]) -> None:
-        """Looks at the training so far."""
-        self.raise_alarms(iteration, "training", self.alarms.in_training(history))
+        """Looks at the training so far; of a training that ends here the steps are kept."""
+        try:
+            self.raise_alarms(iteration, "training", self.alarms.in_training(history))
+        except UserError:
+            self.log.steps(iteration, history)
+            raise
 
     def raise_alarms(self, iteration: int, during: str, found: dict[str, str]) -> None:
         """Says each alarm once an iteration; ends the run if that is what the settings want."""
@@ -93,7 +101,6 @@ class Journal:
         for name in ("policy", "steps.jsonl"):
             link(trained.path / name, folder / name)
         steps = read_jsonl(trained.path / "steps.jsonl")
-        self.raise_alarms(iteration, "sampling", self.alarms.in_sampling(made.facts["counts"]))
         for done in range(1, len(steps) + 1):  # again for those that were found in the store
             self.watch(iteration, steps[:done])
         self.log.steps(iteration, steps)
@@ -125,7 +132,7 @@ class Journal:
         scores = json.loads((stage.path / "scores.json").read_text(encoding="utf-8"))
         self.log.scores(iteration, scores["metrics"])
         if (replies := stage.path / "replies.jsonl").is_file():
-            self.log.samples(iteration, "replies", read_jsonl(replies)[:NUM_SAMPLES])
+            self.log.samples(iteration, "replies" if name != "warm start" else "warm start", read_jsonl(replies)[:NUM_SAMPLES])
         if not self.state["points"] or "scores" in self.state["points"][-1]:
             self.state["points"].append({"iteration": iteration})
         self.state["points"][-1] |= {"name": name, "scores": scores}

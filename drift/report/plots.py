@@ -2,11 +2,13 @@
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from drift.report.statistics import Interval
+
+MARKERS = "osD^v"  # one for every ten lines: there are ten colours
 
 
 def by_iteration(lines: dict[str, list[tuple[str, Interval]]], ylabel: str) -> str:
@@ -21,7 +23,7 @@ def by_iteration(lines: dict[str, list[tuple[str, Interval]]], ylabel: str) -> s
         axes.set_ylabel(ylabel)
         axes.grid(axis="y", alpha=0.3)
         if len(lines) > 1:
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=_columns(lines))
     return svg[0]
 
 
@@ -42,6 +44,7 @@ def histogram(values: dict[str, Sequence[float]], xlabel: str) -> str:
 DYNAMICS = {
     "loss": "loss", "margin": "reward margin", "accuracy": "accuracy",
     "reward_chosen": "reward, chosen", "reward_rejected": "reward, rejected", "sigma": "sigma(-margin)",
+    "chosen_shift": "log p of a chosen token, change",
     "logp_chosen": "log p, chosen (nats)", "logp_rejected": "log p, rejected (nats)", "entropy": "entropy (nats)",
     "chosen_tokens": "length, chosen (tokens)", "rejected_tokens": "length, rejected (tokens)", "grad_norm": "gradient norm",
     "dpo_norm": "gradient norm, preference part", "dpo_pair_norm": "the same of single pairs",
@@ -53,14 +56,7 @@ def dynamics(lines: dict[str, list[list[dict[str, float]]]]) -> str:
     """Small pictures of training by step, runs overlaid; `lines`: label -> per seed, the metrics of every step. "" without any."""
     import numpy as np
 
-    means: dict[str, dict[str, Any]] = {}
-    for label, seeds in lines.items():
-        length = min((len(rows) for rows in seeds if rows), default=0)
-        if length:
-            means[label] = {
-                name: np.mean([[row.get(name, np.nan) for row in rows[:length]] for rows in seeds if rows], axis=0)
-                for name in (*DYNAMICS, "iteration")
-            }
+    moments, means = mean_over_seeds(lines)
     shown = [name for name in DYNAMICS if any(not np.isnan(values[name]).all() for values in means.values())]
     if not shown:
         return ""
@@ -71,16 +67,41 @@ def dynamics(lines: dict[str, list[list[dict[str, float]]]]) -> str:
         for axes, name in zip(grid.flat, shown, strict=False):
             for label, values in means.items():
                 known = np.flatnonzero(~np.isnan(values[name]))  # some are measured at some steps only
-                marker = "." if len(known) < len(values[name]) else ""
+                marker = "." if len(known) * 2 < len(moments) else ""
                 axes.plot(known + 1, values[name][known], label=label, linewidth=1.3, marker=marker)
-            for border in np.flatnonzero(np.diff(next(iter(means.values()))["iteration"])):
+            for border in np.flatnonzero(np.diff([iteration for iteration, _ in moments])):
                 axes.axvline(border + 1.5, color="#c3ccd6", linewidth=0.8)
             axes.set_title(DYNAMICS[name], fontsize=9, loc="left")
             axes.tick_params(labelsize=8)
             axes.xaxis.get_major_locator().set_params(integer=True)
         if len(means) > 1:
-            grid.flat[0].legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.12), borderaxespad=0)
+            grid.flat[0].legend(
+                frameon=False, fontsize=8, ncols=_columns(means), loc="lower left", bbox_to_anchor=(0, 1.12), borderaxespad=0
+            )
     return svg[0]
+
+
+def mean_over_seeds(lines: dict[str, list[list[dict[str, float]]]]) -> tuple[list[tuple[float, float]], dict[str, dict[str, Any]]]:
+    """Every (iteration, step) that any run has, in order; label -> metric -> its mean there over the seeds that have it, or nan."""
+    import numpy as np
+
+    moments = sorted({_moment(row) for seeds in lines.values() for rows in seeds for row in rows})
+    means: dict[str, dict[str, Any]] = {label: {} for label in lines}
+    for label, seeds in lines.items():
+        at = [{_moment(row): row for row in rows} for rows in seeds]
+        for name in DYNAMICS:
+            known = [[rows[moment][name] for rows in at if name in rows.get(moment, ())] for moment in moments]
+            means[label][name] = np.array([sum(values) / len(values) if values else np.nan for values in known])
+    return moments, means
+
+
+def _columns(labels: Iterable[str]) -> int:
+    """Of a legend: as many as names of that length leave room for."""
+    return max(1, 72 // (max(map(len, labels)) + 8))
+
+
+def _moment(row: dict[str, float]) -> tuple[float, float]:
+    return row["iteration"], row["step"]
 
 
 @contextmanager
@@ -97,9 +118,14 @@ def drawing(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3
         yield axes, svg
         for part in figure.axes:
             part.spines[["top", "right"]].set_visible(False)
-        figure.tight_layout()
+        legends = [legend for part in figure.axes if (legend := part.get_legend()) is not None]
+        for beside in (False, True):  # they may lie outside, but take no room from the picture
+            for legend in legends:
+                legend.set_in_layout(beside)
+            if not beside:
+                figure.tight_layout()
         text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
         plt.close(figure)
     svg.append(text.getvalue()[text.getvalue().index("<svg") :])
 
@@ -115,8 +141,8 @@ def _keep_means_in_sight(axes: Any, intervals: list[Interval]) -> None:
 
 
 def _line(axes: Any, index: int, count: int, label: str, points: list[tuple[int, Interval]]) -> None:
-    shift = (index - (count - 1) / 2) * 0.06  # so that intervals do not hide one another
+    shift = (index - (count - 1) / 2) * min(0.06, 0.8 / count)  # so that intervals do not hide one another
     x, y = [p + shift for p, _ in points], [interval.mean for _, interval in points]
     down = [interval.mean - (interval.low if interval.low is not None else interval.mean) for _, interval in points]
     up = [(interval.high if interval.high is not None else interval.mean) - interval.mean for _, interval in points]
-    axes.errorbar(x, y, yerr=[down, up], marker="o", capsize=3, label=label)
+    axes.errorbar(x, y, yerr=[down, up], marker=MARKERS[index // 10 % len(MARKERS)], capsize=3, label=label)

@@ -20,7 +20,7 @@ def answers(folders: Mapping[str, Path]) -> list[Item]:
     """Evaluation prompts with the first reply of the start model and of every run's last policy (same noise)."""
     found: dict[str, Item] = {}
     starts = [("start model", folder / "iteration_0/replies.jsonl") for folder in list(folders.values())[:1]]
-    for title, file in [*starts, *((name, last(folder, "replies.jsonl")) for name, folder in folders.items())]:
+    for title, file in [*starts, *((name, last(folder, "replies.jsonl", warm_start=True)) for name, folder in folders.items())]:
         if file is None or not file.is_file():
             continue
         for row in read_jsonl(file):
@@ -52,10 +52,11 @@ def trained_on(folders: Mapping[str, Path]) -> list[Item]:
     return sorted(found.values(), key=lambda item: -len({title for title, *_ in item["replies"]}))[:NUM_SHOWN]
 
 
-def last(folder: Path, name: str) -> Path | None:
-    """The file of that name of the last iteration that has it."""
-    files = sorted(folder.glob(f"iteration_*/{name}"), key=lambda file: int(file.parent.name.split("_")[1]))
-    return files[-1] if files else None
+def last(folder: Path, name: str, *, warm_start: bool = False) -> Path | None:
+    """The file of that name of the last iteration that has it, the start model's (iteration_0) left out; else the warm start's."""
+    files = sorted(folder.glob(f"iteration_[1-9]*/{name}"), key=lambda file: int(file.parent.name.split("_")[1]))
+    first = folder / "warm_start" / name
+    return files[-1] if files else first if warm_start and first.is_file() else None
 
 
 def _item(kind: str, prompt: list[dict[str, str]]) -> Item:

@@ -8,6 +8,8 @@ from drift.report.statistics import Difference, Interval, holm, level, paired
 
 Table = list[dict[str, str]]
 SEEDS = ("seed", "data.seed")
+MOST_COMPARED = 12  # groups that are all compared with one another; of more, each is compared with the first
+SAME_PROMPTS = 0.9  # share of the prompts that two runs must have in common to be compared at all
 NOT_SEPARABLE = "not separable"
 
 
@@ -21,7 +23,7 @@ def show(interval: Interval, digits: int, *, sign: bool = False) -> str:
 def groups(states: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Runs that differ by nothing but seeds, together; named by their method and by what not all runs have in common."""
     titles = [state["title"] for state in states]
-    names = sorted({name for title in titles for name in title} - {"method", "experiment", *SEEDS})
+    names = sorted({name for title in titles for name in title} - {"method", *SEEDS})
     differing = [name for name in names if len({title.get(name) for title in titles}) > 1]
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for state, title in zip(states, titles, strict=True):
@@ -31,8 +33,8 @@ def groups(states: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def scored_names(states: list[dict[str, Any]]) -> list[str]:
     """The evaluated policies of runs that differ by seeds alone, in order; some runs may not have come to the last ones yet."""
-    furthest = max(states, key=lambda state: len(state["points"]), default={"points": []})
-    return [point["name"] for point in furthest["points"] if "scores" in point]
+    names = [[point["name"] for point in state["points"] if "scores" in point] for state in states]
+    return max(names, key=len, default=[])
 
 
 def having(states: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
@@ -46,13 +48,18 @@ def point(state: dict[str, Any], name: str) -> dict[str, Any]:
 
 def per_item(states: list[dict[str, Any]], name: str, metric: str) -> list[dict[str, float]]:
     """Per-prompt values of a metric, one dict per run that has them."""
-    values = [point(state, name)["scores"]["metrics"][metric]["per_item"] for state in having(states, name)]
+    values = [point(state, name)["scores"]["metrics"].get(metric, {}).get("per_item") for state in having(states, name)]
     return [value for value in values if value]
 
 
 def headline(states: list[dict[str, Any]]) -> str:
     names = scored_names(states)
     return point(having(states, names[0])[0], names[0])["scores"]["headline"] if names else "score"
+
+
+def common_name(states: list[dict[str, Any]]) -> str | None:
+    """The last policy after the start model that two runs have, or the only run; None where nothing trained is evaluated yet."""
+    return next((name for name in reversed(scored_names(states)[1:]) if len(having(states, name)) >= min(2, len(states))), None)
 
 
 def gain(states: list[dict[str, Any]], name: str) -> Difference | None:
@@ -88,9 +95,10 @@ def rows(label: str, states: list[dict[str, Any]]) -> Table:
 
 
 def comparisons(grouped: dict[str, list[dict[str, Any]]]) -> Table:
-    """Every two groups at the last policy that two seeds of both have come to (or the only one): paired difference over these
-    seeds; p for all of them at once."""
-    found = [(*labels, *gap) for labels in combinations(grouped, 2) if (gap := _gap(grouped, *labels)) is not None]
+    """Every two groups (of very many: the first and every other) at the last policy that two seeds of both have come to, or the
+    only one: paired difference over these seeds; p for all of them at once. Groups that were not evaluated alike are left out."""
+    couples = [pair for pair in combinations(grouped, 2) if len(grouped) <= MOST_COMPARED or pair[0] == next(iter(grouped))]
+    found = [(*labels, *gap) for labels in couples if (gap := _gap(grouped, *labels)) is not None]
     corrected = holm([1.0 if gap.p is None else gap.p for *_, gap in found])
     for (one, other, row, gap), p in zip(found, corrected, strict=True):
         row["effect (d)"] = "-" if gap.effect is None else f"{gap.effect:+.2f}"
@@ -100,20 +108,28 @@ def comparisons(grouped: dict[str, list[dict[str, Any]]]) -> Table:
 
 
 def _gap(grouped: dict[str, list[dict[str, Any]]], one: str, other: str) -> tuple[dict[str, str], Difference] | None:
-    """A row of the comparison and its difference; None where the two have nothing in common."""
+    """A row of the comparison and its difference; None where the two have nothing in common. Policies of one name are compared,
+    or the last ones of both where no name is the same (a warm start alone and iterations)."""
     a, b = _by_seed(grouped[one]), _by_seed(grouped[other])
     common = [seed for seed in a if seed in b]
-    main = headline([a[seed] for seed in common])
-    for name in reversed(scored_names([a[seed] for seed in common])[1:]):
-        seeds = [seed for seed in common if having([a[seed]], name) and having([b[seed]], name)]
+    sides = [[side[seed] for seed in common] for side in (a, b)]
+    main, names, others = headline(sides[0]), *(scored_names(side)[1:] for side in sides)
+    if main != headline(sides[1]) or not names or not others:
+        return None
+    for name, same in [(name, name) for name in reversed(names) if name in others] or [(names[-1], others[-1])]:
+        seeds = [seed for seed in common if having([a[seed]], name) and having([b[seed]], same)]
         if len(seeds) < min(2, len(common)):
             continue
-        now = [per_item([side[seed] for seed in seeds], name, main) for side in (a, b)]
-        if len(now[0]) != len(now[1]) or not now[0]:
+        now, then = per_item([a[seed] for seed in seeds], name, main), per_item([b[seed] for seed in seeds], same, main)
+        if not now or len(now) != len(then) or not all(map(_same_prompts, now, then)):
             return None
-        gap = paired(now[0], now[1])
-        return {"comparison": f"{one} - {other}", "at": name, main: show(gap, 3, sign=True), "over": gap.over}, gap
+        gap, at = paired(now, then), name if name == same else f"{name}, {same}"
+        return {"comparison": f"{one} - {other}", "at": at, main: show(gap, 3, sign=True), "over": gap.over}, gap
     return None
+
+
+def _same_prompts(one: dict[str, float], other: dict[str, float]) -> bool:
+    return len(one.keys() & other.keys()) >= SAME_PROMPTS * max(len(one), len(other))
 
 
 def signal(lines: dict[str, list[list[dict[str, float]]]]) -> Table:

@@ -15,11 +15,14 @@ SCORES = (
     "distinct-2",
     "missing ends",
     "perplexity under start",
-    "margin",
-    "accuracy",
+    "margin against start (nats)",
+    "pair accuracy",
+    "chosen log-prob per token",
+    "disliked log-prob per token",
 )
 TRAINING = (
-    "loss", "dpo", "margin", "accuracy", "sigma", "reward_chosen", "reward_rejected", "logp_chosen", "logp_rejected", "entropy",
+    "loss", "dpo", "margin", "accuracy", "sigma", "reward_chosen", "reward_rejected", "chosen_shift",
+    "logp_chosen", "logp_rejected", "entropy",
     "grad_norm", "dpo_norm", "dpo_pair_norm", "chosen_tokens", "rejected_tokens", "learning_rate",
 )  # fmt: skip
 

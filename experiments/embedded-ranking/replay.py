@@ -48,7 +48,7 @@ def read(place: Path) -> list[dict[str, Any]]:
             "steps": [
                 {name: round(float(step[name]), 4) for name in ("chosen_shift", "entropy")}
                 for step in steps
-                if int(step["iteration"]) == point["iteration"]
+                if int(step["iteration"]) == point["iteration"] and point["name"] != "start"
             ],
             "counts": point.get("counts"),
             "metrics": {name: round(point["scores"]["metrics"][name]["value"], 4) for name in WATCHED},

@@ -62,17 +62,18 @@ class Cell:
     def place(self, seed: int) -> Path:
         return self.folder / f"{self.name}-{seed}"
 
-    def states(self) -> list[dict[str, Any]]:
-        files = [self.place(seed) / "run.json" for seed in self.seeds]
-        return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-
-    def finished(self, seed: int) -> bool:
+    def state(self, seed: int) -> dict[str, Any] | None:
+        """Of the finished run of that seed."""
         file = self.place(seed) / "run.json"
-        return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["status"] == "finished"
+        state = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"status": "not begun"}
+        return state if state["status"] == "finished" else None
+
+    def states(self) -> list[dict[str, Any]]:
+        return [state for seed in self.seeds if (state := self.state(seed)) is not None]
 
     @property
     def done(self) -> bool:
-        return all(self.finished(seed) for seed in self.seeds)
+        return len(self.states()) == len(self.seeds)
 
     def start(self, seed: int) -> subprocess.Popen[bytes]:
         """Begins the run of that seed, on its share of the cores."""
@@ -147,12 +148,14 @@ def main() -> None:
         show_tests(arguments.folder, phases)
         cells += [cell for cells in phases.values() for cell in cells]
     if not all(cell.done for cell in cells):
-        say("\nNot everything is measured yet; the same command goes on.")
+        said = "\nNot everything is measured yet; the same command goes on."
+        say(said) if time.monotonic() > latest else sys.exit(said)
 
 
 def perform(cells: list[Cell], latest: float) -> None:
-    """Runs what is not finished, AT_A_TIME together; begins none after `latest` (of the monotonic clock)."""
-    waiting = [(cell, seed) for cell in cells for seed in cell.seeds if not cell.finished(seed)]
+    """Runs what is not finished, AT_A_TIME together; begins none after `latest` (of the monotonic clock). A run that fails is told
+    of, and the others go on."""
+    waiting = [(cell, seed) for cell in cells for seed in cell.seeds if cell.state(seed) is None]
     running: dict[str, tuple[subprocess.Popen[bytes], Path, float]] = {}
     begun, count, ended = time.monotonic(), len(waiting), 0
     try:
@@ -165,11 +168,10 @@ def perform(cells: list[Cell], latest: float) -> None:
                 if process.poll() is None:
                     continue
                 del running[name]
-                if process.returncode:
-                    sys.exit(f"{name} failed, see {place}.log")
                 ended, now = ended + 1, time.monotonic()
                 left = (count - ended) * (now - begun) / ended / 60
-                say(f"{name}: {(now - since) / 60:.1f} min; {ended} of {count}, about {left:.0f} min left")
+                how = f"FAILED, see {place}.log" if process.returncode else f"{(now - since) / 60:.1f} min"
+                say(f"{name}: {how}; {ended} of {count}, about {left:.0f} min left")
     finally:
         for process, _, _ in running.values():
             process.terminate()  # what its finished stages made stays in the store
@@ -201,14 +203,8 @@ def show_tests(folder: Path, phases: dict[str, list[Cell]]) -> None:
         if phase in PLAIN:
             plain = next(cell for cell in phases[PLAIN[phase]] if cell.name == "DRIFT").states()
             groups["DRIFT"] = [state for state in plain if int(state["title"]["seed"]) in FEW]
-        if compared := tables.comparisons({label: [ends(state) for state in states] for label, states in groups.items()}):
+        if compared := tables.comparisons(groups):
             table(compared)
-
-
-def ends(state: dict[str, Any]) -> dict[str, Any]:
-    """The run with its first and last policy alone: arms whose last ones have different names are compared at these."""
-    scored = [point for point in state["points"] if "scores" in point]
-    return state | {"points": [scored[0], *(point | {"name": "last policy"} for point in scored[1:][-1:])]}
 
 
 def by_policy(label: str, states: list[dict[str, Any]]) -> list[dict[str, str]]:

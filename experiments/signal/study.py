@@ -35,7 +35,7 @@ PROMPTS = [[{"role": "user", "content": f"Question {i}?"}] for i in range(10, 42
 
 
 class Study:
-    """One arm: `trains_on` is spin or drift."""
+    """The models, their pairs, and what is measured of them."""
 
     def __init__(self, folder: Path) -> None:
         from hydra import compose, initialize_config_dir

@@ -1,0 +1,65 @@
+"""The ranking study's script: its settings compose, its choice is the best one, one failed run ends nothing."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, compose
+from test_report import state
+
+spec = importlib.util.spec_from_file_location("ranking", ROOT / "experiments/embedded-ranking/study.py")
+ranking = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ranking)
+
+
+class Cell(ranking.Cell):
+    """Its runs only write down what a run of that gain would."""
+
+    def __init__(self, folder, name, seeds, gain=0.1):
+        super().__init__(folder, "tune", name, [], seeds)
+        self.gain = gain
+
+    def start(self, seed):
+        place = self.place(seed)
+        place.mkdir(parents=True)
+        if self.gain is None:
+            return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+        (place / "state").write_text(json.dumps(state(self.name, seed, self.gain)))
+        return subprocess.Popen(["mv", str(place / "state"), str(place / "run.json")])
+
+
+def test_every_arm_and_configuration_composes_and_arms_differ(tmp_path):
+    tune = ranking.tuning(tmp_path)
+    assert {len(cells) for cells in tune.values()} == {4} and len(tune) == 6
+    assert all(compose(*cell.overrides) is not None for cells in tune.values() for cell in cells[::3])
+    changed = [ranking._with(["method=drift", "train.loss.nll=0.1"], changes) for changes in ranking.CALM.values()]
+    assert all(compose(*overrides) is not None for overrides in changed)
+    assert changed[1] == ["method=drift", "train.loss.nll=1"]
+
+
+def test_a_run_that_fails_is_told_of_and_ends_nothing(tmp_path, capsys):
+    cells = [Cell(tmp_path, "bad", (0,), None), Cell(tmp_path, "good", (0, 1))]
+    ranking.perform(cells, time.monotonic() + 60)
+    assert [cell.done for cell in cells] == [False, True]
+    said = capsys.readouterr().out
+    assert "tune/bad, seed 0: FAILED" in said and "3 of 3" in said
+
+
+def test_nothing_begins_when_the_time_is_up_and_begun_runs_do_not_count(tmp_path):
+    cell = Cell(tmp_path, "late", (0, 1))
+    ranking.perform([cell], time.monotonic())
+    assert cell.states() == []
+    cell.place(0).mkdir(parents=True)
+    (cell.place(0) / "run.json").write_text(json.dumps(state("late", 0, 0.1, status="running")))
+    assert cell.states() == [] and not cell.done
+
+
+def test_the_best_configuration_is_that_of_the_highest_mean_gain(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranking, "last_policy", lambda arm: "iteration 1")
+    cells = [Cell(tmp_path, f"SPIN-{i}", ranking.TUNE_SEEDS, gain) for i, gain in enumerate((0.1, 0.3, 0.2, 0.3))]
+    ranking.perform(cells, time.monotonic() + 60)
+    assert cells[1].gains("iteration 1") == pytest.approx([0.3, 0.3])
+    assert ranking.best("SPIN", cells) == [*ranking.ARMS["SPIN"], *ranking.CONFIGS["SPIN"][1]]
