@@ -117,7 +117,7 @@ def test_failed_and_unfinished_members_are_in_the_report(tmp_path):
     begun["points"] = begun["points"][:1]
     text = study(tmp_path, [state("one", 0, 0.1), begun, state("three", 0, 0.1, status="failed", error="UserError: <b>no</b>")])
     assert "no trained policy has been evaluated yet" in text and "running" in text
-    assert "method=three, seed=0 failed: UserError: &lt;b&gt;no&lt;/b&gt;" in text
+    assert "three, seed 0 failed: UserError: &lt;b&gt;no&lt;/b&gt;" in text
 
 
 def test_a_run_killed_before_its_evaluation_hides_nothing_of_the_other_seeds(tmp_path):

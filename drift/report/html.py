@@ -79,6 +79,7 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
         scores=[dict.fromkeys(columns, "-") | row for row in scores],
         comparisons=compared,
         alarms=tables.alarms(tables.groups(states)),
+        failed=tables.failed(tables.groups(states)),
         dynamics=plots.dynamics(steps),
         signal=tables.signal(steps),
         differing=settings.differing(grouped),

@@ -147,6 +147,16 @@ def signal(lines: dict[str, list[list[dict[str, float]]]]) -> Table:
     return found
 
 
+def failed(grouped: dict[str, list[dict[str, Any]]]) -> Table:
+    """Every run that ended with an error, by group."""
+    return [
+        {"run": label, "seed": state["title"].get("seed", "-"), "error": state["error"]}
+        for label, states in grouped.items()
+        for state in states
+        if state["error"]
+    ]
+
+
 def alarms(grouped: dict[str, list[dict[str, Any]]]) -> Table:
     """Every alarm that sounded, by group and run."""
     return [
