@@ -49,13 +49,14 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
     from jinja2 import Environment, PackageLoader
 
     states = list(members.values())
+    together = tables.groups(states)
     grouped = {
         label: [place for place, state in members.items() if any(state is other for other in group)]
-        for label, group in tables.groups(states).items()
+        for label, group in together.items()
     }
     logs = {(place / "records.jsonl").resolve() for place in members}  # members that share the stage share the file
     cards = {log: _cards(log) for log in logs}
-    usable = {label: members for label, members in tables.groups(states).items() if tables.scored_names(members)}
+    usable = {label: members for label, members in together.items() if tables.scored_names(members)}
     main = tables.headline(next(iter(usable.values()))) if usable else "score"
     scores = [row for label, members in usable.items() for row in tables.rows(label, members)]
     columns = [name for row in scores for name in row]
@@ -78,8 +79,8 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
         plot=plots.by_iteration(lines, main) if lines else "",
         scores=[dict.fromkeys(columns, "-") | row for row in scores],
         comparisons=compared,
-        alarms=tables.alarms(tables.groups(states)),
-        failed=tables.failed(tables.groups(states)),
+        alarms=tables.alarms(together),
+        failed=tables.failed(together),
         dynamics=plots.dynamics(steps),
         signal=tables.signal(steps),
         differing=settings.differing(grouped),
@@ -115,10 +116,7 @@ def _verdict(grouped: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def _side_by_side(grouped: dict[str, list[Path]], members: dict[Path, dict[str, Any]]) -> dict[str, Path]:
     """A run of every group for the sample browser: of the seed with which most groups have evaluated most."""
-    by_seed = {
-        label: {tuple(members[place]["title"].get(name, "") for name in tables.SEEDS): place for place in places}
-        for label, places in grouped.items()
-    }
+    by_seed = {label: {tables.seeds_of(members[place]): place for place in places} for label, places in grouped.items()}
     policies = {place: len(tables.scored_names([state])) for place, state in members.items()}
     seeds = dict.fromkeys(seed for places in by_seed.values() for seed in places)
     best = max(seeds, key=lambda seed: sum(policies[places[seed]] for places in by_seed.values() if seed in places))

@@ -119,11 +119,11 @@ def drawing(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3
         for part in figure.axes:
             part.spines[["top", "right"]].set_visible(False)
         legends = [legend for part in figure.axes if (legend := part.get_legend()) is not None]
-        for beside in (False, True):  # they may lie outside, but take no room from the picture
-            for legend in legends:
-                legend.set_in_layout(beside)
-            if not beside:
-                figure.tight_layout()
+        for legend in legends:  # they may lie outside, but take no room from the picture
+            legend.set_in_layout(False)
+        figure.tight_layout()
+        for legend in legends:
+            legend.set_in_layout(True)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
         plt.close(figure)

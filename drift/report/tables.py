@@ -169,4 +169,8 @@ def alarms(grouped: dict[str, list[dict[str, Any]]]) -> Table:
 
 
 def _by_seed(states: list[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Any]]:
-    return {tuple(state["title"].get(name, "") for name in SEEDS): state for state in states}
+    return {seeds_of(state): state for state in states}
+
+
+def seeds_of(state: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(state["title"].get(name, "") for name in SEEDS)

@@ -1,8 +1,10 @@
 """When the alarms sound in finished runs, with the thresholds of conf/config.yaml or those given: for choosing thresholds.
 
-python experiments/embedded-ranking/replay.py RUN_FOLDER... [alarms.chosen_fall=.5]
-python experiments/embedded-ranking/replay.py RUN_FOLDER... --keep FILE     writes down what the replay needs
-python experiments/embedded-ranking/replay.py FILE                          replays that
+    python experiments/embedded-ranking/replay.py RUN_FOLDER... [alarms.chosen_fall=.5]
+    python experiments/embedded-ranking/replay.py RUN_FOLDER... --keep FILE     writes down what the replay needs
+    python experiments/embedded-ranking/replay.py FILE                          replays that
+
+A run's folder needs its run.json and its steps.csv.
 """
 
 import argparse
@@ -15,7 +17,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from drift.__main__ import compose  # noqa: E402
 from drift.alarms import Alarms  # noqa: E402
+from drift.errors import UserError  # noqa: E402
 from drift.records import read_jsonl, write_jsonl  # noqa: E402
 from drift.report.console import table  # noqa: E402
 
@@ -31,7 +35,7 @@ def main() -> None:
     runs = [run for place in arguments.places if "=" not in place for run in read(Path(place))]
     if arguments.keep:
         write_jsonl(arguments.keep, runs)
-    alarms = composed(overrides)
+    alarms = compose(overrides).alarms
     table([row for run in runs for row in replay(alarms, run)])
 
 
@@ -39,6 +43,8 @@ def read(place: Path) -> list[dict[str, Any]]:
     """What the replay needs of a run: per evaluated policy its metrics, and the steps and counts that led to it."""
     if place.is_file():
         return read_jsonl(place)
+    if missing := [name for name in ("run.json", "steps.csv") if not (place / name).is_file()]:
+        raise UserError(f"{place} has no {missing[0]}. Expected the folder of a run that trained, or a file that --keep wrote.")
     state = json.loads((place / "run.json").read_text(encoding="utf-8"))
     with open(place / "steps.csv", encoding="utf-8", newline="") as file:
         steps = list(csv.DictReader(file))
@@ -74,13 +80,8 @@ def replay(alarms: Alarms, run: dict[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def composed(overrides: list[str]) -> Alarms:
-    from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
-
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return instantiate(compose("config", overrides).alarms)
-
-
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"\n{error}")

@@ -4,8 +4,7 @@
     python experiments/embedded-ranking/study.py FOLDER --minutes 60  begins nothing more after an hour
     python experiments/embedded-ranking/study.py FOLDER --show        the tables of what is there
 
-Two runs go at a time, on half the cores each: on two cores that is up to a sixth faster than one after the other. Each writes what
-it says to <run folder>.log.
+Two runs go at a time, on half the cores each. Each writes what it says to <run folder>.log.
 
 Phases: `tune` (validation topics, four configurations an arm, two seeds), `test` (test topics, each arm's best, eight seeds, all
 varied), `long` (DRIFT and SPIN, five iterations), `guided`, `calm` (what may stop a collapse). Every phase folder is a study with a
