@@ -115,7 +115,8 @@ def _name(hint: Any) -> str:
         return "one of " + ", ".join(map(str, options))
     if options:
         return " or ".join("null" if option is type(None) else _name(option) for option in options)
-    return {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}.get(hint.__name__, hint.__name__)
+    name = str(hint.__name__)
+    return {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}.get(name, name)
 
 
 def _suggest(value: Any, hint: Any) -> str:

@@ -97,7 +97,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    return [Pair(**(row | {"fresh": tuple(row["fresh"])})) for row in read_jsonl(path)]
+    return [dataclasses.replace(Pair(**row), fresh=tuple(row["fresh"])) for row in read_jsonl(path)]
 
 
 def write_text(path: Path, text: str) -> None:

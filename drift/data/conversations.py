@@ -65,7 +65,7 @@ def to_messages(rows: Any, *, role: str, content: str, field: str) -> list[Messa
         allowed = {None: ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",)}[before]
         name = row.get(role)
         who = ROLES.get(name) if isinstance(name, str) else None
-        if who not in allowed:
+        if who is None or who not in allowed:
             raise BadRow(f"{field}[{i}].{role}", " or ".join(allowed), found(name))
         messages.append({"role": who, "content": to_text(row.get(content), f"{field}[{i}].{content}")})
     return messages

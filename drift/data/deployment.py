@@ -78,7 +78,7 @@ class Deployment:
 
     def collect(self, draw: Callable[..., Any]) -> Collected:
         """The log: a reply to every prompt and the user's feedback; after a complaint, if asked for, a second try and its check."""
-        records = []
+        records: list[Record] = []
         for task, (reply,) in draw(
             self.tasks("train", self.num_prompts), _prompts, first_sample=0, label="deployment: first replies"
         ):
@@ -124,6 +124,6 @@ def after_complaint(record: Record) -> list[Prompt]:
 
 def split_topics() -> dict[Split, list[str]]:
     """A fixed split, by the topics' hashes: 1/5 validation, 3/10 test, the rest train."""
-    topics = sorted(requests.TOPICS, key=digest)
+    topics: list[str] = sorted(requests.TOPICS, key=digest)
     fifth, tenth3 = len(topics) // 5, 3 * len(topics) // 10
     return {"validation": topics[:fifth], "test": topics[fifth : fifth + tenth3], "train": topics[fifth + tenth3 :]}

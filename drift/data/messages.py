@@ -45,7 +45,9 @@ class Messages:
 def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
     """One row; raises BadRow."""
     messages = to_messages(row.get("messages"), role="role", content="content", field="messages")
-    clicked = {i: label for i, message in enumerate(row["messages"]) if (label := _label(message, f"messages[{i}]")) is not None}
+    clicked: dict[int, Label] = {
+        i: label for i, message in enumerate(row["messages"]) if (label := _label(message, f"messages[{i}]")) is not None
+    }
     last = row["messages"][-1]
     if clicked and last["role"] == "assistant" and last.get("comment") is not None:
         messages.append({"role": "user", "content": to_text(last["comment"], f"messages[{len(messages) - 1}].comment")})

@@ -77,13 +77,11 @@ class WandbRun(CsvFiles):
         if not self.with_samples or not rows:
             return
         names = [name for name in ("prompt", "reply", "chosen", "rejected", "feedback") if name in rows[0]]
-        data = [[iteration, *(_text(row[name]) for name in names)] for row in rows]
+        data: list[Any] = [[iteration, *(_text(row[name]) for name in names)] for row in rows]
         self.run.log({"iteration": iteration, f"{kind}/iteration {iteration}": wandb.Table(["iteration", *names], data)})
 
     def alarm(self, iteration: int, during: str, name: str, text: str) -> None:
-        import wandb
-
-        self.run.alert(title=f"{name}, iteration {iteration}, {during}", text=text, level=wandb.AlertLevel.WARN)
+        self.run.alert(title=f"{name}, iteration {iteration}, {during}", text=text, level="WARN")
         self.run.log({"iteration": iteration, f"alarms/{name}": 1})
 
     def end(self, failed: bool) -> None:

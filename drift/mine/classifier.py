@@ -93,7 +93,9 @@ def weights() -> dict[str, Any]:
     import numpy as np
     from safetensors.numpy import load_file
 
-    fitted = {name: array if name == "columns" else array.astype(np.float32) for name, array in load_file(FILE).items()}
+    fitted: dict[str, Any] = {
+        name: array if name == "columns" else array.astype(np.float32) for name, array in load_file(FILE).items()
+    }
     fitted["whole"] = np.zeros((features.HASHES + len(features.FACTS), len(HEADS)), np.float32)
     fitted["whole"][fitted["columns"]] = fitted["weights"].T
     return fitted

@@ -73,19 +73,22 @@ def holds(text: str, word: str) -> bool:
 def matrix(readings: list[Reading]) -> Any:
     """Sparse `(N, HASHES + len(FACTS))`."""
     from scipy.sparse import csr_matrix, hstack
-    from sklearn.feature_extraction.text import HashingVectorizer
 
-    hashing = HashingVectorizer(analyzer=grams, n_features=HASHES, alternate_sign=False, binary=True, norm="l2")
     facts = csr_matrix([[float(fact(reading)) for fact in FACTS.values()] for reading in readings])
-    return hstack([hashing.transform([reading.words for reading in readings]), facts]).tocsr()
+    return hstack([hashing(analyzer=grams, norm="l2").transform([reading.words for reading in readings]), facts]).tocsr()
 
 
 def columns(grams: list[str]) -> list[int]:
     """The column of each of these grams."""
+    found = hashing(analyzer=lambda gram: [gram], norm=None).transform(grams)
+    return [int(column) for column in found.indices]
+
+
+def hashing(**settings: Any) -> Any:
+    """Words to columns, as everything that is fitted here expects them."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    hashing = HashingVectorizer(analyzer=lambda gram: [gram], n_features=HASHES, alternate_sign=False, binary=True, norm=None)
-    return [int(column) for column in hashing.transform(grams).indices]
+    return HashingVectorizer(n_features=HASHES, alternate_sign=False, binary=True, **settings)
 
 
 def grams(words: list[str]) -> list[str]:

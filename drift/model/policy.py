@@ -77,7 +77,7 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
         how["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    model = AutoModelForCausalLM.from_pretrained(policy.base, **how)
+    model: Any = AutoModelForCausalLM.from_pretrained(policy.base, **how)
     if policy.is_adapter:
         from peft import PeftModel
 

@@ -58,6 +58,7 @@ class Tiny:
         inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<|im_start|>", "<|im_end|>")])
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|im_end|>")
         tokenizer.chat_template = CHATML
+        end = inner.token_to_id("<|im_end|>")
         config = LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.hidden_size,
@@ -67,8 +68,8 @@ class Tiny:
             num_key_value_heads=2,
             max_position_embeddings=4096,
             initializer_range=0.2,  # wide, so that its replies differ from one another
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=end,
+            pad_token_id=end,
             bos_token_id=None,
             tie_word_embeddings=True,
         )

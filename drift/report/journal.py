@@ -129,7 +129,7 @@ class Journal:
         for file in sorted(stage.path.glob("*.json*")):
             if file.name != "manifest.json":
                 link(file, target / file.name)
-        scores = json.loads((stage.path / "scores.json").read_text(encoding="utf-8"))
+        scores: dict[str, Any] = json.loads((stage.path / "scores.json").read_text(encoding="utf-8"))
         self.log.scores(iteration, scores["metrics"])
         if (replies := stage.path / "replies.jsonl").is_file():
             self.log.samples(iteration, "replies" if name != "warm start" else "warm start", read_jsonl(replies)[:NUM_SAMPLES])

@@ -7,6 +7,7 @@ the interval second. Where several are shown together, their p are Holm's (1979)
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 RESAMPLES = 9999
 
@@ -89,7 +90,8 @@ def difference(values: Sequence[float], interval: Interval, test: Callable[[Sequ
 def t_test(values: Sequence[float]) -> float:
     from scipy.stats import ttest_1samp
 
-    return float(ttest_1samp(values, 0.0).pvalue)
+    found: Any = ttest_1samp(values, 0.0)
+    return float(found.pvalue)
 
 
 def sign_flips(values: Sequence[float]) -> float:

@@ -106,7 +106,7 @@ class Replies:
 
     def __init__(self, model: Any, bands: list[Band], positions: Tensor, capacity: int) -> None:
         self.model, self.bands, self.positions = model, bands, positions
-        layers = [ReplyLayer(i, bands, len(positions), capacity) for i in range(len(bands[0].keys))]
+        layers: list[Any] = [ReplyLayer(i, bands, len(positions), capacity) for i in range(len(bands[0].keys))]
         self.cache = Cache(layers=layers)
 
     def step(self, tokens: Tensor) -> Tensor:

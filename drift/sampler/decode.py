@@ -41,7 +41,7 @@ def sample(
     without padding (see bands.py; None: on a CPU, where the model is known to allow it and a padded cache would be twice as
     large; on a GPU nobody has measured it)."""
     if banded is None:
-        banded = model.device.type == "cpu" and bands.supports(model) and bands.saves([row.prompt for row in rows])
+        banded = bool(model.device.type == "cpu" and bands.supports(model) and bands.saves([row.prompt for row in rows]))
     logits, state = prefill(model, [list(row.prompt) for row in rows], max_new_tokens, pad_id, banded=banded)
     device = logits.device
     uniforms = torch.stack([torch.as_tensor(row.uniforms) for row in rows]).to(device)  # (B, max_new_tokens)

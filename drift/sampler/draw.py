@@ -40,7 +40,7 @@ class Draw:
         self.seed, self.purpose, self.iteration = seed, purpose, iteration
         self.drawn = {"replies": 0, "tokens": 0, "prompts_too_long": 0}
         self._stack = ExitStack()
-        self._generate: Callable[..., list[Reply | None]] | None = None
+        self._generate: Any = None  # of the loaded model: (prompts, noise, tick) -> replies
 
     def __enter__(self) -> "Draw":
         return self

@@ -16,6 +16,8 @@ class InPlaceLayer(DynamicLayer):
     """Keys and values `(B, H, T, D)` in a buffer that is allocated once for `capacity` positions."""
 
     capacity = 0
+    keys: Any
+    values: Any
 
     def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         if not self.is_initialized:
@@ -183,7 +185,7 @@ def _layers(full: Any, part: Any, num_rows: int) -> list[Any]:
     return full.layers
 
 
-def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     """How many ids all prompts begin with; the last id of the shortest is never counted (its logits are needed)."""
     first, last = min(prompts), max(prompts)
     limit = min(len(prompt) for prompt in prompts) - 1

@@ -18,6 +18,8 @@ from torch import Tensor
 from drift.errors import UserError, memory_advice
 from drift.train import objective, signal
 
+Halves = tuple[Tensor, Tensor]  # of the chosen replies, of the rejected ones
+
 
 class ReferenceModule(lightning.LightningModule):
     """Frozen model; `predict_step` gives the summed reply log-probs `(R,)` of a batch of rows."""
@@ -37,11 +39,10 @@ class PolicyModule(lightning.LightningModule):
     """The trained policy. A batch of its loader is one optimiser step: `batches`, a list of row batches with reference columns, and
     `alone`, the same pairs one by one where the step's signal is to be measured."""
 
-    strict_loading = False  # checkpoints hold trained parameters only: the frozen base is on disk already
-
     def __init__(self, model: Any, settings: Any, layout: Any, num_steps: int, check_start: bool, on_step: Any) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints hold trained parameters only: the frozen base is on disk already
         self.model, self.settings, self.layout, self.num_steps = model, settings, layout, num_steps
         self.check_start, self.on_step = check_start, on_step
         self.history: list[dict[str, float]] = []
@@ -69,7 +70,7 @@ class PolicyModule(lightning.LightningModule):
     def _step_gradients(self, step: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Accumulates the gradients of one step; returns its metrics, means over its pairs (entropy: over its
         reply tokens)."""
-        lengths = [batch["reply_lengths"].chunk(2) for batch in step]
+        lengths = [halves(batch["reply_lengths"]) for batch in step]
         pairs = sum(len(chosen) for chosen, _ in lengths)
         chosen_tokens = sum(int(chosen.sum()) for chosen, _ in lengths)
         reply_tokens = chosen_tokens + sum(int(rejected.sum()) for _, rejected in lengths)
@@ -77,15 +78,15 @@ class PolicyModule(lightning.LightningModule):
         for batch in step:
             with memory_advice("train.tokens_per_batch", self.settings.tokens_per_batch):
                 sums, entropies = self.layout.reply_logprobs(self.model, batch)
-                chosen, rejected = sums.chunk(2)
-                ratios = (sums - batch["reference"]).chunk(2)
-                parts = self._losses(ratios, batch["reply_lengths"].chunk(2))  # (B,) each
+                chosen, rejected = halves(sums)
+                ratios = halves(sums - batch["reference"])
+                parts = self._losses(ratios, halves(batch["reply_lengths"]))  # (B,) each
                 if nll_weight := self.settings.loss.nll:
                     parts["nll"] = objective.nll(chosen, chosen_tokens) * pairs * nll_weight
                 loss = torch.stack([part.sum() for part in parts.values()]).sum()
                 self.manual_backward(loss / pairs)
             metrics = {f"loss_{name}": part.sum() for name, part in parts.items()} | {"loss": loss}
-            metrics |= dynamics(chosen, rejected, ratios, batch["reply_lengths"].chunk(2), self.settings.loss.beta)
+            metrics |= dynamics(chosen, rejected, ratios, halves(batch["reply_lengths"]), self.settings.loss.beta)
             metrics["entropy"] = entropies.sum() * pairs / reply_tokens
             for name, value in metrics.items():
                 total[name] = total.get(name, torch.zeros(())) + value.detach().cpu() / pairs
@@ -99,10 +100,10 @@ class PolicyModule(lightning.LightningModule):
     def _preference(self, batch: dict[str, Any]) -> Tensor:
         """Scalar: the preference losses of a batch, without the NLL term."""
         sums, _ = self.layout.reply_logprobs(self.model, batch)
-        parts = self._losses((sums - batch["reference"]).chunk(2), batch["reply_lengths"].chunk(2))
+        parts = self._losses(halves(sums - batch["reference"]), halves(batch["reply_lengths"]))
         return torch.stack([part.sum() for part in parts.values()]).sum()
 
-    def _losses(self, ratios: tuple[Tensor, ...], lengths: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def _losses(self, ratios: Halves, lengths: Halves) -> dict[str, Tensor]:
         """The weighted preference losses in use, `(B,)` each."""
         loss = self.settings.loss
         functions = {
@@ -156,14 +157,18 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 def adamw_8bit(parameters: Any, rate: float) -> Any:
     """AdamW whose moments take a byte each (arXiv 2110.02861)."""
-    from bitsandbytes.optim import AdamW8bit
+    from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]
 
     return AdamW8bit(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
 
 
-def dynamics(
-    chosen: Tensor, rejected: Tensor, ratios: tuple[Tensor, ...], lengths: tuple[Tensor, ...], beta: float
-) -> dict[str, Tensor]:
+def halves(values: Tensor) -> Halves:
+    """A batch's `(2B,)` numbers, chosen replies first, as two of `(B,)`."""
+    chosen, rejected = values.chunk(2)
+    return chosen, rejected
+
+
+def dynamics(chosen: Tensor, rejected: Tensor, ratios: Halves, lengths: Halves, beta: float) -> dict[str, Tensor]:
     """What is watched beside the loss, summed over a batch's pairs; "dpo" is the sigmoid loss, whichever is trained on;
     "chosen_shift": log-probability of a token of the chosen reply against the reference (nats)."""
     rewards = (beta * ratios[0], beta * ratios[1])

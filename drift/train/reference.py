@@ -103,7 +103,8 @@ def _score(
     ):
         model = load_model(policy, getattr(torch, dtype))
         module = ReferenceModule(model, layout_module(layout), bar.advance)
-        loader = DataLoader([layout_module(layout).collate(rows, pad) for rows in batches], batch_size=None)
+        collated: Any = [layout_module(layout).collate(rows, pad) for rows in batches]
+        loader = DataLoader(collated, batch_size=None)
         trainer = make_trainer(kind, enable_checkpointing=False)
         with kept(model, layers, folder):
             sums = trainer.predict(module, loader, return_predictions=True)
@@ -113,7 +114,7 @@ def _score(
     return [values.tolist() for values in sums]  # type: ignore[union-attr]
 
 
-def make_trainer(kind: str, **settings: Any) -> Any:
+def make_trainer(kind: Any, **settings: Any) -> Any:
     """A fresh Trainer that says nothing by itself: progress, metrics and files are ours."""
     import lightning
 
