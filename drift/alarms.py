@@ -1,30 +1,38 @@
 """Signs that training goes wrong, watched for while it runs: each is named, with its numbers, in console, logger and report.
 
-Training: the chosen replies' log-probability falls below the reference's, the entropy of their tokens collapses. Sampling: replies
-copy the logged one or talk about the feedback. Evaluation, against the start model: length drifts, word pairs repeat, ends are
-missing, perplexity under the start model rises. Every threshold may be null: not watched.
+Training: the chosen replies' log-probability falls below the reference's, the entropy of the tokens of both replies collapses.
+Sampling: replies copy the one they are paired with or talk about the feedback, or most of what is learnt from was cut off.
+Evaluation, against the start model, where the evaluation samples replies: length drifts, word pairs repeat, ends are missing,
+perplexity under the start model rises. Every threshold may be null: not watched.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from drift.errors import UserError
 
 WINDOW = 4  # steps over which training's metrics are averaged
 Rows = list[dict[str, float]]
+OF_EVALUATION = {
+    "length_ratio": "words",
+    "distinct2_share": "distinct-2",
+    "missing_ends": "missing ends",
+    "perplexity_ratio": "perplexity under start",
+}  # alarm -> the metric that it needs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alarms:
     """`action`: stop ends the run (what is finished stays). `chosen_fall`: nats a token below the reference. `entropy_share`: of
-    the iteration's first steps. `copied_share`: of candidate pairs. `length_ratio`: longer or shorter than the start model's
-    replies by this factor. `distinct2_share`: of the start model's. `missing_ends`: more than the start model, as a share of
-    replies. `perplexity_ratio`: to the start model's own replies."""
+    the iteration's first steps. `copied_share`: of candidate pairs. `cut_share`: of chosen replies, cut off by the length limit.
+    `length_ratio`: longer or shorter than the start model's replies by this factor. `distinct2_share`: of the start model's.
+    `missing_ends`: more than the start model, as a share of replies. `perplexity_ratio`: to the start model's own replies."""
 
     action: Literal["warn", "stop"]
     chosen_fall: float | None
     entropy_share: float | None
     copied_share: float | None
+    cut_share: float | None
     length_ratio: float | None
     distinct2_share: float | None
     missing_ends: float | None
@@ -35,38 +43,49 @@ class Alarms:
             if (value := getattr(self, name)) is not None and value <= lowest:
                 raise UserError(f"alarms.{name}={value}: expected above {lowest:g}, or null.")
 
+    def watched(self) -> list[str]:
+        """The names of the alarms that are on."""
+        return [item.name for item in fields(self) if item.name != "action" and getattr(self, item.name) is not None]
+
     def in_training(self, rows: Rows) -> dict[str, str]:
         """Alarm -> what was seen, in an iteration's steps so far."""
         if len(rows) < WINDOW:
             return {}
         first, now = rows[:WINDOW], rows[-WINDOW:]
         found, fall, entropy, before = {}, -mean(now, "chosen_shift"), mean(now, "entropy"), mean(first, "entropy")
-        if self.chosen_fall is not None and fall > self.chosen_fall:
+        if self.chosen_fall is not None and not fall <= self.chosen_fall:  # so that nan sounds too
             found["chosen_fall"] = f"chosen replies lost {fall:.2f} nats a token against the reference"
-        if self.entropy_share is not None and entropy < self.entropy_share * before:
+        if self.entropy_share is not None and not entropy >= self.entropy_share * before:
             found["entropy_share"] = f"entropy fell from {before:.2f} to {entropy:.2f} nats"
         return found
 
     def in_sampling(self, counts: dict[str, int]) -> dict[str, str]:
         """As above, of the counts of an iteration's candidate pairs (see method/filters.py)."""
+        found, cut = {}, counts["kept_truncated"]
         copies = sum(counts[name] for name in ("identical", "copied", "echo", "kept_echo"))
-        if self.copied_share is None or copies <= self.copied_share * counts["seen"]:
-            return {}
-        return {"copied_share": f"{copies} of {counts['seen']} fresh replies are copies or talk about the feedback"}
+        if self.copied_share is not None and copies > self.copied_share * counts["seen"]:
+            found["copied_share"] = f"{copies} of {counts['seen']} fresh replies are copies or talk about the feedback"
+        if self.cut_share is not None and cut > self.cut_share * counts["used"]:
+            found["cut_share"] = (
+                f"{cut} of {counts['used']} chosen replies were cut off by the length limit, and teach the policy not to end: "
+                "raise sampler.max_new_tokens, or set filters.truncated=drop"
+            )
+        return found
 
     def in_evaluation(self, metrics: dict[str, Any], start: dict[str, Any]) -> dict[str, str]:
         """As above, of an evaluated policy's metrics and the start model's."""
         found = {}
 
-        def beyond(alarm: str, metric: str, limit: float | None, over: Any) -> None:
+        def beyond(alarm: str, over: Any) -> None:
+            metric, limit = OF_EVALUATION[alarm], getattr(self, alarm)
             values = [one.get(metric, {}).get("value") for one in (metrics, start)]
             if limit is not None and None not in values and over(values[0], values[1], limit):
                 found[alarm] = f"{metric} {values[0]:.3g}, the start model's {values[1]:.3g}"
 
-        beyond("length_ratio", "words", self.length_ratio, lambda now, then, most: not then / most <= now <= then * most)
-        beyond("distinct2_share", "distinct-2", self.distinct2_share, lambda now, then, least: now < then * least)
-        beyond("missing_ends", "missing ends", self.missing_ends, lambda now, then, most: now > then + most)
-        beyond("perplexity_ratio", "perplexity under start", self.perplexity_ratio, lambda now, then, most: now > then * most)
+        beyond("length_ratio", lambda now, then, most: not then / most <= now <= then * most)
+        beyond("distinct2_share", lambda now, then, least: now < then * least)
+        beyond("missing_ends", lambda now, then, most: now > then + most)
+        beyond("perplexity_ratio", lambda now, then, most: now > then * most)
         return found
 
 

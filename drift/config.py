@@ -6,12 +6,14 @@ two, without torch, lightning or transformers.
 
 import importlib
 import inspect
+import sys
 import types
 import typing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from drift.errors import UserError, nearest
@@ -33,16 +35,40 @@ def build(config: DictConfig) -> Any:
     return run
 
 
+class Members(Callback):
+    """Hydra calls this when a sweep begins: all its members are checked before the first one runs."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        from hydra import compose
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        wanted = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        overrides = parser.parse_overrides([*wanted, *config.hydra.overrides.task])
+        for member in BasicSweeper.split_arguments(overrides, None)[0]:
+            try:
+                build(compose(kwargs["config_name"], overrides=list(member)))
+            except UserError as error:  # ends the program here: Hydra would only warn of an exception in a callback
+                sys.exit(f"\n{error}\nIn the member {' '.join(member)}; nothing was begun.")
+
+
 def check_together(run: Any) -> None:
     """What no part can see alone."""
     if not run.data.uses_policy:
         run.intake.check_packages()
         run.mine.check_packages()
+    if run.warmup_epochs and run.data.uses_policy and not run.data.second_tries:
+        raise UserError(
+            f"warmup_epochs={run.warmup_epochs} learns from complaints with a second try that satisfied, which this deployment "
+            "does not collect. Add data.second_tries=true, or set warmup_epochs=0."
+        )
     judge = getattr(run.method, "judge", None)
     if judge is not None and judge.needs_truth and not run.data.knows_truth:
         raise UserError(
-            "This judge checks replies against a known truth, which this data set does not have. "
-            "Use data=deployment, or another judge or method."
+            "This method's judge checks replies against a known truth, which this data set does not have. "
+            "Use data=deployment, or a method that needs no judge: method=drift, for one."
         )
     if run.sampler.max_new_tokens >= run.train.max_tokens:
         raise UserError(

@@ -177,14 +177,16 @@ def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: 
         if not pairs:
             raise UserError(
                 f"The method made no usable pair out of {len(records)} records ({counts}). "
-                "Expected records with the feedback that it learns from (DSAT or SAT)."
+                "Expected records with the feedback that it learns from: "
+                + ("DSAT with a later reply that satisfied, or warmup_epochs=0." if warmup else "DSAT or SAT.")
             )
         if wanted is not None and len(pairs) < wanted:
             say(f"  Note: {len(pairs)} pairs of the {wanted} asked for: the records are used up (method.rounds: more passes).")
         write_jsonl(output / "pairs.jsonl", pairs)
         return {"counts": counts, "drawn": draw.drawn}
 
-    wanted = None if isinstance(method, Warmup) else run.pairs_per_iteration
+    warmup = isinstance(method, Warmup)
+    wanted = None if warmup else run.pairs_per_iteration
     settings = {
         "method": identity(method), "filters": identity(run.filters), "wanted": wanted, "seed": run.seed, "iteration": iteration,
         "sampler": run.sampler.key(),

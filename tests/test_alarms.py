@@ -1,6 +1,7 @@
 """Alarms: each fires on what it is for and on nothing else; stop ends a run that can be gone on with."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 
@@ -12,7 +13,16 @@ from drift.errors import UserError
 
 STUDY = ROOT / "experiments/embedded-ranking"
 OFF = dict.fromkeys(
-    ["chosen_fall", "entropy_share", "copied_share", "length_ratio", "distinct2_share", "missing_ends", "perplexity_ratio"]
+    [
+        "chosen_fall",
+        "entropy_share",
+        "copied_share",
+        "cut_share",
+        "length_ratio",
+        "distinct2_share",
+        "missing_ends",
+        "perplexity_ratio",
+    ]
 )
 
 
@@ -35,10 +45,11 @@ def test_training_alarms_look_at_the_last_steps():
     assert alarms(chosen_fall=0.1).in_training(steps(falling[-3:], [2.0] * 3)) == {}  # too few steps to say
 
 
-def test_sampling_alarms_count_copies_of_all_kinds():
-    counts = {"seen": 20, "used": 12, "identical": 1, "copied": 3, "echo": 0, "kept_echo": 3}
-    assert alarms(copied_share=0.35).in_sampling(counts) == {}
+def test_sampling_alarms_count_copies_of_all_kinds_and_cut_replies():
+    counts = {"seen": 20, "used": 12, "identical": 1, "copied": 3, "echo": 0, "kept_echo": 3, "kept_truncated": 9}
+    assert alarms(copied_share=0.35, cut_share=0.75).in_sampling(counts) == {}
     assert "7 of 20" in alarms(copied_share=0.34).in_sampling(counts)["copied_share"]
+    assert "9 of 12 chosen replies were cut off" in alarms(cut_share=0.74).in_sampling(counts)["cut_share"]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +67,11 @@ def test_evaluation_alarms_compare_with_the_start_model(settings, metric, fine, 
     assert watching.in_evaluation({metric: {"value": fine}}, start) == {}
     assert list(watching.in_evaluation({metric: {"value": bad}}, start)) == list(settings)
     assert watching.in_evaluation({metric: {"value": None}}, start) == {} == watching.in_evaluation({}, {})
+
+
+def test_numbers_that_are_none_sound():
+    broken = steps([float("nan")] * 8, [2.0] * 4 + [float("nan")] * 4)
+    assert set(alarms(chosen_fall=0.25, entropy_share=0.5).in_training(broken)) == {"chosen_fall", "entropy_share"}
 
 
 def test_a_ratio_that_nothing_can_meet_is_refused():
@@ -90,7 +106,7 @@ def test_an_alarm_sounds_before_a_collapse_reaches_utility_and_none_in_the_quick
 def test_stop_ends_the_run_and_the_same_command_without_it_goes_on(cache, tmp_path):
     common = [
         *SMALL, f"model.cache_dir={cache}", "iterations=1", "alarms.entropy_share=2", f"store.dir={tmp_path}/store",
-        "train.pairs_per_step=1",
+        "train.pairs_per_step=1", "alarms.cut_share=null",
     ]  # fmt: skip
     stopped = command(*common, "alarms.action=stop", f"hydra.run.dir={tmp_path}/stopped")
     assert stopped.returncode == 1 and "Stopped by the alarm entropy_share in iteration 1, training" in stopped.stderr
@@ -103,6 +119,7 @@ def test_stop_ends_the_run_and_the_same_command_without_it_goes_on(cache, tmp_pa
         state = json.loads((tmp_path / name / "run.json").read_text())
         assert state["status"] == status and [alarm["name"] for alarm in state["alarms"]] == ["entropy_share"]
         assert "<td>entropy_share</td>" in (tmp_path / name / "report.html").read_text()
+        assert re.fullmatch(r"training, step \d", state["alarms"][0]["during"])
 
 
 def test_pairs_that_are_copies_stop_a_run_before_it_trains(cache, tmp_path):

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, command, compose
+from conftest import ROOT, command, compose, feedback_file
 
 from drift.config import build
 from drift.errors import UserError, memory_advice, nearest
@@ -37,6 +37,7 @@ WRONG = [
     (["guidance.share=2"], "guidance.share=2"),
     (["filters.copied_words=0"], "expected at least 1"),
     (["evaluation.num_prompts=100000"], "too few topics"),
+    (["warmup_epochs=3"], "Add data.second_tries=true, or set warmup_epochs=0"),
 ]
 
 
@@ -61,6 +62,17 @@ def test_the_command_line_says_it_in_a_line_and_leaves_no_folder(argument, messa
     done = command(*argument.split(), f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sweep_with_a_wrong_member_begins_nothing(cache, tmp_path):
+    log = feedback_file(tmp_path / "log.jsonl")
+    done = command(
+        "-m", "model=tiny", f"model.cache_dir={cache}", "method=drift,iterdpo", "data=jsonl", f"data.path={log}",
+        f"store.dir={tmp_path}/store", f"hydra.sweep.dir={tmp_path}/study",
+    )  # fmt: skip
+    assert done.returncode == 1 and "known truth" in done.stderr and "Traceback" not in done.stderr
+    assert "In the member model=tiny" in done.stderr and "method=iterdpo" in done.stderr and "nothing was begun" in done.stderr
+    assert not (tmp_path / "store").exists() and not (tmp_path / "study").exists()
 
 
 def test_help_lists_choices_and_usage():

@@ -111,6 +111,7 @@ ELSEWHERE = {
                 "chosen_fall",
                 "entropy_share",
                 "copied_share",
+                "cut_share",
                 "length_ratio",
                 "distinct2_share",
                 "missing_ends",

@@ -8,7 +8,10 @@ import time
 
 import pytest
 from conftest import ROOT, compose
+from omegaconf import OmegaConf
 from test_report import state
+
+from drift.config import build
 
 spec = importlib.util.spec_from_file_location("ranking", ROOT / "experiments/embedded-ranking/study.py")
 ranking = importlib.util.module_from_spec(spec)
@@ -34,10 +37,40 @@ class Cell(ranking.Cell):
 def test_every_arm_and_configuration_composes_and_arms_differ(tmp_path):
     tune = ranking.tuning(tmp_path)
     assert {len(cells) for cells in tune.values()} == {4} and len(tune) == 6
-    assert all(compose(*cell.overrides) is not None for cells in tune.values() for cell in cells[::3])
+    texts = {
+        OmegaConf.to_yaml(compose(*cell.overrides)) for cells in tune.values() for cell in cells if build(compose(*cell.overrides))
+    }
+    assert len(texts) == 6 * 4
     changed = [ranking._with(["method=drift", "train.loss.nll=0.1"], changes) for changes in ranking.CALM.values()]
     assert all(compose(*overrides) is not None for overrides in changed)
     assert changed[1] == ["method=drift", "train.loss.nll=1"]
+
+
+def test_nothing_is_tested_before_all_is_tuned_and_runs_with_other_settings_do_not_count(tmp_path, monkeypatch):
+    """`main` with runs that are made up: all of tune but one first, then the whole of it."""
+    asked = []
+    monkeypatch.setattr(ranking, "perform", lambda cells, latest: asked.extend(cell.folder.name for cell in cells))
+    monkeypatch.setattr(ranking, "show_tuning", lambda *found: None)
+    monkeypatch.setattr(ranking, "show_tests", lambda *found: None)
+    monkeypatch.setattr(sys, "argv", ["study.py", str(tmp_path)])
+    cells = [cell for cells in ranking.tuning(tmp_path).values() for cell in cells]
+    for cell in cells:
+        for seed in cell.seeds:
+            cell.place(seed).mkdir(parents=True)
+            member = state("drift", seed, 0.1)
+            member["title"] |= {name: value for name, _, value in (item.partition("=") for item in cell.overrides)}
+            member["points"][1]["name"] = "warm start" if cell.name.startswith("warm") else "iteration 2"
+            (cell.place(seed) / "run.json").write_text(json.dumps(member))
+    other = cells[0].place(100) / "run.json"
+    whole = other.read_text()
+    other.write_text(whole.replace("0.0003", "0.0004"))
+    assert cells[0].state(100) is None and cells[0].state(101) is not None
+    for text, phases in ((other.read_text(), {"tune"}), (whole, {"tune", "test", "long", "guided", "calm"})):
+        other.write_text(text)
+        asked.clear()
+        with pytest.raises(SystemExit, match="the same command goes on"):
+            ranking.main()
+        assert set(asked) == phases
 
 
 def test_a_run_that_fails_is_told_of_and_ends_nothing(tmp_path, capsys):

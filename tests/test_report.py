@@ -10,7 +10,8 @@ from conftest import ROOT
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from drift.report import html, plots, samples, tables
+from drift.errors import UserError
+from drift.report import html, plots, samples, tables, verdict
 from drift.report.settings import differing
 from drift.report.statistics import holm, level, over_items, over_seeds, paired
 
@@ -28,6 +29,19 @@ def test_bootstrap_interval_of_ninety_six_prompts_is_close_to_the_normal_one():
     assert found.low == pytest.approx(values.mean() - half, abs=0.02) and found.high == pytest.approx(
         values.mean() + half, abs=0.02
     )
+
+
+def test_the_bootstrap_is_corrected_for_bias_and_skew():
+    """BCa by hand (Efron 1987) on a skewed sample, where the percentile interval lies elsewhere."""
+    values = np.random.default_rng(3).exponential(1.0, 40) ** 2
+    draws = np.random.default_rng(4).choice(values, (20000, len(values))).mean(axis=1)
+    left_out = (values.sum() - values) / (len(values) - 1)
+    bent = ((left_out.mean() - left_out) ** 3).sum() / (6 * ((left_out.mean() - left_out) ** 2).sum() ** 1.5)
+    bias = stats.norm.ppf((draws < values.mean()).mean())
+    shares = [stats.norm.cdf(bias + (bias + z) / (1 - bent * (bias + z))) for z in stats.norm.ppf([0.025, 0.975])]
+    found, expected, plain = over_items(list(values)), np.quantile(draws, shares), np.quantile(draws, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.04 * np.ptp(expected))
+    assert abs(found.high - plain[1]) > 0.1 * np.ptp(expected)
 
 
 def test_differences_are_taken_prompt_by_prompt():
@@ -116,7 +130,7 @@ def test_failed_and_unfinished_members_are_in_the_report(tmp_path):
     begun = state("two", 0, 0.1, status="running")
     begun["points"] = begun["points"][:1]
     text = study(tmp_path, [state("one", 0, 0.1), begun, state("three", 0, 0.1, status="failed", error="UserError: <b>no</b>")])
-    assert "no trained policy has been evaluated yet" in text and "running" in text
+    assert "two: no run has evaluated a trained policy so far" in text and "running, or killed: last written 20" in text
     assert "three, seed 0 failed: UserError: &lt;b&gt;no&lt;/b&gt;" in text
 
 
@@ -128,13 +142,20 @@ def test_a_run_killed_before_its_evaluation_hides_nothing_of_the_other_seeds(tmp
     assert "one: after iteration 1, utility is better" in study(tmp_path, states)
 
 
+def test_of_two_seeds_of_which_one_was_killed_the_page_says_so(tmp_path):
+    killed = state("one", 1, 0.1, status="running")
+    killed["points"][1].pop("scores")
+    assert "one: only 1 of 2 runs has evaluated a trained policy so far" in study(tmp_path, [state("one", 0, 0.1), killed])
+
+
 def test_two_seeds_with_the_same_gain_and_one_of_many_lucky_groups_are_not_called_better(tmp_path):
     text = study(tmp_path, [state("one", seed, 0.1) for seed in (0, 1)])  # no spread, so the interval has no width
-    assert "one: after iteration 1, utility is not separable" in text
+    assert "one: after iteration 1, utility is not separable from the start model&#39;s (+0.100" in text
+    assert "+0.100 [+0.100, +0.100] not separable" in text  # the table says the same
     gains = {"one": (0.1, 0.2, 0.16)} | {f"other{i}": (0.1, -0.1, 0.0) for i in range(9)}
     states = {label: [state(label, seed, gain) for seed, gain in enumerate(row)] for label, row in gains.items()}
     assert tables.gain(states["one"], "iteration 1").separable  # alone it would be
-    assert f"one: after iteration 1, utility is {tables.NOT_SEPARABLE}" in html._verdict(states)[0]
+    assert f"one: after iteration 1, utility is {tables.NOT_SEPARABLE}" in verdict.against_start(states)[0]
 
 
 def test_only_what_was_evaluated_alike_is_compared(tmp_path):
@@ -158,6 +179,57 @@ def test_a_warm_start_alone_is_compared_with_iterations(tmp_path):
         member["points"][1]["name"] = "warm start"
     (row,) = tables.comparisons({"warm": warm, "one": [state("one", seed, 0.1) for seed in (0, 1, 2)]})
     assert row["at"] == "warm start, iteration 1" and row["verdict"] == "warm is better"
+
+
+def test_start_models_that_are_one_evaluation_are_not_several_seeds():
+    """Three seeds over the same log and prompts: the interval of the start model is over prompts, and has a width."""
+    rows = tables.rows("one", [state("one", seed, 0.1 + seed / 100) for seed in (0, 1, 2)])
+    start = state("one", 0, 0.1)["points"][0]["scores"]["metrics"]["utility"]["per_item"]
+    assert rows[0]["utility"] == tables.show(over_items(list(start.values())), 3) != "0.250 [0.250, 0.250]"
+    assert rows[1]["utility"] == tables.show(over_seeds([0.35, 0.36, 0.37]), 3)
+
+
+def test_a_comparison_of_unmatched_steps_says_so():
+    states = {name: [state(name, seed, gain) for seed in (0, 1, 2)] for name, gain in (("one", 0.2), ("two", 0.1))}
+    assert tables.comparisons(states)[0]["steps"] == "4"
+    for member in states["two"]:
+        member["points"][1]["steps"] = 9
+    row = tables.comparisons(states)[0]
+    assert row["steps"] == "4 against 9"
+    assert verdict.between([row | {"verdict": "one is better"}]) == [
+        "Between them: one and two: one is better (steps: 4 against 9)."
+    ]
+
+
+def test_who_is_ahead_says_what_was_compared_and_nothing_of_what_was_not():
+    row = {"comparison": "a - b", "verdict": "a is better", "over": "3 seeds", "steps": "4"}
+    equal = row | {"comparison": "a - c", "verdict": tables.NOT_SEPARABLE}
+    assert verdict.between([row]) == ["Between them: a and b: a is better."]
+    assert verdict.between([row, equal]) == ["Between them: a and b: a is better. Of the others compared, none is separable."]
+    assert verdict.between([equal]) == ["Between them: no difference is separable."] and verdict.between([]) == []
+    assert "a word on methods needs several seeds" in verdict.between([row | {"over": "84 prompts"}])[0]
+
+
+def test_a_page_says_what_the_alarms_could_see(tmp_path):
+    watching = ["chosen_fall", "length_ratio", "perplexity_ratio"]
+    quiet, loud = (state("one", seed, 0.1) | {"watched": watching, "environment": {"commit": "abc"}} for seed in (0, 1))
+    said = "Watched: chosen_fall, length_ratio. Not measured by this evaluation: perplexity_ratio."
+    text = study(tmp_path, [quiet])
+    assert f"None sounded. {said}" in text and "Alarms sounded" not in text and "Made with commit abc." in text
+    (tmp_path / "0").rename(tmp_path / "2")
+    loud["alarms"] = [{"iteration": 1, "during": "training, step 5", "name": "chosen_fall", "text": "fell"}]
+    text = study(tmp_path, [quiet, loud])
+    assert "None sounded" not in text and said in text and "Alarms sounded in 1 of 3 runs; see below." in text
+
+
+def test_members_of_a_sweep_are_found_however_deep_they_lie(tmp_path):
+    deep = tmp_path / "method=one" / "data.path=" / "logs" / "seed=0"
+    deep.mkdir(parents=True)
+    (deep / "run.json").write_text(json.dumps(state("one", 0, 0.1)))
+    with pytest.raises(UserError, match="neither a run"):
+        html.report_of(tmp_path)
+    (tmp_path / "multirun.yaml").touch()
+    assert "study of 1 runs" in html.report_of(tmp_path).read_text()
 
 
 def test_of_very_many_groups_each_is_compared_with_the_first():

@@ -161,7 +161,12 @@ def test_a_member_that_fails_is_named_and_the_others_finish(cache, tmp_path):
     done = command("-m", "method=spin,drift", *rows, "iterations=1", f"hydra.sweep.dir={tmp_path}/study")
     assert done.returncode == 1 and "The method made no usable pair" in done.stdout and "Traceback" not in done.stderr
     text = (tmp_path / "study" / "report.html").read_text()
-    assert "spin failed: UserError" in text and "drift: after iteration 1" in text
+    assert "spin failed: UserError" in text and "drift: after iteration 1, log-prob lost per disliked token" in text
+    start, after = json.loads((tmp_path / "study" / "1-drift" / "run.json").read_text())[
+        "points"
+    ]  # of complaints alone: more is better
+    values = [point["scores"]["metrics"]["log-prob lost per disliked token"]["value"] for point in (start, after)]
+    assert values[0] == 0 < values[1]
 
 
 def test_sigterm_ends_a_sweep_with_its_report_and_not_only_one_member(cache, tmp_path):

@@ -105,6 +105,14 @@ def test_alarms_are_there_and_pairs_and_replies_are_tables_unless_switched_off(c
         assert [row["iteration"] for row in history if "alarms/copied_share" in row] == [1]
 
 
+def test_nobody_logged_in_is_said_before_anything_is_computed(cache, tmp_path):
+    settings = [*SMALL, f"model.cache_dir={cache}", "logger=wandb", "logger.mode=online", f"store.dir={tmp_path}/store"]
+    here = {"HOME": str(tmp_path), "WANDB_API_KEY": "", "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    done = command(*settings, f"hydra.run.dir={tmp_path}/run", **here)
+    assert done.returncode == 1 and "wandb login" in done.stderr and "logger.mode=offline" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "store").exists()
+
+
 def tables(member):
     """Kind -> the tables of a run, as they lie on disk."""
     found = {}

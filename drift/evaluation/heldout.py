@@ -1,7 +1,8 @@
 """For logs without a known truth: what the policy thinks of held-out feedback. No utility is claimed.
 
 Records are split by conversation. A held-out pair is a disliked reply and the one given after the complaint (better on the
-whole, not always). Its margin is how much more the policy prefers the later reply than the start model did, in nats.
+whole, not always). Its margin is how much more the policy prefers the later reply than the start model did, in nats. More is
+better in all four metrics: of a log that holds complaints alone, the headline is how much the disliked replies lost.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from drift.model.policy import Policy, load_tokenizer
 from drift.records import Record, digest, write_json
 from drift.store import Stage, Store
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,11 @@ class Heldout:
             write_json(output / "scores.json", self.scores(store, used, train, policy, start))
             return {"records": len(used)}
 
-        settings = {"evaluation": "heldout", "records": [record.key for record in used], "dtype": train.dtype()}
+        settings = {
+            "evaluation": "heldout",
+            "records": [[r.key, r.label, r.revised, r.ended] for r in used],
+            "dtype": train.dtype(),
+        }
         inputs = {"policy": policy.fingerprint, "start": start.fingerprint}
         return store.run("evaluate", work, version=VERSION, settings=settings, inputs=inputs)
 
@@ -73,11 +78,11 @@ class Heldout:
         margin = {i: gain[i, "revised"] - gain[i, "dsat"] for i in pairs}
         accuracy = {i: 0.5 if m == 0 else float(m > 0) for i, m in margin.items()}
         chosen = {i: now[i, kind] / len(rows[i, kind].reply) for i, kind in names if kind in ("sat", "revised")}
-        disliked = {i: now[i, kind] / len(rows[i, kind].reply) for i, kind in names if kind == "dsat"}
+        lost = {i: (before[i, kind] - now[i, kind]) / len(rows[i, kind].reply) for i, kind in names if kind == "dsat"}
         metrics = {
             "margin against start (nats)": metric(margin or None, digits=2),
             "pair accuracy": metric(accuracy or None),
             "chosen log-prob per token": metric(chosen or None),
-            "disliked log-prob per token": metric(disliked or None),
+            "log-prob lost per disliked token": metric(lost or None),
         }
         return {"headline": next(name for name, found in metrics.items() if found["per_item"]), "metrics": metrics}

@@ -1,4 +1,4 @@
-"""Metrics as two CSV files in the run folder: steps.csv (every optimiser step) and scores.csv (every evaluated policy)."""
+"""Metrics as two CSV files in the run folder: steps.csv, a row as soon as an optimiser step is done, and scores.csv."""
 
 import csv
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Csv:
-    """Writes as iterations finish, whether their stages were computed or found in the store."""
+    """The same whether a stage is computed or found in the store."""
 
     def begin(self, folder: Path, title: dict[str, str], notes: dict[str, str]) -> "CsvFiles":
         """Called once when a run begins; what an earlier attempt in this folder left is written anew."""
@@ -24,7 +24,7 @@ class CsvFiles:
             (folder / name).unlink(missing_ok=True)
 
     def steps(self, iteration: int, rows: list[dict[str, float]]) -> None:
-        """Metrics of every optimiser step of an iteration."""
+        """Metrics of the next optimiser steps of an iteration."""
         _append(self.folder / "steps.csv", [{"iteration": iteration} | row for row in rows])
 
     def scores(self, iteration: int, metrics: dict[str, Any]) -> None:
@@ -42,9 +42,11 @@ class CsvFiles:
 
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """The first row ever written says which columns there are: a step that measures more than others is the first one."""
     new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+    with open(path, "a+", newline="", encoding="utf-8") as file:
+        file.seek(0)
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if new else next(csv.reader(file)))
         if new:
             writer.writeheader()
         writer.writerows(rows)

@@ -4,12 +4,15 @@ One run of ours is one of theirs: group = study, job type = method, the composed
 folder; `wandb sync` sends it. Steps are laid over `step`, evaluations over `iteration`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from drift.errors import need_package
+from drift.errors import UserError, need_package
 from drift.logger.csv import Csv, CsvFiles
+from drift.report.console import say
 
 LONGEST = 4000  # characters of a text
 
@@ -40,22 +43,24 @@ class WandbRun(CsvFiles):
 
         super().__init__(folder)
         config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        sweep = (folder.parent / "multirun.yaml").is_file()
+        study = next((above for above in folder.parents if (above / "multirun.yaml").is_file()), folder)
         self.with_samples, self.step = settings.samples, 0
-        self.run = wandb.init(
-            project=settings.project,
-            entity=settings.entity,
-            mode=settings.mode,
-            dir=folder,
-            group=folder.parent.name if sweep else folder.name,
-            job_type=title["method"],
-            name=", ".join(f"{name}={value}" if name != "method" else value for name, value in title.items()),
-            tags=[*settings.tags, *(notes[name] for name in ("model", "data") if name in notes)],
-            config=config,
-            reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-        )
-        for axis, names in (("step", "train/*"), ("iteration", "scores/*")):
+        with complaints("logger.mode=offline"):
+            self.run = wandb.init(
+                project=settings.project,
+                entity=settings.entity,
+                mode=settings.mode,
+                dir=folder,
+                group=study.name,
+                job_type=title["method"],
+                name=", ".join(f"{name}={value}" if name != "method" else value for name, value in title.items()),
+                tags=[*settings.tags, *(notes[name] for name in ("model", "data") if name in notes)],
+                config=config,
+                reinit="create_new",
+                settings=wandb.Settings(silent=True, console="off", x_disable_stats=settings.mode == "offline"),
+            )
+        say(f"W&B: {self.run.url}" if settings.mode == "online" else f"W&B: offline; wandb sync {Path(self.run.dir).parent}")
+        for axis, names in (("step", "train/*"), ("iteration", "scores/*"), ("iteration", "alarms/*")):
             self.run.define_metric(axis, hidden=True)
             self.run.define_metric(names, step_metric=axis)
 
@@ -86,6 +91,17 @@ class WandbRun(CsvFiles):
 
     def end(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))
+
+
+@contextmanager
+def complaints(instead: str) -> Iterator[None]:
+    """Turns those of W&B (nobody is logged in, no server answers) into ours, with what sends nothing."""
+    from wandb.errors import Error
+
+    try:
+        yield
+    except Error as error:
+        raise UserError(f"W&B: {error} Log in with `wandb login` (or WANDB_API_KEY); or send nothing: {instead}.") from error
 
 
 def _text(value: Any) -> str:

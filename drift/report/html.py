@@ -3,14 +3,15 @@
 import csv
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from drift.errors import UserError
 from drift.records import read_records, write_text
-from drift.report import card, plots, samples, settings, tables
+from drift.report import card, plots, samples, settings, tables, verdict
 from drift.report.journal import RUN
-from drift.report.statistics import holm, level
+from drift.report.statistics import level
 
 CONTAIN_REPLIES = ("feedback", "pairs", "evaluate")
 
@@ -19,7 +20,7 @@ def report_of(folder: Path) -> Path:
     """The report of a run's folder or of a sweep's, whichever it is."""
     if (folder / RUN).is_file():
         return run_report(folder)
-    if any(folder.glob(f"*/{RUN}")):
+    if _runs(folder):
         return study_report(folder)
     raise UserError(f"{folder} holds neither a run ({RUN}) nor a sweep of runs (*/{RUN}). Expected a folder in outputs/.")
 
@@ -32,17 +33,23 @@ def run_report(folder: Path) -> Path:
 
 def study_report(folder: Path) -> Path:
     """Writes `report.html` into a sweep's folder, from all members that have begun."""
-    members = {file.parent: _state(file.parent) for file in sorted(folder.glob(f"*/{RUN}"), key=_natural)}
+    members = {file.parent: _state(file.parent) for file in _runs(folder)}
     return _render(folder, f"study of {len(members)} runs", members)
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:
     """10-drift comes after 9-drift."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.parent.name)]
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(file.parent))]
 
 
 def _state(folder: Path) -> dict[str, Any]:
     return json.loads((folder / RUN).read_text(encoding="utf-8"))
+
+
+def _runs(folder: Path) -> list[Path]:
+    """The run.json of a sweep's members in their order, however deep hydra.sweep.subdir puts them."""
+    sweep = (folder / "multirun.yaml").is_file()
+    return sorted(folder.glob(f"**/{RUN}" if sweep else f"*/{RUN}"), key=_natural)
 
 
 def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Path:
@@ -75,43 +82,22 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
     text = environment.get_template("report.html.j2").render(
         title=title,
         headline=main,
-        verdict=[*_verdict(usable), *_ahead(compared)],
+        verdict=[*verdict.against_start(usable), *verdict.between(compared), *verdict.sounded(states)],
         plot=plots.by_iteration(lines, main) if lines else "",
         scores=[dict.fromkeys(columns, "-") | row for row in scores],
         comparisons=compared,
         alarms=tables.alarms(together),
+        watched=tables.watched(states),
         failed=tables.failed(together),
         dynamics=plots.dynamics(steps),
         signal=tables.signal(steps),
         differing=settings.differing(grouped),
-        members=[(state, _seconds(state), cards[(place / "records.jsonl").resolve()]) for place, state in members.items()],
+        members=[_member(place, state, cards[(place / "records.jsonl").resolve()]) for place, state in members.items()],
         samples=samples.items(_side_by_side(grouped, members)),
     )
     report = folder / "report.html"
     write_text(report, text)
     return report
-
-
-def _verdict(grouped: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """A sentence per group: the last policy that two of its seeds have against the start model, corrected for all groups."""
-    names = {label: tables.common_name(members) for label, members in grouped.items()}
-    gains = {label: tables.gain(grouped[label], name) for label, name in names.items() if name is not None}
-    corrected = holm([1.0 if gain is None or gain.p is None else gain.p for gain in gains.values()])
-    found = []
-    for label, members in grouped.items():
-        if (gain := gains.get(label)) is None:
-            found.append(f"{label}: no trained policy has been evaluated yet.")
-            continue
-        main, name, p = tables.headline(members), names[label], corrected[list(gains).index(label)]
-        said = f"({tables.show(gain, 3, sign=True)}, {gain.over})"
-        if gain.separable and p < 0.05:
-            found.append(
-                f"{label}: after {name}, {main} is {'better' if gain.mean > 0 else 'worse'} than the start model's {said}."
-            )
-        else:
-            because = f" once corrected for {len(gains)} groups" if gain.separable else ""
-            found.append(f"{label}: after {name}, {main} is not separable from the start model's{because} {said}.")
-    return found
 
 
 def _side_by_side(grouped: dict[str, list[Path]], members: dict[Path, dict[str, Any]]) -> dict[str, Path]:
@@ -123,19 +109,12 @@ def _side_by_side(grouped: dict[str, list[Path]], members: dict[Path, dict[str, 
     return {label: places.get(best) or max(places.values(), key=policies.__getitem__) for label, places in by_seed.items()}
 
 
-def _ahead(comparisons: tables.Table) -> list[str]:
-    """A sentence on who is ahead of whom, where anyone is compared."""
-    if not comparisons:
-        return []
-    found = [
-        f"{row['comparison'].replace(' - ', ' and ')}: {row['verdict']}"
-        for row in comparisons
-        if row["verdict"] != tables.NOT_SEPARABLE
-    ]
-    return [
-        "Between them: "
-        + ("; ".join(found) + ". Of the others compared, none is separable." if found else "no difference is separable.")
-    ]
+def _member(folder: Path, state: dict[str, Any], cards: list[Any]) -> dict[str, Any]:
+    """What the page says of one run. Of one that does not say that it ended, all we know is when it last wrote."""
+    written, config = datetime.fromtimestamp((folder / RUN).stat().st_mtime), folder / "config.yaml"
+    status = f"running, or killed: last written {written:%Y-%m-%d %H:%M}" if state["status"] == "running" else state["status"]
+    found = {"state": state, "status": status, "seconds": _seconds(state), "cards": cards}
+    return found | {"config": config.read_text(encoding="utf-8") if config.is_file() else ""}
 
 
 def _seconds(state: dict[str, Any]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from drift.errors import UserError
 from drift.records import Pair, read_jsonl, write_json, write_jsonl
 from drift.report.console import say
 from drift.report.statistics import level, paired
-from drift.store import Stage, Store
+from drift.store import Stage, Store, environment
 
 RUN = "run.json"
 NUM_SAMPLES = 24  # pairs and replies that a logger gets
@@ -33,8 +33,9 @@ class Journal:
         self.folder, self.store, self.alarms = folder, store, alarms
         self.state: dict[str, Any] = {
             "title": title, "notes": notes, "status": "running", "error": None, "data": {}, "points": [], "stages": [],
-            "alarms": [],
+            "alarms": [], "watched": alarms.watched(), "environment": environment(),
         }  # fmt: skip
+        self.told: dict[int, int] = {}  # iteration -> how many of its steps the logger knows
         self.start: dict[str, Any] | None = None
         self.log = logger.begin(folder, title, notes)
         self.write()
@@ -72,12 +73,11 @@ class Journal:
         self.raise_alarms(iteration, "sampling", self.alarms.in_sampling(made.facts["counts"]))
 
     def watch(self, iteration: int, history: list[dict[str, float]]) -> None:
-        """Looks at the training so far; of a training that ends here the steps are kept."""
-        try:
-            self.raise_alarms(iteration, "training", self.alarms.in_training(history))
-        except UserError:
-            self.log.steps(iteration, history)
-            raise
+        """Gives the logger the steps that it does not have yet, and looks at the training so far."""
+        if new := history[self.told.get(iteration, 0) :]:
+            self.log.steps(iteration, new)
+            self.told[iteration] = len(history)
+        self.raise_alarms(iteration, f"training, step {len(history)}", self.alarms.in_training(history))
 
     def raise_alarms(self, iteration: int, during: str, found: dict[str, str]) -> None:
         """Says each alarm once an iteration; ends the run if that is what the settings want."""
@@ -103,7 +103,6 @@ class Journal:
         steps = read_jsonl(trained.path / "steps.jsonl")
         for done in range(1, len(steps) + 1):  # again for those that were found in the store
             self.watch(iteration, steps[:done])
-        self.log.steps(iteration, steps)
         self.log.samples(iteration, "pairs", [asdict(pair) for pair in pairs[:NUM_SAMPLES]])
         counts = made.facts["counts"]
         self.state["points"].append(

@@ -17,10 +17,15 @@ def items(folders: Mapping[str, Path]) -> list[Item]:
 
 
 def answers(folders: Mapping[str, Path]) -> list[Item]:
-    """Evaluation prompts with the first reply of the start model and of every run's last policy (same noise)."""
+    """Evaluation prompts with the first reply of the start model (of each, where runs differ in it or in how it was sampled) and of
+    every run's last policy (same noise)."""
     found: dict[str, Item] = {}
-    starts = [("start model", folder / "iteration_0/replies.jsonl") for folder in list(folders.values())[:1]]
-    for title, file in [*starts, *((name, last(folder, "replies.jsonl", warm_start=True)) for name, folder in folders.items())]:
+    starts: dict[Path, str] = {}
+    for name, folder in folders.items():
+        if (file := folder / "iteration_0/replies.jsonl").is_file():
+            starts.setdefault(file.resolve(), name)  # runs with the same start share the stage
+    columns = [("start model" if len(starts) == 1 else f"start model ({name})", file) for file, name in starts.items()]
+    for title, file in [*columns, *((name, last(folder, "replies.jsonl", warm_start=True)) for name, folder in folders.items())]:
         if file is None or not file.is_file():
             continue
         for row in read_jsonl(file):

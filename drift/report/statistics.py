@@ -35,6 +35,11 @@ class Difference(Interval):
     p: float | None
     effect: float | None
 
+    @property
+    def separable(self) -> bool:
+        """The test says so too: of two equal seeds the interval has no width, and proves nothing."""
+        return super().separable and self.p is not None and self.p < 0.05
+
 
 def over_items(values: Sequence[float]) -> Interval:
     """Mean of per-prompt values (or differences), BCa bootstrap over the prompts."""
@@ -117,7 +122,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def level(values: Sequence[dict[str, float]]) -> Interval:
-    """A metric's mean and interval, from per-prompt values, one dict per seed."""
-    if len(values) == 1:
+    """A metric's mean and interval, from per-prompt values, one dict per seed. Seeds that are one evaluation (a start model whose
+    prompts and noise do not vary) count as one."""
+    if all(row == values[0] for row in values):
         return over_items(list(values[0].values()))
     return over_seeds([sum(row.values()) / len(row) for row in values])

@@ -4,6 +4,7 @@ from collections import defaultdict
 from itertools import combinations
 from typing import Any
 
+from drift.alarms import OF_EVALUATION
 from drift.report.statistics import Difference, Interval, holm, level, paired
 
 Table = list[dict[str, str]]
@@ -96,7 +97,8 @@ def rows(label: str, states: list[dict[str, Any]]) -> Table:
 
 def comparisons(grouped: dict[str, list[dict[str, Any]]]) -> Table:
     """Every two groups (of very many: the first and every other) at the last policy that two seeds of both have come to, or the
-    only one: paired difference over these seeds; p for all of them at once. Groups that were not evaluated alike are left out."""
+    only one: paired difference over these seeds; p for all of them at once. "steps": of the optimiser, twice where they are not
+    matched. Groups that were not evaluated alike are left out."""
     couples = [pair for pair in combinations(grouped, 2) if len(grouped) <= MOST_COMPARED or pair[0] == next(iter(grouped))]
     found = [(*labels, *gap) for labels in couples if (gap := _gap(grouped, *labels)) is not None]
     corrected = holm([1.0 if gap.p is None else gap.p for *_, gap in found])
@@ -124,8 +126,19 @@ def _gap(grouped: dict[str, list[dict[str, Any]]], one: str, other: str) -> tupl
         if not now or len(now) != len(then) or not all(map(_same_prompts, now, then)):
             return None
         gap, at = paired(now, then), name if name == same else f"{name}, {same}"
-        return {"comparison": f"{one} - {other}", "at": at, main: show(gap, 3, sign=True), "over": gap.over}, gap
+        steps = [_steps([side[seed] for seed in seeds], last) for side, last in ((a, name), (b, same))]
+        row = {"comparison": f"{one} - {other}", "at": at, main: show(gap, 3, sign=True), "over": gap.over}
+        return row | {"steps": " against ".join(dict.fromkeys(steps))}, gap
     return None
+
+
+def _steps(states: list[dict[str, Any]], name: str) -> str:
+    """Optimiser steps up to that policy, of runs that differ by seeds alone."""
+    found = set()
+    for state in states:
+        so_far = state["points"][: state["points"].index(point(state, name)) + 1]
+        found.add(sum(done.get("steps", 0) for done in so_far))
+    return " / ".join(map(str, sorted(found)))
 
 
 def _same_prompts(one: dict[str, float], other: dict[str, float]) -> bool:
@@ -166,6 +179,16 @@ def alarms(grouped: dict[str, list[dict[str, Any]]]) -> Table:
         for state in states
         for alarm in state.get("alarms", [])
     ]
+
+
+def watched(states: list[dict[str, Any]]) -> str:
+    """Which alarms were on, and which of them this evaluation can't raise; "" where no run says so."""
+    names = list(dict.fromkeys(name for state in states for name in state.get("watched", [])))
+    metrics = [p["scores"]["metrics"] for state in states for p in state["points"] if "scores" in p]
+    measured = {name for found in metrics for name, content in found.items() if content["value"] is not None}
+    blind = [name for name in names if metrics and name in OF_EVALUATION and OF_EVALUATION[name] not in measured]
+    said = f"Watched: {', '.join(name for name in names if name not in blind)}." if names else ""
+    return said + (f" Not measured by this evaluation: {', '.join(blind)}." if blind else "")
 
 
 def _by_seed(states: list[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Any]]:

@@ -1,9 +1,12 @@
-"""A workspace in Weights & Biases that lays our methods over one another: scores by iteration, training by step, samples."""
+"""A workspace in Weights & Biases that lays our methods over one another: scores by iteration, training by step, alarms."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from drift.alarms import Alarms
 from drift.errors import need_package
+from drift.logger.wandb import complaints
 from drift.records import write_text
 from drift.report.console import say
 
@@ -18,7 +21,7 @@ SCORES = (
     "margin against start (nats)",
     "pair accuracy",
     "chosen log-prob per token",
-    "disliked log-prob per token",
+    "log-prob lost per disliked token",
 )
 TRAINING = (
     "loss", "dpo", "margin", "accuracy", "sigma", "reward_chosen", "reward_rejected", "chosen_shift",
@@ -32,6 +35,8 @@ def build(entity: str, project: str) -> Any:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
+    alarms = tuple(item.name for item in fields(Alarms) if item.name != "action")
+
     def lines(prefix: str, names: tuple[str, ...], axis: str) -> list[Any]:
         return [
             wr.LinePlot(title=name.replace("_", " "), x=axis, y=[f"{prefix}/{name}"], groupby_rangefunc="minmax") for name in names
@@ -44,6 +49,7 @@ def build(entity: str, project: str) -> Any:
         sections=[
             ws.Section(name="Scores by iteration", panels=lines("scores", SCORES, "iteration"), is_open=True),
             ws.Section(name="Training by step", panels=lines("train", TRAINING, "step"), is_open=True),
+            ws.Section(name="Alarms", panels=lines("alarms", alarms, "iteration")),
             ws.Section(name="What differs", panels=[wr.RunComparer(diff_only=True)]),
         ],
         runset_settings=ws.RunsetSettings(groupby=[ws.Metric("JobType")]),
@@ -55,7 +61,8 @@ def workspace(entity: str, project: str, spec: Path | None) -> None:
     need_package("wandb_workspaces", "drift workspace", extra="wandb")
     found = build(entity, project)
     if spec is None:
-        say(f"Workspace: {found.save().url}")
+        with complaints("--spec FILE"):
+            say(f"Workspace: {found.save().url}")
         return
     write_text(spec, found._to_model().model_dump_json(by_alias=True, indent=1))
     say(f"Specification: {spec}; nothing was sent.")

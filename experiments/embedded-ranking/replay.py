@@ -36,7 +36,10 @@ def main() -> None:
     if arguments.keep:
         write_jsonl(arguments.keep, runs)
     alarms = compose(overrides).alarms
-    table([row for run in runs for row in replay(alarms, run)])
+    rows = [row for run in runs for row in replay(alarms, run)]
+    if not rows:
+        raise UserError("Nothing to replay. Expected folders of runs in which a policy was evaluated, or a file that --keep wrote.")
+    table(rows)
 
 
 def read(place: Path) -> list[dict[str, Any]]:
@@ -57,7 +60,11 @@ def read(place: Path) -> list[dict[str, Any]]:
                 if int(step["iteration"]) == point["iteration"] and point["name"] != "start"
             ],
             "counts": point.get("counts"),
-            "metrics": {name: round(point["scores"]["metrics"][name]["value"], 4) for name in WATCHED},
+            "metrics": {
+                name: round(value, 4)
+                for name in WATCHED
+                if (value := point["scores"]["metrics"].get(name, {}).get("value")) is not None
+            },
         }
         for point in state["points"]
         if "scores" in point
@@ -74,7 +81,7 @@ def replay(alarms: Alarms, run: dict[str, Any]) -> list[dict[str, str]]:
         for done in range(1, len(policy["steps"]) + 1):
             found |= {name: f"step {done}" for name in alarms.in_training(policy["steps"][:done]) if name not in found}
         found |= {name: "evaluation" for name in alarms.in_evaluation(now, start)}
-        watched = {name: f"{policy['metrics'][name]:.3f}" for name in WATCHED}
+        watched = {name: f"{value:.3f}" if (value := policy["metrics"].get(name)) is not None else "-" for name in WATCHED}
         sounded = ", ".join(f"{name} ({when})" for name, when in found.items())
         rows.append({"run": run["run"], "iteration": str(policy["iteration"])} | watched | {"alarms": sounded})
     return rows

@@ -48,7 +48,8 @@ CALM = {
 }
 PLAIN = {"guided": "test", "calm": "long"}  # where the plain DRIFT is that these are compared with
 SHOWN = ["run", "policy", "utility", "against start", "on topic", "words", "distinct-2", "missing ends", "perplexity under start"]
-TUNE_SEEDS, TEST_SEEDS, FEW = (100, 101), tuple(range(8)), (0, 1, 2)
+# The test seeds are none that was ever looked at: the quickstart's settings were chosen on logs and prompts of lower ones.
+TUNE_SEEDS, TEST_SEEDS, FEW = (100, 101), tuple(range(200, 208)), (200, 201, 202)
 AT_A_TIME = 2
 
 
@@ -62,10 +63,11 @@ class Cell:
         return self.folder / f"{self.name}-{seed}"
 
     def state(self, seed: int) -> dict[str, Any] | None:
-        """Of the finished run of that seed."""
+        """Of the finished run of that seed; one with other settings is as good as none."""
         file = self.place(seed) / "run.json"
         state = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"status": "not begun"}
-        return state if state["status"] == "finished" else None
+        same = all(state.get("title", {}).get(name) == value for name, _, value in (item.partition("=") for item in self.overrides))
+        return state if state["status"] == "finished" and same else None
 
     def states(self) -> list[dict[str, Any]]:
         return [state for seed in self.seeds if (state := self.state(seed)) is not None]
@@ -77,7 +79,7 @@ class Cell:
     def start(self, seed: int) -> subprocess.Popen[bytes]:
         """Begins the run of that seed, on its share of the cores."""
         command = [
-            sys.executable, str(ROOT / "run.py"), *self.overrides, f"seed={seed}", f"data.seed={seed}", "train.signal_every=8",
+            sys.executable, str(ROOT / "run.py"), *self.overrides, f"seed={seed}", f"data.seed={seed}",
             f"store.dir={self.store}", f"hydra.run.dir={self.place(seed)}",
         ]  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
