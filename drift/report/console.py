@@ -15,6 +15,7 @@ class Progress:
         self.done, self.started = 0.0, time.monotonic()
         self.said = self.started
         self.bar: Any = None
+        self.note = ""  # stands beside the rate
 
     def __enter__(self) -> "Progress":
         if sys.stdout.isatty():
@@ -39,7 +40,8 @@ class Progress:
         if seconds > 2 and error[0] is None:  # what came out of the store is not worth a line
             say(f"  {self.label}: {self.done:.0f} {self.unit} in {seconds:.0f} s ({self._rate()})")
 
-    def advance(self, count: float) -> None:
+    def advance(self, count: float, note: str = "") -> None:
+        self.note = note
         self.reach(self.done + count)
 
     def reach(self, done: float) -> None:
@@ -54,7 +56,8 @@ class Progress:
             say(f"  {self.label}: {self.done:.0f}/{self.total} {self.unit}, {self._rate()}, about {left:.0f} s left")
 
     def _rate(self) -> str:
-        return f"{self.done / max(time.monotonic() - self.started, 1e-9):.1f} {self.unit}/s"
+        rate = f"{self.done / max(time.monotonic() - self.started, 1e-9):.1f} {self.unit}/s"
+        return f"{rate}, {self.note}" if self.note else rate
 
 
 def table(rows: list[dict[str, str]]) -> None:

@@ -69,7 +69,7 @@ def fit(
     layers = num_frozen(train, start, plan)
 
     def after_step(history: list[dict[str, float]]) -> None:
-        bar.advance(1)
+        bar.advance(1, f"loss {history[-1]['loss']:.3f}")
         watch(history)
 
     with Progress("training", total=len(steps), unit="steps") as bar, removed(model, layers):
