@@ -121,7 +121,7 @@ def tested(folder: Path, tune: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
         "test": [Cell(folder, "test", arm, overrides, TEST_SEEDS) for arm, overrides in chosen.items()],
         "long": [Cell(folder, "long", arm, [*chosen[arm], "iterations=5"], FEW) for arm in ("DRIFT", "SPIN")],
         "guided": [Cell(folder, "guided", "DRIFT-guided", [*drift, "guidance.share=1"], FEW)],
-        "calm": [Cell(folder, "calm", name, _with([*drift, "iterations=5"], changes), FEW) for name, changes in CALM.items()],
+        "calm": [Cell(folder, "calm", name, _with([*drift, "iterations=4"], changes), FEW) for name, changes in CALM.items()],
     }
 
 
