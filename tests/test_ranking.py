@@ -1,4 +1,4 @@
-"""The ranking study's script: its settings compose, its choice is the best one, one failed run ends nothing."""
+"""The ranking study's scripts: settings compose, the choice is the best one, one failed run ends nothing, figures can be kept."""
 
 import importlib.util
 import json
@@ -12,10 +12,17 @@ from omegaconf import OmegaConf
 from test_report import state
 
 from drift.config import build
+from drift.errors import UserError
 
-spec = importlib.util.spec_from_file_location("ranking", ROOT / "experiments/embedded-ranking/study.py")
-ranking = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(ranking)
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"experiments/embedded-ranking/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ranking, kept = script("study"), script("kept")
 
 
 class Cell(ranking.Cell):
@@ -94,4 +101,34 @@ def test_the_best_configuration_is_that_of_the_highest_mean_gain(tmp_path, monke
     cells = [Cell(tmp_path, f"SPIN-{i}", ranking.TUNE_SEEDS, gain) for i, gain in enumerate((0.1, 0.3, 0.2, 0.3))]
     ranking.perform(cells, time.monotonic() + 60)
     assert cells[1].gains("iteration 1") == pytest.approx([0.3, 0.3])
-    assert ranking.best("SPIN", cells) == [*ranking.ARMS["SPIN"], *ranking.CONFIGS["SPIN"][1]]
+    assert ranking.best("SPIN", cells) == ranking.CONFIGS["SPIN"][1]
+
+
+def test_a_choice_that_lies_there_leaves_tuning_out_and_a_foreign_one_is_refused(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ranking, "perform", lambda cells, latest: asked.extend(cells))
+    monkeypatch.setattr(sys, "argv", ["study.py", str(tmp_path)])
+    made = tmp_path / "chosen.json"
+    made.write_text((ROOT / "experiments/embedded-ranking/chosen.json").read_text())
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        ranking.main()
+    assert {cell.folder.name for cell in asked} == {"test", "long", "guided", "calm"}
+    assert [cell.overrides for cell in asked if cell.name == "SFT"][0][-2:] == ranking.choice(made)["SFT"]
+    made.write_text(made.read_text().replace("0.0003", "0.0004"))
+    with pytest.raises(UserError, match=r"chosen\.json: random is .*0\.0004.*Expected one of"):
+        ranking.main()
+
+
+def test_kept_figures_make_the_tables_that_the_runs_make(tmp_path, capsys):
+    cells = [Cell(tmp_path / "here", name, (0, 1, 2), gain) for name, gain in (("drift", 0.1), ("spin", 0.3))]
+    ranking.perform(cells, time.monotonic() + 60)
+    file, there = tmp_path / "runs.jsonl", tmp_path / "there"
+    assert kept.write(tmp_path / "here", file) == 6 and kept.read(there, file) == 6 and kept.read(there, file) == 0
+    tables = []
+    for folder in (tmp_path / "here", there):
+        capsys.readouterr()
+        ranking.show_tests(folder, {"tune": [Cell(folder, cell.name, cell.seeds) for cell in cells]})
+        tables.append(capsys.readouterr().out.partition("comparison")[2])
+    assert tables[0] == tables[1] and "drift - spin" in tables[0]
+    with pytest.raises(UserError, match="holds no finished run"):
+        kept.write(tmp_path / "nowhere", file)

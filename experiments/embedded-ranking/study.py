@@ -8,7 +8,8 @@ Two runs go at a time, on half the cores each. Each writes what it says to <run 
 
 Phases: `tune` (validation topics, four configurations an arm, two seeds), `test` (test topics, each arm's best, eight seeds, all
 varied), `long` (DRIFT and SPIN, five iterations), `guided`, `calm` (what may stop a collapse). Every phase folder is a study with a
-report of its own. `test` and what follows need all of `tune`: nobody looks at test topics before the choice is made.
+report of its own. `test` and what follows need all of `tune`, whose choice is FOLDER/chosen.json: nobody looks at test topics
+before it is made. Where that file lies there already, copied from another machine, tuning is left out; kept.py takes over runs.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from drift.errors import UserError  # noqa: E402
+from drift.records import write_json  # noqa: E402
 from drift.report import html, tables  # noqa: E402
 from drift.report.console import say, table  # noqa: E402
 from drift.report.statistics import paired  # noqa: E402
@@ -108,14 +111,23 @@ def last_policy(arm: str) -> str:
 
 
 def best(arm: str, cells: list[Cell]) -> list[str]:
-    """The arm's overrides with its best configuration on validation topics: the highest mean gain, the first of equals."""
+    """The arm's best configuration on validation topics: the highest mean gain, the first of equals."""
     means = [sum(cell.gains(last_policy(arm))) / len(TUNE_SEEDS) for cell in cells]
-    return [*ARMS[arm], *CONFIGS[arm][means.index(max(means))]]
+    return CONFIGS[arm][means.index(max(means))]
 
 
-def tested(folder: Path, tune: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
+def choice(file: Path) -> dict[str, list[str]]:
+    """Arm -> the configuration that tuning chose for it."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    for arm, configs in CONFIGS.items():
+        if found.get(arm) not in configs:
+            raise UserError(f"{file}: {arm} is {found.get(arm)}. Expected one of {configs}; without the file, tuning chooses.")
+    return found
+
+
+def tested(folder: Path, choice: dict[str, list[str]]) -> dict[str, list[Cell]]:
     """The phases after tuning; each needs the choice."""
-    chosen = {arm: best(arm, cells) for arm, cells in tune.items()}
+    chosen = {arm: [*ARMS[arm], *choice[arm]] for arm in ARMS}
     drift = chosen["DRIFT"]
     return {
         "test": [Cell(folder, "test", arm, overrides, TEST_SEEDS) for arm, overrides in chosen.items()],
@@ -139,15 +151,17 @@ def main() -> None:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     latest = time.monotonic() + (0 if arguments.show else 60 * arguments.minutes)
-    tune = tuning(arguments.folder)
-    cells = [cell for cells in tune.values() for cell in cells]
+    tune, made = tuning(arguments.folder), arguments.folder / "chosen.json"
+    cells = [] if made.is_file() else [cell for cells in tune.values() for cell in cells]
     perform(cells, latest)
     show_tuning(arguments.folder, tune)
     if all(cell.done for cell in cells):
-        phases = tested(arguments.folder, tune)
-        perform([cell for cells in phases.values() for cell in cells], latest)
+        if not made.is_file():
+            write_json(made, {arm: best(arm, cells) for arm, cells in tune.items()})
+        phases = tested(arguments.folder, choice(made))
+        cells = [cell for cells in phases.values() for cell in cells]
+        perform(cells, latest)
         show_tests(arguments.folder, phases)
-        cells += [cell for cells in phases.values() for cell in cells]
     if not all(cell.done for cell in cells):
         said = "\nNot everything is measured yet; the same command goes on."
         say(said) if time.monotonic() > latest else sys.exit(said)
@@ -214,4 +228,7 @@ def by_policy(label: str, states: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"\n{error}")
