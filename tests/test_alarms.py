@@ -80,7 +80,8 @@ def test_a_ratio_that_nothing_can_meet_is_refused():
 
 
 def replayed():
-    """The runs of experiments/embedded-ranking/alarms.jsonl: five iterations that collapse (two seeds), the quickstart (eight)."""
+    """The runs of experiments/embedded-ranking/alarms.jsonl: five iterations that collapse (two seeds on which thresholds were set
+    and three that were not), the quickstart (eight)."""
     sys.path.insert(0, str(STUDY))
     try:
         import replay
@@ -94,13 +95,24 @@ def test_an_alarm_sounds_before_a_collapse_reaches_utility_and_none_in_the_quick
     runs = replayed()
     calm = {name: rows for name, rows in runs.items() if name.startswith("quickstart")}
     assert len(calm) == 8 and {row["alarms"] for rows in calm.values() for row in rows} == {""}
-    collapsing = [rows for name, rows in runs.items() if name not in calm]
+    collapsing = [rows for name, rows in runs.items() if name.startswith("five iterations")]
     for rows in collapsing:
         assert [bool(row["alarms"]) for row in rows] == [False, False, False, True, True, True]
         first = rows[3]["alarms"]
         assert first.startswith("chosen_fall (step"), "in training: the policy before is still a good one"
     below = [row for rows in collapsing for row in rows if float(row["utility"]) < float(rows[0]["utility"])]
     assert len(below) == 3 and all(row["alarms"].startswith("chosen_fall (step") for row in below)
+
+
+def test_every_collapse_of_an_unseen_seed_is_told_of_the_slow_one_late():
+    """Seeds that no threshold was set on. The last drifts to longer replies: utility falls an iteration before anything sounds."""
+    runs = {name[-3:]: rows for name, rows in replayed().items() if name.startswith("unseen")}
+    first = {
+        seed: next((i, row["alarms"].split(",")[0]) for i, row in enumerate(rows) if row["alarms"]) for seed, rows in runs.items()
+    }
+    assert first == {"200": (3, "chosen_fall (step 8)"), "201": (4, "chosen_fall (step 5)"), "202": (3, "cut_share (sampling)")}
+    start, before = (float(runs["202"][i]["utility"]) for i in (0, 2))
+    assert before < start
 
 
 def test_stop_ends_the_run_and_the_same_command_without_it_goes_on(cache, tmp_path):
