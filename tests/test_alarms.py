@@ -81,8 +81,7 @@ def test_a_ratio_that_nothing_can_meet_is_refused():
 
 def replayed():
     """The runs of experiments/embedded-ranking/alarms.jsonl: five iterations that collapse (two seeds on which thresholds were set
-    and three that were not), the quickstart (eight seeds
-    as it was, eight as it is, collecting the log again)."""
+    and three that were not), the quickstart (eight seeds as it was, eight as it is, collecting the log again)."""
     sys.path.insert(0, str(STUDY))
     try:
         import replay

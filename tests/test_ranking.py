@@ -44,8 +44,9 @@ class Cell(ranking.Cell):
 def test_every_arm_and_configuration_composes_and_arms_differ(tmp_path):
     tune = ranking.tuning(tmp_path)
     assert {len(cells) for cells in tune.values()} == {4} and len(tune) == 6
-    texts = {OmegaConf.to_yaml(compose(*cell.overrides)) for cells in tune.values() for cell in cells}
-    assert all(build(compose(*cells[0].overrides)) for cells in tune.values())
+    texts = {
+        OmegaConf.to_yaml(compose(*cell.overrides)) for cells in tune.values() for cell in cells if build(compose(*cell.overrides))
+    }
     assert len(texts) == 6 * 4
     changed = [ranking._with(["method=drift", "train.loss.nll=0.1"], changes) for changes in ranking.CALM.values()]
     assert all(compose(*overrides) is not None for overrides in changed)

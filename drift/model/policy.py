@@ -78,10 +78,11 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     model: Any = AutoModelForCausalLM.from_pretrained(policy.base, **how)
-    for part in model.modules():
+    if policy.quantization == "nf4":
         # bitsandbytes' CPU kernel for inference rounds the scales to bfloat16: a reference pass would not be the training's model.
-        if hasattr(part, "support_avx512bf16_for_cpu"):
-            part.support_avx512bf16_for_cpu = False
+        for part in model.modules():
+            if hasattr(part, "support_avx512bf16_for_cpu"):
+                part.support_avx512bf16_for_cpu = False
     if policy.is_adapter:
         from peft import PeftModel
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from drift.errors import UserError  # noqa: E402
-from drift.records import read_jsonl, write_jsonl  # noqa: E402
+from drift.records import read_jsonl, write_json, write_jsonl  # noqa: E402
 from drift.report.journal import RUN  # noqa: E402
 
 DROPPED = ("stages", "notes", "data")
@@ -66,7 +66,7 @@ def read(folder: Path, file: Path) -> int:
         place = folder / line.pop("place") / RUN
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(json.dumps(line), encoding="utf-8")
+            write_json(place, line)
             count += 1
     return count
 
