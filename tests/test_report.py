@@ -181,6 +181,12 @@ def test_a_warm_start_alone_is_compared_with_iterations(tmp_path):
     assert row["at"] == "warm start, iteration 1" and row["verdict"] == "warm is better"
 
 
+def test_a_tiny_p_is_not_shown_as_zero():
+    ahead = [state("one", seed, gain) for seed, gain in enumerate((0.3, 0.301, 0.299))]
+    (row,) = tables.comparisons({"one": ahead, "two": [state("two", seed, 0.1) for seed in (0, 1, 2)]})
+    assert row["p (Holm)"] == "< 0.001" and row["verdict"] == "one is better"
+
+
 def test_start_models_that_are_one_evaluation_are_not_several_seeds():
     """Three seeds over the same log and prompts: the interval of the start model is over prompts, and has a width."""
     rows = tables.rows("one", [state("one", seed, 0.1 + seed / 100) for seed in (0, 1, 2)])

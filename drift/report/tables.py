@@ -104,7 +104,7 @@ def comparisons(grouped: dict[str, list[dict[str, Any]]]) -> Table:
     corrected = holm([1.0 if gap.p is None else gap.p for *_, gap in found])
     for (one, other, row, gap), p in zip(found, corrected, strict=True):
         row["effect (d)"] = "-" if gap.effect is None else f"{gap.effect:+.2f}"
-        row["p (Holm)"] = f"{p:.3f}"
+        row["p (Holm)"] = f"{p:.3f}" if p >= 0.0005 else "< 0.001"
         row["verdict"] = NOT_SEPARABLE if p >= 0.05 or not gap.separable else f"{one if gap.mean > 0 else other} is better"
     return [row for *_, row, _ in found]
 
