@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at
@@ -12,6 +13,7 @@ from drift.sampler.draw import Draw
 from drift.sampler.noise import order, uniforms
 from drift.sampler.transformers import Transformers
 from drift.store import Store
+from drift.train.lora import Lora
 
 
 class Question:
@@ -35,6 +37,24 @@ def test_replies_do_not_depend_on_the_group_size(tiny, tmp_path):
     one, seven, all_at_once = (draw_all(tiny, tmp_path / str(size), size)[0] for size in (1, 7, 32))
     assert one == seven == all_at_once == draw_all(tiny, tmp_path / "cut", 32, tokens_per_batch=300)[0]
     assert len({text for _, texts in one for text in texts}) > 12  # they do differ from one another
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_frozen_head_of_an_adapter_is_not_copied_for_every_prompt(tiny, dtype):
+    """torch multiplies a batch row by row, with a copy of the weight each, where that is frozen and the input a slice."""
+    model = Lora(rank=4, scale=2.0, top_share=1.0, quantization="none").attach(load_model(policy_at(tiny), dtype))
+    products = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if func in (torch.ops.aten.bmm.default, torch.ops.aten.mm.default) and out.shape[-1] == model.config.vocab_size:
+                products.append((func, len(out)))
+            return out
+
+    with Products(), torch.no_grad():
+        logits = model(input_ids=torch.ones(3, 5, dtype=torch.long), logits_to_keep=2).logits
+    assert logits.shape[:2] == (3, 2) and products == [(torch.ops.aten.mm.default, 6)]
 
 
 def test_a_second_draw_computes_nothing(tiny, tmp_path):

@@ -83,6 +83,8 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
         for part in model.modules():
             if hasattr(part, "support_avx512bf16_for_cpu"):
                 part.support_avx512bf16_for_cpu = False
+    # The head gets a slice of the positions. Of a frozen weight torch makes a copy a row where that slice is not contiguous.
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
     if policy.is_adapter:
         from peft import PeftModel
 
