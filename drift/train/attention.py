@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.functional import pad
 from transformers import AttentionInterface
 
 NAME = "prefix_shared"
 TILE = 256  # queries of one tile: of the scores of a long prompt the upper half is left out in steps of so many
 FLEX_DEVICES = {"cuda"}
+FLEX_MIN_HEAD = 16  # numbers of a head: the compiled kernel takes no fewer
 
 Span = tuple[int, int, int, int]  # tokens [a, b) see the prefix [p, q) and, causally, each other
 Tile = tuple[int, int, int, int, int]  # queries [a, b) see the keys of the prefix [p, q) and, causally, those of [s, b)
@@ -37,8 +39,10 @@ def attend(
     query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
     with torch.autocast(kind, enabled=False):
         if isinstance(who, BlockMask):
-            mixed = flex(kind)(query, key, value, block_mask=who, scale=scaling, enable_gqa=True)
-            return mixed.transpose(1, 2), None
+            missing = max(0, FLEX_MIN_HEAD - query.shape[3])
+            wide = (pad(tensor, (0, missing)) for tensor in (query, key, value))  # zeros change no product
+            mixed = flex(kind)(*wide, block_mask=who, scale=scaling, enable_gqa=True)
+            return mixed[..., : query.shape[3]].transpose(1, 2), None
         return TileAttention.apply(query[0], key[0], value[0], who, scaling)[None], None  # type: ignore[index]
 
 

@@ -1,17 +1,16 @@
 """How much arithmetic the work needs, and how much the machine does in a plain matrix product."""
 
-import json
 import statistics
 import time
-from pathlib import Path
+from typing import Any
 
 
-def needed_flop(model: Path, pairs: list[tuple[int, int, int]], adapter_share: float | None) -> float:
+def needed_flop(config: dict[str, Any], pairs: list[tuple[int, int, int]], adapter_share: float | None) -> float:
     """Arithmetic that an epoch over pairs of (prompt, chosen, rejected) tokens needs, the reference pass included: a prompt counted
     once, the vocabulary for replies only, attention's products for tokens that see each other (as in MFU, arXiv 2204.02311; of
-    a mask's empty half nothing). `adapter_share`: of the layers, from the top, that have an adapter (None: all weights are
+    a mask's empty half nothing). `config`: the fields of config.json.
+    `adapter_share`: of the layers, from the top, that have an adapter (None: all weights are
     trained); the layers below it are needed once."""
-    config = json.loads((model / "config.json").read_text())
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     head = config.get("head_dim") or hidden // heads
     projections = 2 * hidden * head * (heads + config["num_key_value_heads"])

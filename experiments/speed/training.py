@@ -108,7 +108,7 @@ def measure(side: str, model: str, pairs: str, precision: str, adapter: bool, **
         "count": len(data),
         "seconds": seconds,
         "peak_gib": peak_gib(),
-        "flop": needed_flop(Path(model), lengths, ADAPTER_SHARE if adapter else None),
+        "flop": needed_flop(json.loads((Path(model) / "config.json").read_text()), lengths, ADAPTER_SHARE if adapter else None),
         "flop_per_second": matrix_product_rate(precision),
     }
 

@@ -1,0 +1,223 @@
+"""DPO training: this project against TRL's `DPOTrainer`, in one process, on the same random model, pairs and optimiser.
+
+A round is one epoch on either side: the reference pass and the optimiser steps; what Lightning's and TRL's trainers do before and
+after is not counted. Every side warms up with one epoch, which also finds the peer's fastest batch.
+"""
+
+import gc
+import statistics
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from models import (
+    DEVICE,
+    SHAPES,
+    peak_gib,
+    peak_tflops,
+    random_model,
+    random_pairs,
+    reset_peak,
+    synchronized_clock,
+    tokenizer,
+)
+
+LEARNING_RATE, BETA, RANK = 1e-6, 0.1, 16
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ROUNDS = 2
+
+
+def measure(size: str, adapter: bool, pairs: int, pairs_per_step: int, ours: list[str], peers: list[str], say: Callable) -> None:
+    """`ours`: "tokens=8192,checkpointing=0" and the like; `peers`: "batch=4,checkpointing=1"; every one is tried once, then the first
+    peer, the fastest peer and our fastest take turns for ROUNDS rounds."""
+    data, words = random_pairs(pairs, shrink=10 if size == "tiny" else 1), tokenizer()
+    sides = {f"ours {how}": (our_epoch, how) for how in ours} | {f"TRL {how}": (trl_epoch, how) for how in peers}
+    flop, tokens = needed(size, data, words, adapter)
+    measured: dict[str, list[dict[str, float]]] = {}
+
+    def once(side: str, kind: str) -> None:
+        epoch, how = sides[side]
+        settings = {name: int(value) for name, value in (part.split("=") for part in how.split(","))}
+        try:
+            begun = synchronized_clock()
+            seconds, peak = epoch(size, data, words, adapter=adapter, pairs_per_step=pairs_per_step, **settings)
+            around = synchronized_clock() - begun - seconds
+        except Exception as error:  # out of memory, or a fault of this side: the other sides are measured all the same
+            traceback.print_exc()
+            say(side=side, kind=kind, failed=f"{type(error).__name__}: {error}"[:300])
+            return
+        finally:
+            gc.collect()
+            reset_peak()
+        rate = {"pairs_per_second": pairs / seconds, "tokens_per_second": tokens / seconds, "peak_gib": peak}
+        if peak_tflops():
+            rate["mfu"] = flop / seconds / 1e12 / peak_tflops()
+        measured.setdefault(side, []).append(rate)
+        say(side=side, kind=kind, seconds=seconds, seconds_around=around, **rate)
+
+    for side in sides:  # the first round compiles and warms up; the second one is timed
+        once(side, "warm-up")
+    seen = [side for side in sides if side in measured]
+    for side in seen:
+        once(side, "trial")
+
+    def fastest(who: str) -> str:
+        return max((side for side in seen if side.startswith(who)), key=lambda side: measured[side][-1]["pairs_per_second"])
+
+    turns = list(dict.fromkeys([fastest("ours"), next(side for side in seen if side.startswith("TRL")), fastest("TRL")]))
+    for _ in range(ROUNDS):
+        for side in turns:
+            once(side, "round")
+    for peer in turns[1:]:
+        mine, theirs = measured[turns[0]][-ROUNDS:], measured[peer][-ROUNDS:]
+        speed = [a["pairs_per_second"] / b["pairs_per_second"] for a, b in zip(mine, theirs, strict=True)]
+        memory = statistics.median(a["peak_gib"] / b["peak_gib"] for a, b in zip(mine, theirs, strict=True))
+        say(ratio=f"{turns[0]} / {peer}", speed=statistics.median(speed), least=min(speed), most=max(speed), memory=memory)
+
+
+def needed(size: str, data: list[dict[str, str]], words: Any, adapter: bool) -> tuple[float, int]:
+    """(arithmetic that an epoch needs, as MFU counts it; tokens of all prompts and replies, a prompt once)."""
+    from arithmetic import needed_flop
+
+    hidden, layers, heads, kv_heads, intermediate, vocabulary, _ = SHAPES[size]
+    config = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+              "intermediate_size": intermediate, "vocab_size": vocabulary}  # fmt: skip
+    rows = our_rows(words, data)
+    lengths = [(len(pair.chosen.prompt), len(pair.chosen.reply), len(pair.rejected.reply)) for pair in rows]
+    return needed_flop(config, lengths, 1.0 if adapter else None), sum(map(sum, lengths))
+
+
+def our_rows(words: Any, data: list[dict[str, str]]) -> list[Any]:
+    from drift.records import Pair
+    from drift.train.rows import tokenize
+
+    pairs = [
+        Pair(prompt=[{"role": "user", "content": row["prompt"]}], chosen=row["chosen"], rejected=row["rejected"], chosen_ended=True,
+             rejected_ended=True, fresh=("chosen",), feedback=None, record=str(i))
+        for i, row in enumerate(data)
+    ]  # fmt: skip
+    return tokenize(words, pairs)
+
+
+def loaded(size: str, adapter: bool) -> Any:
+    """The model that both sides train: frozen bfloat16 below an adapter, float32 under autocast otherwise."""
+    return random_model(size, torch.bfloat16 if adapter and DEVICE == "cuda" else torch.float32)
+
+
+def our_epoch(
+    size: str, data: Any, words: Any, *, adapter: bool, pairs_per_step: int, tokens: int, checkpointing: int
+) -> tuple[float, float]:
+    from hydra.utils import instantiate
+    from lightning.pytorch.callbacks import Callback
+    from side_by_side import composed
+    from torch.utils.data import DataLoader
+
+    from drift.train import shared
+    from drift.train.fit import Steps
+    from drift.train.modules import PolicyModule, ReferenceModule
+    from drift.train.reference import make_trainer
+    from drift.train.rows import plan
+
+    overrides = [
+        f"train={'lora' if adapter else 'full'}", f"train.learning_rate={LEARNING_RATE}", f"train.loss.beta={BETA}", "train.loss.nll=0",
+        "train.warmup_share=0", "train.optimizer=adamw", "train.signal_every=0", f"train.gradient_checkpointing={bool(checkpointing)}",
+        f"train.precision={'bfloat16' if DEVICE == 'cuda' else 'float32'}",
+    ]  # fmt: skip
+    train = instantiate(composed(*overrides, *(["train.adapter.top_share=1.0"] if adapter else [])).train)
+    planned = plan(
+        our_rows(words, data),
+        layout="shared",
+        pairs_per_step=pairs_per_step,
+        tokens_per_batch=tokens,
+        pair_order="shuffled",
+        seed=0,
+    )
+    model = loaded(size, adapter)
+    model = train.adapter.attach(model) if adapter else model
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    clock = Clock()
+
+    class Timed(Callback):
+        def on_predict_start(self, *_: Any) -> None:
+            clock.start()
+
+        on_train_start = on_predict_start
+
+        def on_predict_end(self, *_: Any) -> None:
+            clock.stop()
+
+        on_train_end = on_predict_end
+
+    kind = train.dtype()[0]
+    batches: Any = [shared.collate(planned.rows(batch), 0) for batch in planned.batches]
+    reference = ReferenceModule(model, shared, lambda count: None)
+    sums = make_trainer(kind, enable_checkpointing=False, callbacks=[Timed()]).predict(
+        reference, DataLoader(batches, batch_size=None)
+    )
+    by_pair: dict[int, list[float]] = {}
+    for batch, values in zip(planned.batches, sums or [], strict=True):
+        chosen, rejected = values.chunk(2)  # type: ignore[union-attr]
+        by_pair |= {i: [float(a), float(b)] for i, a, b in zip(batch, chosen, rejected, strict=True)}
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    module = PolicyModule(model, train, shared, num_steps=len(planned.steps), check_start=True, on_step=lambda history: None)
+    steps = Steps(module, planned, list(range(len(planned.steps))), [by_pair[i] for i in range(len(planned.pairs))], None, 0)
+    make_trainer(kind, enable_checkpointing=False, max_epochs=1, callbacks=[Timed()]).fit(module, steps)
+    assert len(module.history) == len(planned.steps)
+    return clock.seconds, peak_gib()
+
+
+def trl_epoch(
+    size: str, data: Any, words: Any, *, adapter: bool, pairs_per_step: int, batch: int, checkpointing: int
+) -> tuple[float, float]:
+    from copy import deepcopy
+
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+
+    clock = Clock()
+
+    class Timed(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            clock.start()
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            clock.stop()
+
+    model = loaded(size, adapter)
+    lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules=LINEAR, task_type="CAUSAL_LM")
+    rows = [
+        {"prompt": [{"role": "user", "content": row["prompt"]}]}
+        | {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
+        for row in data
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        config = DPOConfig(
+            output_dir=folder, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=DEVICE == "cpu", logging_strategy="no",
+            bf16=DEVICE == "cuda", optim="adamw_torch", gradient_checkpointing=bool(checkpointing), learning_rate=LEARNING_RATE,
+            beta=BETA, max_length=None, num_train_epochs=1, per_device_train_batch_size=batch,
+            gradient_accumulation_steps=max(1, pairs_per_step // batch),
+        )  # fmt: skip
+        trainer = DPOTrainer(
+            model=model, ref_model=None if adapter else deepcopy(model), args=config, train_dataset=Dataset.from_list(rows),
+            processing_class=words, peft_config=lora if adapter else None, callbacks=[Timed()],
+        )  # fmt: skip
+        trainer.train()
+    return clock.seconds, peak_gib()
+
+
+class Clock:
+    """Adds up the seconds between `start` and `stop`, the device's work included."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def start(self) -> None:
+        self.begun = synchronized_clock()
+
+    def stop(self) -> None:
+        self.seconds += synchronized_clock() - self.begun
