@@ -21,14 +21,23 @@ pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def random_model(head=16, kind="qwen2"):
-    """Two layers, four heads to two of keys and values, in float64 on the CPU."""
+def random_model(head=16, spread=0.2):
+    """A Qwen2 model of two layers, four heads to two of keys and values, in float64 on the CPU; `spread` of its weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
-        kind, vocab_size=300, hidden_size=4 * head, intermediate_size=8 * head, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.2, eos_token_id=0, bos_token_id=None,
-    )  # fmt: skip
+        "qwen2",
+        vocab_size=300,
+        hidden_size=4 * head,
+        intermediate_size=8 * head,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=spread,
+        eos_token_id=0,
+        bos_token_id=None,
+    )
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config).double().eval()
 
@@ -71,14 +80,14 @@ def test_shared_rows_equal_padded_rows_in_float32(head):
 
 
 def test_shared_rows_are_as_exact_as_padded_rows_in_bfloat16():
-    oracle = random_model(64)
-    model = copy.deepcopy(oracle).bfloat16().to(DEVICE)
+    oracle = random_model(64, spread=0.05)
+    one, other = (copy.deepcopy(oracle).bfloat16().to(DEVICE) for _ in range(2))
     for sizes in SIZES:
         rows = batch_of(sizes)
         expected = sums_and_gradients(padded, oracle, rows)
-        plain, packed = sums_and_gradients(padded, model, rows), sums_and_gradients(shared, model, rows)
+        plain, packed = sums_and_gradients(padded, one, rows), sums_and_gradients(shared, other, rows)
         for mine, theirs, truth in zip(packed, plain, expected, strict=True):
-            assert distance(mine, truth) < 1.5 * distance(theirs, truth) + 2e-3
+            assert distance(mine, truth) < 1.5 * distance(theirs, truth) + 2e-3 < 0.1
 
 
 def test_training_repeats_the_reference_pass_bit_for_bit():

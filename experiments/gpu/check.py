@@ -1,4 +1,5 @@
-"""What this project does on a GPU, in one command of under eight minutes on one H100; nothing is downloaded, no weights are written.
+"""What this project does on a GPU, in one command of under eight minutes on one H100. Nothing is downloaded; no weights
+are written to disk.
 
     python experiments/gpu/check.py [--output FOLDER] [--parts tests training-7b …]
     python experiments/gpu/check.py --tiny          the same end to end with tiny shapes, on a CPU
@@ -77,14 +78,21 @@ def perform(part: str, tiny: bool, say: Any) -> None:
             pairs=8 if tiny else 32 if big else 128,
             pairs_per_step=4 if tiny else 16 if big else 32,
             ours=["tokens=8192,checkpointing=0"] if tiny else ["tokens=8192,checkpointing=0", "tokens=16384,checkpointing=1"],
-            peers=["batch=4,checkpointing=1"] if tiny else ["batch=4,checkpointing=1", "batch=8,checkpointing=1", "batch=4,checkpointing=0"],
+            peers=["batch=4,checkpointing=1"]
+            if tiny
+            else ["batch=4,checkpointing=1", "batch=8,checkpointing=1", "batch=4,checkpointing=0"],
             say=say,
-        )  # fmt: skip
+        )
     else:
         import sampling
 
-        sampling.measure("tiny" if tiny else size, prompts=8 if tiny else 64, new_tokens=8 if tiny else 128,
-                         batches=[4] if tiny else [16, 64], say=say)  # fmt: skip
+        sampling.measure(
+            "tiny" if tiny else size,
+            prompts=8 if tiny else 64,
+            new_tokens=8 if tiny else 128,
+            batches=[4] if tiny else [16, 64],
+            say=say,
+        )
 
 
 def machine() -> dict[str, Any]:

@@ -42,10 +42,18 @@ def random_model(size: str, dtype: torch.dtype) -> Any:
     hidden, layers, heads, kv_heads, intermediate, vocabulary, tied = SHAPES[size]
     end = tokenizer().eos_token_id
     config = Qwen2Config(
-        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
-        intermediate_size=intermediate, vocab_size=vocabulary, tie_word_embeddings=tied, max_position_embeddings=4096,
-        eos_token_id=end, pad_token_id=end, bos_token_id=None,
-    )  # fmt: skip
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        intermediate_size=intermediate,
+        vocab_size=vocabulary,
+        tie_word_embeddings=tied,
+        max_position_embeddings=4096,
+        eos_token_id=end,
+        pad_token_id=end,
+        bos_token_id=None,
+    )
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -57,8 +65,8 @@ def random_model(size: str, dtype: torch.dtype) -> Any:
 
 
 def random_pairs(count: int, shrink: int) -> list[dict[str, str]]:
-    """Prompt, chosen and rejected of random letters, as many tokens long as real ShareGPT pairs (`speed/lengths.json`; what the chat
-    template adds to a prompt is taken off it)."""
+    """Prompt, chosen and rejected of random letters, as many tokens long as real ShareGPT pairs (`speed/lengths.json`; less
+    what the chat template adds to a prompt)."""
     lengths = json.loads((ROOT / "experiments/speed/lengths.json").read_text())[:count]
     message = [{"role": "user", "content": ""}]
     added = len(tokenizer().apply_chat_template(message, tokenize=False, add_generation_prompt=True))

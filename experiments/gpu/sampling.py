@@ -1,4 +1,4 @@
-"""Sampling: this project's decoding loop against `generate`, in one process, on the same random model and prompts of real lengths."""
+"""Sampling: this project's decoding loop against `generate`, in one process, on the same random model; prompts of real lengths."""
 
 import random
 import statistics
@@ -47,9 +47,15 @@ def ours(model: Any, words: Any, texts: list[Any], new_tokens: int, *, banded: b
         Row(prompt=prompt_ids(words, text), uniforms=uniforms(0, "speed", 0, str(i), 0, new_tokens)) for i, text in enumerate(texts)
     ]
     replies = sample(
-        model, rows, max_new_tokens=new_tokens, temperature=TEMPERATURE, top_p=TOP_P, stop_ids={words.eos_token_id},
-        pad_id=words.pad_token_id, banded=banded,
-    )  # fmt: skip
+        model,
+        rows,
+        max_new_tokens=new_tokens,
+        temperature=TEMPERATURE,
+        top_p=TOP_P,
+        stop_ids={words.eos_token_id},
+        pad_id=words.pad_token_id,
+        banded=banded,
+    )
     return sum(map(len, replies))
 
 
@@ -65,9 +71,14 @@ def generate(model: Any, words: Any, texts: list[Any], new_tokens: int, size: in
         ).to(DEVICE)
         with torch.inference_mode():
             out = model.generate(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, temperature=TEMPERATURE,
-                top_p=TOP_P, top_k=0, max_new_tokens=new_tokens,
-            )  # fmt: skip
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                do_sample=True,
+                temperature=TEMPERATURE,
+                top_p=TOP_P,
+                top_k=0,
+                max_new_tokens=new_tokens,
+            )
         for reply in out[:, batch["input_ids"].shape[1] :].tolist():
             tokens += reply.index(words.eos_token_id) + 1 if words.eos_token_id in reply else len(reply)
     return tokens

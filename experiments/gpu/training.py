@@ -30,7 +30,7 @@ ROUNDS = 2
 
 
 def measure(size: str, adapter: bool, pairs: int, pairs_per_step: int, ours: list[str], peers: list[str], say: Callable) -> None:
-    """`ours`: "tokens=8192,checkpointing=0" and the like; `peers`: "batch=4,checkpointing=1"; every one is tried once, then the first
+    """`ours`: "tokens=8192,checkpointing=0" and the like; `peers`: "batch=4,checkpointing=1"; each is tried once, then the first
     peer, the fastest peer and our fastest take turns for ROUNDS rounds."""
     data, words = random_pairs(pairs, shrink=10 if size == "tiny" else 1), tokenizer()
     sides = {f"ours {how}": (our_epoch, how) for how in ours} | {f"TRL {how}": (trl_epoch, how) for how in peers}
@@ -82,8 +82,14 @@ def needed(size: str, data: list[dict[str, str]], words: Any, adapter: bool) -> 
     from arithmetic import needed_flop
 
     hidden, layers, heads, kv_heads, intermediate, vocabulary, _ = SHAPES[size]
-    config = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-              "intermediate_size": intermediate, "vocab_size": vocabulary}  # fmt: skip
+    config = {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": intermediate,
+        "vocab_size": vocabulary,
+    }
     rows = our_rows(words, data)
     lengths = [(len(pair.chosen.prompt), len(pair.chosen.reply), len(pair.rejected.reply)) for pair in rows]
     return needed_flop(config, lengths, 1.0 if adapter else None), sum(map(sum, lengths))
@@ -94,10 +100,18 @@ def our_rows(words: Any, data: list[dict[str, str]]) -> list[Any]:
     from drift.train.rows import tokenize
 
     pairs = [
-        Pair(prompt=[{"role": "user", "content": row["prompt"]}], chosen=row["chosen"], rejected=row["rejected"], chosen_ended=True,
-             rejected_ended=True, fresh=("chosen",), feedback=None, record=str(i))
+        Pair(
+            prompt=[{"role": "user", "content": row["prompt"]}],
+            chosen=row["chosen"],
+            rejected=row["rejected"],
+            chosen_ended=True,
+            rejected_ended=True,
+            fresh=("chosen",),
+            feedback=None,
+            record=str(i),
+        )
         for i, row in enumerate(data)
-    ]  # fmt: skip
+    ]
     return tokenize(words, pairs)
 
 
@@ -121,10 +135,16 @@ def our_epoch(
     from drift.train.rows import plan
 
     overrides = [
-        f"train={'lora' if adapter else 'full'}", f"train.learning_rate={LEARNING_RATE}", f"train.loss.beta={BETA}", "train.loss.nll=0",
-        "train.warmup_share=0", "train.optimizer=adamw", "train.signal_every=0", f"train.gradient_checkpointing={bool(checkpointing)}",
+        f"train={'lora' if adapter else 'full'}",
+        f"train.learning_rate={LEARNING_RATE}",
+        f"train.loss.beta={BETA}",
+        "train.loss.nll=0",
+        "train.warmup_share=0",
+        "train.optimizer=adamw",
+        "train.signal_every=0",
+        f"train.gradient_checkpointing={bool(checkpointing)}",
         f"train.precision={'bfloat16' if DEVICE == 'cuda' else 'float32'}",
-    ]  # fmt: skip
+    ]
     train = instantiate(composed(*overrides, *(["train.adapter.top_share=1.0"] if adapter else [])).train)
     planned = plan(
         our_rows(words, data),
@@ -197,15 +217,31 @@ def trl_epoch(
     ]
     with tempfile.TemporaryDirectory() as folder:
         config = DPOConfig(
-            output_dir=folder, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=DEVICE == "cpu", logging_strategy="no",
-            bf16=DEVICE == "cuda", optim="adamw_torch", gradient_checkpointing=bool(checkpointing), learning_rate=LEARNING_RATE,
-            beta=BETA, max_length=None, num_train_epochs=1, per_device_train_batch_size=batch,
+            output_dir=folder,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=DEVICE == "cpu",
+            logging_strategy="no",
+            bf16=DEVICE == "cuda",
+            optim="adamw_torch",
+            gradient_checkpointing=bool(checkpointing),
+            learning_rate=LEARNING_RATE,
+            beta=BETA,
+            max_length=None,
+            num_train_epochs=1,
+            per_device_train_batch_size=batch,
             gradient_accumulation_steps=max(1, pairs_per_step // batch),
-        )  # fmt: skip
+        )
         trainer = DPOTrainer(
-            model=model, ref_model=None if adapter else deepcopy(model), args=config, train_dataset=Dataset.from_list(rows),
-            processing_class=words, peft_config=lora if adapter else None, callbacks=[Timed()],
-        )  # fmt: skip
+            model=model,
+            ref_model=None if adapter else deepcopy(model),
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=words,
+            peft_config=lora if adapter else None,
+            callbacks=[Timed()],
+        )
         trainer.train()
     return clock.seconds, peak_gib()
 
