@@ -78,8 +78,13 @@ def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     out = whole.base_model(**start, position_ids=batch["position_ids"], who=who, use_cache=False)
     hidden = out.last_hidden_state[0].index_select(0, batch["predict"])  # (N, H); plain indexing adds up gradients in any order
     logp, entropy = token_logprobs(hidden, whole.get_output_embeddings().weight, batch["targets"])
-    zeros = logp.new_zeros(len(batch["reply_lengths"]))
-    return zeros.index_add(0, batch["owner"], logp), zeros.index_add(0, batch["owner"], entropy)
+    return _by_reply(logp, batch["reply_lengths"]), _by_reply(entropy, batch["reply_lengths"])
+
+
+def _by_reply(values: Tensor, lengths: Tensor) -> Tensor:
+    """Sums `(R,)` over each reply's tokens, of `(N,)` values that lie reply after reply, in a fixed order: `index_add` adds in
+    any order on a GPU, and step 0 would be off by a sum's last bit."""
+    return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
 
 
 def check_model(directory: Path) -> None:

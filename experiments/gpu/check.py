@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMITS = {"tests": 170, "training-7b": 150, "sampling-7b": 60, "training-0.5b": 100, "sampling-0.5b": 45}  # seconds of each part
-TOTAL = 475  # seconds
+LIMITS = {"tests": 130, "training-7b": 120, "sampling-7b": 65, "training-0.5b": 90, "sampling-0.5b": 45}  # seconds of each part
+TOTAL = 450  # seconds
 
 
 def main() -> None:
@@ -50,9 +50,24 @@ def run(part: str, arguments: argparse.Namespace, limit: float) -> str:
     if limit < 5:
         return "not begun: no time left"
     command = [sys.executable, __file__, "--part", part, "--output", str(arguments.output), *(["--tiny"] if arguments.tiny else [])]
+    if part == "tests":
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-m",
+            "gpu",
+            "-n",
+            "0",
+            "-q",
+            "--durations=8",
+            "-p",
+            "no:cacheprovider",
+            "tests/test_gpu.py",
+        ]
     try:
         code = subprocess.run(
-            command, timeout=limit, env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+            command, timeout=limit, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         ).returncode
     except subprocess.TimeoutExpired:
         return f"stopped after {limit:.0f} s"
@@ -60,39 +75,17 @@ def run(part: str, arguments: argparse.Namespace, limit: float) -> str:
 
 
 def perform(part: str, tiny: bool, say: Any) -> None:
-    if part == "tests":
-        import pytest
-
-        raise SystemExit(
-            pytest.main(["-m", "gpu", "-n", "0", "-q", "--durations=8", "-p", "no:cacheprovider", str(ROOT / "tests/test_gpu.py")])
-        )
     warnings.filterwarnings("ignore")
     what, size = part.split("-")
     if what == "training":
         import training
 
-        big = size == "7b"
-        training.measure(
-            "tiny" if tiny else size,
-            adapter=big,
-            pairs=8 if tiny else 32 if big else 128,
-            pairs_per_step=4 if tiny else 16 if big else 32,
-            ours=["tokens=8192,checkpointing=0"] if tiny else ["tokens=8192,checkpointing=0", "tokens=16384,checkpointing=1"],
-            peers=["batch=4,checkpointing=1"]
-            if tiny
-            else ["batch=4,checkpointing=1", "batch=8,checkpointing=1", "batch=4,checkpointing=0"],
-            say=say,
-        )
+        case = training.CASES["tiny" if tiny else size]
+        training.measure(case, say)
     else:
         import sampling
 
-        sampling.measure(
-            "tiny" if tiny else size,
-            prompts=8 if tiny else 64,
-            new_tokens=8 if tiny else 128,
-            batches=[4] if tiny else [16, 64],
-            say=say,
-        )
+        sampling.measure("tiny" if tiny else size, say)
 
 
 def machine() -> dict[str, Any]:

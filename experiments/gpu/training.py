@@ -1,7 +1,7 @@
 """DPO training: this project against TRL's `DPOTrainer`, in one process, on the same random model, pairs and optimiser.
 
 A round is one epoch on either side: the reference pass and the optimiser steps; what Lightning's and TRL's trainers do before and
-after is not counted. Every side warms up with one epoch, which also finds the peer's fastest batch.
+after is not counted.
 """
 
 import gc
@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,59 +30,87 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 ROUNDS = 2
 
 
-def measure(size: str, adapter: bool, pairs: int, pairs_per_step: int, ours: list[str], peers: list[str], say: Callable) -> None:
-    """`ours`: "tokens=8192,checkpointing=0" and the like; `peers`: "batch=4,checkpointing=1"; each is tried once, then the first
-    peer, the fastest peer and our fastest take turns for ROUNDS rounds."""
-    data, words = random_pairs(pairs, shrink=10 if size == "tiny" else 1), tokenizer()
-    sides = {f"ours {how}": (our_epoch, how) for how in ours} | {f"TRL {how}": (trl_epoch, how) for how in peers}
-    flop, tokens = needed(size, data, words, adapter)
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """`ours`: tokens of a batch, gradient checkpointing; `peers`: pairs of a batch, checkpointing; the default first."""
+
+    size: str
+    adapter: bool
+    pairs: int
+    pairs_per_step: int
+    ours: tuple[tuple[int, bool], ...]
+    peers: tuple[tuple[int, bool], ...]
+
+
+CASES = {
+    "tiny": Case(size="tiny", adapter=True, pairs=8, pairs_per_step=4, ours=((8192, False),), peers=((4, True),)),
+    "0.5b": Case(
+        size="0.5b", adapter=False, pairs=64, pairs_per_step=32, ours=((8192, False), (16384, True)),
+        peers=((4, True), (8, False), (16, False)),
+    ),
+    "7b": Case(
+        size="7b", adapter=True, pairs=32, pairs_per_step=16, ours=((4096, False), (16384, True)),
+        peers=((4, True), (4, False), (8, True)),
+    ),
+}  # fmt: skip
+
+
+def measure(case: Case, say: Callable) -> None:
+    """Every side warms up on a few pairs and is timed once; then its first peer, the fastest peer and our fastest go on in turn."""
+    data = random_pairs(case.pairs, shrink=10 if case.size == "tiny" else 1)
+    sides: dict[str, Any] = {}
+    for count, checkpointing in case.ours:
+        sides[f"ours, {count} tokens{', checkpointing' * checkpointing}"] = (our_epoch, count, checkpointing)
+    for count, checkpointing in case.peers:
+        sides[f"TRL, batch {count}{', checkpointing' * checkpointing}"] = (trl_epoch, count, checkpointing)
+    flop, tokens = needed(case, data)
     measured: dict[str, list[dict[str, float]]] = {}
 
-    def once(side: str, kind: str) -> None:
-        epoch, how = sides[side]
-        settings = {name: int(value) for name, value in (part.split("=") for part in how.split(","))}
+    def once(side: str, pairs: list[dict[str, str]]) -> None:
+        epoch, count, checkpointing = sides[side]
         try:
             begun = synchronized_clock()
-            seconds, peak = epoch(size, data, words, adapter=adapter, pairs_per_step=pairs_per_step, **settings)
+            seconds, peak = epoch(case, pairs, count, checkpointing)
             around = synchronized_clock() - begun - seconds
         except Exception as error:  # out of memory, or a fault of this side: the other sides are measured all the same
             traceback.print_exc()
-            say(side=side, kind=kind, failed=f"{type(error).__name__}: {error}"[:300])
+            say(side=side, failed=f"{type(error).__name__}: {error}"[:300])
             return
         finally:
             gc.collect()
             reset_peak()
-        rate = {"pairs_per_second": pairs / seconds, "tokens_per_second": tokens / seconds, "peak_gib": peak}
+        if len(pairs) < len(data):
+            return
+        rate = {"pairs_per_second": len(data) / seconds, "tokens_per_second": tokens / seconds, "peak_gib": peak}
         if peak_tflops():
             rate["mfu"] = flop / seconds / 1e12 / peak_tflops()
         measured.setdefault(side, []).append(rate)
-        say(side=side, kind=kind, seconds=seconds, seconds_around=around, **rate)
+        say(side=side, seconds=seconds, seconds_around=around, **rate)
 
-    for side in sides:  # the first round compiles and warms up; the second one is timed
-        once(side, "warm-up")
-    seen = [side for side in sides if side in measured]
-    for side in seen:
-        once(side, "trial")
+    for side in sides:
+        once(side, data[:4])
+        once(side, data)
 
     def fastest(who: str) -> str:
-        return max((side for side in seen if side.startswith(who)), key=lambda side: measured[side][-1]["pairs_per_second"])
+        return max((side for side in measured if side.startswith(who)), key=lambda side: measured[side][0]["pairs_per_second"])
 
-    turns = list(dict.fromkeys([fastest("ours"), next(side for side in seen if side.startswith("TRL")), fastest("TRL")]))
-    for _ in range(ROUNDS):
+    turns = list(dict.fromkeys([fastest("ours"), next(side for side in measured if side.startswith("TRL")), fastest("TRL")]))
+    for _ in range(ROUNDS - 1):
         for side in turns:
-            once(side, "round")
+            once(side, data)
     for peer in turns[1:]:
-        mine, theirs = measured[turns[0]][-ROUNDS:], measured[peer][-ROUNDS:]
-        speed = [a["pairs_per_second"] / b["pairs_per_second"] for a, b in zip(mine, theirs, strict=True)]
-        memory = statistics.median(a["peak_gib"] / b["peak_gib"] for a, b in zip(mine, theirs, strict=True))
-        say(ratio=f"{turns[0]} / {peer}", speed=statistics.median(speed), least=min(speed), most=max(speed), memory=memory)
+        speed, memory = (
+            [one[what] / other[what] for one, other in zip(measured[turns[0]], measured[peer], strict=True)]
+            for what in ("pairs_per_second", "peak_gib")
+        )
+        say(ratio=f"{turns[0]} / {peer}", speed=statistics.median(speed), least=min(speed), most=max(speed), memory=memory[0])
 
 
-def needed(size: str, data: list[dict[str, str]], words: Any, adapter: bool) -> tuple[float, int]:
+def needed(case: Case, data: list[dict[str, str]]) -> tuple[float, int]:
     """(arithmetic that an epoch needs, as MFU counts it; tokens of all prompts and replies, a prompt once)."""
     from arithmetic import needed_flop
 
-    hidden, layers, heads, kv_heads, intermediate, vocabulary, _ = SHAPES[size]
+    hidden, layers, heads, kv_heads, intermediate, vocabulary, _ = SHAPES[case.size]
     config = {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -90,12 +119,12 @@ def needed(size: str, data: list[dict[str, str]], words: Any, adapter: bool) -> 
         "intermediate_size": intermediate,
         "vocab_size": vocabulary,
     }
-    rows = our_rows(words, data)
+    rows = our_rows(data)
     lengths = [(len(pair.chosen.prompt), len(pair.chosen.reply), len(pair.rejected.reply)) for pair in rows]
-    return needed_flop(config, lengths, 1.0 if adapter else None), sum(map(sum, lengths))
+    return needed_flop(config, lengths, 1.0 if case.adapter else None), sum(map(sum, lengths))
 
 
-def our_rows(words: Any, data: list[dict[str, str]]) -> list[Any]:
+def our_rows(data: list[dict[str, str]]) -> list[Any]:
     from drift.records import Pair
     from drift.train.rows import tokenize
 
@@ -112,17 +141,16 @@ def our_rows(words: Any, data: list[dict[str, str]]) -> list[Any]:
         )
         for i, row in enumerate(data)
     ]
-    return tokenize(words, pairs)
+    return tokenize(tokenizer(), pairs)
 
 
-def loaded(size: str, adapter: bool) -> Any:
+def loaded(case: Case) -> Any:
     """The model that both sides train: frozen bfloat16 below an adapter, float32 under autocast otherwise."""
-    return random_model(size, torch.bfloat16 if adapter and DEVICE == "cuda" else torch.float32)
+    return random_model(case.size, torch.bfloat16 if case.adapter and DEVICE == "cuda" else torch.float32)
 
 
-def our_epoch(
-    size: str, data: Any, words: Any, *, adapter: bool, pairs_per_step: int, tokens: int, checkpointing: int
-) -> tuple[float, float]:
+def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing: bool) -> tuple[float, float]:
+    """(seconds of the reference pass and the steps, peak GiB)."""
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import Callback
     from side_by_side import composed
@@ -135,27 +163,28 @@ def our_epoch(
     from drift.train.rows import plan
 
     overrides = [
-        f"train={'lora' if adapter else 'full'}",
+        f"train={'lora' if case.adapter else 'full'}",
         f"train.learning_rate={LEARNING_RATE}",
         f"train.loss.beta={BETA}",
         "train.loss.nll=0",
         "train.warmup_share=0",
         "train.optimizer=adamw",
         "train.signal_every=0",
-        f"train.gradient_checkpointing={bool(checkpointing)}",
+        f"train.gradient_checkpointing={checkpointing}",
+        f"train.tokens_per_batch={tokens}",
         f"train.precision={'bfloat16' if DEVICE == 'cuda' else 'float32'}",
     ]
-    train = instantiate(composed(*overrides, *(["train.adapter.top_share=1.0"] if adapter else [])).train)
+    train = instantiate(composed(*overrides, *(["train.adapter.top_share=1.0"] if case.adapter else [])).train)
     planned = plan(
-        our_rows(words, data),
+        our_rows(data),
         layout="shared",
-        pairs_per_step=pairs_per_step,
+        pairs_per_step=case.pairs_per_step,
         tokens_per_batch=tokens,
         pair_order="shuffled",
         seed=0,
     )
-    model = loaded(size, adapter)
-    model = train.adapter.attach(model) if adapter else model
+    model = loaded(case)
+    model = train.adapter.attach(model) if case.adapter else model
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     clock = Clock()
 
@@ -182,16 +211,15 @@ def our_epoch(
         by_pair |= {i: [float(a), float(b)] for i, a, b in zip(batch, chosen, rejected, strict=True)}
     for parameter in trained:
         parameter.requires_grad_(True)
-    module = PolicyModule(model, train, shared, num_steps=len(planned.steps), check_start=True, on_step=lambda history: None)
+    module = PolicyModule(model, train, shared, num_steps=len(planned.steps), check_start=False, on_step=lambda history: None)
     steps = Steps(module, planned, list(range(len(planned.steps))), [by_pair[i] for i in range(len(planned.pairs))], None, 0)
     make_trainer(kind, enable_checkpointing=False, max_epochs=1, callbacks=[Timed()]).fit(module, steps)
-    assert len(module.history) == len(planned.steps)
+    assert len(module.history) == len(planned.steps) and abs(module.history[0]["margin"]) < 1e-3  # exactly 0: tests/test_gpu.py
     return clock.seconds, peak_gib()
 
 
-def trl_epoch(
-    size: str, data: Any, words: Any, *, adapter: bool, pairs_per_step: int, batch: int, checkpointing: int
-) -> tuple[float, float]:
+def trl_epoch(case: Case, data: list[dict[str, str]], batch: int, checkpointing: bool) -> tuple[float, float]:
+    """(seconds of the steps, which ask the reference, peak GiB)."""
     from copy import deepcopy
 
     from datasets import Dataset
@@ -208,7 +236,7 @@ def trl_epoch(
         def on_train_end(self, *_: Any, **__: Any) -> None:
             clock.stop()
 
-    model = loaded(size, adapter)
+    model = loaded(case)
     lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules=LINEAR, task_type="CAUSAL_LM")
     rows = [
         {"prompt": [{"role": "user", "content": row["prompt"]}]}
@@ -225,21 +253,21 @@ def trl_epoch(
             logging_strategy="no",
             bf16=DEVICE == "cuda",
             optim="adamw_torch",
-            gradient_checkpointing=bool(checkpointing),
+            gradient_checkpointing=checkpointing,
             learning_rate=LEARNING_RATE,
             beta=BETA,
             max_length=None,
             num_train_epochs=1,
             per_device_train_batch_size=batch,
-            gradient_accumulation_steps=max(1, pairs_per_step // batch),
+            gradient_accumulation_steps=max(1, case.pairs_per_step // batch),
         )
         trainer = DPOTrainer(
             model=model,
-            ref_model=None if adapter else deepcopy(model),
+            ref_model=None if case.adapter else deepcopy(model),
             args=config,
             train_dataset=Dataset.from_list(rows),
-            processing_class=words,
-            peft_config=lora if adapter else None,
+            processing_class=tokenizer(),
+            peft_config=lora if case.adapter else None,
             callbacks=[Timed()],
         )
         trainer.train()
