@@ -6,10 +6,12 @@ On a GPU: `python -m pytest -n 0 -m gpu`, or `experiments/gpu/check.py`, which m
 import copy
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import SMALL, perform
+from conftest import ROOT, SMALL, perform
 
 from drift.sampler.decode import Row as Prompt
 from drift.sampler.decode import sample
@@ -17,7 +19,6 @@ from drift.train import padded, shared
 from drift.train.logprobs import token_logprobs
 from drift.train.rows import Row
 
-pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -70,6 +71,7 @@ SIZES = [[(5, 3, 9)], [(130, 40, 1), (12, 70, 33)], [(7, 200, 180), (257, 5, 6),
 
 
 @pytest.mark.parametrize("head", [8, 64])
+@pytest.mark.gpu
 def test_shared_rows_equal_padded_rows_in_float32(head):
     oracle = random_model(head)
     model = copy.deepcopy(oracle).float().to(DEVICE)
@@ -79,6 +81,7 @@ def test_shared_rows_equal_padded_rows_in_float32(head):
             assert distance(found, expected) < 5e-5
 
 
+@pytest.mark.gpu
 def test_shared_rows_are_as_exact_as_padded_rows_in_bfloat16():
     oracle = random_model(64, spread=0.05)
     one, other = (copy.deepcopy(oracle).bfloat16().to(DEVICE) for _ in range(2))
@@ -90,6 +93,7 @@ def test_shared_rows_are_as_exact_as_padded_rows_in_bfloat16():
             assert distance(mine, truth) < 1.5 * distance(theirs, truth) + 2e-3 < 0.1
 
 
+@pytest.mark.gpu
 def test_training_repeats_the_reference_pass_bit_for_bit():
     """Step 0 rests on it: the same rows with and without gradients, in bfloat16 and under autocast."""
     for dtype in (torch.bfloat16, torch.float32):
@@ -103,6 +107,7 @@ def test_training_repeats_the_reference_pass_bit_for_bit():
 
 
 @pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.gpu
 def test_chunked_log_probs_equal_whole_logits(trained, monkeypatch):
     from drift.train import logprobs
 
@@ -126,6 +131,7 @@ def test_chunked_log_probs_equal_whole_logits(trained, monkeypatch):
 
 
 @pytest.mark.parametrize("banded", [False, True])
+@pytest.mark.gpu
 def test_greedy_decoding_equals_generate(banded):
     model = random_model().float().to(DEVICE)
     prompts = [[1, 2, 3, *range(10, 10 + 17 * i)] for i in range(1, 6)]
@@ -137,9 +143,33 @@ def test_greedy_decoding_equals_generate(banded):
         assert reply == expected[0, len(prompt) :].tolist()
 
 
+@pytest.mark.gpu
+def test_a_trainer_leaves_the_model_on_its_device():
+    from drift.train.modules import ReferenceModule
+    from drift.train.reference import make_trainer
+
+    model = random_model().float().to(DEVICE)
+    loader = torch.utils.data.DataLoader([shared.collate(batch_of(SIZES[1]), 0)], batch_size=None)
+    make_trainer("32-true", enable_checkpointing=False).predict(ReferenceModule(model, shared, lambda count: None), loader)
+    assert {parameter.device.type for parameter in model.parameters()} == {DEVICE.type}
+
+
+@pytest.mark.gpu
 def test_one_iteration_of_drift_on_the_tiny_model(cache, tmp_path):
     """Sampling, reference, training and evaluation; the first step's loss is ln 2, or the run stops."""
     state = perform(tmp_path / "run", *SMALL, "iterations=1", f"model.cache_dir={cache}", f"store.dir={tmp_path}/store")
     assert state["status"] == "finished" and len(state["points"]) == 2
     first = (tmp_path / "run/iteration_1/steps.jsonl").read_text().splitlines()[0]
     assert json.loads(first)["dpo"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_the_measuring_script_runs_end_to_end_at_tiny_shapes(tmp_path):
+    """Both comparisons, against TRL and `generate`; the tests above are its third part."""
+    script = [sys.executable, ROOT / "experiments/gpu/check.py", "--tiny", "--output", tmp_path]
+    subprocess.run([*script, "--parts", "training-7b", "sampling-7b"], check=True, capture_output=True)
+    results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {row["part"]: row["ended"] for row in results if "ended" in row} == {
+        "training-7b": "complete",
+        "sampling-7b": "complete",
+    }
+    assert sum("ratio" in row for row in results) == 1 + 2

@@ -51,8 +51,15 @@ AttentionInterface.register(NAME, attend)
 
 @cache
 def flex(kind: str) -> Any:
-    """FlexAttention; compiled on a GPU (elsewhere its plain form, which the tests use, holds all scores)."""
-    return torch.compile(flex_attention) if kind == "cuda" else flex_attention
+    """FlexAttention; compiled on a GPU (elsewhere its plain form, which the tests use, holds all scores).
+
+    A process compiles it anew for every number format, size of heads, and with and without gradients. Beyond its limit of eight
+    torch would go on with the plain form, which gives other numbers in their last bits and takes far more memory."""
+    if kind != "cuda":
+        return flex_attention
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(flex_attention)
 
 
 def block_mask(spans: Sequence[Span], device: torch.device) -> BlockMask:

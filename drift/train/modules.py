@@ -29,6 +29,10 @@ class ReferenceModule(lightning.LightningModule):
         self.model = model.eval().requires_grad_(False)
         self.layout, self.on_batch = layout, on_batch
 
+    def cpu(self) -> "ReferenceModule":
+        """Stays where it is when its Trainer ends, and is freed there: 7B parameters took ten seconds to move (measured, H100)."""
+        return self
+
     def predict_step(self, batch: dict[str, Any]) -> Tensor:
         sums, _ = self.layout.reply_logprobs(self.model, batch)
         self.on_batch(len(sums))
@@ -51,6 +55,13 @@ class PolicyModule(lightning.LightningModule):
             model.train()  # without it checkpointing stays silently off; there is no dropout to switch on
             if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()):
                 raise UserError("The model has dropout; DPO is trained without it. Set its dropout to 0 in config.json.")
+
+    def cpu(self) -> "PolicyModule":
+        """As the reference's; it is saved from where it is."""
+        return self
+
+    def on_fit_end(self) -> None:
+        self.trainer.strategy.optimizers = []  # or their state would be moved
 
     def training_step(self, step: dict[str, list[dict[str, Any]]], step_index: int) -> None:
         optimizer, schedule = self.optimizers(), self.lr_schedulers()

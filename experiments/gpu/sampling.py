@@ -13,7 +13,7 @@ TEMPERATURE, TOP_P = (
     0.9,
 )  # logits of random weights lie close together: so their distribution is as peaked as a trained model's
 ROUNDS = 2
-PROMPTS, NEW_TOKENS, BATCHES = 64, 64, (16, 64)
+PROMPTS, NEW_TOKENS, BATCHES = 64, 32, (16, 64)
 TINY = (8, 8, (4,))
 
 
