@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from drift.config import build, explain
 from drift.errors import UserError
+from drift.overrides import quote_paths
 
 CONF = Path(__file__).resolve().parent / "conf"
 
@@ -35,6 +36,7 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     try:
+        sys.argv[1:] = quote_paths(sys.argv[1:])
         main()
     except UserError as error:
         sys.exit(f"\n{error}")

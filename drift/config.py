@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from drift.errors import UserError, nearest
+from drift.overrides import unreadable
 
 
 def build(config: DictConfig) -> Any:
@@ -167,7 +168,7 @@ def explain(error: Exception, conf: Path) -> str:
     if "Could not override" in str(error):
         name = str(error).split("'")[1].split("@")[0]
         return f"{str(error).splitlines()[0]}{nearest(name, [*all_keys(conf), *(f.name for f in conf.iterdir() if f.is_dir())])}"
-    return str(error)
+    return unreadable(error)
 
 
 def all_keys(conf: Path) -> list[str]:

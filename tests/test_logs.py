@@ -35,7 +35,7 @@ def test_mine_describe_and_learn(cache, tmp_path):
     mined = drift("mine", str(log), "--out", str(tmp_path / "records.jsonl"), "mine=rules", "intake.near_duplicates=null")
     assert mined.returncode == 0, mined.stderr
     records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
-    aside = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    aside = [json.loads(line) for line in (tmp_path / "records.quarantine.jsonl").read_text().splitlines()]
     assert [sum(record["label"] == label for record in records) for label in ("dsat", "sat")] == [12, 6]
     assert [(row["row"], row["reason"]) for row in aside] == [(26, "malformed row"), (25, "duplicate")]
     assert "18 records in" in mined.stdout and "2 rows set aside" in mined.stdout

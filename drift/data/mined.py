@@ -7,7 +7,7 @@ from typing import Any
 from drift.data.collected import Collected
 from drift.errors import UserError
 from drift.mine.unread import UNREAD
-from drift.records import write_jsonl
+from drift.records import read_jsonl, write_jsonl
 from drift.report.console import say, table
 
 
@@ -42,8 +42,16 @@ def check_out(logs: list[Path], out: Path, quarantine: Path, overwrite: bool) ->
             continue
         if any(log.samefile(file) for log in logs):
             raise UserError(f"--out {out} would write over {file}, which is the log itself. Give another name.")
-        if not overwrite:
+        if not overwrite and not (file == quarantine and not out.exists() and left_by(logs, file)):
             raise UserError(f"{file} is there already. Give another name with --out, or add --overwrite to replace it.")
+
+
+def left_by(logs: list[Path], quarantine: Path) -> bool:
+    """Whether an earlier mining of the same logs that found no record left these rows: the next try may replace them."""
+    try:
+        return {Path(row["file"]).name for row in read_jsonl(quarantine)} <= {log.name for log in logs}
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def why_nothing(collected: Collected, log: str, quarantine: Path) -> str:
