@@ -1,8 +1,8 @@
 """Intervals and tests, as every table uses them.
 
 One seed: of a level, BCa bootstrap (Efron 1987) over prompts; of a difference, interval and p of the sign-flip test. Several seeds:
-t interval and t test over per-seed means. So the interval of a difference leaves 0 out exactly where its p is below .05. Prompts of one
-conversation stay together, in bootstrap and flips. A comparison is *paired*: the difference on the same prompts, samples and
+t interval and t test over per-seed means. So the interval of a difference leaves 0 out exactly where its p is below .05. Prompts
+of one conversation stay together, in bootstrap and flips. A comparison is *paired*: the difference on the same prompts, samples and
 evaluation noise comes first, the interval second. Where several are shown together, their p are Holm's (1979): a verdict holds for
 all of them at once. Of fewer than FEWEST conversations nothing can be said.
 """
@@ -120,8 +120,8 @@ def t_test(values: Sequence[float]) -> float:
 
 def by_signs(values: Sequence[float], conversations: Sequence[str] | None) -> tuple[Interval, float | None]:
     """Mean, interval and p of differences by flipping their signs at random (Fisher's randomisation test), those of a conversation
-    together. The differences less d have a mean as far out as their flips exactly as often as the mean of a random subset of
-    them lies below d, so the quantiles of such means are the interval (Hartigan 1969), and their share on the wrong side of 0 is p."""
+    together. With d taken off them, a flip has as high a mean as they have exactly where the flipped ones had a mean below
+    d. So the quantiles of random subsets' means are the interval (Hartigan 1969), and their share beyond 0 is p."""
     import numpy as np
 
     sums, counts, over = together(values, conversations)
