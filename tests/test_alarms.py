@@ -18,6 +18,8 @@ OFF = dict.fromkeys(
         "entropy_share",
         "copied_share",
         "cut_share",
+        "cut_excess",
+        "chosen_length_ratio",
         "length_ratio",
         "distinct2_share",
         "missing_ends",
