@@ -31,6 +31,8 @@ def main() -> None:
     of = parsers.get(arguments.command)
     for wrong in (item for item in overrides if of is None or "=" not in item or item.startswith("-")):
         (of or parser).error(f"{wrong} is neither an option nor a setting of the form name=value (--help lists them)")
+    from drift.overrides import literal, override, quote_paths
+
     if arguments.command == "report":
         from drift.report import html
 
@@ -41,7 +43,6 @@ def main() -> None:
         page.workspace(arguments.entity, arguments.project, arguments.spec)
     elif arguments.command == "mine":
         from drift.data import mined
-        from drift.overrides import literal, override, quote_paths
 
         quote_paths([arguments.logs, str(arguments.out)])  # refuses a name that is not UTF-8
         run = compose([f"data={arguments.source}", override("data.path", literal(arguments.logs)), *overrides])
@@ -49,7 +50,9 @@ def main() -> None:
     else:
         from drift.report import describe as page
 
-        page.describe(compose(overrides), overrides, arguments.records, arguments.out or arguments.records.with_suffix(".html"))
+        quote_paths([str(arguments.records), str(arguments.out)])
+        run = compose(["data=records", override("data.path", literal(str(arguments.records))), *overrides])
+        page.describe(run, overrides, arguments.records, arguments.out or arguments.records.with_suffix(".html"))
 
 
 def mine_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -82,7 +85,8 @@ def describe_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPa
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=SETTINGS
         + choices("model")
-        + "  model.path=…  with model=pretrained\n  train.max_tokens=…  prompt and reply at most\n  sampler.max_new_tokens=…  of a fresh reply",
+        + "  model.path=…  with model=pretrained\n  train.max_tokens=…  prompt and reply at most\n"
+        "  sampler.max_new_tokens=…  of a fresh reply",
     )
     describe.add_argument("records", type=Path)
     describe.add_argument("--out", type=Path, help="the page to write (default: beside the records)")

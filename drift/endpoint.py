@@ -159,7 +159,7 @@ class Endpoint:
         return Path(self.cache_dir) / f"{name}.json"
 
     def _kept(self, name: str) -> dict[str, Any]:
-        """What is known of a request: its answer, the dollars spent on it, and in how many tries. A file that can't be read is as good as none."""
+        """What is known of a request: its answer, the dollars spent on it, in how many tries. A file that can't be read is none."""
         try:
             kept = json.loads(self._file(name).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):

@@ -49,8 +49,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             text = server.says(body["messages"][0]["content"].split("<next_turn>")[1].split("</next_turn>")[0].strip())
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-            answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": server.usage}
-            status = 200
+            answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+            status, answer = 200, answer | {"usage": server.usage}
         data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")

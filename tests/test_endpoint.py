@@ -38,7 +38,7 @@ def test_a_refusal_names_the_server_and_the_same_command_asks_only_the_rest(tmp_
 
 
 def test_one_cap_holds_for_all_questions_of_a_run_and_for_the_run_that_goes_on(tmp_path):
-    """A dollar a question. Six calls of two, as the miner asks part by part; then the same again with the same cap; then a higher one."""
+    """A dollar a question. Calls of two, as the miner asks part by part; the same again with the same cap; then a higher one."""
     with Server() as server:
         which = endpoint(server, tmp_path, max_dollars=5)
         assert ask(which, stiff(2)) == ask(which, stiff(2, 2)) == ["dsat style 0.9"] * 2

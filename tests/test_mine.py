@@ -13,15 +13,15 @@ from urllib.request import urlopen
 
 import pytest
 from conftest import ROOT, compose
-from judge_server import Server, endpoint
 from hydra.utils import instantiate
+from judge_server import Server, endpoint
 
 from drift.config import build
 from drift.data import mined
 from drift.endpoint import Endpoint
 from drift.errors import UserError
 from drift.mine import classifier, features, rules
-from drift.mine.cascade import Cascade, question, read
+from drift.mine.cascade import Cascade, read
 from drift.mine.classifier import Classifier
 from drift.mine.unread import UNREAD
 
@@ -233,7 +233,7 @@ def test_a_log_that_is_dearer_than_the_cap_gives_no_records_until_the_cap_is_rai
         settings = ["data=messages", f"data.path={tmp_path}/log.jsonl", "mine=cascade", "intake.near_duplicates=null"]
         run = build(compose(*settings, "mine.unsure=0.0", "mine.endpoint.model=m", "mine.endpoint.key_variable=null",
                             f"mine.endpoint.url=http://127.0.0.1:{server.server_port}/v1", f"mine.endpoint.max_dollars={dollars}",
-                            "mine.endpoint.dollars_per_million_input=1.0", f"mine.endpoint.cache_dir={tmp_path}/cache"))  # fmt: skip
+                            "mine.endpoint.dollars_per_million_input=1", f"mine.endpoint.cache_dir={tmp_path}/cache"))  # fmt: skip
         mined.mine(run, tmp_path / "records.jsonl", overwrite=False)
 
     with Server() as server:

@@ -16,9 +16,10 @@ from drift.errors import UserError
 from drift.overrides import literal, override, quote_paths
 
 NAMES = (
-    "plain", "two words", "conversations (1)", "März 2026", "日本語ログ", "a=b", "it's mine", 'the "best" one', "#1", "~", "~mine", "a,b",
-    "{}", "{a: 1}", "${x}", "${oc.env:HOME}", "$HOME", "[1]", "2024", "1e5", "null", "true", "nan", "1_000", "a\\b", "x\\", "a:b", "a&b",
-    "a;b", "!", "*", "choice(1,2)", "'quoted'", "a\nb", "tab\t", " space ", "-m", "a%b", "<a>", "\\${x}", "é🙂",
+    "plain", "two words", "conversations (1)", "März 2026", "日本語ログ", "a=b", "it's mine", "the \"best\" one",
+    "#1", "~", "~mine", "a,b", "{}", "{a: 1}", "${x}", "${oc.env:HOME}", "$HOME", "[1]", "2024", "1e5", "null",
+    "true", "nan", "1_000", "a\\b", "x\\", "a:b", "a&b", "a;b", "!", "*", "choice(1,2)", "'quoted'", "a\nb", "tab\t",
+    " space ", "-m", "a%b", "<a>", "\\${x}", "é🙂",
 )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def question(turn: Turn) -> list[Message]:
 
 
 def read(answer: str) -> Verdict | None:
-    """The judge's line as a verdict; None if it is none. A label without a confidence has one half, the least that a label means."""
+    """The judge's line as a verdict; None if it is none. A label alone has a confidence of one half, the least it can mean."""
     text = re.sub(r"\b(label|category|confidence)\b\s*[:=]?", " ", answer.strip().lower())
     text = re.sub(r"(\d)\s*/\s*(?=\d)", r"\1/", re.sub(r"(\d),(?=\d)", r"\1.", re.sub(r"(\d) +%", r"\1%", text)))
     label, *rest = [word.rstrip(".") for word in re.split(r"[^\w/%.-]+", text) if word.strip("._")] or [""]

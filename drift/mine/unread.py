@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from drift.data.language import told
-from drift.records import Message
 
 UNREAD = "conversations that the miner can't read (it reads English), in "
 READ = 300  # characters of a turn, and twice as many of all turns
