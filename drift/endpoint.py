@@ -8,7 +8,6 @@ asked must not go on as if it were one.
 
 import json
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from drift.budget import Budget
 from drift.errors import UserError, need_package
 from drift.records import Message, digest, write_json
 from drift.report.console import say
@@ -39,7 +39,7 @@ class Endpoint:
     dollars_per_million_output: float
     max_dollars: float
     cache_dir: str
-    budget: "Budget" = field(init=False, compare=False)
+    budget: Budget = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", Budget(self.max_dollars))
@@ -137,15 +137,18 @@ class Endpoint:
         if not isinstance(done, ChatCompletion):
             raise Failure(f"it answered with {str(done)[:80]!r}, not with a chat completion", most)
         body = done.model_dump(warnings=False)
-        choice = (body.get("choices") or [{}])[0]
-        answer = ((choice or {}).get("message") or {}).get("content")
+        try:
+            answer = body["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError):
+            answer = None
         return answer if isinstance(answer, str) and answer.strip() else None, self._cost(body.get("usage"), most)
 
     def _cost(self, usage: Any, most: float) -> float:
         """Dollars of a request by the server's own count of tokens; where it gives none that can be true, the most it can be."""
-        counts = [(usage or {}).get(name) for name in ("prompt_tokens", "completion_tokens")]
-        if all(type(count) is int and count >= least for count, least in zip(counts, (1, 0), strict=True)):
-            return (counts[0] * self.dollars_per_million_input + counts[1] * self.dollars_per_million_output) / 1e6
+        counted = usage if isinstance(usage, dict) else {}
+        sent, answered = counted.get("prompt_tokens"), counted.get("completion_tokens")
+        if type(sent) is int and type(answered) is int and sent > 0 and answered >= 0:
+            return (sent * self.dollars_per_million_input + answered * self.dollars_per_million_output) / 1e6
         if most and self.budget.first_guess():
             say(f"  {self.url} does not say how many tokens a request took: the most that it can be is counted (a token a byte).")
         return most
@@ -190,54 +193,3 @@ class Failure(Exception):
     def __init__(self, why: str, dollars: float) -> None:
         super().__init__(why)
         self.dollars = dollars
-
-
-class Budget:
-    """What the questions of a run cost, whoever paid, and what is set apart for those under way; for all threads. As long as nobody
-    knows what an answer costs, the first question has all the rest set apart, so that the others wait for it."""
-
-    def __init__(self, dollars: float) -> None:
-        self.dollars, self.used, self.dearest, self.known, self.guessed = dollars, 0.0, 0.0, False, False
-        self.spent: dict[str, tuple[float, int]] = {}  # by question, with the number of tries
-        self.apart: dict[str, float] = {}
-        self.changed = threading.Condition()
-
-    def count(self, name: str, dollars: float, tries: int) -> None:
-        """What was spent on a question before, by this run or another."""
-        with self.changed:
-            if dollars and name not in self.spent:
-                self._add(name, dollars, tries)
-
-    def reserve(self, name: str, most: float) -> bool:
-        """Sets apart what a question can cost, as soon as there is so much; False if there never will be."""
-        with self.changed:
-            self.dearest = max(self.dearest, most)
-            while True:
-                left = (self.dollars - self.used) * (1 + 1e-9) + 1e-12
-                need = self.dearest if self.known else left
-                if self.dearest > left:
-                    return False
-                if need <= left - sum(self.apart.values()):
-                    self.apart[name] = need
-                    return True
-                self.changed.wait()
-
-    def settle(self, name: str, dollars: float) -> tuple[float, int]:
-        """What it did cost; returns what the question has cost in all, and in how many tries."""
-        with self.changed:
-            del self.apart[name]
-            self._add(name, dollars, 1)
-            self.changed.notify_all()
-            return self.spent[name]
-
-    def _add(self, name: str, dollars: float, tries: int) -> None:
-        before, times = self.spent.get(name, (0.0, 0))
-        self.spent[name] = before + dollars, times + tries
-        self.used += dollars
-        self.dearest, self.known = max(self.dearest, dollars / tries), True
-
-    def first_guess(self) -> bool:
-        """True once."""
-        with self.changed:
-            self.guessed, before = True, self.guessed
-            return not before

@@ -12,11 +12,12 @@ USAGE = {"prompt_tokens": TOKENS, "completion_tokens": 0, "total_tokens": TOKENS
 
 
 class Server(ThreadingHTTPServer):
-    """`says`: text of the next turn -> the answer's text (or None); `usage`: what it says that a request took."""
+    """`says`: text of the next turn -> the answer's text (or None); `usage`: what it says that a request took; `choices`: sent
+    instead of the answer."""
 
-    def __init__(self, *, fail_first=0, refuse=False, slow=0.0, says=None, usage=USAGE):
+    def __init__(self, *, fail_first=0, refuse=False, slow=0.0, says=None, usage=USAGE, choices=None):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.fail_first, self.refuse, self.slow, self.usage = fail_first, refuse, slow, usage
+        self.fail_first, self.refuse, self.slow, self.usage, self.choices = fail_first, refuse, slow, usage, choices
         self.says = says or (lambda said: "dsat style 0.9" if "stiff" in said else "I can't say")
         self.served, self.busy, self.most, self.lock = 0, 0, 0, threading.Lock()
 
@@ -49,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             text = server.says(body["messages"][0]["content"].split("<next_turn>")[1].split("</next_turn>")[0].strip())
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-            answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+            answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": server.choices or [choice]}
             status, answer = 200, answer | {"usage": server.usage}
         data = json.dumps(answer).encode()
         self.send_response(status)
