@@ -131,7 +131,7 @@ REQUESTS = {
     ),
     "impersonal": Request(
         asks=("Do not talk about yourself.", "Do not mention yourself."),
-        complaints=("I did not ask about you.", 'You talk about yourself. Leave "I" and "my" out.'),
+        complaints=("I did not ask about you.", "You talk about yourself. Leave yourself out of it."),
         met=_impersonal,
     ),
     "at_most_30_words": Request(
