@@ -1,4 +1,4 @@
-"""The last lines of a run or of a sweep on the console: its table, its verdict, what it cost, what to do next, the report's path."""
+"""The last lines of a run or of a sweep on the console: table, verdict, what it cost, what to do next, the report's path."""
 
 from pathlib import Path
 

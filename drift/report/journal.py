@@ -19,6 +19,7 @@ from drift.alarms import Alarms
 from drift.errors import UserError
 from drift.method.filters import NOTED
 from drift.records import Pair, Record, read_jsonl, write_json, write_jsonl
+from drift.report import verdict
 from drift.report.console import say
 from drift.report.statistics import level, paired
 from drift.report.tables import show, show_difference
@@ -171,6 +172,7 @@ class Journal:
         self.state["status"] = "finished" if error is None else "failed"
         self.state["error"] = None if error is None else f"{type(error).__name__}: {error}"
         self.write()
+        self.log.summary(verdict.in_numbers(self.state))
         self.log.end(failed=error is not None)
 
 

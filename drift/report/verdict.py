@@ -46,6 +46,15 @@ def _said(change: Difference, corrected: float | None, family: int) -> str:
     return f"is {NOT_SEPARABLE} from the start model's{because} {numbers}."
 
 
+def in_numbers(state: State) -> dict[str, Any]:
+    """What a run gained over the start model, and the sentence on it; empty before anything trained was evaluated."""
+    change = last_gains({"": [state]}).get("")
+    if change is None:
+        return {}
+    (said,) = against_start({state["title"]["method"]: [state]})
+    return {"gain": change.mean, "gain low": change.low, "gain high": change.high, "gain p": change.p, "verdict": said}
+
+
 def unmatched(compared: Sequence[Comparison]) -> list[str]:
     """Which groups are not ranked, as they trained on different amounts, and what would match them."""
     loose = [this for this in compared if not this.matched]
@@ -53,8 +62,8 @@ def unmatched(compared: Sequence[Comparison]) -> list[str]:
         return []
     sides = {side.label: side for this in loose for side in (this.one, this.other)}
     amounts = ", ".join(
-        f"{side.label} on {against(side.pairs, side.pairs)} pairs in {against(side.steps, side.steps)} steps"
-        for side in sides.values()
+        f"{label} on {against(side.pairs, side.pairs)} pairs in {against(side.steps, side.steps)} steps"
+        for label, side in sides.items()
     )
     if len({side.pairs for side in sides.values()}) > 1:
         remedy = f"pairs_per_iteration={min(side.fewest for side in sides.values())} for all of them would match them"
