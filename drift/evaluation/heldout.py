@@ -59,8 +59,8 @@ class Heldout:
         pairs = [record for record in used if is_pair(record)]
         of_all = sum(map(is_pair, [*records, *held_out]))
         said = (
-            f"Held out: {len(used)} of {len(records) + len(held_out)} records (evaluation.share={self.share:g}); {len(pairs)} of "
-            "them have a disliked reply and a better one to the same prompt, which the margin compares."
+            f"Held out: {len(used)} of {len(records) + len(held_out)} records (evaluation.share={self.share:g}). With a "
+            f"disliked reply and a better one to the same prompt, which is what the margin compares: {len(pairs)}."
         )
         if len(used) < len(held_out):
             said += f" Another {len(held_out) - len(used)} are held out and not scored: evaluation.max_records={len(held_out)}."

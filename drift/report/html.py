@@ -156,7 +156,10 @@ def _side_by_side(grouped: dict[str, list[Path]], members: dict[Path, dict[str, 
 def _member(folder: Path, state: dict[str, Any], cards: list[Any]) -> dict[str, Any]:
     """What the page says of one run. Of one that does not say that it ended, all we know is when it last wrote."""
     written, config = datetime.fromtimestamp((folder / RUN).stat().st_mtime), folder / "config.yaml"
-    status = f"running, or killed: last written {written:%Y-%m-%d %H:%M}" if state["status"] == "running" else state["status"]
+    status = {
+        "running": f"running, or killed: last written {written:%Y-%m-%d %H:%M}",
+        "stopped": f"stopped by hand, {written:%Y-%m-%d %H:%M}: the same command goes on from there, in a folder of its own",
+    }.get(state["status"], state["status"])
     found = {"state": state, "status": status, "seconds": _seconds(state), "cards": cards}
     return found | {"config": config.read_text(encoding="utf-8") if config.is_file() else ""}
 
