@@ -266,8 +266,8 @@ def test_methods_that_trained_on_different_amounts_are_not_ranked_and_what_would
     assert found.gap.separable and found.gap.mean == pytest.approx(0.2, abs=0.01)  # one would be called better
     (row,) = tables.comparisons([found])
     assert row["verdict"] == "not matched" and row["p (Holm)"] == "-" and verdict.between([found]) == []
-    said = f"NO COMPARISON of these, which did not train on the same amount: one on {pairs[0]} pairs in {steps[0]} steps"
-    assert verdict.unmatched([found]) == [f"{said}, two on {pairs[1]} pairs in {steps[1]} steps. {remedy}."]
+    said = f"NO COMPARISON of these, which did not train on the same amount: one on {pairs[0]} pairs in {steps[0]} steps;"
+    assert verdict.unmatched([found]) == [f"{said} two on {pairs[1]} pairs in {steps[1]} steps. {remedy}."]
     text = study(tmp_path, [*one, *two])
     assert text.index(said) < text.index("one: after iteration") and "is better" not in text.split("Who is ahead")[1]
 

@@ -128,7 +128,13 @@ def _scores(usable: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str,
     rows = [row for label, members in usable.items() for row in tables.rows(label, members)]
     columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in tables.COSTS]
     made = [{name: row[name] for name in ("run", "policy", *tables.COSTS)} for row in rows if row["pairs"] != "-"]
-    return {"scores": [{name: row.get(name, "-") for name in columns} for row in rows], "made": made}
+    return {"scores": once([{name: row.get(name, "-") for name in columns} for row in rows]), "made": once(made)}
+
+
+def once(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The name of a group of runs in its first row only: it may be long."""
+    names = ["", *(row["run"] for row in rows)]
+    return [row | {"run": "" if name == row["run"] else row["run"]} for name, row in zip(names, rows, strict=False)]
 
 
 def _lines(usable: dict[str, list[dict[str, Any]]], main: str) -> dict[str, list[tuple[str, Interval]]]:
