@@ -13,6 +13,7 @@ from typing import Any, Literal
 from drift.data.requests import verify, words
 from drift.errors import UserError
 from drift.evaluation.metric import metric
+from drift.identity import identity, named
 from drift.model.policy import Policy, load_tokenizer
 from drift.records import Record, Reply, write_json, write_jsonl
 from drift.sampler.draw import Draw
@@ -69,8 +70,8 @@ class Deployment:
 
         own = {name: getattr(self, name) for name in ("split", "num_prompts", "num_samples", "num_perplexity_prompts")}
         settings = {
-            "evaluation": "deployment",
-            "sampler": sampler.key(),
+            "evaluation": named(self),
+            "sampler": identity(sampler),
             "data": self.data.tasks_key(),
             "dtype": train.dtype(),
         } | own

@@ -12,6 +12,7 @@ from typing import Any
 
 from drift.errors import UserError
 from drift.evaluation.metric import metric
+from drift.identity import named
 from drift.model.policy import Policy, load_tokenizer
 from drift.records import Record, digest, write_json
 from drift.store import Stage, Store
@@ -46,7 +47,7 @@ class Heldout:
             return {"records": len(used)}
 
         settings = {
-            "evaluation": "heldout",
+            "evaluation": named(self),
             "records": [[r.key, r.label, r.revised, r.ended] for r in used],
             "dtype": train.dtype(),
         }

@@ -1,6 +1,6 @@
 """The run folder: what a person reads while and after a run. Everything in it is a link into the store or small text.
 
-    config.yaml   run.json   report.html   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
+    config.yaml   run.json   report.html   libraries.log   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
     iteration_0/scores.json (the start model)   iteration_2/{pairs.jsonl, policy/, steps.jsonl, scores.json, replies.jsonl}
     with refresh_log, iteration_2/{records.jsonl, quarantine.jsonl} too
 
@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from drift import stop
 from drift.alarms import Alarms
 from drift.errors import UserError
 from drift.records import Pair, read_jsonl, write_json, write_jsonl
@@ -152,8 +153,9 @@ class Journal:
         return text
 
     def finish(self, error: BaseException | None) -> None:
-        self.state["status"] = "finished" if error is None else "failed"
-        self.state["error"] = None if error is None else f"{type(error).__name__}: {error}"
+        stopped = isinstance(error, (stop.Stopped, KeyboardInterrupt))
+        self.state["status"] = "finished" if error is None else "stopped" if stopped else "failed"
+        self.state["error"] = None if error is None or stopped else f"{type(error).__name__}: {error}"
         self.write()
         self.log.end(failed=error is not None)
 
