@@ -20,12 +20,13 @@ from drift.train.rows import plan, tokenize
 SCHEDULERS = {
     "slurm": {
         "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "3",
-        "SLURM_NODEID": "1", "SLURM_NODELIST": "n[1-2]", "PL_TRAINER_MAX_STEPS": "1", "PL_TRAINER_LIMIT_PREDICT_BATCHES": "1",
+        "SLURM_NODEID": "1", "SLURM_NODELIST": "n[1-2]",
     },
     "torchrun, LSF, Kubeflow": {
         "TORCHELASTIC_RUN_ID": "7", "RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4", "GROUP_RANK": "1", "MASTER_ADDR": "n1",
         "MASTER_PORT": "29500", "KUBERNETES_PORT": "tcp://n1:443", "LSB_JOBID": "7", "LSB_DJOB_RANKFILE": "ranks",
         "JSM_NAMESPACE_LOCAL_RANK": "3", "JSM_NAMESPACE_SIZE": "4", "JSM_NAMESPACE_RANK": "3",
+        "PL_TRAINER_MAX_STEPS": "1", "PL_TRAINER_LIMIT_PREDICT_BATCHES": "1",
     },
 }  # fmt: skip
 
