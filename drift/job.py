@@ -34,7 +34,6 @@ def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
     error: BaseException | None = None
     try:
         execute(run, kept)
-        run.store.say_found()
     except BaseException as caught:
         error = stop.stopped() or caught  # a library may have made something else of a signal
         if isinstance(error, stop.Stopped):

@@ -58,6 +58,7 @@ class Journal:
         link(stage.path / "records.jsonl", folder / "records.jsonl")
         link(stage.path / "quarantine.jsonl", folder / "quarantine.jsonl")
         self.state["data"] |= counts
+        self.store.say_found()
         say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
         for row in stage.facts["set_aside"]:
             say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))
@@ -120,6 +121,7 @@ class Journal:
         )
         rules = ", ".join(f"{value} {name}" for name, value in counts.items() if value and name not in ("seen", "used"))
         done = trained.facts
+        self.store.say_found()
         say(f"  {done['pairs']} pairs of {counts['seen']} candidates ({rules or 'none dropped'}), {done['steps']} steps")
         self.write()
 
@@ -137,6 +139,7 @@ class Journal:
             self.state["points"].append({"iteration": iteration})
         self.state["points"][-1] |= {"name": name, "scores": scores}
         self.start = self.start or scores
+        self.store.say_found()
         say(f"{name}: {self._headline(scores)}")
         self.write()
         self.raise_alarms(iteration, "evaluation", self.alarms.in_evaluation(scores["metrics"], self.start["metrics"]))
