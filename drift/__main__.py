@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from drift import quiet
 from drift.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -36,6 +37,7 @@ def main() -> None:
     workspace.add_argument("--project", default="drift")
     workspace.add_argument("--spec", type=Path, help="write its specification here, and send nothing")
     arguments, overrides = parser.parse_known_args()
+    quiet.libraries(None)
     for wrong in (item for item in overrides if "=" not in item or item.startswith("-")):
         parser.error(f"{wrong} is neither an option nor a setting of the form key=value")
     if arguments.command == "report":

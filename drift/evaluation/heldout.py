@@ -16,6 +16,7 @@ from drift.data.requests import words
 from drift.errors import UserError
 from drift.evaluation import outlook, replies
 from drift.evaluation.metric import metric
+from drift.identity import identity, named
 from drift.model.policy import Policy, load_tokenizer
 from drift.records import Record, Reply, digest, write_json, write_jsonl
 from drift.sampler.draw import Draw
@@ -88,10 +89,10 @@ class Heldout:
             return draw.drawn | {"records": len(used)}
 
         settings = {
-            "evaluation": "heldout",
+            "evaluation": named(self),
             "records": [[r.key, r.label, r.revised, r.ended, r.conversation] for r in used],
             "dtype": train.dtype(),
-            "sampled": [len(asked), sampler.key() if asked else None],
+            "sampled": [len(asked), identity(sampler) if asked else None],
         }
         inputs = {"policy": policy.fingerprint, "start": start.fingerprint}
         return store.run("evaluate", work, version=VERSION, settings=settings, inputs=inputs)

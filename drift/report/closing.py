@@ -17,6 +17,8 @@ def run(folder: Path, report: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Of all members that have begun."""
+    if not html.members_of(folder):
+        return
     summary(folder, brief=False)
     say(f"Numbers: {shown(folder / 'results.csv')}, {shown(folder / 'comparisons.csv')}")
     say(f"Report: {shown(folder / 'report.html')}")
