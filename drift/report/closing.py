@@ -40,7 +40,7 @@ def summary(folder: Path, *, brief: bool) -> None:
     if brief:
         return
     for line in verdict.sentences(usable, compared, states):
-        say(line)
+        say(f"Verdict: {line}")
     places = html.places_of(together, members)
     for line in (advice.cost(states), *(f"Next: {line}" for line in advice.next_steps(together, places, compared))):
         say(line)

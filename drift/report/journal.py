@@ -76,7 +76,7 @@ class Journal:
         """What the metrics mean, and what the evaluation can show at all: said before anything is computed for it."""
         self.state |= {"meanings": meanings, "outlook": outlook}
         for line in outlook:
-            say(line)
+            say(f"  {line}")
         self.write()
 
     def leaks(self, rows: list[dict[str, Any]]) -> None:
@@ -157,7 +157,7 @@ class Journal:
         self.start = self.start or scores
         self.store.say_found()
         if scores is self.start and (meaning := self.state["meanings"].get(scores["headline"])):
-            say(f"{scores['headline']}: {meaning}.")
+            say(f"  {scores['headline']}: {meaning}.")
         say(f"{name}: {self._headline(scores)}")
         self.write()
         self.raise_alarms(iteration, "evaluation", self.alarms.in_evaluation(scores["metrics"], self.start["metrics"]))
