@@ -296,6 +296,19 @@ def test_what_was_not_tested_does_not_count_in_the_correction():
     assert [this.p_holm for this in compare(grouped | {"loose": loose})] == [compare(grouped)[0].p_holm, None, None]
 
 
+def test_prompts_of_few_conversations_say_nothing_however_many_seeds_there_are(tmp_path):
+    """Twelve prompts: of twelve conversations a result, of three none, with one seed as with three."""
+    for count in (1, 3):
+        states = [state("one", seed, 0.1 + seed / 1000) for seed in range(count)]
+        assert gain(states, "iteration 1").separable and "[" in tables.rows("one", states)[1]["utility"]
+        for point in (point for member in states for point in member["points"]):
+            point["scores"]["conversations"] = {str(i): f"c{i % 3}" for i in range(12)}
+        (said,) = verdict.against_start({"one": states})
+        assert said.endswith(f"{'3 seeds on ' if count == 3 else ''}12 prompts of 3 conversations, too few to say.")
+        row = tables.rows("one", states)[1]
+        assert row["against start"].endswith("too few prompts") and "[" not in row["utility"] + row["against start"]
+
+
 def test_a_run_without_a_metric_is_not_set_against_another_runs():
     """Of three seeds the first has no start scores and the second no later ones: the gain is the third's, and no mixture."""
     states = [state("one", seed, shift) for seed, shift in enumerate((0.5, 0.7, 0.1))]
