@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from drift import quiet
 from drift.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -28,6 +29,7 @@ def main() -> None:
     workspace.add_argument("--project", default="drift")
     workspace.add_argument("--spec", type=Path, help="write its specification here, and send nothing")
     arguments, overrides = parser.parse_known_args()
+    quiet.libraries(None)
     of = parsers.get(arguments.command)
     for wrong in (item for item in overrides if of is None or "=" not in item or item.startswith("-")):
         (of or parser).error(f"{wrong} is neither an option nor a setting of the form name=value (--help lists them)")

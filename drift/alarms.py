@@ -98,8 +98,8 @@ class Alarms:
         cut, cut_rejected = sum(not pair.chosen_ended for pair in pairs), sum(not pair.rejected_ended for pair in pairs)
         if self.cut_excess is not None and cut - cut_rejected > self.cut_excess * len(pairs):
             found["cut_excess"] = (
-                f"{cut} of {len(pairs)} chosen replies were cut off by the length limit, but only {cut_rejected} of the rejected ones: "
-                f"not to end is what tells them apart, and is learnt. To do: {TO_DO['cut_excess']}"
+                f"{cut} of {len(pairs)} chosen replies were cut off by the length limit, and {cut_rejected} of the rejected "
+                f"ones: not to end is what tells them apart, and is learnt. To do: {TO_DO['cut_excess']}"
             )
         words = median(len(pair.chosen.split()) for pair in pairs)
         usual = median(len(record.reply.split()) for record in log)

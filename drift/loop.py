@@ -7,7 +7,7 @@ method only makes pairs; nothing below knows which one it is.
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from drift.data.intake import Intake
 from drift.data.leakage import apart
 from drift.data.usable import usable
 from drift.errors import UserError
+from drift.identity import identity, named
 from drift.method.filters import Filters
 from drift.method.guided import Guidance
 from drift.method.warmup import Warmup
@@ -27,7 +28,7 @@ from drift.report.console import say
 from drift.report.journal import Journal
 from drift.sampler.draw import Draw
 from drift.sampler.noise import order
-from drift.store import Stage, Store, identity
+from drift.store import Stage, Store
 from drift.train.fit import train_stage
 from drift.train.reference import reference_stage
 from drift.train.rows import layout_module, plan, tokenize
@@ -134,9 +135,10 @@ def feedback_stage(run: Run, policy: Policy, tokenizer: Any) -> Stage:
         reasons = Counter(f"set aside: {row['reason']}" for row in aside)
         return {"counts": collected.facts | facts | dict(reasons), "set_aside": aside[:20]}
 
-    sampler = run.sampler.key() if run.data.uses_policy else {"max_new_tokens": run.sampler.max_new_tokens}
+    sampler = identity(run.sampler) if run.data.uses_policy else {"max_new_tokens": run.sampler.max_new_tokens}
     data = run.data.key() if run.data.uses_policy else run.intake.key(run.data, run.mine)
-    settings = {"data": data, "sampler": sampler, "max_tokens": run.train.max_tokens}
+    parts = [named(part) for part in ([run.data] if run.data.uses_policy else [run.data, run.intake, run.mine])]
+    settings = {"data": data, "parts": parts, "sampler": sampler, "max_tokens": run.train.max_tokens}
     return run.store.run("feedback", work, version=VERSION, settings=settings, inputs={"policy": policy.fingerprint})
 
 
@@ -195,7 +197,7 @@ def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: 
         method = one_pass(method)
     settings = {
         "method": identity(method), "filters": identity(run.filters), "wanted": wanted, "seed": run.seed, "iteration": iteration,
-        "sampler": run.sampler.key(),
+        "sampler": identity(run.sampler),
     }  # fmt: skip
     inputs = {"policy": policy.fingerprint, "records": digest([asdict(record) for record in records])}
     return run.store.run("pairs", work, version=VERSION, settings=settings, inputs=inputs)
@@ -203,7 +205,7 @@ def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: 
 
 def one_pass(method: Any) -> Any:
     """Without a number of pairs to reach, the records are gone through once, whatever `rounds` allows."""
-    return replace(method, rounds=1) if "rounds" in getattr(method, "__dataclass_fields__", ()) else method
+    return replace(method, rounds=1) if any(item.name == "rounds" for item in fields(method)) else method
 
 
 def score(run: Run, journal: Journal, iteration: int, name: str, policy: Policy, start: Policy, held_out: list[Record]) -> None:

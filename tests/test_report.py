@@ -1,8 +1,11 @@
 """Statistics against hand-made and library numbers; reports are built from what is on disk and escape what is in the data."""
 
+import csv
+import itertools
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from drift.errors import UserError
-from drift.report import html, plots, samples, tables, verdict
+from drift.report import closing, html, plots, samples, tables, verdict
 from drift.report.compare import MOST_COMPARED, NOT_SEPARABLE, compare
 from drift.report.members import gain, groups
 from drift.report.settings import differing
@@ -72,6 +75,44 @@ def test_p_and_effect_are_those_of_the_textbook_and_corrected_as_statsmodels_doe
     for size in (1, 2, 5, 12):
         values = list(rng.uniform(0, 0.1, size))
         assert holm(values) == pytest.approx(list(multipletests(values, method="holm")[1]))
+
+
+def test_interval_and_p_of_a_difference_are_of_one_test():
+    """Of 1 to 6 the 63 subsets' means lie between 1 ({1}) and 6 ({6}): no more than 1 of 64 may lie outside on either side, so
+    these are the interval; 2/64 of all sign patterns are as far out. Of five values nothing can be said."""
+    found = paired([{str(i): float(i) for i in range(1, 7)}], [dict.fromkeys("123456", 0.0)])
+    assert (found.mean, found.low, found.high, found.p) == (3.5, 1.0, 6.0, 2 / 64) and found.separable
+    five = paired([{str(i): 1.0 for i in range(5)}], [dict.fromkeys("01234", 0.0)])
+    assert (five.low, five.high, five.p) == (None, None, 2 / 32) and five.few and not five.separable
+    rng = np.random.default_rng(7)
+    for size, shift in itertools.product((8, 13, 14, 40), (0.2, 0.5, 0.7)):
+        now = {str(i): value for i, value in enumerate(rng.normal(shift, 1, size))}
+        found = paired([now], [dict.fromkeys(now, 0.0)])
+        assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
+        theirs = stats.permutation_test((list(now.values()),), np.mean, permutation_type="samples", rng=rng)
+        assert found.p == pytest.approx(theirs.pvalue, abs=0.02)
+
+
+def test_items_of_one_conversation_are_no_more_than_one():
+    """Eight conversations, and the same with every item four times: the same intervals and p. Of five conversations, nothing."""
+    once = {f"c{i}": value for i, value in enumerate((0.3, -0.1, 0.4, 0.2, 0.6, -0.2, 0.5, 0.1))}
+    four = {f"{name}, {k}": value for name, value in once.items() for k in range(4)}
+    conversation, zero = {item: item.split(",")[0] for item in four}, dict.fromkeys
+    one, more, alone = (
+        paired([once], [zero(once, 0.0)]),
+        paired([four], [zero(four, 0.0)], conversation),
+        paired([four], [zero(four, 0.0)]),
+    )
+    assert (more.low, more.high, more.p) == pytest.approx(
+        (one.low, one.high, one.p)
+    ) and more.over == "32 prompts of 8 conversations"
+    assert alone.high - alone.low < 0.6 * (more.high - more.low)
+    now, same = level([four], conversation), level([once])
+    assert (now.low, now.high) == pytest.approx((same.low, same.high), abs=0.01) and now.high - now.low > 1.6 * np.ptp(
+        (level([four]).low, level([four]).high)
+    )
+    few = {item: value for item, value in four.items() if item < "c5"}
+    assert paired([few], [zero(few, 0.0)], conversation).few and level([few], conversation).low is None
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 8])
@@ -225,8 +266,8 @@ def test_methods_that_trained_on_different_amounts_are_not_ranked_and_what_would
     assert found.gap.separable and found.gap.mean == pytest.approx(0.2, abs=0.01)  # one would be called better
     (row,) = tables.comparisons([found])
     assert row["verdict"] == "not matched" and row["p (Holm)"] == "-" and verdict.between([found]) == []
-    said = f"NO COMPARISON of these, which did not train on the same amount: one on {pairs[0]} pairs in {steps[0]} steps"
-    assert verdict.unmatched([found]) == [f"{said}, two on {pairs[1]} pairs in {steps[1]} steps. {remedy}."]
+    said = f"NO COMPARISON of these, which did not train on the same amount: one on {pairs[0]} pairs in {steps[0]} steps;"
+    assert verdict.unmatched([found]) == [f"{said} two on {pairs[1]} pairs in {steps[1]} steps. {remedy}."]
     text = study(tmp_path, [*one, *two])
     assert text.index(said) < text.index("one: after iteration") and "is better" not in text.split("Who is ahead")[1]
 
@@ -253,6 +294,19 @@ def test_what_was_not_tested_does_not_count_in_the_correction():
     assert after[3] == "four: after iteration 1, utility is +0.100 against the start model's: 2 prompts, too few to say."
     loose = of_amount("loose", 0.3, pairs=99, steps=9)
     assert [this.p_holm for this in compare(grouped | {"loose": loose})] == [compare(grouped)[0].p_holm, None, None]
+
+
+def test_prompts_of_few_conversations_say_nothing_however_many_seeds_there_are(tmp_path):
+    """Twelve prompts: of twelve conversations a result, of three none, with one seed as with three."""
+    for count in (1, 3):
+        states = [state("one", seed, 0.1 + seed / 1000) for seed in range(count)]
+        assert gain(states, "iteration 1").separable and "[" in tables.rows("one", states)[1]["utility"]
+        for point in (point for member in states for point in member["points"]):
+            point["scores"]["conversations"] = {str(i): f"c{i % 3}" for i in range(12)}
+        (said,) = verdict.against_start({"one": states})
+        assert said.endswith(f"{'3 seeds on ' if count == 3 else ''}12 prompts of 3 conversations, too few to say.")
+        row = tables.rows("one", states)[1]
+        assert row["against start"].endswith("too few prompts") and "[" not in row["utility"] + row["against start"]
 
 
 def test_a_run_without_a_metric_is_not_set_against_another_runs():
@@ -331,6 +385,71 @@ def test_training_is_averaged_step_by_step_though_a_seed_was_killed():
     moments, means = plots.mean_over_seeds({"one": [[row | {"loss": 3.0} for row in whole[:1]], whole], "two": [whole[2:]]})
     assert moments == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert list(means["one"]["loss"]) == [2.0, 1.0, 1.0, 1.0] and list(np.isnan(means["two"]["loss"])) == [True, True, False, False]
+
+
+def test_a_sweep_leaves_its_numbers_as_files(tmp_path):
+    """Two seeds of one method, one of another with an override of its own; every number is one that the page shows too."""
+    states = [*(state("one", seed, 0.1 + seed / 100) for seed in (0, 1)), state("two", 0, 0.3)]
+    states[2]["title"]["train.loss.beta"] = "0.05"
+    study(tmp_path, states)
+    results, comparisons = (list(csv.DictReader((tmp_path / name).open())) for name in ("results.csv", "comparisons.csv"))
+    assert [(row["run"], row["method"], row["seed"], row["train.loss.beta"], row["policy"]) for row in results] == [
+        (str(i), method, seed, beta, policy)
+        for i, (method, seed, beta) in enumerate([("one", "0", ""), ("one", "1", ""), ("two", "0", "0.05")])
+        for policy in ("start", "iteration 1")
+    ]
+    last = results[-1]
+    items = states[2]["points"][1]["scores"]["metrics"]["utility"]["per_item"]
+    assert float(last["utility"]) == pytest.approx(np.mean(list(items.values())))
+    assert [float(last[f"utility {end}"]) for end in ("low", "high")] == pytest.approx([level([items]).low, level([items]).high])
+    assert float(last["against start"]) == pytest.approx(0.3) and float(last["against start p"]) == pytest.approx(2 / 2**12)
+    assert (last["words"], last["pairs"], last["steps"]) == ("5.0", "8", "4")
+    (row,) = comparisons
+    assert (row["one"], row["other"], row["matched"], row["over"]) == ("one", "two, train.loss.beta=0.05", "True", "12 prompts")
+    assert float(row["difference"]) == pytest.approx(-0.2) and row["p"] == row["p (Holm)"] and row["verdict"].startswith("two")
+
+
+def test_a_page_says_what_it_cost_and_what_to_do_next(tmp_path):
+    few, loud = state("one", 0, 0.1), state("one", 1, 0.1)
+    few |= {"outlook": ["Held out: 1.", "1 pair: TOO FEW.", "evaluation.share=0.5 helps."], "meanings": {"utility": "of 0 to 1"}}
+    loud["alarms"] = [{"iteration": 1, "during": "sampling", "name": "cut_excess", "text": "cut"}]
+    loud["stages"] += [{"name": "replies", "seconds": 9.0, "peak_gib": 0.7, "hit": False, "tokens": 1234}]
+    loud["stages"] += [{"name": "score", "seconds": 9.0, "peak_gib": 0.1, "hit": True}]
+    text = study(tmp_path, [few, loud])
+    cost = "Cost: 4 s of computing, 1,234 tokens sampled, 0 trained on, 0.7 GiB of memory at most; 1 of 4 stages were found"
+    assert cost in text and "utility: of 0 to 1." in text and "Held out: 1. 1 pair: TOO FEW." in text
+    steps = [line.split("</li>")[0] for line in text.split("<li>")[1:]]
+    assert steps[0] == "evaluation.share=0.5 helps." and steps[1].startswith("The alarm cut_excess sounded: raise sampler.max_new")
+    (tmp_path / "0/run.json").write_text(json.dumps(few | {"status": "running"}))
+    assert "<li>" not in html.study_report(tmp_path).read_text()  # not before it is over
+
+
+def test_a_better_policy_is_pointed_at_and_a_heading_says_of_what_and_when(tmp_path):
+    good = state("one", 0, 0.1)
+    good["title"]["data.path"], good["notes"], good["begun"] = (
+        "/logs/march.jsonl",
+        {"data": "records", "model": "m"},
+        "2026-11-26T12:01:59",
+    )
+    text = study(tmp_path, [good])
+    assert "<title>one run on records (march.jsonl) with m, 2026-11-26 12:01</title>" in text
+    (tmp_path / "0/iteration_1/policy").mkdir(parents=True)
+    assert f"one is better: its policy is {tmp_path}/0/iteration_1/policy;" in html.study_report(tmp_path).read_text()
+
+
+def test_a_report_says_that_samples_went_with_the_store(tmp_path):
+    (tmp_path / "run/iteration_1").mkdir(parents=True)
+    (tmp_path / "run/run.json").write_text(json.dumps(state("one", 0, 0.1)))
+    assert "are gone" not in html.run_report(tmp_path / "run").read_text()
+    (tmp_path / "run/iteration_1/pairs.jsonl").symlink_to("../../store/pairs/abc/pairs.jsonl")
+    text = html.run_report(tmp_path / "run").read_text()
+    assert "1 entries of this folder link to files that are gone (pairs.jsonl)" in text and "store/pairs/abc" in text
+
+
+def test_a_member_of_a_sweep_is_called_by_its_path_from_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert closing.shown(tmp_path / "outputs/report.html") == closing.shown(Path("outputs/report.html")) == "outputs/report.html"
+    assert closing.shown(ROOT / "report.html") == str(ROOT / "report.html")
 
 
 def test_settings_that_differ_are_listed_and_only_those(tmp_path):

@@ -14,6 +14,7 @@ from drift.errors import UserError
 from drift.evaluation import replies
 from drift.evaluation.metric import metric
 from drift.evaluation.replies import means
+from drift.identity import identity, named
 from drift.model.policy import Policy
 from drift.records import Record, Reply, write_json, write_jsonl
 from drift.sampler.draw import Draw
@@ -80,8 +81,8 @@ class Deployment:
 
         own = {name: getattr(self, name) for name in ("split", "num_prompts", "num_samples", "num_perplexity_prompts")}
         settings = {
-            "evaluation": "deployment",
-            "sampler": sampler.key(),
+            "evaluation": named(self),
+            "sampler": identity(sampler),
             "data": self.data.tasks_key(),
             "dtype": train.dtype(),
         } | own

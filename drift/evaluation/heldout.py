@@ -16,6 +16,7 @@ from drift.data.requests import words
 from drift.errors import UserError
 from drift.evaluation import outlook, replies
 from drift.evaluation.metric import metric
+from drift.identity import identity, named
 from drift.model.policy import Policy, load_tokenizer
 from drift.records import Record, Reply, digest, write_json, write_jsonl
 from drift.sampler.draw import Draw
@@ -59,8 +60,8 @@ class Heldout:
         pairs = [record for record in used if is_pair(record)]
         of_all = sum(map(is_pair, [*records, *held_out]))
         said = (
-            f"Held out: {len(used)} of {len(records) + len(held_out)} records (evaluation.share={self.share:g}); {len(pairs)} of "
-            "them have a disliked reply and a better one to the same prompt, which the margin compares."
+            f"Held out: {len(used)} of {len(records) + len(held_out)} records (evaluation.share={self.share:g}). With a "
+            f"disliked reply and a better one to the same prompt, which is what the margin compares: {len(pairs)}."
         )
         if len(used) < len(held_out):
             said += f" Another {len(held_out) - len(used)} are held out and not scored: evaluation.max_records={len(held_out)}."
@@ -88,10 +89,10 @@ class Heldout:
             return draw.drawn | {"records": len(used)}
 
         settings = {
-            "evaluation": "heldout",
+            "evaluation": named(self),
             "records": [[r.key, r.label, r.revised, r.ended, r.conversation] for r in used],
             "dtype": train.dtype(),
-            "sampled": [len(asked), sampler.key() if asked else None],
+            "sampled": [len(asked), identity(sampler) if asked else None],
         }
         inputs = {"policy": policy.fingerprint, "start": start.fingerprint}
         return store.run("evaluate", work, version=VERSION, settings=settings, inputs=inputs)

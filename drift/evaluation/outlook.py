@@ -47,7 +47,7 @@ def sentences(*, pairs: int, conversations: int, of_all: int, share: float) -> l
 
 def advice(wanted: int, of_all: int, share: float) -> str:
     """The setting that helps, if one does."""
-    reason = f"For {LIKELY:.0%} it takes {wanted} pairs"
+    reason = f"To show that {LIKELY:.0%} move it takes {wanted} pairs"
     enough = math.ceil(20 * wanted / max(1, of_all)) / 20
     if enough <= LARGEST_SHARE:
         return f"{reason}: evaluation.share={max(enough, share):g} holds out about that many."

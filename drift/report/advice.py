@@ -45,7 +45,8 @@ def next_steps(
     states = [state for members in grouped.values() for state in members]
     if any(state["status"] == "running" for state in states):
         return []
-    found = list(dict.fromkeys(line for state in states for line in state.get("outlook", [])[2:]))
+    found = ["It was stopped: the same command goes on from there."] if any(s["status"] == "stopped" for s in states) else []
+    found += dict.fromkeys(line for state in states for line in state.get("outlook", [])[2:])
     if unmatched(compared):
         fewest = min(side.fewest for this in compared for side in (this.one, this.other))
         found.append(f"Run the sweep again with pairs_per_iteration={fewest}, so that all train on the same amount.")

@@ -1,4 +1,4 @@
-"""The last lines of a run or of a sweep on the console: its table, its verdict, what it cost, what to do next, the report's path."""
+"""The last lines of a run or of a sweep on the console: table, verdict, what it cost, what to do next, the report's path."""
 
 from pathlib import Path
 
@@ -17,6 +17,8 @@ def run(folder: Path, report: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Of all members that have begun."""
+    if not html.members_of(folder):
+        return
     summary(folder, brief=False)
     say(f"Numbers: {shown(folder / 'results.csv')}, {shown(folder / 'comparisons.csv')}")
     say(f"Report: {shown(folder / 'report.html')}")
@@ -38,7 +40,7 @@ def summary(folder: Path, *, brief: bool) -> None:
     if brief:
         return
     for line in verdict.sentences(usable, compared, states):
-        say(line)
+        say(f"Verdict: {line}")
     places = html.places_of(together, members)
     for line in (advice.cost(states), *(f"Next: {line}" for line in advice.next_steps(together, places, compared))):
         say(line)

@@ -128,7 +128,13 @@ def _scores(usable: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str,
     rows = [row for label, members in usable.items() for row in tables.rows(label, members)]
     columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in tables.COSTS]
     made = [{name: row[name] for name in ("run", "policy", *tables.COSTS)} for row in rows if row["pairs"] != "-"]
-    return {"scores": [{name: row.get(name, "-") for name in columns} for row in rows], "made": made}
+    return {"scores": once([{name: row.get(name, "-") for name in columns} for row in rows]), "made": once(made)}
+
+
+def once(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The name of a group of runs in its first row only: it may be long."""
+    names = ["", *(row["run"] for row in rows)]
+    return [row | {"run": "" if name == row["run"] else row["run"]} for name, row in zip(names, rows, strict=False)]
 
 
 def _lines(usable: dict[str, list[dict[str, Any]]], main: str) -> dict[str, list[tuple[str, Interval]]]:
@@ -156,7 +162,10 @@ def _side_by_side(grouped: dict[str, list[Path]], members: dict[Path, dict[str, 
 def _member(folder: Path, state: dict[str, Any], cards: list[Any]) -> dict[str, Any]:
     """What the page says of one run. Of one that does not say that it ended, all we know is when it last wrote."""
     written, config = datetime.fromtimestamp((folder / RUN).stat().st_mtime), folder / "config.yaml"
-    status = f"running, or killed: last written {written:%Y-%m-%d %H:%M}" if state["status"] == "running" else state["status"]
+    status = {
+        "running": f"running, or killed: last written {written:%Y-%m-%d %H:%M}",
+        "stopped": f"stopped by hand, {written:%Y-%m-%d %H:%M}: the same command goes on from there, in a folder of its own",
+    }.get(state["status"], state["status"])
     found = {"state": state, "status": status, "seconds": _seconds(state), "cards": cards}
     return found | {"config": config.read_text(encoding="utf-8") if config.is_file() else ""}
 

@@ -1,6 +1,6 @@
 """The run folder: what a person reads while and after a run. Everything in it is a link into the store or small text.
 
-    config.yaml   run.json   report.html   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
+    config.yaml   run.json   report.html   libraries.log   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
     iteration_0/scores.json (the start model)   iteration_2/{pairs.jsonl, policy/, steps.jsonl, scores.json, replies.jsonl}
     with refresh_log, iteration_2/{records.jsonl, quarantine.jsonl} too
 
@@ -15,10 +15,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from drift import stop
 from drift.alarms import Alarms
 from drift.errors import UserError
 from drift.method.filters import NOTED
 from drift.records import Pair, Record, read_jsonl, write_json, write_jsonl
+from drift.report import verdict
 from drift.report.console import say
 from drift.report.statistics import level, paired
 from drift.report.tables import show, show_difference
@@ -64,6 +66,7 @@ class Journal:
         link(stage.path / "records.jsonl", folder / "records.jsonl")
         link(stage.path / "quarantine.jsonl", folder / "quarantine.jsonl")
         self.state["data"] |= counts
+        self.store.say_found()
         say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
         for row in stage.facts["set_aside"]:
             say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))
@@ -73,7 +76,7 @@ class Journal:
         """What the metrics mean, and what the evaluation can show at all: said before anything is computed for it."""
         self.state |= {"meanings": meanings, "outlook": outlook}
         for line in outlook:
-            say(line)
+            say(f"  {line}")
         self.write()
 
     def leaks(self, rows: list[dict[str, Any]]) -> None:
@@ -134,6 +137,7 @@ class Journal:
         )
         rules = ", ".join(f"{value} {NOTED[name]}" for name, value in counts.items() if value and name in NOTED)
         done = trained.facts
+        self.store.say_found()
         say(f"  {done['pairs']} pairs of {counts['seen']} candidates ({rules or 'none dropped'}), {done['steps']} steps")
         self.write()
 
@@ -151,8 +155,9 @@ class Journal:
             self.state["points"].append({"iteration": iteration})
         self.state["points"][-1] |= {"name": name, "scores": scores}
         self.start = self.start or scores
+        self.store.say_found()
         if scores is self.start and (meaning := self.state["meanings"].get(scores["headline"])):
-            say(f"{scores['headline']}: {meaning}.")
+            say(f"  {scores['headline']}: {meaning}.")
         say(f"{name}: {self._headline(scores)}")
         self.write()
         self.raise_alarms(iteration, "evaluation", self.alarms.in_evaluation(scores["metrics"], self.start["metrics"]))
@@ -168,9 +173,11 @@ class Journal:
         return text
 
     def finish(self, error: BaseException | None) -> None:
-        self.state["status"] = "finished" if error is None else "failed"
-        self.state["error"] = None if error is None else f"{type(error).__name__}: {error}"
+        stopped = isinstance(error, (stop.Stopped, KeyboardInterrupt))
+        self.state["status"] = "finished" if error is None else "stopped" if stopped else "failed"
+        self.state["error"] = None if error is None or stopped else f"{type(error).__name__}: {error}"
         self.write()
+        self.log.summary(verdict.in_numbers(self.state))
         self.log.end(failed=error is not None)
 
 

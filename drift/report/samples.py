@@ -24,8 +24,8 @@ def gone(folders: Iterable[Path]) -> str:
         return ""
     names = ", ".join(dict.fromkeys(link.name for link in broken))
     return (
-        f"{len(broken)} entries of this folder link to files that are gone ({names}); the first led to {os.readlink(broken[0])}. The "
-        "store was moved or deleted: samples, policies and log can't be shown. Put it back, or run again."
+        f"{len(broken)} entries of this folder link to files that are gone ({names}); the first led to {os.readlink(broken[0])}. "
+        "The store was moved or deleted: samples, policies and log can't be shown. Put it back, or run again."
     )
 
 

@@ -9,7 +9,7 @@ all of them at once. Of fewer than FEWEST conversations nothing can be said.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 RESAMPLES = 9999
@@ -93,7 +93,7 @@ def paired(
 
     groups = conversation or {}
     seeds = [{key: a[key] - b[key] for key in a if key in b} for a, b in zip(after, before, strict=True)]
-    few = min(len({groups.get(key, key) for key in row}) for row in seeds) < FEWEST
+    few = min(_count(row, groups) for row in seeds) < FEWEST
     if len(seeds) == 1:
         values = list(seeds[0].values())
         interval, p = by_signs(values, [groups.get(key, key) for key in seeds[0]])
@@ -102,6 +102,9 @@ def paired(
         interval, p = over_seeds(values), t_test(values)
         if np.ptp(values) < NO_SPREAD:  # no standard deviation to go by; the signs say what they can
             p = by_signs(values, None)[1]
+        if few:
+            prompts = together(list(seeds[0].values()), [groups.get(key, key) for key in seeds[0]])[2]
+            interval = replace(interval, over=f"{interval.over} on {prompts}")
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     effect = interval.mean / spread if spread >= NO_SPREAD else None
     return Difference(mean=interval.mean, low=interval.low, high=interval.high, over=interval.over, p=p, effect=effect, few=few)
@@ -182,4 +185,10 @@ def level(values: Sequence[dict[str, float]], conversation: Mapping[str, str] | 
     prompts and noise do not vary) count as one. `conversation` as in `paired`."""
     if all(row == values[0] for row in values):
         return over_items(list(values[0].values()), [(conversation or {}).get(key, key) for key in values[0]])
-    return over_seeds([sum(row.values()) / len(row) for row in values])
+    found = over_seeds([sum(row.values()) / len(row) for row in values])
+    return replace(found, low=None, high=None) if min(_count(row, conversation or {}) for row in values) < FEWEST else found
+
+
+def _count(row: Mapping[str, float], conversation: Mapping[str, str]) -> int:
+    """How many conversations its prompts come from."""
+    return len({conversation.get(key, key) for key in row})

@@ -97,7 +97,7 @@ def signal(lines: dict[str, list[list[dict[str, float]]]]) -> Table:
 def failed(grouped: dict[str, list[dict[str, Any]]]) -> Table:
     """Every run that ended with an error, by group."""
     return [
-        {"run": label, "seed": state["title"].get("seed", "-"), "error": state["error"], "status": state["status"]}
+        {"run": label, "seed": state["title"].get("seed", "-"), "error": state["error"]}
         for label, states in grouped.items()
         for state in states
         if state["error"]

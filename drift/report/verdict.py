@@ -46,15 +46,24 @@ def _said(change: Difference, corrected: float | None, family: int) -> str:
     return f"is {NOT_SEPARABLE} from the start model's{because} {numbers}."
 
 
+def in_numbers(state: State) -> dict[str, Any]:
+    """What a run gained over the start model, and the sentence on it; empty before anything trained was evaluated."""
+    change = last_gains({"": [state]}).get("")
+    if change is None:
+        return {}
+    (said,) = against_start({state["title"]["method"]: [state]})
+    return {"gain": change.mean, "gain low": change.low, "gain high": change.high, "gain p": change.p, "verdict": said}
+
+
 def unmatched(compared: Sequence[Comparison]) -> list[str]:
     """Which groups are not ranked, as they trained on different amounts, and what would match them."""
     loose = [this for this in compared if not this.matched]
     if not loose:
         return []
     sides = {side.label: side for this in loose for side in (this.one, this.other)}
-    amounts = ", ".join(
-        f"{side.label} on {against(side.pairs, side.pairs)} pairs in {against(side.steps, side.steps)} steps"
-        for side in sides.values()
+    amounts = "; ".join(
+        f"{label} on {against(side.pairs, side.pairs)} pairs in {against(side.steps, side.steps)} steps"
+        for label, side in sides.items()
     )
     if len({side.pairs for side in sides.values()}) > 1:
         remedy = f"pairs_per_iteration={min(side.fewest for side in sides.values())} for all of them would match them"
@@ -66,6 +75,7 @@ def unmatched(compared: Sequence[Comparison]) -> list[str]:
 def between(compared: Sequence[Comparison]) -> list[str]:
     """A sentence on who is ahead of whom, where anyone is compared."""
     matched = [this for this in compared if this.matched]
+    whom = "Between them" if len(matched) == len(compared) else "Between those that match"
     if not matched:
         return []
     found = [
@@ -75,10 +85,10 @@ def between(compared: Sequence[Comparison]) -> list[str]:
     ]
     if not found:
         few = all(this.verdict == TOO_FEW for this in matched)
-        return [f"Between them: {matched[0].gap.over}, too few to say." if few else "Between them: no difference is separable."]
+        return [f"{whom}: {matched[0].gap.over}, too few to say." if few else f"{whom}: no difference is separable."]
     others = " Of the others compared, none is separable." if len(found) < len(matched) else ""
     alone = " This is about these policies; a word on methods needs several seeds." if "prompt" in matched[0].gap.over else ""
-    return [f"Between them: {'; '.join(found)}.{others}{alone}"]
+    return [f"{whom}: {'; '.join(found)}.{others}{alone}"]
 
 
 def sounded(states: Sequence[dict[str, Any]]) -> list[str]:

@@ -15,6 +15,7 @@ before it is made. Where that file lies there already, copied from another machi
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,7 @@ class Cell:
             f"store.dir={self.store}", f"hydra.run.dir={self.place(seed)}",
         ]  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.place(seed), ignore_errors=True)  # of other settings: a run would take a numbered folder beside it
         environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // AT_A_TIME))}
         with open(f"{self.place(seed)}.log", "wb") as log:
             return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
