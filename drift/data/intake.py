@@ -71,6 +71,7 @@ class Intake:
         aside: list[Aside] = []
         counts: Counter[str] = Counter()
         chosen = Choice(self.max_records, self.seed)
+        miner.counts.clear()
         for conversation in self._distinct(self._judged(self._wanted(source, aside, counts, chosen), miner, counts), aside):
             records = list(to_records(conversation, source.name))
             if self.records_per_conversation == "one":
@@ -78,7 +79,7 @@ class Intake:
             for record in records:
                 counts[f"{record.label.upper()} replies found"] += 1
                 chosen.offer(record)
-        return Collected(records=chosen.records(), set_aside=[asdict(row) for row in aside], facts=dict(counts))
+        return Collected(records=chosen.records(), set_aside=[asdict(row) for row in aside], facts=dict(counts + miner.counts))
 
     def _wanted(self, source: Any, aside: list[Aside], counts: Counter[str], chosen: "Choice") -> Iterator[Conversation]:
         """Well-formed conversations in a language and with flags that are wanted; finished records are chosen from at once."""
