@@ -36,7 +36,9 @@ def tiny(cache):
     """Directory of the tiny model."""
     from drift.model.tiny import Tiny
 
-    return Tiny(layers=2, hidden_size=32, weights_seed=0, cache_dir=cache).directory()
+    found = Tiny(layers=2, hidden_size=32, weights_seed=0, cache_dir=cache).directory()
+    freeze_imports("of a model")
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -113,16 +115,16 @@ def perform(folder, *overrides):
     title = {"method": type(run.method).__name__.lower(), "seed": str(run.seed)}
     journal = Journal(folder, title, {}, run.store, run.logger, run.alarms)
     execute(run, journal)
-    freeze_imports()
+    freeze_imports("of a run")
     journal.finish(None)
     html.run_report(folder)
     return json.loads((folder / "run.json").read_text())
 
 
 @functools.cache
-def freeze_imports():
-    """Call after a run, which has imported everything: no later garbage collection looks at that again. Every stage ends with a
-    collection, which would be two thirds of a tiny run's time."""
+def freeze_imports(which):
+    """Once for each kind, after the imports: no later garbage collection looks at what they left. Every stage ends with one, which
+    would be two thirds of a tiny run's time."""
     gc.collect()
     gc.freeze()
 

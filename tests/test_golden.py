@@ -89,7 +89,7 @@ def trajectory(run, place):
 
     place.mkdir()
     execute(run, Journal(place, {"method": "golden", "seed": "0"}, {}, run.store, run.logger, run.alarms))
-    freeze_imports()
+    freeze_imports("of a run")
 
     found = []
     for iteration in (0, 1, 2):

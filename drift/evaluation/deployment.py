@@ -18,7 +18,7 @@ from drift.records import Record, Reply, write_json, write_jsonl
 from drift.sampler.draw import Draw
 from drift.store import Stage, Store
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from drift.model.policy import Policy, load_tokenizer
 from drift.records import Record, digest, write_json
 from drift.store import Stage, Store
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ t test over per-seed means. A comparison is *paired*: the difference on the same
 the interval second. Where several are shown together, their p are Holm's (1979): a verdict holds for all of them at once.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +21,11 @@ class Interval:
     low: float | None
     high: float | None
     over: str
+
+    @property
+    def known(self) -> bool:
+        """All of the values were numbers."""
+        return math.isfinite(self.mean)
 
     @property
     def separable(self) -> bool:
@@ -49,7 +55,7 @@ def over_items(values: Sequence[float]) -> Interval:
     from scipy.stats import bootstrap
 
     data, over = np.asarray(values, dtype=float), f"{len(values)} prompts"
-    if len(data) < 2:
+    if len(data) < 2 or not np.isfinite(data).all():
         return Interval(mean=float(data.mean()), low=None, high=None, over=over)
     if np.ptp(data) < 1e-12:  # all the same, up to rounding
         return Interval(mean=float(data[0]), low=float(data[0]), high=float(data[0]), over=over)
@@ -65,7 +71,7 @@ def over_seeds(means: Sequence[float]) -> Interval:
     from scipy.stats import t
 
     data, over = np.asarray(means, dtype=float), f"{len(means)} seeds"
-    if len(data) < 2:
+    if len(data) < 2 or not np.isfinite(data).all():
         return Interval(mean=float(data.mean()), low=None, high=None, over=over)
     half = float(t.ppf(0.975, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
     return Interval(mean=float(data.mean()), low=float(data.mean()) - half, high=float(data.mean()) + half, over=over)
@@ -85,7 +91,7 @@ def difference(values: Sequence[float], interval: Interval, test: Callable[[Sequ
     import numpy as np
 
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    if len(values) < 2:
+    if len(values) < 2 or not interval.known:
         return Difference(**asdict(interval), p=None, effect=None)
     if spread < 1e-12:  # no standard deviation to go by; the signs say what they can
         return Difference(**asdict(interval), p=sign_flips(values) if abs(interval.mean) > 1e-12 else 1.0, effect=None)

@@ -11,7 +11,7 @@ Table = list[dict[str, str]]
 SEEDS = ("seed", "data.seed")
 MOST_COMPARED = 12  # groups that are all compared with one another; of more, each is compared with the first
 SAME_PROMPTS = 0.9  # share of the prompts that two runs must have in common to be compared at all
-NOT_SEPARABLE = "not separable"
+NOT_SEPARABLE, NO_NUMBER = "not separable", "no number"  # the latter of values of which some are nan or infinite
 
 
 def show(interval: Interval, digits: int, *, sign: bool = False) -> str:
@@ -19,6 +19,11 @@ def show(interval: Interval, digits: int, *, sign: bool = False) -> str:
     form = f"{{:{'+' if sign else ''}.{digits}f}}"
     mean = form.format(interval.mean)
     return mean if interval.low is None else f"{mean} [{form.format(interval.low)}, {form.format(interval.high)}]"
+
+
+def unclear(gap: Difference) -> str:
+    """What is said of a difference that is not separable."""
+    return NOT_SEPARABLE if gap.known else NO_NUMBER
 
 
 def groups(states: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -82,7 +87,7 @@ def rows(label: str, states: list[dict[str, Any]]) -> Table:
         row[main] = show(level(now), 3) if now else "-"
         row["against start"] = "-"
         if change is not None:
-            row["against start"] = show(change, 3, sign=True) + ("" if change.separable else f" {NOT_SEPARABLE}")
+            row["against start"] = show(change, 3, sign=True) + ("" if change.separable else f" {unclear(change)}")
         for metric, content in first["scores"]["metrics"].items():
             if metric != main:
                 values = [point(state, name)["scores"]["metrics"][metric]["value"] for state in members]
@@ -105,7 +110,7 @@ def comparisons(grouped: dict[str, list[dict[str, Any]]]) -> Table:
     for (one, other, row, gap), p in zip(found, corrected, strict=True):
         row["effect (d)"] = "-" if gap.effect is None else f"{gap.effect:+.2f}"
         row["p (Holm)"] = f"{p:.3f}" if p >= 0.0005 else "< 0.001"
-        row["verdict"] = NOT_SEPARABLE if p >= 0.05 or not gap.separable else f"{one if gap.mean > 0 else other} is better"
+        row["verdict"] = unclear(gap) if p >= 0.05 or not gap.separable else f"{one if gap.mean > 0 else other} is better"
     return [row for *_, row, _ in found]
 
 

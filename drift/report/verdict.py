@@ -20,7 +20,9 @@ def against_start(grouped: dict[str, list[dict[str, Any]]]) -> list[str]:
             continue
         main, name, p = tables.headline(members), names[label], corrected[list(gains).index(label)]
         said = f"({tables.show(gain, 3, sign=True)}, {gain.over})"
-        if gain.separable and p < 0.05:
+        if not gain.known:
+            found.append(f"{label}: after {name}, {main} is {tables.NO_NUMBER}: weights or scores broke, and nothing can be said.")
+        elif gain.separable and p < 0.05:
             found.append(
                 f"{label}: after {name}, {main} is {'better' if gain.mean > 0 else 'worse'} than the start model's {said}."
             )
