@@ -47,6 +47,12 @@ def qwen2(tokenizer, tmp_path_factory):
     return write_model("qwen2", tokenizer, tmp_path_factory.mktemp("models") / "qwen2")
 
 
+@pytest.fixture(params=["tiny", "qwen2"])
+def either(request):
+    """The directories of both kinds of model that shared rows and banded decoding are for, one after the other."""
+    return request.getfixturevalue(request.param)
+
+
 def write_model(kind, tokenizer, output):
     """A tiny model of random weights in a directory. Qwen2's biases are not zero, as new ones are, and its head is its own."""
     import torch

@@ -111,11 +111,16 @@ class Deployment:
         if not rows:
             return None
         sums = score_rows(train, start, rows, "perplexity under the start model")
-        return math.exp(-sum(sums) / sum(len(row.reply) for row in rows))
+        return perplexity(sums, [len(row.reply) for row in rows])
 
 
 def _means(values: dict[str, list[Any]], of: Any) -> dict[str, float]:
     return {key: sum(float(of(value)) for value in row) / len(row) for key, row in values.items()}
+
+
+def perplexity(sums: Sequence[float], lengths: Sequence[int]) -> float:
+    """Of replies with these summed log-probs (nats) and numbers of tokens: e to the mean loss of a token."""
+    return math.exp(-sum(sums) / sum(lengths))
 
 
 def distinct2(texts: Sequence[str]) -> float:

@@ -141,12 +141,7 @@ class PolicyModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def _rate(self, step: int) -> float:
-        """Linear warm-up over the first share of the steps, then linear decay to the final share of the rate."""
-        warm = max(1, round(self.settings.warmup_share * self.num_steps)) if self.settings.warmup_share else 0
-        if step < warm:
-            return (step + 1) / (warm + 1)
-        done = (step - warm) / max(1, self.num_steps - warm)
-        return 1 - (1 - self.settings.final_rate_share) * min(1.0, done)
+        return rate_share(step, self.num_steps, self.settings.warmup_share, self.settings.final_rate_share)
 
     def _trained(self) -> list[Any]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -175,6 +170,16 @@ def adamw_8bit(parameters: Any, rate: float) -> Any:
     from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]
 
     return AdamW8bit(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+def rate_share(step: int, num_steps: int, warmup_share: float, final_share: float) -> float:
+    """Of the learning rate, at a step (from 0): linear warm-up over the first share of the steps, then linear decay to the final
+    share, which the step after the last one would have."""
+    warm = max(1, round(warmup_share * num_steps)) if warmup_share else 0
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    done = (step - warm) / max(1, num_steps - warm)
+    return 1 - (1 - final_share) * min(1.0, done)
 
 
 def halves(values: Tensor) -> Halves:
