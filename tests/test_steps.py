@@ -7,9 +7,17 @@ import pytest
 import torch
 from conftest import compose
 from hydra.utils import instantiate
+from safetensors.torch import load_file
+from test_objective import pair
 
+from drift.model.policy import load_model, policy_at
+from drift.records import read_jsonl
+from drift.store import Store
 from drift.train import shared
+from drift.train.fit import train_stage
 from drift.train.modules import PolicyModule, dynamics, rate_share
+from drift.train.reference import reference_stage
+from drift.train.rows import plan, tokenize
 
 
 def test_the_metrics_of_two_pairs_by_hand():
@@ -80,3 +88,44 @@ def test_rmsprop_is_torchs_with_a_hundredth_of_the_new_square_and_no_momentum():
     it, as it falls to nothing."""
     found = two_steps("train=full", "train.learning_rate=0.01", "train.warmup_share=0", "train.final_rate_share=0")
     assert found == pytest.approx(10 - 0.01 * 10 - 0.005 * 3 / math.sqrt(0.0999), abs=2e-6)
+
+
+TEXTS = ("yes", "no, I think", "a much longer reply than the others are", "?")
+PAIRS = [pair(i % 5, chosen=TEXTS[i % 4] + f" {i}", rejected=TEXTS[(i + 1 + i // 4) % 4], ended=i % 3 > 0) for i in range(16)]
+NUM_BATCHES = {  # of two steps of eight pairs, by layout and budget of tokens
+    "one batch of eight pairs": ("shared", 10_000, 2), "eight batches of one": ("shared", 1, 16), "what fits": ("shared", 400, 5),
+    "one, padded": ("padded", 10_000, 2),
+}  # fmt: skip
+
+
+def trained(directory, tokenizer, adapter, layout, tokens_per_batch, folder):
+    """Metrics and weights of two steps of eight pairs, and the number of batches that they took."""
+    overrides = [f"train={adapter}", "train.precision=float32", "train.gradient_checkpointing=false", "train.loss.nll=0.1"]
+    train = replace(instantiate(compose(*overrides, "train.learning_rate=1e-3", "train.optimizer=adamw").train), rows=layout)
+    cutting = {"tokens_per_batch": tokens_per_batch, "pairs_per_step": 8, "pair_order": "shuffled", "seed": 0}
+    planned = plan(tokenize(tokenizer, PAIRS), layout=layout, **cutting)
+    store, start = Store(dir=str(folder), strict=False, lease_seconds=9.0), policy_at(directory)
+    scored = reference_stage(store, train, start, start, planned)
+    stage = train_stage(store, train, start, start, planned, scored, epochs=1, watch=lambda history: None)
+    (weights,) = (stage.path / "policy").glob("*.safetensors")
+    return read_jsonl(stage.path / "steps.jsonl"), load_file(weights), len(planned.batches)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_a_step_is_the_same_however_it_is_cut_into_batches_and_rows_packed_or_padded(adapter, tiny, tokenizer, tmp_path):
+    """Eight pairs at once are eight times one pair, and whatever fits a budget of tokens. Float32: metrics within 1e-4, weights as
+    far apart as 1e-3 of the way that training moved them (Adam gives a gradient that is rounding alone a whole step)."""
+    found = {how: trained(tiny, tokenizer, adapter, *ask[:2], tmp_path / how) for how, ask in NUM_BATCHES.items()}
+    assert {how: batches for how, (*_, batches) in found.items()} == {how: batches for how, (*_, batches) in NUM_BATCHES.items()}
+    expected, weights, _ = found.pop("one batch of eight pairs")
+    before = load_model(policy_at(tiny), torch.float32).state_dict()
+    moved = {name: weights[name] - before.get(name, 0) for name in weights if "lora_A" not in name}  # B begins at 0
+    assert norm(moved) > 0.01
+    for how, (steps, others, _) in found.items():
+        for one, other in zip(steps, expected, strict=True):
+            assert one == pytest.approx(other, rel=1e-4, abs=1e-5), how
+        assert norm({name: weights[name] - others[name] for name in weights}) <= 1e-3 * norm(moved), how
+
+
+def norm(tensors):
+    return float(sum(tensor.square().sum() for tensor in tensors.values())) ** 0.5
