@@ -54,6 +54,11 @@ class Members(Callback):
             except UserError as error:  # ends the program here: Hydra would only warn of an exception in a callback
                 sys.exit(f"\n{error}\nIn the member {' '.join(member)}; nothing was begun.")
 
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from drift.report import closing
+
+        closing.sweep(Path(config.hydra.sweep.dir))
+
 
 def check_together(run: Any) -> None:
     """What no part can see alone."""
@@ -69,7 +74,7 @@ def check_together(run: Any) -> None:
     if judge is not None and judge.needs_truth and not run.data.knows_truth:
         raise UserError(
             "This method's judge checks replies against a known truth, which this data set does not have. "
-            "Use data=deployment, or a method that needs no judge: method=drift, for one."
+            "Use data=deployment, or methods that need no judge: method=drift,spin."
         )
     if run.sampler.max_new_tokens >= run.train.max_tokens:
         raise UserError(

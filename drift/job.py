@@ -10,7 +10,7 @@ from typing import Any
 from drift.errors import UserError
 from drift.loop import Run, execute
 from drift.model import precision
-from drift.report import console, html, tables
+from drift.report import closing, html
 from drift.report.console import say
 from drift.report.journal import Journal
 
@@ -46,10 +46,7 @@ def perform(run: Run, folder: Path, hydra: Any) -> None:
             report = html.study_report(Path(hydra.sweep.dir))
         if not isinstance(error, (KeyboardInterrupt, SystemExit)):
             sys.stdout.flush()
-            rows = tables.rows(title["method"], [journal.state])
-            if rows:
-                console.table([{name: row[name] for name in list(row)[1:4]} for row in rows])
-            say(f"Report: {report}")
+            closing.run(folder, report)
 
 
 def end_on_sigterm() -> None:

@@ -65,7 +65,7 @@ def page(chromium, study):
 
 def test_a_report_is_quiet_self_contained_and_shows_markup_as_text(page, study):
     assert page.said == [] and page.asked == [study.as_uri()]
-    assert page.title() == "study of 4 runs" and study.stat().st_size < 8e6
+    assert page.title().startswith("study of 4 runs: drift, spin on jsonl (log.jsonl) with tiny, 20") and study.stat().st_size < 8e6
     assert page.locator("#samples").get_by_text("document.title").count() > 0
 
 

@@ -112,6 +112,8 @@ ELSEWHERE = {
                 "entropy_share",
                 "copied_share",
                 "cut_share",
+                "cut_excess",
+                "chosen_length_ratio",
                 "length_ratio",
                 "distinct2_share",
                 "missing_ends",

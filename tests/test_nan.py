@@ -11,12 +11,15 @@ from conftest import compose, feedback_file, perform
 from hydra.utils import instantiate
 from test_alarms import alarms
 from test_objective import pair
-from test_report import state
+from test_report import state, study
+from test_sampler import draw_all
 
 from drift.errors import UserError
 from drift.evaluation.metric import metric
 from drift.model.policy import policy_at
-from drift.report import tables, verdict
+from drift.report import verdict
+from drift.report.compare import compare
+from drift.report.members import groups
 from drift.sampler.choose import choose
 from drift.train.fit import fit
 from drift.train.modules import check_start
@@ -120,22 +123,22 @@ def test_an_update_that_breaks_the_weights_is_kept_neither_in_a_checkpoint_nor_a
     assert not (tmp_path / "progress/last.ckpt").exists() and not list((tmp_path / "output").iterdir())
 
 
-def test_a_model_with_a_broken_weight_is_named_before_anything_is_sampled_or_trained(broken, tmp_path):
+def test_a_model_with_a_broken_weight_ends_a_run_before_anything_is_trained(broken, tmp_path):
     log = feedback_file(tmp_path / "log.jsonl")
     settings = ["data=jsonl", f"data.path={log}", f"store.dir={tmp_path}/store", "evaluation.share=0.3", "iterations=1"]
-    with pytest.raises(UserError, match=f"Held-out replies: the log-prob of reply 1 is nan.*{broken}.*check its weights"):
+    with pytest.raises(UserError, match=f"no finite number.*{broken}.*check its weights for nan"):
         perform(tmp_path / "run", "model=pretrained", f"model.path={broken}", *settings)
     state = json.loads((tmp_path / "run" / "run.json").read_text())
     assert state["points"] == []
 
 
-def test_a_model_with_a_broken_weight_gives_no_replies(broken, tmp_path):
-    from test_sampler import draw_all
-
+def test_a_model_with_a_broken_weight_gives_neither_replies_nor_log_probs(broken, train, planned, tmp_path):
     for temperature in (0.0, 1.0):
         with pytest.raises(UserError, match=f"Sampling: logits that are no finite numbers.*{broken}.*sampler.precision=float32"):
             draw_all(broken, tmp_path / str(temperature), 4, count=2, temperature=temperature)
     assert not list((tmp_path / "0.0").glob("replies/*/replies.jsonl"))
+    with pytest.raises(UserError, match=f"Held-out replies: the log-prob of reply 1 is nan.*{broken}.*train.precision=float32"):
+        score_rows(train, policy_at(broken), planned.rows([0]), "held-out replies")
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (1.0, 0.5)])
@@ -170,12 +173,14 @@ def test_no_score_is_written_that_is_no_number():
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_a_report_calls_nothing_better_worse_or_equal_that_is_no_number(seeds):
+def test_a_report_calls_nothing_better_worse_or_equal_that_is_no_number(seeds, tmp_path):
     """One prompt's score of the trained policy is nan, in one seed."""
     found = [state(label, seed, gain) for label, gain in (("one", 0.2), ("two", 0.1)) for seed in range(seeds)]
     found[0]["points"][1]["scores"]["metrics"]["utility"]["per_item"]["3"] = NAN
-    grouped = tables.groups(found)
-    assert [row["verdict"] for row in tables.comparisons(grouped)] == ["no number"]
+    grouped = groups(found)
+    compared = compare(grouped)
+    assert [this.verdict for this in compared] == ["no number: a policy is broken"]
+    assert verdict.between(compared)[0].startswith("Between them: one and two: no number: a policy is broken.")
     said = verdict.against_start(grouped)
-    assert "utility is no number" in said[0] and ("better" in said[1]) == (seeds == 1)
-    assert tables.rows("one", grouped["one"])[1]["against start"] == "+nan no number"
+    assert "utility is not a number: the policy is broken" in said[0] and "number" not in said[1]
+    assert "no number: a policy is broken" in study(tmp_path, found)

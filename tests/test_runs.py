@@ -14,6 +14,7 @@ from drift.report import samples
 LOG_SETTINGS = [
     "model=tiny", "data=jsonl", "iterations=2", "pairs_per_iteration=6", "train.pairs_per_step=2", "train.tokens_per_batch=500",
     "sampler.max_new_tokens=8", "sampler.group_size=8", "filters.truncated=keep", "evaluation.share=0.3",
+    "evaluation.num_sampled_prompts=0",
 ]  # fmt: skip
 
 

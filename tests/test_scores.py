@@ -11,9 +11,10 @@ from conftest import compose
 from hydra.utils import instantiate
 from test_methods import record
 
-from drift.evaluation.deployment import distinct2, perplexity
 from drift.evaluation.heldout import of_logprobs
-from drift.model.policy import load_tokenizer, policy_at
+from drift.evaluation.replies import distinct2, perplexity
+from drift.model.chat import prompt_ids
+from drift.model.policy import load_model, load_tokenizer, policy_at
 from drift.records import Reply
 from drift.store import Store
 
@@ -69,11 +70,6 @@ def test_distinct_word_pairs_of_nothing_and_of_a_repetition():
     assert distinct2([]) == distinct2(["one"]) == 0.0
 
 
-def test_perplexity_is_of_a_token_and_not_of_a_reply():
-    """-4 nats over 3 tokens and -8 over 5: e^(12 / 8); the mean over replies would be e^((4/3 + 8/5) / 2)."""
-    assert perplexity([-4.0, -8.0], [3, 5]) == pytest.approx(4.4816890703)
-
-
 @pytest.fixture
 def uniform(qwen2, tmp_path):
     """A model to which all of its tokens are equally likely."""
@@ -95,12 +91,20 @@ def train():
     return instantiate(compose("train.precision=float32").train)
 
 
-def test_the_perplexity_of_a_model_that_guesses_is_its_vocabulary(evaluation, uniform, train):
+def test_the_perplexity_of_a_model_that_guesses_is_its_vocabulary(uniform, train):
     """Of the first reply of each task; tasks whose first reply has no text are left out, and without any there is no number."""
-    assert evaluation._perplexity(DRAWN, train, uniform) == pytest.approx(vocabulary(uniform), rel=1e-5)
     silent = [(DRAWN[0][0], [reply(""), reply("Tea.")])]
-    assert evaluation._perplexity(silent + DRAWN, train, uniform) == pytest.approx(vocabulary(uniform), rel=1e-5)
-    assert evaluation._perplexity(silent, train, uniform) is None
+    for drawn in (DRAWN, silent + DRAWN):
+        assert perplexity(drawn, train, uniform) == pytest.approx(vocabulary(uniform), rel=1e-5)
+    assert perplexity(silent, train, uniform) is None
+
+
+def test_perplexity_is_of_a_token_and_not_of_a_reply(qwen2, train):
+    """Two replies of 3 and 30 letters, one of them cut off: e to the sum of all losses over 3 + 1 + 30 tokens."""
+    drawn = [(DRAWN[0][0], [reply("Tea")]), (DRAWN[1][0], [reply("Dogs are no cats, and no birds", ended=False)])]
+    short, long = (plain(qwen2, item.prompt, said.text, said.ended) for item, (said,) in drawn)
+    assert perplexity(drawn, train, policy_at(qwen2)) == pytest.approx(math.exp(-(short + long) / 34), rel=1e-4)
+    assert abs(math.exp(-(short / 4 + long / 30) / 2) - math.exp(-(short + long) / 34)) > 0.1
 
 
 LENGTHS = {("a", "dsat"): 4, ("a", "revised"): 3, ("b", "dsat"): 2, ("b", "revised"): 5, ("c", "dsat"): 10, ("d", "sat"): 8}
@@ -137,7 +141,7 @@ def test_held_out_records_reach_the_scores_as_what_they_are(qwen2, uniform, trai
         record(1, "dsat", reply="No", revised=None, ended=False),
         record(2, "sat", reply="Fine", ended=True),
     ]
-    stage = instantiate(compose("data=jsonl", "data.path=x").evaluation).stage(
+    stage = instantiate(compose("data=jsonl", "data.path=x", "evaluation.num_sampled_prompts=0").evaluation).stage(
         Store(dir=str(tmp_path / "store"), strict=False, lease_seconds=9.0), None, train, uniform, policy_at(qwen2), records
     )
     found = json.loads((stage.path / "scores.json").read_text())
@@ -147,29 +151,23 @@ def test_held_out_records_reach_the_scores_as_what_they_are(qwen2, uniform, trai
     assert metrics["chosen log-prob per token"]["per_item"] == pytest.approx({a: guess, c: guess}, rel=1e-6)
     assert set(metrics["log-prob lost per disliked token"]["per_item"]) == {a, b}
     assert set(metrics["margin against start (nats)"]["per_item"]) == {a} == set(metrics["pair accuracy"]["per_item"])
-    before = plain(qwen2, records[0])
-    margin = guess * 5 - before["Good"] - (guess * 4 - before["Bad"])
-    assert metrics["margin against start (nats)"]["per_item"][a] == pytest.approx(margin, abs=1e-4)
-    cut = plain(qwen2, records[1], end=False)["No"]
+    gains = [guess * n - plain(qwen2, records[0].prompt, text, True) for n, text in ((5, "Good"), (4, "Bad"))]
+    assert metrics["margin against start (nats)"]["per_item"][a] == pytest.approx(gains[0] - gains[1], abs=1e-4)
+    cut = plain(qwen2, records[1].prompt, "No", False)
     assert metrics["log-prob lost per disliked token"]["per_item"][b] == pytest.approx(cut / 2 - guess, abs=1e-5)
 
 
-def plain(model, of, end=True):
-    """Reply -> its log-prob under a model, token by token from whole logits."""
+def plain(model, prompt, text, ended):
+    """A reply's log-prob under a model, token by token from whole logits."""
     import torch
 
-    from drift.model.chat import prompt_ids
-    from drift.model.policy import load_model
-
-    policy, found = policy_at(model), {}
+    policy = policy_at(model)
     tokenizer, loaded = load_tokenizer(policy), load_model(policy, torch.float32)
-    prompt = prompt_ids(tokenizer, of.prompt)
-    for text in filter(None, (of.reply, of.revised)):
-        ids = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] * end
-        with torch.no_grad():
-            logp = loaded(torch.tensor([prompt + ids])).logits[0].log_softmax(dim=1)
-        found[text] = sum(float(logp[len(prompt) + i - 1, token]) for i, token in enumerate(ids))
-    return found
+    before = prompt_ids(tokenizer, prompt)
+    ids = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] * ended
+    with torch.no_grad():
+        logp = loaded(torch.tensor([before + ids])).logits[0].log_softmax(dim=1)
+    return sum(float(logp[len(before) + i - 1, token]) for i, token in enumerate(ids))
 
 
 @pytest.mark.parametrize(
@@ -177,6 +175,6 @@ def plain(model, of, end=True):
 )
 def test_the_headline_is_the_first_score_that_the_log_allows(kept, headline, tiny, train, tmp_path):
     log = [one for one in (record(0, "dsat"), record(1, "sat")) if one.label in kept]
-    evaluation = instantiate(compose("data=jsonl", "data.path=x").evaluation)
+    evaluation = instantiate(compose("data=jsonl", "data.path=x", "evaluation.num_sampled_prompts=0").evaluation)
     store, policy = Store(dir=str(tmp_path), strict=False, lease_seconds=9.0), policy_at(tiny)
     assert evaluation.scores(store, [replace(one, truth=None) for one in log], train, policy, policy)["headline"] == headline

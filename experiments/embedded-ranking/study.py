@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from drift.errors import UserError  # noqa: E402
 from drift.records import write_json  # noqa: E402
-from drift.report import html, tables  # noqa: E402
+from drift.report import html, members, tables  # noqa: E402
+from drift.report.compare import compare  # noqa: E402
 from drift.report.console import say, table  # noqa: E402
 from drift.report.statistics import paired  # noqa: E402
 
@@ -93,7 +94,7 @@ class Cell:
 
     def gains(self, name: str) -> list[float]:
         """Of the policy of that name against the start model, per seed."""
-        both = [tables.per_item(self.states(), policy, "utility") for policy in (name, "start")]
+        both = [members.per_item(self.states(), policy, "utility") for policy in (name, "start")]
         return [paired([after], [before]).mean for after, before in zip(*both, strict=True)]
 
 
@@ -219,7 +220,7 @@ def show_tests(folder: Path, phases: dict[str, list[Cell]]) -> None:
         if phase in PLAIN:
             plain = next(cell for cell in phases[PLAIN[phase]] if cell.name == "DRIFT").states()
             groups["DRIFT"] = [state for state in plain if int(state["title"]["seed"]) in TWO]
-        if compared := tables.comparisons(groups):
+        if compared := tables.comparisons(compare(groups)):
             table(compared)
 
 
