@@ -6,7 +6,6 @@ two, without torch, lightning or transformers.
 
 import importlib
 import inspect
-import math
 import sys
 import types
 import typing
@@ -123,11 +122,7 @@ def _import(target: str, path: str) -> Any:
 
 def _check_type(value: Any, hint: Any, path: str) -> None:
     if not _fits(value, hint):
-        raise UserError(f"{path}={value}: expected {_name(hint)}, got {_got(value)}.{_suggest(value, hint)}")
-
-
-def _got(value: Any) -> str:
-    return "nan" if value != value else type(value).__name__
+        raise UserError(f"{path}={value}: expected {_name(hint)}, got {type(value).__name__}.{_suggest(value, hint)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -139,7 +134,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, option) for option in typing.get_args(hint))
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return not inspect.isclass(hint) or isinstance(value, hint)

@@ -2,10 +2,8 @@
 
 import difflib
 import importlib.util
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 
 class UserError(Exception):
@@ -23,18 +21,6 @@ def need_package(package: str, setting: str, *, extra: str) -> None:
     """Refuses a setting whose package, part of an optional extra, is not installed."""
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{setting} needs the package {package}. Install it: pip install -c constraints.txt -e '.[{extra}]'.")
-
-
-def need_finite(numbers: Mapping[str, float], where: str, advice: str) -> None:
-    """Ends the run where one of the numbers is nan or infinite, of which no comparison and no mean says anything."""
-    broken = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
-    if broken:
-        raise UserError(f"{where}: {broken[0]}, which is no finite number. {advice}")
-
-
-def broken_weights(directory: Any, precision: str) -> str:
-    """The advice where a policy itself puts out numbers that are none."""
-    return f"The policy in {directory} puts that out: check its weights for nan and inf, or compute in {precision}=float32."
 
 
 @contextmanager

@@ -86,6 +86,12 @@ def test_the_reference_check_refuses_another_reference_and_nan(train, planned, v
             recheck(train, policy_at(tiny), planned, other)
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "max_grad_norm", "rate_decay", "warmup_share", "final_rate_share"])
+def test_no_setting_of_training_is_nan(train, name):
+    with pytest.raises(UserError, match=f"train: expected.* {name}"):
+        replace(train, **{name: NAN}).check()
+
+
 def trained(train, planned, values, tiny, folder):
     places = {"frozen": folder / "none", "progress": folder / "progress", "output": folder / "output"}
     for place in places.values():

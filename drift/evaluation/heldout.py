@@ -21,7 +21,7 @@ from drift.records import Record, Reply, digest, write_json, write_jsonl
 from drift.sampler.draw import Draw
 from drift.store import Stage, Store
 
-VERSION = 5
+VERSION = 4
 Sums = dict[tuple[str, str], float]  # (record's key, "dsat", "sat" or "revised") -> summed log-prob of that reply, in nats
 NOISE = 0  # the seed of the sampled replies: one for all runs, as a log has none
 

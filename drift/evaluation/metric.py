@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from drift.errors import need_finite
+from drift.finite import need_finite
 
 ADVICE = "Check the weights of the policy, or compute in train.precision=float32."
 

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from drift.batches import cut
-from drift.errors import UserError, broken_weights, memory_advice
+from drift.errors import UserError, memory_advice
+from drift.finite import broken_weights
 from drift.model import precision
 from drift.model.policy import Policy
 from drift.records import Prompt, Reply

@@ -15,7 +15,8 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from drift.errors import UserError, memory_advice, need_finite
+from drift.errors import UserError, memory_advice
+from drift.finite import need_finite
 from drift.train import objective, signal
 
 Halves = tuple[Tensor, Tensor]  # of the chosen replies, of the rejected ones

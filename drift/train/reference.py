@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from drift.batches import cut
-from drift.errors import broken_weights, memory_advice, need_finite
+from drift.errors import memory_advice
+from drift.finite import broken_weights, need_finite
 from drift.model.policy import Policy
 from drift.records import digest
 from drift.report.console import Progress
@@ -20,7 +21,7 @@ from drift.train.frozen import kept, num_frozen
 from drift.train.rows import Layout, Plan, Row, layout_module
 from drift.train.settings import Train
 
-VERSION = 3
+VERSION = 2
 
 
 def reference_stage(store: Store, train: Train, reference: Policy, start: Policy, plan: Plan) -> Stage:
@@ -112,12 +113,12 @@ def _score(
         with kept(model, layers, folder):
             sums = trainer.predict(module, loader, return_predictions=True)
     assert sums is not None
+    numbers = torch.cat(sums).tolist()  # type: ignore[arg-type]
+    replies = {f"the log-prob of reply {i}": value for i, value in enumerate(numbers, start=1)}
+    need_finite(replies, label.capitalize(), broken_weights(policy.directory, "train.precision"))
     del trainer, module, model
     free()
-    found: list[list[float]] = [values.tolist() for values in sums]  # type: ignore[union-attr]
-    numbered = {f"the log-prob of reply {i}": value for i, value in enumerate((v for of in found for v in of), start=1)}
-    need_finite(numbered, label.capitalize(), broken_weights(policy.directory, "train.precision"))
-    return found
+    return [values.tolist() for values in sums]  # type: ignore[union-attr]
 
 
 def make_trainer(kind: Any, **settings: Any) -> Any:
