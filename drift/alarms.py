@@ -60,7 +60,7 @@ class Alarms:
 
     def check(self) -> None:
         for name, lowest in (("length_ratio", 1.0), ("chosen_length_ratio", 1.0), ("perplexity_ratio", 1.0)):
-            if (value := getattr(self, name)) is not None and value <= lowest:
+            if (value := getattr(self, name)) is not None and not value > lowest:
                 raise UserError(f"alarms.{name}={value}: expected above {lowest:g}, or null.")
 
     def watched(self) -> list[str]:
@@ -111,19 +111,19 @@ class Alarms:
         return found
 
     def in_evaluation(self, metrics: dict[str, Any], start: dict[str, Any]) -> dict[str, str]:
-        """As above, of an evaluated policy's metrics and the start model's."""
+        """As above, of an evaluated policy's metrics and the start model's. `fine`: written so that nan is not."""
         found = {}
 
-        def beyond(alarm: str, over: Any) -> None:
+        def watch(alarm: str, fine: Any) -> None:
             metric, limit = OF_EVALUATION[alarm], getattr(self, alarm)
             values = [one.get(metric, {}).get("value") for one in (metrics, start)]
-            if limit is not None and None not in values and over(values[0], values[1], limit):
+            if limit is not None and None not in values and not fine(values[0], values[1], limit):
                 found[alarm] = f"{metric} {values[0]:.3g}, the start model's {values[1]:.3g}"
 
-        beyond("length_ratio", lambda now, then, most: not then / most <= now <= then * most)
-        beyond("distinct2_share", lambda now, then, least: now < then * least)
-        beyond("missing_ends", lambda now, then, most: now > then + most)
-        beyond("perplexity_ratio", lambda now, then, most: now > then * most)
+        watch("length_ratio", lambda now, then, most: then / most <= now <= then * most)
+        watch("distinct2_share", lambda now, then, least: now >= then * least)
+        watch("missing_ends", lambda now, then, most: now <= then + most)
+        watch("perplexity_ratio", lambda now, then, most: now <= then * most)
         return found
 
 

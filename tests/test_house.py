@@ -1,5 +1,6 @@
 """The house rules that a test can hold: mirrors, blindness to methods, no name twice, every config composes."""
 
+import dataclasses
 import importlib
 import re
 from pathlib import Path
@@ -22,6 +23,8 @@ def test_every_option_composes_and_its_target_lies_in_the_mirrored_package(file)
     assert module.startswith(f"drift.{group}."), target
     if group in ("method", "data", "sampler", "judge", "evaluation", "logger"):
         assert module == f"drift.{group}.{file.stem}"
+    for part in targets(config[group]):
+        assert_no_default(part)
 
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("experiment/*.yaml")), ids=lambda file: file.stem)
@@ -57,20 +60,24 @@ def test_top_level_holds_what_the_design_says():
 
 
 def test_every_value_stands_once():
-    """A number of the composed config that stands in code as a default would be a second source."""
-    import dataclasses
+    """A number of the composed config that stands in code as a default would be a second source. (Of the options that are not
+    composed by default: in the test of every option.)"""
+    for target in targets(compose()):
+        assert_no_default(target)
 
-    config = compose()
 
-    def targets(node):
-        if OmegaConf.is_dict(node):
-            if "_target_" in node:
-                yield node["_target_"]
-            for key in node:
+def targets(node):
+    """Every `_target_` of a config."""
+    if OmegaConf.is_dict(node):
+        if "_target_" in node:
+            yield node["_target_"]
+        for key in node:
+            if not OmegaConf.is_missing(node, key):
                 yield from targets(node[key])
 
-    for target in targets(config):
-        module, _, name = target.rpartition(".")
-        part = getattr(importlib.import_module(module), name)
-        for field in dataclasses.fields(part):
-            assert not field.init or field.default is dataclasses.MISSING, f"{target}.{field.name} has a default in code"
+
+def assert_no_default(target):
+    module, _, name = target.rpartition(".")
+    for field in dataclasses.fields(getattr(importlib.import_module(module), name)):
+        default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        assert not (field.init and default), f"{target}.{field.name} has a default in code"

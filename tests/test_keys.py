@@ -137,6 +137,20 @@ def warm(cache, tmp_path_factory):
     return folder / "store", overrides
 
 
+JUDGED = {"judge.seed=1": PAIRS, "judge.noise=0.1": {"pairs"}}  # replies that are all wrong have the noise's order at any scale
+
+
+def test_a_judge_belongs_to_the_pairs_of_the_method_that_asks_it(warm, tmp_path):
+    """Of IterDPO, whose samples it ranks; DRIFT's pairs know of no judge (see the table)."""
+    store, overrides = warm
+    shutil.copytree(store, tmp_path / "store")
+    common = [*(item for item in overrides if not item.startswith("store.dir")), "method=iterdpo", f"store.dir={tmp_path}/store"]
+    perform(tmp_path / "first", *common)
+    for i, flip in enumerate(JUDGED):
+        state = perform(tmp_path / str(i), *common, flip)
+        assert {stage["name"] for stage in state["stages"] if not stage["hit"]} == JUDGED[flip], flip
+
+
 @pytest.mark.parametrize("flip", TABLE)
 def test_flipping_a_leaf_recomputes_exactly_what_depends_on_it(flip, warm, tmp_path):
     store, overrides = warm

@@ -73,7 +73,7 @@ def test_the_same_run_again_computes_nothing(cache, tmp_path):
     "overrides",
     [
         ["method=drift", "reference=start"],
-        ["method=spin", "previous_share=0.5", "train=full", "train.gradient_checkpointing=false"],
+        ["method=spin", "previous_share=0.5", "train=full", "train.learning_rate=1e-4", "train.gradient_checkpointing=false"],
         ["method=drift", "train=full", "train.learning_rate=1e-4", "train.precision=bfloat16"],
         ["method=drift", "train.precision=bfloat16", "sampler.precision=bfloat16", "guidance.share=1"],
     ],
@@ -87,7 +87,7 @@ def test_every_run_starts_at_ln_two_and_learns_its_pairs(cache, tmp_path, overri
     check = trained[:1] if "reference=start" in overrides else trained
     assert all(abs(point["first step"]["dpo"] - 0.6931471805599453) <= 1e-6 for point in check)
     steps = [json.loads(line) for line in (tmp_path / "run" / "iteration_1" / "steps.jsonl").read_text().splitlines()]
-    assert all(step["grad_norm"] > 0 for step in steps) and steps[-1]["dpo"] != steps[0]["dpo"]
+    assert all(step["grad_norm"] > 0 for step in steps) and steps[-1]["dpo"] < steps[0]["dpo"]
 
 
 def test_later_iterations_can_learn_more_slowly(cache, tmp_path):

@@ -65,9 +65,9 @@ def test_a_second_draw_computes_nothing(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_greedy_decoding_equals_generate_of_transformers(tiny, tokenizer, attention):
+def test_greedy_decoding_equals_generate_of_transformers(either, tokenizer, attention):
     """Prompts of several lengths together, through the shared beginning, the padding and the dropped rows."""
-    model = load_model(policy_at(tiny), torch.float32)
+    model = load_model(policy_at(either), torch.float32)
     prompts = [prompt_ids(tokenizer, Question(i).prompt) for i in range(6)]
     rows = [Row(prompt=prompt, uniforms=[0.0] * 24) for prompt in prompts]
     model.set_attn_implementation(attention)
@@ -78,9 +78,9 @@ def test_greedy_decoding_equals_generate_of_transformers(tiny, tokenizer, attent
         assert plain.tolist() == reply
 
 
-def test_bands_without_padding_give_the_replies_of_the_padded_cache(tiny, tokenizer):
+def test_bands_without_padding_give_the_replies_of_the_padded_cache(either, tokenizer):
     """Float64, prompts of 20 to 200 tokens with one to three replies each, replies that end at different steps."""
-    model = load_model(policy_at(tiny), torch.float64)
+    model = load_model(policy_at(either), torch.float64)
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": "Tell me. " * (i * i) + f"What is {i}?"}]) for i in range(7)]
     rows = [
         Row(prompt=prompt, uniforms=uniforms(0, "t", 0, str(i), k, 40))
@@ -143,6 +143,18 @@ def test_the_order_of_items_does_not_depend_on_where_they_stood():
     items = list("abcdefg")
     one = [items[i] for i in order(0, "x", 1, items)]
     assert one == [items[::-1][i] for i in order(0, "x", 1, items[::-1])] != items
+
+
+def test_items_that_want_unequal_numbers_of_replies_are_refused_and_not_given_each_others(tiny, tmp_path):
+    sampler = Transformers(
+        temperature=1.0, top_p=1.0, max_new_tokens=4, max_prompt_tokens=500, group_size=8, tokens_per_batch=10_000,
+        precision="float32",
+    )  # fmt: skip
+    store = Store(dir=str(tmp_path), strict=False, lease_seconds=30.0)
+    with Draw(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="t", iteration=0) as draw:
+        drawing = draw([Question(1), Question(2)], lambda item: [item.prompt] * int(item.key), first_sample=0, label="t")
+        with pytest.raises(AssertionError, match="1 prompts of the first item"):
+            next(drawing)
 
 
 def test_too_long_prompts_are_passed_over_and_counted(tiny, tokenizer, tmp_path):

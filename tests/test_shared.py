@@ -50,20 +50,20 @@ def prepared(tiny, dtype, kind):
 @pytest.mark.parametrize("kind", ["full", "lora", "checkpointing"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 @pytest.mark.parametrize(("tile", "chunk"), [(256, 2**23), (7, 1000)])  # small ones: many tiles and many chunks
-def test_shared_rows_give_the_numbers_of_padded_ones(tiny, monkeypatch, kind, dtype, tolerance, tile, chunk):
+def test_shared_rows_give_the_numbers_of_padded_ones(either, monkeypatch, kind, dtype, tolerance, tile, chunk):
     monkeypatch.setattr(attention, "TILE", tile)
     monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, "cpu", chunk)
-    expected_sums, expected_entropies, expected = gradients(padded, prepared(tiny, dtype, kind), ROWS)
-    sums, entropies, found = gradients(shared, prepared(tiny, dtype, kind), ROWS)
+    expected_sums, expected_entropies, expected = gradients(padded, prepared(either, dtype, kind), ROWS)
+    sums, entropies, found = gradients(shared, prepared(either, dtype, kind), ROWS)
 
     assert found.keys() == expected.keys()
     for one, other in [(sums, expected_sums), (entropies, expected_entropies), *((found[n], expected[n]) for n in expected)]:
         assert float((one - other).norm() / other.norm()) <= tolerance
 
 
-def test_the_block_mask_of_a_gpu_says_what_the_tiles_say(tiny, monkeypatch):
+def test_the_block_mask_of_a_gpu_says_what_the_tiles_say(either, monkeypatch):
     """FlexAttention in its plain form, float64; on a CPU torch has its forward pass only."""
-    model, batch = prepared(tiny, torch.float64, "full"), shared.collate(ROWS, 0)
+    model, batch = prepared(either, torch.float64, "full"), shared.collate(ROWS, 0)
     with torch.no_grad():
         tiles, _ = shared.reply_logprobs(model, batch)
         monkeypatch.setattr(attention, "FLEX_DEVICES", {"cpu"})
@@ -71,9 +71,9 @@ def test_the_block_mask_of_a_gpu_says_what_the_tiles_say(tiny, monkeypatch):
     assert float((blocks - tiles).norm() / tiles.norm()) <= 1e-9
 
 
-def test_a_reply_does_not_see_its_neighbours(tiny):
+def test_a_reply_does_not_see_its_neighbours(either):
     """Another reply to the same prompt, and other prompts in the batch, change nothing (float64)."""
-    model = prepared(tiny, torch.float64, "full")
+    model = prepared(either, torch.float64, "full")
     together, _, _ = gradients(shared, model, ROWS)
     for row, found in zip(ROWS, together, strict=True):
         alone, _, _ = gradients(shared, model, [row])

@@ -23,6 +23,7 @@ from drift.sampler.draw import Draw
 from drift.store import Stage, Store
 
 VERSION = 4
+Sums = dict[tuple[str, str], float]  # (record's key, "dsat", "sat" or "revised") -> summed log-prob of that reply, in nats
 NOISE = 0  # the seed of the sampled replies: one for all runs, as a log has none
 
 
@@ -121,19 +122,23 @@ class Heldout:
             dict(zip(names, score_stage(store, train, scored, list(rows.values()), "held-out replies"), strict=True))
             for scored in (policy, start)
         )
-        pairs = [name for name, kind in names if kind == "revised"]
-        gain = {name: now[name] - before[name] for name in names}
-        margin = {i: gain[i, "revised"] - gain[i, "dsat"] for i in pairs}
-        accuracy = {i: 0.5 if m == 0 else float(m > 0) for i, m in margin.items()}
-        chosen = {i: now[i, kind] / len(rows[i, kind].reply) for i, kind in names if kind in ("sat", "revised")}
-        lost = {i: (before[i, kind] - now[i, kind]) / len(rows[i, kind].reply) for i, kind in names if kind == "dsat"}
-        metrics = {
-            "margin against start (nats)": metric(margin or None, digits=2),
-            "pair accuracy": metric(accuracy or None),
-            "chosen log-prob per token": metric(chosen or None),
-            "log-prob lost per disliked token": metric(lost or None),
-        }
+        metrics = of_logprobs(now, before, {name: len(rows[name].reply) for name in names})
         return {"headline": next(name for name, found in metrics.items() if found["per_item"]), "metrics": metrics}
+
+
+def of_logprobs(now: Sums, before: Sums, lengths: dict[tuple[str, str], int]) -> dict[str, Any]:
+    """The metrics of the replies' log-probs under the policy (`now`) and under the start model, and of their numbers of tokens."""
+    gain = {name: now[name] - before[name] for name in lengths}
+    margin = {i: gain[i, "revised"] - gain[i, "dsat"] for i, kind in lengths if kind == "revised"}
+    accuracy = {i: 0.5 if m == 0 else float(m > 0) for i, m in margin.items()}
+    chosen = {i: now[i, kind] / length for (i, kind), length in lengths.items() if kind in ("sat", "revised")}
+    lost = {i: (before[i, kind] - now[i, kind]) / length for (i, kind), length in lengths.items() if kind == "dsat"}
+    return {
+        "margin against start (nats)": metric(margin or None, digits=2),
+        "pair accuracy": metric(accuracy or None),
+        "chosen log-prob per token": metric(chosen or None),
+        "log-prob lost per disliked token": metric(lost or None),
+    }
 
 
 def is_pair(record: Record) -> bool:

@@ -4,6 +4,7 @@ Two groups that trained on different numbers of pairs or in different numbers of
 and it is said what would match them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -14,6 +15,7 @@ from drift.report.statistics import Difference, holm, paired
 MOST_COMPARED = 12  # groups that are all compared with one another; of more, each is compared with the first
 SAME_PROMPTS = 0.9  # share of the prompts that two runs must have in common to be compared at all
 NOT_SEPARABLE, NOT_MATCHED, TOO_FEW = "not separable", "not matched", "too few prompts to say"
+NO_NUMBER = "no number: a policy is broken"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ class Comparison:
     def verdict(self) -> str:
         if not self.matched:
             return NOT_MATCHED
+        if not math.isfinite(self.gap.mean):
+            return NO_NUMBER
         if self.gap.few:
             return TOO_FEW
         if not self.gap.separable or self.p_holm is None or self.p_holm >= 0.05:

@@ -56,7 +56,7 @@ def over_items(values: Sequence[float], conversations: Sequence[str] | None = No
 
     sums, counts, over = together(values, conversations)
     mean = float(np.mean(np.asarray(values, dtype=float)))
-    if len(sums) < FEWEST:
+    if len(sums) < FEWEST or not math.isfinite(mean):
         return Interval(mean=mean, low=None, high=None, over=over)
     if np.ptp(np.asarray(values, dtype=float)) < NO_SPREAD:
         return Interval(mean=mean, low=mean, high=mean, over=over)
@@ -78,7 +78,7 @@ def over_seeds(means: Sequence[float]) -> Interval:
     from scipy.stats import t
 
     data, over = np.asarray(means, dtype=float), f"{len(means)} seeds"
-    if len(data) < 2:
+    if len(data) < 2 or not np.isfinite(data).all():
         return Interval(mean=float(data.mean()), low=None, high=None, over=over)
     half = float(t.ppf(0.975, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
     return Interval(mean=float(data.mean()), low=float(data.mean()) - half, high=float(data.mean()) + half, over=over)
@@ -99,7 +99,7 @@ def paired(
         interval, p = by_signs(values, [groups.get(key, key) for key in seeds[0]])
     else:
         values = [sum(row.values()) / len(row) for row in seeds]
-        interval, p = over_seeds(values), t_test(values)
+        interval, p = over_seeds(values), t_test(values) if np.isfinite(values).all() else None
         if np.ptp(values) < NO_SPREAD:  # no standard deviation to go by; the signs say what they can
             p = by_signs(values, None)[1]
         if few:

@@ -9,9 +9,12 @@ NUCLEUS = 512  # most likely tokens that top_p looks at first
 
 
 def choose(logits: Any, uniforms: Any, temperature: float, top_p: float) -> Any:
-    """`(B, V)` logits and `(B,)` uniforms to `(B,)` tokens, by the inverse of the cumulative distribution."""
+    """`(B, V)` logits and `(B,)` uniforms to `(B,)` tokens, by the inverse of the cumulative distribution. FloatingPointError where
+    a row holds a logit that is nan or inf."""
     if temperature == 0:
-        return logits.argmax(dim=-1)
+        most, tokens = logits.max(dim=-1)
+        _need_finite(most)
+        return tokens
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
     if top_p == 1:
         return _pick(probabilities, uniforms)
@@ -32,9 +35,15 @@ def _pick(weights: Any, uniforms: Any) -> Any:
     blocks = torch.nn.functional.pad(weights, (0, -count % BLOCK)).view(len(weights), -1, BLOCK)  # (B, n / 64, 64)
     sums = blocks.sum(dim=2, dtype=torch.float64)
     edges = sums.cumsum(dim=1)
+    _need_finite(edges[:, -1])  # a softmax over one such logit is nan throughout
     target = uniforms.to(torch.float64)[:, None] * edges[:, -1:]
     block = torch.searchsorted(edges, target, right=True).clamp(max=sums.shape[1] - 1)  # (B, 1)
     inside = blocks[torch.arange(len(weights), device=weights.device), block.squeeze(1)].double().cumsum(dim=1)
     inside += edges.gather(1, block) - sums.gather(1, block)
     within = torch.searchsorted(inside, target, right=True).clamp(max=BLOCK - 1)
     return (block * BLOCK + within).squeeze(1).clamp(max=count - 1)
+
+
+def _need_finite(numbers: Any) -> None:
+    if not torch.isfinite(numbers).all():
+        raise FloatingPointError("logits that are no finite numbers")

@@ -53,7 +53,7 @@ class Draw:
         self, items: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], *, first_sample: int, label: str
     ) -> Iterator[tuple[T, list[Reply]]]:
         """Yields every item with a reply to each of its prompts, in order; the noise of the j-th is that of sample
-        `first_sample + j`. An item with a prompt that is too long is passed over and counted."""
+        `first_sample + j`. All items have equally many. An item with a prompt that is too long is passed over and counted."""
         if not items:
             return
         num_samples = len(prompts_of(items[0]))
@@ -61,7 +61,13 @@ class Draw:
         with Progress(label, total=len(items) * num_samples, unit="replies") as progress:
             for low in range(0, len(items), size):
                 group = items[low : low + size]
-                rows = [(item.key, prompt, first_sample + j) for item in group for j, prompt in enumerate(prompts_of(item))]
+                prompts = [prompts_of(item) for item in group]
+                assert {len(of) for of in prompts} == {num_samples}, f"{label}: {num_samples} prompts of the first item, not of all"
+                rows = [
+                    (item.key, prompt, first_sample + j)
+                    for item, of in zip(group, prompts, strict=True)
+                    for j, prompt in enumerate(of)
+                ]
                 begun = progress.done
                 replies = self._group(rows, partial(_tick, progress, len(rows)))
                 progress.reach(begun + len(rows))

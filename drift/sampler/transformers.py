@@ -8,6 +8,7 @@ from typing import Any
 
 from drift.batches import cut
 from drift.errors import UserError, memory_advice
+from drift.finite import broken_weights
 from drift.model import precision
 from drift.model.policy import Policy
 from drift.records import Prompt, Reply
@@ -68,7 +69,7 @@ class Transformers:
             replies: list[Reply | None] = [None] * len(ids)
             for batch in cut(fits, sizes, self.tokens_per_batch):
                 share = len(batch) / len(fits) / self.max_new_tokens
-                with memory_advice("sampler.tokens_per_batch", self.tokens_per_batch):
+                with memory_advice("sampler.tokens_per_batch", self.tokens_per_batch), finite_advice(policy):
                     sampled = decode.sample(
                         loaded[0],
                         [decode.Row(prompt=ids[i], uniforms=uniforms[i]) for i in batch],
@@ -93,6 +94,15 @@ class Transformers:
         finally:
             loaded.clear()
             policies.free()
+
+
+@contextmanager
+def finite_advice(policy: Policy):
+    """Names the policy whose logits are no numbers, and what to do."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise UserError(f"Sampling: {error}. {broken_weights(policy.directory, 'sampler.precision')}") from error
 
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:

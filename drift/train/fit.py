@@ -21,7 +21,7 @@ from drift.train.reference import make_trainer, recheck
 from drift.train.rows import Plan, layout_module
 from drift.train.settings import Train
 
-VERSION = 6
+VERSION = 7
 Watch = Callable[[list[dict[str, float]]], None]
 
 
@@ -93,6 +93,7 @@ def fit(
         trainer = make_trainer(kind, callbacks=[keep], max_epochs=1, plugins=[checkpoints])
         trainer.fit(module, loader, ckpt_path=saved if done else None, weights_only=True)
     assert len(module.history) == len(steps), "training ended early"
+    module.check_weights()
     save_policy(model, tokenizer, start, output / "policy")
     write_jsonl(output / "steps.jsonl", module.history)
     del trainer, module, model, loader

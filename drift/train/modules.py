@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from drift.errors import UserError, memory_advice
+from drift.finite import need_finite
 from drift.train import objective, signal
 
 Halves = tuple[Tensor, Tensor]  # of the chosen replies, of the rejected ones
@@ -68,12 +69,26 @@ class PolicyModule(lightning.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(self._trained(), self.settings.max_grad_norm)
         row = {name: float(value) for name, value in sums.items()}
         row |= {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]} | strength  # type: ignore[union-attr]
+        where = f"Training stopped at step {len(self.history) + 1} of {self.num_steps}"
+        need_finite({"loss": row["loss"]} | row, where, self._advice())
         if not self.history and self.check_start:
             check_start(row)
         optimizer.step()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
         self.history.append({"step": len(self.history) + 1} | row)
         self.on_step(self.history)
+
+    def check_weights(self) -> None:
+        """The last update left numbers: else no step after it would say so, and nothing of it may be kept."""
+        trained = ((name, p.detach()) for name, p in self.model.named_parameters() if p.requires_grad)
+        largest = {f"the largest weight of {name}": float(torch.linalg.vector_norm(p, ord=math.inf)) for name, p in trained}
+        need_finite(largest, f"Training stopped after step {len(self.history)} of {self.num_steps}", self._advice())
+
+    def _advice(self) -> str:
+        """What to do about numbers that are none: the first step's come from the weights that training starts from."""
+        rate = "" if not self.history else f"Lower train.learning_rate ({self.settings.learning_rate:g}), "
+        check = "check the weights that training starts from, or compute in train.precision=float32."
+        return f"Nothing of this step is kept. {rate}{check if rate else check.capitalize()}"
 
     def _step_gradients(self, step: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Accumulates the gradients of one step; returns its metrics, means over its pairs (entropy: over its
@@ -135,17 +150,13 @@ class PolicyModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def _rate(self, step: int) -> float:
-        """Linear warm-up over the first share of the steps, then linear decay to the final share of the rate."""
-        warm = max(1, round(self.settings.warmup_share * self.num_steps)) if self.settings.warmup_share else 0
-        if step < warm:
-            return (step + 1) / (warm + 1)
-        done = (step - warm) / max(1, self.num_steps - warm)
-        return 1 - (1 - self.settings.final_rate_share) * min(1.0, done)
+        return rate_share(step, self.num_steps, self.settings.warmup_share, self.settings.final_rate_share)
 
     def _trained(self) -> list[Any]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_weights()
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trained}
         checkpoint["history"] = self.history
@@ -159,6 +170,16 @@ def adamw_8bit(parameters: Any, rate: float) -> Any:
     from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]
 
     return AdamW8bit(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+def rate_share(step: int, num_steps: int, warmup_share: float, final_share: float) -> float:
+    """Of the learning rate, at a step (from 0): linear warm-up over the first share of the steps, then linear decay to the final
+    share, which the step after the last one would have."""
+    warm = max(1, round(warmup_share * num_steps)) if warmup_share else 0
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    done = (step - warm) / max(1, num_steps - warm)
+    return 1 - (1 - final_share) * min(1.0, done)
 
 
 def halves(values: Tensor) -> Halves:
@@ -189,7 +210,7 @@ def dynamics(chosen: Tensor, rejected: Tensor, ratios: Halves, lengths: Halves, 
 
 def check_start(row: dict[str, float]) -> None:
     """Before the first update policy and reference are one: the DPO loss is ln 2 and the margin 0, or something is wrong."""
-    if abs(row["dpo"] - math.log(2)) > 1e-6 or abs(row["margin"]) > 1e-6:
+    if not (abs(row["dpo"] - math.log(2)) <= 1e-6 and abs(row["margin"]) <= 1e-6):  # so that nan does not pass
         raise RuntimeError(
             f"Step-0 check failed: DPO loss {row['dpo']:.8f}, expected ln 2 = {math.log(2):.8f}; margin {row['margin']:.2e}, "
             "expected 0. The reference log-probs were not computed by the weights that training starts from, or the model is "

@@ -14,6 +14,7 @@ from typing import Any
 
 from drift.batches import cut
 from drift.errors import memory_advice
+from drift.finite import broken_weights, need_finite
 from drift.model.policy import Policy
 from drift.records import digest
 from drift.report.console import Progress
@@ -48,9 +49,11 @@ def recheck(train: Train, reference: Policy, plan: Plan, values: list[list[float
     """Where the reference is not the start, the step-0 loss is not ln 2: the first rows are scored once more instead."""
     first = plan.steps[0][0]
     again = _by_pair(_score(train, plan.layout, reference, [plan.rows(first)], "reference check")[0])
-    worst = max(abs(a - b) for i, pair in zip(first, again, strict=True) for a, b in zip(values[i], pair, strict=True))
-    if worst > 1e-4:
-        raise RuntimeError(f"Reference check failed: log-probs of the first rows are off by {worst:.2e} nats. Nothing was trained.")
+    off = [abs(a - b) for i, pair in zip(first, again, strict=True) for a, b in zip(values[i], pair, strict=True)]
+    if not all(one <= 1e-4 for one in off):  # so that nan does not pass
+        raise RuntimeError(
+            f"Reference check failed: log-probs of the first rows are off by {max(off):.2e} nats. Nothing was trained."
+        )
 
 
 def _by_pair(sums: list[float]) -> list[list[float]]:
@@ -91,7 +94,8 @@ def _score(
     layers: int = 0,
     folder: Path | None = None,
 ) -> list[list[float]]:
-    """Summed reply log-probs of every batch's rows; where `layers` > 0, what goes into that layer is kept in `folder`."""
+    """Summed reply log-probs of every batch's rows, finite numbers all; where `layers` > 0, what goes into that layer is kept in
+    `folder`."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -112,6 +116,9 @@ def _score(
         with kept(model, layers, folder):
             sums = trainer.predict(module, loader, return_predictions=True)
     assert sums is not None
+    numbers = torch.cat(sums).tolist()  # type: ignore[arg-type]
+    replies = {f"the log-prob of reply {i}": value for i, value in enumerate(numbers, start=1)}
+    need_finite(replies, label.capitalize(), broken_weights(policy.directory, "train.precision"))
     del trainer, module, model
     free()
     return [values.tolist() for values in sums]  # type: ignore[union-attr]

@@ -1,5 +1,6 @@
 """How a policy is trained: the settings of the `train` group, and what of them belongs to a stage's key."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -84,7 +85,7 @@ class Train:
         for name in ("epochs", "pairs_per_step", "tokens_per_batch", "max_tokens", "checkpoint_every_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)}: expected at least 1.")
-        if self.learning_rate <= 0 or self.max_grad_norm <= 0 or not 0 < self.rate_decay <= 1:
+        if not (0 < self.learning_rate < math.inf and self.max_grad_norm > 0 and 0 < self.rate_decay <= 1):
             raise UserError("train: expected learning_rate and max_grad_norm above 0, and rate_decay above 0 and at most 1.")
         for name in ("frozen_cache_gib", "signal_every"):
             if getattr(self, name) < 0:
