@@ -34,7 +34,7 @@ def tiny(cache):
     """Directory of the tiny model."""
     from drift.model.tiny import Tiny
 
-    return Tiny(layers=2, hidden_size=32, weights_seed=0, cache_dir=cache).directory()
+    return Tiny(layers=2, hidden_size=32, weights_seed=0, cache_dir=cache, template={}).directory()
 
 
 @pytest.fixture(scope="session")

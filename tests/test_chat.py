@@ -45,13 +45,13 @@ def test_a_template_that_changes_the_prompt_once_a_reply_follows_is_refused(toke
     with pytest.raises(NotAPrefix):
         reply_ids(tokenizer, HELLO, "Hi.", ended=True)
     with pytest.raises(UserError, match="can't be used for training"):
-        check_template(tokenizer, "DIR")
+        check_template(tokenizer, "DIR", system=False)
 
 
 def test_a_missing_template_is_refused_with_what_to_do(tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(UserError, match="no chat template"):
-        check_template(tokenizer, "DIR")
+        check_template(tokenizer, "DIR", system=False)
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ def describe(run: Any, file: Path, out: Path) -> None:
         raise UserError(
             f"{file} holds no record ({len(broken)} rows that can't be read). Expected what `python -m drift mine` writes."
         )
-    tokenizer = load_tokenizer(policy_at(run.model.directory()))
+    tokenizer = load_tokenizer(policy_at(run.model.directory(), template=run.model.template))
     lengths = lengths_of(records, tokenizer)
     fit, aside = usable(records, tokenizer, max_tokens=run.train.max_tokens, max_new_tokens=run.sampler.max_new_tokens)
     verdict = [*sentences(records, broken, fit, aside, run), twins(records)]

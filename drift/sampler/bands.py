@@ -14,6 +14,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
 
 from drift.model.policy import without_adapter
+from drift.train.attention import refuse_other_arithmetic
 
 NAME = "banded_replies"
 KINDS = {"llama", "qwen2"}
@@ -134,6 +135,7 @@ class Replies:
 
 def attend(module: Any, query: Tensor, layer: Any, _: Any, mask: Any, *, scaling: float, **rest: Any) -> tuple[Tensor, None]:
     """The attention function that transformers calls: `(B, H, 1, D)` queries and a ReplyLayer to `(B, 1, H, D)`."""
+    refuse_other_arithmetic(rest)
     num, heads, _, size = query.shape
     keys, values = layer.own_keys[:, :, : layer.length], layer.own_values[:, :, : layer.length]
     grouped = query.view(num, keys.shape[1], -1, size) * scaling  # (B, K, G, D)

@@ -79,7 +79,7 @@ def write_model(
     from drift.model.tiny import Tiny
 
     with tempfile.TemporaryDirectory() as cache:
-        tiny = Tiny(layers=1, hidden_size=8, weights_seed=0, cache_dir=cache).directory()
+        tiny = Tiny(layers=1, hidden_size=8, weights_seed=0, cache_dir=cache, template={}).directory()
         tokenizer = AutoTokenizer.from_pretrained(tiny)
     config = Qwen2Config(
         hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
