@@ -16,8 +16,11 @@ def check_model_files(directory: Path) -> None:
         if not (directory / needed).is_file():
             raise UserError(f"Model directory {directory} has no {needed}. Expected a Hugging Face model directory.")
         read_object(directory / needed)
-    for file in [*directory.glob("*.json"), *directory.glob("*.model")]:
+    for file in [*directory.glob("*.model"), *directory.glob("tokenizer.json")]:
         _refuse_pointer(file)
+    for optional in ("generation_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (directory / optional).is_file():  # transformers passes over a broken one without a word
+            read_object(directory / optional)
     quantised = read_object(directory / "config.json").get("quantization_config") or {}
     if quantised.get("quant_method", "bitsandbytes") != "bitsandbytes":
         raise UserError(

@@ -97,7 +97,8 @@ def _read_tokenizer(directory: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # the libraries below raise a bare Exception for files that they can't read
-        raise UserError(f"The tokenizer in {directory} can't be read: {str(error).strip()[:300]}") from error
+        why = " ".join(str(error).split())[:300]
+        raise UserError(f"The tokenizer in {directory} can't be read (or the config.json beside it): {why}") from error
     if isinstance(tokenizer.chat_template, dict):  # several by name: for tools, for retrieval
         tokenizer.chat_template = tokenizer.chat_template.get("default")
     return tokenizer
@@ -122,9 +123,8 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
         )
     model: Any
     model, info = AutoModelForCausalLM.from_pretrained(policy.base, **how)
-    _refuse_unlike(
-        policy.base, **{kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
-    )
+    shapes = sorted(name for name, *_ in info["mismatched_keys"])
+    _refuse_unlike(policy.base, missing=sorted(info["missing_keys"]), unexpected=sorted(info["unexpected_keys"]), mismatched=shapes)
     if policy.quantization == "nf4":
         # bitsandbytes' CPU kernel for inference rounds the scales to bfloat16: a reference pass would not be the training's model.
         for part in model.modules():

@@ -65,8 +65,8 @@ class Plain:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self.positions = self.positions + 1
         out = self.model(
-            input_ids=tokens[:, None], attention_mask=self.mask, position_ids=self.positions[:, None], past_key_values=self.cache,
-            use_cache=True,
+            input_ids=tokens[:, None], attention_mask=self.mask, position_ids=self.positions[:, None],
+            **bands.taking(self.model, self.cache),
         )  # fmt: skip
         return out.logits[:, -1]
 
@@ -153,7 +153,7 @@ def _shared_start(model: Any, ids: Sequence[int]) -> Any:
     """The cache of what all prompts begin with."""
     start = _cache(max(len(ids), 1))
     if ids:
-        model(input_ids=torch.tensor([ids], device=model.device), past_key_values=start, use_cache=True, logits_to_keep=1)
+        model(input_ids=torch.tensor([ids], device=model.device), logits_to_keep=1, **bands.taking(model, start))
     return start
 
 
@@ -171,7 +171,7 @@ def _prefill_slice(model: Any, prompts: list[tuple[int, ...]], shared: int, star
         for i, layer in enumerate(start.layers):
             part.update(*(t.expand(len(prompts), -1, -1, -1) for t in (layer.keys, layer.values)), i)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
-    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=part, use_cache=True, logits_to_keep=1)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, **bands.taking(model, part))
     return part, out.logits[:, -1]
 
 
