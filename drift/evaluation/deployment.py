@@ -6,6 +6,7 @@ The noise of the replies is that of `data.seed`: the same for every method, seed
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,19 +96,16 @@ class Deployment:
         }
 
     def _perplexity(self, drawn: Sequence[tuple[Any, list[Reply]]], train: Any, start: Policy) -> float | None:
-        from drift.model.chat import prompt_ids, reply_ids
+        from drift.model.chat import NotAPrefix, prompt_ids, reply_ids
         from drift.train.reference import score_rows
         from drift.train.rows import Row
 
         tokenizer = load_tokenizer(start)
-        rows = [
-            Row(
-                prompt=prompt_ids(tokenizer, task.prompt),
-                reply=reply_ids(tokenizer, task.prompt, replies[0].text, ended=replies[0].ended),
-            )
-            for task, replies in drawn
-            if replies[0].text
-        ]
+        rows = []
+        for task, (first, *_) in drawn:
+            with suppress(NotAPrefix):  # a reply that the template would rewrite is not what the policy said
+                reply = reply_ids(tokenizer, task.prompt, first.text, ended=first.ended) if first.text else []
+                rows += [Row(prompt=prompt_ids(tokenizer, task.prompt), reply=reply)] if reply else []
         if not rows:
             return None
         sums = score_rows(train, start, rows, "perplexity under the start model")

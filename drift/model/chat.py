@@ -22,14 +22,14 @@ from drift.records import Prompt
 def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Token ids of the prompt, generation prompt included. Raises NotAPrefix where the template can't render it."""
     messages, written = controls_of(tokenizer).hide(prompt)
-    return encode(tokenizer, render(tokenizer, messages, generation=True), written)
+    return encode(tokenizer, _asked(tokenizer, messages), written)
 
 
 def reply_ids(tokenizer: Any, prompt: Prompt, reply: str, *, ended: bool) -> list[int]:
     """Token ids of the reply after `prompt`; with the end-of-turn token last if the reply `ended`. Raises NotAPrefix."""
     controls = controls_of(tokenizer)
     messages, written = controls.hide([*prompt, {"role": "assistant", "content": reply}])
-    before = render(tokenizer, messages[:-1], generation=True)
+    before = _asked(tokenizer, messages[:-1])
     whole = render(tokenizer, messages, generation=False)
     if not whole.startswith(before):
         raise NotAPrefix(f"the chat template renders the prompt differently once a reply follows: {before[-80:]!r}")
@@ -43,6 +43,18 @@ def reply_ids(tokenizer: Any, prompt: Prompt, reply: str, *, ended: bool) -> lis
 def end_of_turn(tokenizer: Any) -> int:
     """The token that the template writes after a reply: training scores it, so sampling stops at it."""
     return reply_ids(tokenizer, PROBES["one turn"], PROBE, ended=True)[-1]
+
+
+def _asked(tokenizer: Any, messages: Prompt) -> str:
+    """The rendered prompt, which must hold what every message says, in order; of an assistant's thoughts only what follows."""
+    text, place = render(tokenizer, messages, generation=True), 0
+    for message in messages:
+        content = message["content"].rpartition("</think>")[2] if message["role"] == "assistant" else message["content"]
+        found = text.find(content.strip(), place)
+        if found < 0:
+            raise NotAPrefix(f"the chat template leaves out or rewrites the {message['role']}'s message {_short(content)}")
+        place = found + len(content.strip())
+    return text
 
 
 def _said(controls: Controls, rest: str, content: str, ended: bool) -> str:
@@ -72,7 +84,11 @@ def check_template(tokenizer: Any, directory: Any, *, system: bool) -> None:
             _round_trip(tokenizer, prompt)
         except NotAPrefix as error:
             if prompt[0]["role"] != "system":
-                raise UserError(f"The chat template in {directory} can't be used for training: with {name}, {error}.") from error
+                raise UserError(
+                    f"The chat template in {directory} can't be used for training: with {name}, {error}. Prompt and reply must be "
+                    "rendered as the model is asked and answers. If the template has a switch for it, set it under model.template "
+                    "(model.template.enable_thinking, for one); else use another model."
+                ) from error
             if system:
                 raise UserError(
                     f"The chat template in {directory} takes no system message, and data.system sends one: with {name}, {error}. "
@@ -82,12 +98,9 @@ def check_template(tokenizer: Any, directory: Any, *, system: bool) -> None:
 
 def _round_trip(tokenizer: Any, prompt: Prompt) -> None:
     """Raises NotAPrefix unless the tokens of prompt and reply say what the messages say."""
-    text, place = tokenizer.decode(prompt_ids(tokenizer, prompt)), 0
-    for message in prompt:
-        place = text.find(message["content"], place)
-        if place < 0:
-            raise NotAPrefix(f"it leaves out the text of a message (it may expect a list of parts): {_short(text)}")
-        place += len(message["content"])
+    text = tokenizer.decode(prompt_ids(tokenizer, prompt))
+    if lost := [message["content"] for message in prompt if message["content"] not in text]:
+        raise NotAPrefix(f"the tokens of the prompt lose the message {lost[0]!r}: {_short(text)}")
     for ended in (True, False):
         ids = reply_ids(tokenizer, prompt, PROBE, ended=ended)
         end = tokenizer.decode(ids[-1:]) if ended else ""
