@@ -1,6 +1,7 @@
 """A chat template as a program of somebody else's: its arguments, its clock, and what it raises."""
 
 import datetime
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -20,10 +21,11 @@ class NotAPrefix(ValueError):
 def with_arguments(template: str, arguments: Mapping[str, Any], where: Any) -> str:
     """The chat template with `model.template`'s arguments set at its top, so that every rendering has them. An argument that the
     template does not read is refused, except `enable_thinking`, which every model gets."""
+    read = {name for name in arguments if re.search(rf"\b{name}\b", template)}
     for name in arguments:
-        if name not in template and name != "enable_thinking":
+        if name not in read and name != "enable_thinking":
             raise UserError(f"model.template.{name}: the chat template in {where} does not read {name}. Leave it out.")
-    return "".join(f"{{% set {name} = {value!r} %}}\n" for name, value in arguments.items() if name in template) + template
+    return "".join(f"{{% set {name} = {value!r} %}}\n" for name, value in arguments.items() if name in read) + template
 
 
 def check_arguments(arguments: Any) -> None:

@@ -78,4 +78,4 @@ def unreached(model: Any) -> str:
                 other[last] = other.get(last, 0) + size
     if not other:
         return ""
-    return f"{', '.join(sorted(other))} ({sum(other.values()) / total:.0%} of the matrices) stay as they are and are never quantised"
+    return f"{', '.join(sorted(other))} ({sum(other.values()) / total:.0%} of the matrices) stay as they are, unquantised"
