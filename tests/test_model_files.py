@@ -152,6 +152,13 @@ def test_a_copy_of_a_policy_loads_by_itself_in_peft_and_transformers_and_is_a_mo
     assert rendered[0] == rendered[1] and policy.fingerprint == policy_at(adapter).fingerprint
 
 
+def test_a_runs_folder_as_model_names_its_policies(adapter, tmp_path):
+    (tmp_path / "run" / "iteration_1").mkdir(parents=True)
+    shutil.copytree(adapter, tmp_path / "run" / "iteration_1" / "policy")
+    with pytest.raises(UserError, match=r"model\.path=.*iteration_1/policy"):
+        opened(tmp_path / "run")
+
+
 def test_a_plain_peft_adapter_is_the_same_model_as_ours(adapter, tmp_path):
     plain = shutil.copytree(adapter, tmp_path / "plain")
     (plain / BASE).unlink()

@@ -56,7 +56,7 @@ def tensor_names(file: Path) -> list[str]:
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         try:
-            header = json.loads(opened.read(length)) if 8 + length <= size else None
+            header = json.loads(opened.read(length) if 8 + length <= size else "")
             tensors = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
         except (ValueError, AttributeError, TypeError, KeyError, IndexError):
             raise UserError(f"{file} is no safetensors file, or a damaged one. Fetch or write it again.") from None

@@ -121,8 +121,8 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
         how["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    model: Any
-    model, info = AutoModelForCausalLM.from_pretrained(policy.base, **how)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(policy.base, **how)
+    model, info = loaded
     shapes = sorted(name for name, *_ in info["mismatched_keys"])
     _refuse_unlike(policy.base, missing=sorted(info["missing_keys"]), unexpected=sorted(info["unexpected_keys"]), mismatched=shapes)
     if policy.quantization == "nf4":

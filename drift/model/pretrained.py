@@ -48,6 +48,8 @@ class Pretrained:
 
 
 def _complete(directory: Path) -> Path:
+    if policies := sorted(directory.glob("iteration_*/policy")):
+        raise UserError(f"{directory} is a run's folder, whose policies are models: model.path={policies[-1]}, for one.")
     if (directory / adapter.CONFIG).is_file():
         adapter.check_adapter(directory)
         check_model_files(adapter.base_of(directory).directory)
