@@ -21,6 +21,7 @@ from drift.identity import identity, named
 from drift.method.filters import Filters
 from drift.method.guided import Guidance
 from drift.method.warmup import Warmup
+from drift.model.architecture import check_architecture
 from drift.model.chat import check_template
 from drift.model.policy import Policy, load_tokenizer, policy_at
 from drift.records import Pair, Record, digest, read_pairs, read_records, write_jsonl
@@ -78,10 +79,10 @@ class Run:
 
 def execute(run: Run, journal: Journal) -> None:
     """Runs all stages, and keeps `journal` (the run folder's readable state) up to date."""
-    start = policy_at(run.model.directory(), run.train.adapter.quantization if run.train.adapter else "none")
+    quantization = run.train.adapter.quantization if run.train.adapter else "none"
+    start = policy_at(run.model.directory(), quantization, run.model.template)
     tokenizer = load_tokenizer(start)
-    check_template(tokenizer, start.base)
-    layout_module(run.train.rows).check_model(start.base)
+    check_model(run, start, tokenizer)
     records, held_out = learnt_from(run, journal, 1, start, tokenizer)
     journal.expects(run.evaluation.meanings, run.evaluation.outlook(records, held_out))
     score(run, journal, 0, "start", start, start, held_out)
@@ -97,6 +98,16 @@ def execute(run: Run, journal: Journal) -> None:
             run, journal, iteration, run.method, run.train.epochs, policy, start, records, previous, tokenizer
         )
         score(run, journal, iteration, f"iteration {iteration}", policy, start, held_out)
+
+
+def check_model(run: Run, start: Policy, tokenizer: Any) -> None:
+    """What the start model's files say against this run, before any weight is loaded."""
+    if start.is_adapter and run.train.adapter is None:
+        raise UserError(f"model.path={start.directory} is an adapter, so train=full can't go on from it. Use train=lora.")
+    check_template(tokenizer, start.tokenizer, system=getattr(run.data, "system", None) is not None)
+    longest = max(run.train.max_tokens, run.sampler.max_prompt_tokens + run.sampler.max_new_tokens)
+    check_architecture(start.base, tokenizer, longest=longest)
+    layout_module(run.train.rows).check_model(start.base)
 
 
 def learnt_from(run: Run, journal: Journal, iteration: int, policy: Policy, tokenizer: Any) -> tuple[list[Record], list[Record]]:
@@ -166,7 +177,7 @@ def improve(
     train = run.train.at(iteration)
     trained = train_stage(run.store, train, policy, reference, rows, scored, epochs=epochs, watch=watch)
     journal.trained(iteration, made, trained, pairs)
-    return policy_at(trained.path / "policy"), new
+    return policy_at(trained.path / "policy", template=policy.template), new
 
 
 def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: list[Record], tokenizer: Any) -> Stage:

@@ -37,7 +37,7 @@ def tiny(cache):
     """Directory of the tiny model."""
     from drift.model.tiny import Tiny
 
-    found = Tiny(layers=2, hidden_size=32, weights_seed=0, cache_dir=cache).directory()
+    found = Tiny(layers=2, hidden_size=32, weights_seed=0, cache_dir=cache, template={}).directory()
     freeze_imports("of a model")
     return found
 

@@ -85,6 +85,7 @@ TABLE = {
     "model.layers=1": ALL,
     "model.hidden_size=16": ALL,
     "model.weights_seed=1": ALL,
+    "model.template.enable_thinking=true": ALL,  # part of the policy, whether its template reads it or not
     "model.cache_dir=ELSEWHERE": set(),  # a copy elsewhere is the same policy
 }
 ELSEWHERE = {

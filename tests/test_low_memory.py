@@ -27,7 +27,7 @@ def test_weights_below_an_adapter_are_in_four_bits_for_whoever_loads_the_policy(
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data += 0.05
-    save_policy(model, tokenizer, start, tmp_path)
+    save_policy(model, start, tmp_path)
     policy = policy_at(tmp_path)
     assert policy.quantization == "nf4" and policy.base == start.directory
     again = load_model(policy, torch.float32, merge=True)

@@ -60,7 +60,7 @@ PAIRS = [
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     cache_dir = str(tmp_path_factory.mktemp("cache"))
-    return policy_at(Tiny(layers=2, hidden_size=32, weights_seed=0, cache_dir=cache_dir).directory())
+    return policy_at(Tiny(layers=2, hidden_size=32, weights_seed=0, cache_dir=cache_dir, template={}).directory())
 
 
 def policy_and_reference(start: Policy, adapter: Lora | None, dtype: torch.dtype) -> tuple[Any, Any]:

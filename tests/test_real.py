@@ -18,7 +18,7 @@ def test_the_converted_model_speaks_and_its_template_is_its_own():
 
     policy = policy_at(instantiate(compose("model=smollm2-135m").model).directory())
     tokenizer, model = load_tokenizer(policy), load_model(policy, torch.float32)
-    check_template(tokenizer, policy.base)
+    check_template(tokenizer, policy.base, system=True)
     question = [{"role": "user", "content": "What is the capital of France?"}]
     ids = prompt_ids(tokenizer, question)
     reply = sample(

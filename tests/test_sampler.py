@@ -197,7 +197,7 @@ def test_merging_a_float32_adapter_changes_no_log_prob(tiny, tokenizer, tmp_path
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
-    save_policy(model, tokenizer, start, tmp_path)
+    save_policy(model, start, tmp_path)
     batch = collate([Scored(prompt=[1, 2, 3], reply=[4, 5, 6, 7]), Scored(prompt=[9], reply=[8, 8])], pad_id=0)
     apart, merged = (load_model(policy_at(tmp_path), torch.float32, merge=merge) for merge in (False, True))
     with torch.no_grad():

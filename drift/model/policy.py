@@ -2,33 +2,41 @@
 
 Where the weights under an adapter are quantised (QLoRA, arXiv 2305.14314), they are so for everybody: sampling and evaluation
 see the model that is trained. Sampler, trainer and evaluator each load it, use it and free it. Its fingerprint is a hash of the
-bytes that shape its replies (weights, adapter, tokenizer, chat template, generation config), so a copy elsewhere is the same
-policy.
+bytes that shape its replies (weights, adapter, whatever a tokenizer or a generation reads, the template's arguments), so a copy
+elsewhere is the same policy.
 """
 
 import gc
 import hashlib
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from drift.errors import UserError
+from drift.model.adapter import BASE, CONFIG, WEIGHTS, base_of
+from drift.model.files import read_object, tensor_names
+from drift.model.template import with_arguments
 from drift.records import digest, write_json
 
-ADAPTER, BASE = "adapter_model.safetensors", "base.json"
 Quantization = Literal["none", "nf4"]
-SHAPES_REPLIES = ("*.safetensors", "*config.json", "tokenizer.json", "*.jinja", "vocab.json", "merges.txt")
+# Of a tokenizer every file there may be, by transformers' names for them and those of single families.
+TOKENIZER = ("*token*", "*vocab*", "merges.txt", "*.model", "*.tiktoken", "*.bpe", "*tekken*", "*.jinja", "*chat_template*/*")
+SHAPES_REPLIES = ("*.safetensors", "*.json", *TOKENIZER)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """`base`: the directory whose full weights (and tokenizer) are used; differs from `directory` for adapters. `quantization`: of
-    the base's linear layers when they are loaded."""
+    """`base`: the directory whose full weights are used; differs from `directory` for adapters. `quantization`: of the base's
+    linear layers when they are loaded. `tokenizer`: the directory that it is read from. `template`: arguments of every rendering
+    of the chat template."""
 
     directory: Path
     base: Path
     quantization: Quantization
+    tokenizer: Path
+    template: Mapping[str, Any]
     fingerprint: str
 
     @property
@@ -36,29 +44,64 @@ class Policy:
         return self.base != self.directory
 
 
-def policy_at(directory: Path, quantization: Quantization = "none") -> Policy:
-    """The policy in a directory. An adapter's directory says itself how its base is quantised."""
-    directory = directory.resolve()
-    if not (directory / BASE).is_file():
-        fingerprint = _hash_directory(directory)
-        if quantization != "none":
-            fingerprint = digest([fingerprint, quantization])
-        return Policy(directory=directory, base=directory, quantization=quantization, fingerprint=fingerprint)
-    base = json.loads((directory / BASE).read_text(encoding="utf-8"))
-    config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-    config.pop("base_model_name_or_path")  # a place, not a content
+def policy_at(directory: Path, quantization: Quantization = "none", template: Mapping[str, Any] | None = None) -> Policy:
+    """The policy in a directory. An adapter's directory may say itself how its base is quantised."""
+    directory, template = directory.resolve(), template or {}
+    if (directory / CONFIG).is_file():
+        return _adapter_at(directory, quantization, template)
+    seen = [_hash_directory(directory, SHAPES_REPLIES), *([quantization] if quantization != "none" else [])]
     return Policy(
         directory=directory,
-        base=Path(base["directory"]),
-        quantization=base["quantization"],
-        fingerprint=digest([base["fingerprint"], hash_file(directory / ADAPTER), config]),
+        base=directory,
+        quantization=quantization,
+        tokenizer=directory,
+        template=template,
+        fingerprint=digest([*seen, template]),
     )
 
 
+def _adapter_at(directory: Path, quantization: Quantization, template: Mapping[str, Any]) -> Policy:
+    base = base_of(directory)
+    below = policy_at(base.directory, base.quantization or quantization)
+    if base.fingerprint not in (None, below.fingerprint):
+        raise UserError(
+            f"The base model {base.directory} is not what the adapter in {directory} was trained on: its files have changed since "
+            f"(or another version of this program wrote {BASE}). Put the model back, or train again."
+        )
+    config = read_object(directory / CONFIG)
+    config.pop("base_model_name_or_path")  # a place, not a content
+    own = (directory / "tokenizer_config.json").is_file()
+    return Policy(
+        directory=directory,
+        base=below.base,
+        quantization=below.quantization,
+        tokenizer=directory if own else below.base,
+        template=template,
+        fingerprint=digest([
+            below.fingerprint, hash_file(directory / WEIGHTS), config, _hash_directory(directory, TOKENIZER), template
+        ]),
+    )  # fmt: skip
+
+
 def load_tokenizer(policy: Policy) -> Any:
+    """The policy's tokenizer; its chat template begins with the policy's arguments."""
+    tokenizer = _read_tokenizer(policy.tokenizer)
+    if tokenizer.chat_template:
+        tokenizer.chat_template = with_arguments(tokenizer.chat_template, policy.template, policy.tokenizer)
+    return tokenizer
+
+
+def _read_tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(policy.base, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # the libraries below raise a bare Exception for files that they can't read
+        why = " ".join(str(error).split())[:300]
+        raise UserError(f"The tokenizer in {directory} can't be read (or the config.json beside it): {why}") from error
+    if isinstance(tokenizer.chat_template, dict):  # several by name: for tools, for retrieval
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    return tokenizer
 
 
 def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bool = False) -> Any:
@@ -72,12 +115,16 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     how: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, by name
     if policy.quantization == "nf4":
         how["device_map"] = {"": device}
         how["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    model: Any = AutoModelForCausalLM.from_pretrained(policy.base, **how)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(policy.base, **how)
+    model, info = loaded
+    shapes = sorted(name for name, *_ in info["mismatched_keys"])
+    _refuse_unlike(policy.base, missing=sorted(info["missing_keys"]), unexpected=sorted(info["unexpected_keys"]), mismatched=shapes)
     if policy.quantization == "nf4":
         # bitsandbytes' CPU kernel for inference rounds the scales to bfloat16: a reference pass would not be the training's model.
         for part in model.modules():
@@ -86,9 +133,14 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
     # The head gets a slice of the positions. Of a frozen weight torch makes a copy a row where that slice is not contiguous.
     model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
     if policy.is_adapter:
-        from peft import PeftModel
+        from peft import PeftModel, get_peft_model_state_dict
 
         model = PeftModel.from_pretrained(model, str(policy.directory), is_trainable=trainable)
+        known, found = (
+            set(get_peft_model_state_dict(model, save_embedding_layers=False)),
+            set(tensor_names(policy.directory / WEIGHTS)),
+        )
+        _refuse_unlike(policy.directory, missing=sorted(known - found), unexpected=sorted(found - known), mismatched=[])
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.float()
@@ -104,22 +156,29 @@ def without_adapter(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def save_policy(model: Any, tokenizer: Any, start: Policy, directory: Path) -> None:
-    """Writes a trained model as a policy directory, adapter or full weights according to what it is."""
+def _refuse_unlike(directory: Path, *, missing: Sequence[str], unexpected: Sequence[str], mismatched: Sequence[str]) -> None:
+    """Refuses weights that are not the model's: transformers would draw what is missing at random and drop what it doesn't know."""
+    wrong = {"missing": missing, "not known to the model": unexpected, "of another shape": mismatched}
+    if any(wrong.values()):
+        said = "; ".join(f"{kind}: {', '.join(names[:4])}{', ...' * (len(names) > 4)}" for kind, names in wrong.items() if names)
+        raise UserError(f"The weights in {directory} do not fit its configuration. {said}. Fetch or write both again.")
+
+
+def save_policy(model: Any, start: Policy, directory: Path) -> None:
+    """Writes a trained model as a policy directory, adapter or full weights according to what it is, with the start's tokenizer."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     model.save_pretrained(directory)
-    config = directory / "adapter_config.json"
+    _read_tokenizer(start.tokenizer).save_pretrained(directory)
+    config = directory / CONFIG
     if config.is_file():
-        settings = json.loads(config.read_text(encoding="utf-8"))
+        settings = read_object(config)
         write_json(config, settings | {"target_modules": sorted(settings["target_modules"])})  # peft writes a set as it comes
         (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card
-        base = start if not start.is_adapter else policy_at(start.base, start.quantization)
+        base = policy_at(start.base, start.quantization)
         described = {"directory": str(base.directory), "quantization": base.quantization, "fingerprint": base.fingerprint}
         write_json(directory / BASE, described)
-    else:
-        tokenizer.save_pretrained(directory)
 
 
 def free() -> None:
@@ -131,9 +190,9 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def _hash_directory(directory: Path) -> str:
-    files = sorted({file for pattern in SHAPES_REPLIES for file in directory.glob(pattern)})
-    return digest([[file.name, hash_file(file)] for file in files])
+def _hash_directory(directory: Path, patterns: Sequence[str]) -> str:
+    files = sorted({file for pattern in patterns for file in directory.glob(pattern) if file.is_file()})
+    return digest([[file.relative_to(directory).as_posix(), hash_file(file)] for file in files])
 
 
 def hash_file(file: Path) -> str:

@@ -1,26 +1,34 @@
-"""Any Hugging Face causal model with a chat template: a local directory, or a hub id that is already in the cache.
+"""Any Hugging Face causal model with a chat template: a local directory, or a hub id that is already in the cache; or an adapter,
+a policy that a run has trained among them.
 
 A hub is never contacted: a missing id is refused with the command that fetches it.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from drift.errors import UserError
+from drift.model import adapter
+from drift.model.files import check_model_files
+from drift.model.template import check_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """`path`: directory or hub id. `revision`: commit of the hub id (null: the cached main branch)."""
+    """`path`: directory or hub id. `revision`: commit of the hub id (null: the cached main branch). `template`: arguments given to
+    every rendering of the chat template."""
 
     path: str
     revision: str | None
+    template: dict[str, Any]
 
     def check(self) -> None:
+        check_arguments(self.template)
         self.directory()
 
     def directory(self) -> Path:
-        """The directory with config, safetensors weights and tokenizer."""
+        """The directory with config, safetensors weights and tokenizer, or with an adapter."""
         local = Path(self.path).expanduser()
         if local.is_dir():
             return _complete(local)
@@ -28,23 +36,23 @@ class Pretrained:
             raise UserError(f"model.path={self.path} is neither a directory nor a hub id of the form owner/name.")
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.path, "config.json", revision=self.revision)
-        if not isinstance(found, str):
+        found = (try_to_load_from_cache(self.path, name, revision=self.revision) for name in ("config.json", adapter.CONFIG))
+        file = next((file for file in found if isinstance(file, str)), None)
+        if file is None:
             pinned = f" --revision {self.revision}" if self.revision else ""
             raise UserError(
                 f"Model {self.path} is not in the local Hugging Face cache, and a run never downloads by itself. "
                 f"Fetch it first: hf download {self.path}{pinned}"
             )
-        return _complete(Path(found).parent)
+        return _complete(Path(file).parent)
 
 
 def _complete(directory: Path) -> Path:
-    for needed in ("config.json", "tokenizer_config.json"):
-        if not (directory / needed).is_file():
-            raise UserError(f"Model directory {directory} has no {needed}. Expected a Hugging Face model directory.")
-    if not any(directory.glob("*.safetensors")):
-        raise UserError(
-            f"Model directory {directory} has no *.safetensors weights (pickled weights are not read). "
-            "Convert it once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)."
-        )
+    if policies := sorted(directory.glob("iteration_*/policy")):
+        raise UserError(f"{directory} is a run's folder, whose policies are models: model.path={policies[-1]}, for one.")
+    if (directory / adapter.CONFIG).is_file():
+        adapter.check_adapter(directory)
+        check_model_files(adapter.base_of(directory).directory)
+    else:
+        check_model_files(directory)
     return directory

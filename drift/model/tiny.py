@@ -7,8 +7,10 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from drift.model.gguf import cache
+from drift.model.template import check_arguments
 from drift.records import digest
 
 CHATML = (
@@ -21,15 +23,16 @@ CHATML = (
 
 @dataclass(frozen=True, kw_only=True)
 class Tiny:
-    """Sizes of the random model; `weights_seed` fixes its weights."""
+    """Sizes of the random model; `weights_seed` fixes its weights. `template`: arguments given to every rendering."""
 
     layers: int
     hidden_size: int
     weights_seed: int
     cache_dir: str | None
+    template: dict[str, Any]
 
     def check(self) -> None:
-        pass
+        check_arguments(self.template)
 
     def directory(self) -> Path:
         name = digest([1, self.layers, self.hidden_size, self.weights_seed])[:12]

@@ -35,7 +35,7 @@ def describe(run: Any, overrides: Sequence[str], file: Path, out: Path) -> None:
         raise UserError(
             f"{file} holds no record ({len(broken)} rows that can't be read). Expected what `python -m drift mine` writes."
         )
-    tokenizer = load_tokenizer(policy_at(run.model.directory()))
+    tokenizer = load_tokenizer(policy_at(run.model.directory(), template=run.model.template))
     lengths = lengths_of(records, tokenizer)
     proposal = propose(records, lengths, run, overrides)
     limits = {"max_tokens": run.train.max_tokens, "max_new_tokens": proposal.max_new_tokens}

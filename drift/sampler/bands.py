@@ -5,7 +5,9 @@ are all equally many, so they lie side by side. The model's code is untouched: a
 hands itself in the place of keys. For Llama- and Qwen2-type models; others take the plain cache of `prefill.py`.
 """
 
+import inspect
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
 
 from drift.model.policy import without_adapter
+from drift.train.attention import refuse_other_arithmetic
 
 NAME = "banded_replies"
 KINDS = {"llama", "qwen2"}
@@ -30,6 +33,16 @@ def saves(prompts: Sequence[Sequence[int]]) -> bool:
     """Whether padding and repeated prompts would at least double what is kept: else the plain cache is faster by a tenth."""
     needed = sum(map(len, set(map(tuple, prompts))))
     return len(prompts) * max(map(len, prompts)) > 2 * needed
+
+
+def taking(model: Any, kept: Cache) -> dict[str, Any]:
+    """The arguments that give a model its cache, under the name that its version of transformers has for it."""
+    return {_cache_name(type(without_adapter(model))): kept, "use_cache": True}
+
+
+@cache
+def _cache_name(kind: type) -> str:
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"  # type: ignore[attr-defined]
 
 
 class Band:
@@ -116,9 +129,7 @@ class Replies:
         before = whole.config._attn_implementation
         whole.set_attn_implementation(NAME)
         try:
-            out = self.model(
-                input_ids=tokens[:, None], position_ids=self.positions[:, None], past_key_values=self.cache, use_cache=True
-            )
+            out = self.model(input_ids=tokens[:, None], position_ids=self.positions[:, None], **taking(self.model, self.cache))
         finally:
             whole.set_attn_implementation(before)
         return out.logits[:, -1]
@@ -134,6 +145,7 @@ class Replies:
 
 def attend(module: Any, query: Tensor, layer: Any, _: Any, mask: Any, *, scaling: float, **rest: Any) -> tuple[Tensor, None]:
     """The attention function that transformers calls: `(B, H, 1, D)` queries and a ReplyLayer to `(B, 1, H, D)`."""
+    refuse_other_arithmetic(rest)
     num, heads, _, size = query.shape
     keys, values = layer.own_keys[:, :, : layer.length], layer.own_values[:, :, : layer.length]
     grouped = query.view(num, keys.shape[1], -1, size) * scaling  # (B, K, G, D)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from drift.model.architecture import shares_beginnings
 from drift.sampler import bands
 
 MAX_PREFILL_TOKENS = 1024  # of one slice: larger ones only fall out of the CPU's cache
@@ -22,8 +23,9 @@ class InPlaceLayer(DynamicLayer):
     def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            shape = (key_states.shape[0], key_states.shape[1], self.capacity, key_states.shape[3])
-            self.key_buffer, self.value_buffer = key_states.new_empty(shape), value_states.new_empty(shape)
+            self.key_buffer, self.value_buffer = (
+                states.new_empty((*states.shape[:2], self.capacity, states.shape[3])) for states in (key_states, value_states)
+            )
             self.length = 0
         end = self.length + key_states.shape[2]
         self.key_buffer[:, :, self.length : end] = key_states
@@ -63,8 +65,8 @@ class Plain:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self.positions = self.positions + 1
         out = self.model(
-            input_ids=tokens[:, None], attention_mask=self.mask, position_ids=self.positions[:, None], past_key_values=self.cache,
-            use_cache=True,
+            input_ids=tokens[:, None], attention_mask=self.mask, position_ids=self.positions[:, None],
+            **bands.taking(self.model, self.cache),
         )  # fmt: skip
         return out.logits[:, -1]
 
@@ -78,11 +80,12 @@ class Plain:
 def prefill(model: Any, prompts: list[list[int]], max_new_tokens: int, pad_id: int, *, banded: bool) -> tuple[Any, Any]:
     """Next-token logits `(B, V)`, and the state that decoding goes on from: `bands.Replies` or `Plain`.
 
-    Distinct prompts are computed once, in slices of similar length; a row is: what all prompts begin with, padding, the rest."""
+    Distinct prompts are computed once, in slices of similar length; a row is: what all prompts begin with, padding, the rest. Where
+    a window counts places in the cache, padding stands on the left alone and nothing is shared."""
     rows = list(map(tuple, prompts))
     distinct = sorted(set(rows), key=lambda ids: (len(ids), ids))
     seats = bands.seats(rows, distinct)
-    shared = _common_prefix(distinct)
+    shared = _common_prefix(distinct) if shares_beginnings(model.config) else 0
     start = _shared_start(model, distinct[0][:shared])
     positions = torch.tensor([len(row) for row in rows], device=model.device) - 1
     logits: list[Any] = [None] * len(rows)
@@ -150,7 +153,7 @@ def _shared_start(model: Any, ids: Sequence[int]) -> Any:
     """The cache of what all prompts begin with."""
     start = _cache(max(len(ids), 1))
     if ids:
-        model(input_ids=torch.tensor([ids], device=model.device), past_key_values=start, use_cache=True, logits_to_keep=1)
+        model(input_ids=torch.tensor([ids], device=model.device), logits_to_keep=1, **bands.taking(model, start))
     return start
 
 
@@ -168,7 +171,7 @@ def _prefill_slice(model: Any, prompts: list[tuple[int, ...]], shared: int, star
         for i, layer in enumerate(start.layers):
             part.update(*(t.expand(len(prompts), -1, -1, -1) for t in (layer.keys, layer.values)), i)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
-    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=part, use_cache=True, logits_to_keep=1)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, **bands.taking(model, part))
     return part, out.logits[:, -1]
 
 
@@ -180,8 +183,7 @@ def _layers(full: Any, part: Any, num_rows: int) -> list[Any]:
     """The layers of the whole group's cache, made at the first slice."""
     if not full.layers:
         for i, layer in enumerate(part.layers):
-            empty = layer.keys.new_empty((num_rows, layer.keys.shape[1], 0, layer.keys.shape[3]))
-            full.update(empty, empty, i)
+            full.update(*(kept.new_empty((num_rows, kept.shape[1], 0, kept.shape[3])) for kept in (layer.keys, layer.values)), i)
     return full.layers
 
 

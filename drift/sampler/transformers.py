@@ -49,11 +49,11 @@ class Transformers:
     @contextmanager
     def open(self, policy: Policy):
         """Loads the policy; yields `generate(prompts, uniforms, tick) -> list of replies`; frees it. A prompt that is too
-        long gets None for a reply. `tick(share)` is called as the work goes on."""
+        long, or that the chat template can't render, gets None for a reply. `tick(share)` is called as the work goes on."""
         import torch
 
         from drift.model import policy as policies
-        from drift.model.chat import prompt_ids
+        from drift.model.chat import NotAPrefix, prompt_ids
         from drift.sampler import decode, skinny
 
         tokenizer = policies.load_tokenizer(policy)
@@ -61,12 +61,18 @@ class Transformers:
         skinny.lighten(loaded[0])
         stops = stop_ids(loaded[0], tokenizer)
 
+        def ids_of(prompt: Prompt) -> list[int] | None:
+            try:
+                ids = prompt_ids(tokenizer, prompt)
+            except NotAPrefix:  # what a user or the policy said looks like the template's own text
+                return None
+            return ids if len(ids) <= self.max_prompt_tokens else None
+
         def generate(prompts: Sequence[Prompt], uniforms: Sequence[Any], tick: Callable[[float], None]) -> list[Reply | None]:
-            ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-            fits = [i for i, row in enumerate(ids) if len(row) <= self.max_prompt_tokens]
-            fits.sort(key=lambda i: (len(ids[i]), ids[i]))  # a prompt's samples side by side
+            ids = {i: row for i, prompt in enumerate(prompts) if (row := ids_of(prompt)) is not None}
+            fits = sorted(ids, key=lambda i: (len(ids[i]), ids[i]))  # a prompt's samples side by side
             sizes = [len(ids[i]) + self.max_new_tokens for i in fits]
-            replies: list[Reply | None] = [None] * len(ids)
+            replies: list[Reply | None] = [None] * len(prompts)
             for batch in cut(fits, sizes, self.tokens_per_batch):
                 share = len(batch) / len(fits) / self.max_new_tokens
                 with memory_advice("sampler.tokens_per_batch", self.tokens_per_batch), finite_advice(policy):
@@ -106,7 +112,9 @@ def finite_advice(policy: Policy):
 
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:
-    """The end-of-turn ids of the generation config and of the tokenizer."""
+    """What the chat template writes after a reply, and the end-of-turn ids of the generation config and of the tokenizer."""
+    from drift.model.chat import end_of_turn
+
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
-    return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}
+    return {i for i in [end_of_turn(tokenizer), *ids, tokenizer.eos_token_id] if i is not None}

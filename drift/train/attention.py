@@ -4,7 +4,7 @@ On a CPU tiles of plain matrix products: no mask of the whole sequence exists, a
 see each other; backward computes the probabilities again. On a GPU FlexAttention with a block mask.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,10 +14,15 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.functional import pad
 from transformers import AttentionInterface
 
+from drift.errors import UserError
+
 NAME = "prefix_shared"
 TILE = 256  # queries of one tile: of the scores of a long prompt the upper half is left out in steps of so many
 FLEX_DEVICES = {"cuda"}
 FLEX_MIN_HEAD = 16  # numbers of a head: the compiled kernel takes no fewer
+
+# Arguments of attention that don't change what we compute: dropout is off, and who sees whom is ours to say.
+NO_ARITHMETIC = {"dropout", "is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states", "cache_position"}
 
 Span = tuple[int, int, int, int]  # tokens [a, b) see the prefix [p, q) and, causally, each other
 Tile = tuple[int, int, int, int, int]  # queries [a, b) see the keys of the prefix [p, q) and, causally, those of [s, b)
@@ -34,6 +39,7 @@ def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *, who: Any, scaling: float, **rest: Any
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls: `(1, H, T, D)` queries, `(1, K, T, D)` keys and values to `(1, T, H, D)`."""
+    refuse_other_arithmetic(rest)
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
     query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
@@ -47,6 +53,15 @@ def attend(
 
 
 AttentionInterface.register(NAME, attend)
+
+
+def refuse_other_arithmetic(rest: Mapping[str, Any]) -> None:
+    """An attention function that passes over an argument it does not know (a window, a soft cap, sinks) computes another model."""
+    unknown = sorted(name for name, value in rest.items() if value is not None and name not in NO_ARITHMETIC)
+    if unknown:
+        raise UserError(
+            f"This model's attention uses {', '.join(unknown)}, which prefix-shared rows do not compute. Use train.rows=padded."
+        )
 
 
 @cache

@@ -10,7 +10,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from drift.errors import UserError
 from drift.model.policy import Policy
 from drift.records import digest, write_jsonl
 from drift.report.console import Progress, say
@@ -94,7 +93,7 @@ def fit(
         trainer.fit(module, loader, ckpt_path=saved if done else None, weights_only=True)
     assert len(module.history) == len(steps), "training ended early"
     module.check_weights()
-    save_policy(model, tokenizer, start, output / "policy")
+    save_policy(model, start, output / "policy")
     write_jsonl(output / "steps.jsonl", module.history)
     del trainer, module, model, loader
     free()
@@ -108,8 +107,7 @@ def trainable(train: Train, start: Policy) -> Any:
 
     from drift.model.policy import load_model
 
-    if start.is_adapter and train.adapter is None:
-        raise UserError(f"{start.directory} is an adapter, so train=full can't go on from it. Use train=lora.")
+    assert train.adapter is not None or not start.is_adapter  # refused before anything ran
     model = load_model(start, getattr(torch, train.dtype()[1]), trainable=True)
     return train.adapter.attach(model) if train.adapter is not None and not start.is_adapter else model
 

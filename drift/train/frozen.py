@@ -26,7 +26,8 @@ def num_frozen(train: Train, start: Policy, plan: Plan) -> int:
         return 0
     if start.is_adapter:
         own = json.loads((start.directory / "adapter_config.json").read_text(encoding="utf-8"))
-        return min(own["layers_to_transform"])
+        reached = own["layers_to_transform"]  # another program's adapter may say one number, or none for all layers
+        return min(reached) if isinstance(reached, list) else reached or 0
     return train.adapter.layers(config["num_hidden_layers"]).start
 
 

@@ -1,10 +1,13 @@
-"""Low-rank adapters (arXiv 2106.09685) on all linear modules of the top layers, over weights that may be quantised."""
+"""Low-rank adapters (arXiv 2106.09685) on all linear modules of the top layers, over weights that may be quantised.
+
+The experts of a mixture are no linear modules but stacked weights: they stay as they are, and the run says so."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from drift.errors import UserError, need_package
 from drift.model.policy import Quantization
+from drift.report.console import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,10 @@ class Lora:
 
         linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
         linear.discard("lm_head")
+        if not linear:
+            raise UserError(f"train=lora: a {model.config.model_type} model has no linear modules to adapt. Use train=full.")
+        if note := unreached(model):
+            say(f"  Note: LoRA trains {', '.join(sorted(linear))}; {note}.")
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.scale * self.rank,  # type: ignore[arg-type]
@@ -49,3 +56,26 @@ class Lora:
             if "lora_" in name:
                 parameter.data = parameter.data.float()
         return model
+
+
+def unreached(model: Any) -> str:
+    """What LoRA leaves alone of the layers' matrices, with their share of the layers' weights; empty: nothing."""
+    import torch
+
+    def matrices(part: Any) -> dict[str, int]:
+        return {name: weight.numel() for name, weight in part.named_parameters(recurse=False) if weight.dim() > 1}
+
+    other: dict[str, int] = {}
+    total = 0
+    for path, part in model.named_modules():
+        if isinstance(part, torch.nn.Embedding):
+            continue
+        found = matrices(part)
+        total += sum(found.values())
+        if not isinstance(part, torch.nn.Linear):
+            for name, size in found.items():
+                last = f"{path.rpartition('.')[2]}.{name}"
+                other[last] = other.get(last, 0) + size
+    if not other:
+        return ""
+    return f"{', '.join(sorted(other))} ({sum(other.values()) / total:.0%} of the matrices) stay as they are, unquantised"

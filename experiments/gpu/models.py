@@ -32,7 +32,7 @@ def tokenizer() -> Any:
     from drift.model.tiny import Tiny
 
     with tempfile.TemporaryDirectory() as cache:
-        return AutoTokenizer.from_pretrained(Tiny(layers=1, hidden_size=8, weights_seed=0, cache_dir=cache).directory())
+        return AutoTokenizer.from_pretrained(Tiny(layers=1, hidden_size=8, weights_seed=0, cache_dir=cache, template={}).directory())
 
 
 def random_model(size: str, dtype: torch.dtype) -> Any:

@@ -50,7 +50,8 @@ class Study:
             self.train = instantiate(compose("config", overrides).train)
         self.store = Store(dir=str(folder / "store"), strict=False, lease_seconds=60.0)
         self.deployed, author = (
-            policy_at(Tiny(layers=2, hidden_size=32, weights_seed=seed, cache_dir=str(folder)).directory()) for seed in (0, 1)
+            policy_at(Tiny(layers=2, hidden_size=32, weights_seed=seed, cache_dir=str(folder), template={}).directory())
+            for seed in (0, 1)
         )
         self.author = sharper(author, folder / "author")
         self.tokenizer = load_tokenizer(self.deployed)

@@ -1,0 +1,90 @@
+"""Which causal models this program computes rightly: a look at `config.json` before any weight is loaded.
+
+Sampling keeps keys and values, and nothing else, of what it has read: a model with another kind of memory (a convolution, a
+state space) is refused. Rotary embeddings that change with the longest row of a batch would let a row's numbers depend on its
+neighbours: rows must stay below the length at which they begin to change.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from drift.errors import UserError
+
+ATTENTION = {"full_attention", "sliding_attention"}
+
+
+def check_architecture(directory: Path, tokenizer: Any, *, longest: int) -> None:
+    """Refuses the model in a directory if it can't be sampled from or trained on rows of up to `longest` tokens."""
+    from transformers import AutoModelForCausalLM
+
+    config = _config(directory)
+    text = config.get_text_config(decoder=True)
+    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    if kind is None:
+        raise UserError(f"The model in {directory} is of type {config.model_type}, which is no causal language model.")
+    if memory := _memory(text, kind):
+        raise UserError(
+            f"The model in {directory} ({config.model_type}) can't be sampled from here: it remembers what it has read in "
+            f"{memory}, not in keys and values alone. Use a model with attention in every layer."
+        )
+    if (border := _rope_border(text)) is not None and longest > border:
+        raise UserError(
+            f"The model in {directory} changes its rotary embeddings for rows of more than {border} tokens, for a whole batch at "
+            f"once, so that replies and log-probs would depend on their neighbours. Rows may have {longest} tokens here: keep "
+            f"train.max_tokens, and sampler.max_prompt_tokens and sampler.max_new_tokens together, at {border} or below."
+        )
+    _check_vocabulary(directory, tokenizer, text.vocab_size)
+
+
+def shares_beginnings(config: Any) -> bool:
+    """Whether padding may stand between what prompts begin with and their rest: not where a window, or a bias, counts places in
+    the cache instead of positions."""
+    text = config.get_text_config(decoder=True)
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    windowed = getattr(text, "sliding_window", None) is not None and getattr(text, "use_sliding_window", True)
+    return kinds == {"full_attention"} and not windowed and getattr(text, "rope_parameters", None) is not None
+
+
+def _config(directory: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{directory / 'config.json'} can't be used: {str(error).strip()[:300]}") from error
+
+
+def _memory(config: Any, kind: Any) -> str | None:
+    """What the model keeps of its past besides keys and values; None: nothing."""
+    other = sorted(set(map(str, getattr(config, "layer_types", None) or [])) - ATTENTION)
+    if other:
+        return f"layers of the kind {', '.join(other)}"
+    if kind._is_stateful:
+        return "a state"
+    return "keys and values that several layers share" if getattr(config, "num_kv_shared_layers", None) else None
+
+
+def _rope_border(config: Any) -> int | None:
+    """The number of tokens in a row beyond which rotary embeddings change; None: they never do."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    borders = []
+    for one in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        kind = str(one.get("rope_type", one.get("type", "")))
+        if "dynamic" in kind or kind == "longrope":
+            original = one.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+            borders.append(min(int(original or config.max_position_embeddings), config.max_position_embeddings))
+    return min(borders, default=None)
+
+
+def _check_vocabulary(directory: Path, tokenizer: Any, size: int) -> None:
+    """Control tokens beyond the model's vocabulary are no harm (one for pictures, for one) unless something writes them."""
+    special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    beyond = {
+        token for token, i in tokenizer.get_vocab().items() if i >= size and (i not in special or i == tokenizer.pad_token_id)
+    }
+    if beyond:
+        raise UserError(
+            f"The tokenizer in {directory} has tokens that the model does not know ({', '.join(sorted(beyond)[:3])}): its "
+            f"vocabulary has {size} tokens. Use the tokenizer that belongs to the model."
+        )
