@@ -32,7 +32,8 @@ def tokenizer() -> Any:
     from drift.model.tiny import Tiny
 
     with tempfile.TemporaryDirectory() as cache:
-        return AutoTokenizer.from_pretrained(Tiny(layers=1, hidden_size=8, weights_seed=0, cache_dir=cache, template={}).directory())
+        tiny = Tiny(layers=1, hidden_size=8, weights_seed=0, cache_dir=cache, template={})
+        return AutoTokenizer.from_pretrained(tiny.directory())
 
 
 def random_model(size: str, dtype: torch.dtype) -> Any:
