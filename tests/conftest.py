@@ -54,8 +54,9 @@ def either(request):
     return request.getfixturevalue(request.param)
 
 
-def write_model(kind, tokenizer, output):
-    """A tiny model of random weights in a directory. Qwen2's biases are not zero, as new ones are, and its head is its own."""
+def write_model(kind, tokenizer, output, spoken=None):
+    """A tiny model of random weights in a directory. Qwen2's biases are not zero, as new ones are, and its head is its own. It says
+    the first `spoken` tokens only (None: all)."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -72,6 +73,8 @@ def write_model(kind, tokenizer, output):
         for name, parameter in model.named_parameters():
             if name.endswith("proj.bias"):
                 torch.nn.init.normal_(parameter, std=0.5)
+    if spoken is not None:
+        silence(model, spoken)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     return output
@@ -126,6 +129,18 @@ def perform(folder, *overrides):
     journal.finish(None)
     html.run_report(folder)
     return json.loads((folder / "run.json").read_text())
+
+
+def silence(model, spoken):
+    """Tokens from that number on get no probability: the first hidden number is one that no layer changes, and their logits fall
+    with it by more than a hundred."""
+    import torch
+
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0
+        model.get_input_embeddings().weight[:, 0] = 4
+        model.get_output_embeddings().weight[spoken:, 0] = -30
 
 
 @functools.cache

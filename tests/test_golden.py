@@ -1,7 +1,7 @@
 """Golden trajectories: what two iterations on a fixed log put out, to the pair and the step, kept in `golden/trajectories.jsonl`.
 
 Two kinds of model, adapter and full fine-tuning, DRIFT and SPIN; shared and padded rows must both come out as the file says. The
-models speak ASCII alone, so that a sampled reply's text has the tokens that were sampled.
+models hear and say ASCII alone, and no space, so that a sampled reply's text has the tokens that were sampled.
 A difference that a change is meant to make is written down by `python tests/test_golden.py`, and explained where it is made.
 """
 
@@ -37,29 +37,31 @@ def prepared(folder):
     """The log and both models in a folder."""
     write_log(folder / "log.jsonl")
     for kind in ("llama", "qwen2"):
-        write_model(kind, ascii_tokenizer(), folder / kind)
+        write_model(kind, ascii_first(), folder / kind, spoken=95)
     return folder
 
 
-def ascii_tokenizer():
-    """A token for every printable character of ASCII, the end of turn, and no others."""
+def ascii_first():
+    """A tokenizer of bytes whose first 95 tokens are the characters of ASCII that can be seen and the end of turn."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    inner = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(["Ġ", *map(chr, range(33, 127))])}, merges=[]))
+    seen = [*map(chr, range(33, 127))]
+    tokens = [*seen, "<end>", *sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set(seen))]
+    inner = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens([AddedToken("<end>", special=True, normalized=False)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", pad_token="<end>")
     tokenizer.chat_template = (
-        "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '<end>' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+        "{% for message in messages %}{{ message['role'] + ':' + message['content'] + '<end>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     )
     return tokenizer
 
 
 def write_log(path):
-    """Complaints, praise, and complaints with a better second reply."""
+    """Complaints, praise, and complaints with a better second reply, without a space."""
     feedback_file(path, dsat=9, sat=9)
     both = [
         {
@@ -70,7 +72,8 @@ def write_log(path):
         }
         for i in range(6)
     ]
-    path.write_text(path.read_text() + "".join(json.dumps(row) + "\n" for row in both))
+    rows = [*read_jsonl(path), *both]
+    path.write_text("".join(json.dumps(row, separators=(",", ":")).replace(" ", "-") + "\n" for row in rows))
 
 
 def composed(case, folder):
