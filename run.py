@@ -27,6 +27,7 @@ def main(config: DictConfig) -> None:
     stop.check()  # a sweep's next member
     settings = HydraConfig.get()
     folder, sweep = Path(settings.runtime.output_dir), "MULTIRUN" in str(settings.mode)
+    mine: Path | None = None
     try:
         run = build(config)
         from drift import job
@@ -39,6 +40,8 @@ def main(config: DictConfig) -> None:
             folder.rmdir()
         if not sweep:
             sys.exit(f"\n{error}")
+        if mine is None or not (mine / "run.json").is_file():
+            raise  # nothing on disk says that it failed: Hydra has to
         print(f"\n{error}\n", flush=True)  # at once: the sweep goes on with its other members, and says at its end who failed
 
 

@@ -9,7 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from drift import quiet
+from drift import quiet, stop
 from drift.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -126,6 +126,7 @@ def compose(overrides: list[str]):
 
 
 if __name__ == "__main__":
+    stop.install()
     try:
         main()
     except UserError as error:

@@ -7,6 +7,7 @@ followed, or an error message would cost a study: it belongs to the `VERSION` of
 """
 
 import ast
+import hashlib
 import importlib.util
 import inspect
 import sysconfig
@@ -65,12 +66,19 @@ def _read(file: Path, files: dict[Path, str]) -> None:
     """Adds the sha256 of a file, and of the user's own modules that it imports."""
     if file in files:
         return
-    source = file.read_text(encoding="utf-8")
-    files[file] = digest(source)
+    source = file.read_bytes()
+    files[file] = hashlib.sha256(source).hexdigest()
     if not file.is_relative_to(HERE):
-        for imported in _imports(file, ast.parse(source)):
+        for imported in _imports(file, _parsed(source)):
             if imported.suffix == ".py" and _user(imported):
                 _read(imported, files)
+
+
+def _parsed(source: bytes) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SyntaxError:  # imported by nobody in earnest: for another Python, say
+        return ast.Module([], [])
 
 
 def _imports(file: Path, tree: ast.Module) -> Iterator[Path]:

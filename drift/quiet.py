@@ -23,6 +23,7 @@ def environment() -> None:
 def libraries(log: Path | None) -> None:
     """Sends warnings and log records of libraries to `log` (made with the first of them), errors to the console too."""
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a log that can't be written, on a full disk, is no news of its own
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)

@@ -1,0 +1,58 @@
+"""A sweep as a whole: a folder of its own, and members that failed are said."""
+
+import json
+
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf, read_write
+
+from drift import sweep
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Begins a sweep over two seeds in one and the same `hydra.sweep.dir`; returns the config that Hydra would go on with."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+
+        def start(*task):
+            wanted = f"hydra.sweep.dir='{tmp_path}/it''s one'".replace("''", "\\'")
+            config = compose("config", overrides=["model=tiny", "hydra.mode=MULTIRUN", wanted], return_hydra_config=True)
+            with read_write(config):
+                config.hydra.overrides.task = ["model=tiny", "seed=0,1", *task]
+                config.hydra.overrides.hydra = ["hydra.mode=MULTIRUN", wanted]
+            sweep.Members().on_multirun_start(config, config_name="config")
+            return config
+
+        yield start
+    sweep._folder.close()
+
+
+def test_two_sweeps_in_one_second_get_folders_of_their_own(begin, tmp_path, capsys):
+    folders = [begin().hydra.sweep.dir, begin().hydra.sweep.dir, begin("iterations=1").hydra.sweep.dir]
+    assert folders == [f"{tmp_path}/it's one{end}" for end in ("", "-2", "-3")]
+    assert f"Sweep of 2 members in {tmp_path}/it's one-2" in capsys.readouterr().out
+
+
+def test_members_are_told_the_folder_and_a_sweep_again_takes_its_own_over(begin, tmp_path):
+    begin()
+    config = begin()
+    member = compose("config", overrides=list(config.hydra.overrides.hydra), return_hydra_config=True)
+    assert member.hydra.sweep.dir == config.hydra.sweep.dir == f"{tmp_path}/it's one-2"
+    sweep._folder.close()  # both have ended
+    (tmp_path / "it's one" / "multirun.yaml").write_text("of the first")
+    assert begin("iterations=1").hydra.sweep.dir == f"{tmp_path}/it's one-3"
+    assert begin().hydra.sweep.dir == f"{tmp_path}/it's one"
+    assert not (tmp_path / "it's one" / "multirun.yaml").exists()
+
+
+def test_members_that_failed_end_the_sweep_with_their_names(tmp_path):
+    for number, status in enumerate(("finished", "failed")):
+        (tmp_path / str(number)).mkdir()
+        state = {"status": status, "title": {"method": "spin", "seed": str(number)}}
+        (tmp_path / str(number) / "run.json").write_text(json.dumps(state))
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    with pytest.raises(SystemExit, match="1 of 2 members failed .*: method=spin, seed=1"):
+        sweep.Members().on_multirun_end(config)
