@@ -73,7 +73,7 @@ def test_what_is_looked_for_first_is_in_whatever_a_rule_finds():
     from drift.data.conversations import Conversation
     from drift.data.sharegpt import ShareGpt
 
-    source = ShareGpt(path=None)
+    source = ShareGpt(path=None, ignore_fields=[])
     talks = (item for file in source.files() for item in source.conversations(file) if isinstance(item, Conversation))
     turns = [rules.turn(talk.messages, i)[2] for talk in islice(talks, 6000) for i in rules.replies(talk.messages)]
     starts = [rules.plain(" ".join(said.split()[: rules.FIRST])).lower() for said in turns]
