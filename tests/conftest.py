@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from more, and threads that wait for one another cost a lot
@@ -23,8 +24,8 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
+@pytest.fixture(scope="session", name="cache")
+def model_cache(tmp_path_factory):
     """One model cache for the whole session."""
     return str(tmp_path_factory.mktemp("cache"))
 
@@ -116,3 +117,34 @@ def feedback_file(path, *, dsat=10, sat=8):
         rows.append({"prompt": prompt, "chosen": [{"role": "assistant", "content": f"Good answer {i}."}]})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@cache
+def defaults(file):
+    """A yaml of conf/ as plain values."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / file))
+
+
+def collected(path, rows=None, *, source="messages", miner=None, intake=(), **settings):
+    """What the intake makes of a log, set as conf/ says; `rows` are written to `path` first, one a line."""
+    import json
+
+    from drift.mine.rules import Rules
+
+    if rows is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = made(defaults(f"data/{source}.yaml")["data"], path=str(path), **settings)
+    log.check()
+    return made(defaults("config.yaml")["intake"], **dict(intake)).collect(log, miner or Rules())
+
+
+def made(values, **changed):
+    """The object of a `_target_` node."""
+    import importlib
+
+    module, _, name = values["_target_"].rpartition(".")
+    kept = {key: value for key, value in (values | changed).items() if key != "_target_"}
+    return getattr(importlib.import_module(module), name)(**kept)

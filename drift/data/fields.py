@@ -35,16 +35,16 @@ HARMLESS_ENDS = frozenset(
 )  # "completion_tokens" is no reply
 HARMLESS = frozenset({"operating_system", "file_system"})
 PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-MAIN = {  # the fields that rows of a source (an option of the config group data) can't do without, the most telling first
+MAIN = {  # fields of the rows of a source (an option of the config group data), the most telling first
     "wildfeedback_pairs": ("conversations", "chosen", "rejected"),
     "wildfeedback": ("UtteranceId",),
     "ultrafeedback": ("instruction", "completions"),
-    "records": ("prompt", "reply", "label", "provenance"),
+    "records": ("provenance", "reply", "prompt", "label"),
     "messages": ("messages",),
     "sharegpt": ("conversations",),
     "wildchat": ("conversation",),
     "preference": ("chosen", "rejected"),
-    "jsonl": ("prompt", "user_preference"),
+    "jsonl": ("prompt", "rejected"),
 }
 
 
@@ -104,12 +104,12 @@ def without(value: Any, names: Collection[str]) -> Any:
 
 
 def other_source(row: Mapping[str, Any], option: str) -> str | None:
-    """The source that a row looks like, if it lacks what those of data=`option` have."""
+    """The source that a row looks like, if it lacks the fields that those of data=`option` are told by."""
 
     def has(source: str) -> bool:
         return all(name in row and (name not in TURNS or isinstance(row[name], list)) for name in MAIN[source])
 
-    if option not in MAIN or has(option):
+    if option not in MAIN or any(name in row for name in MAIN[option][:2]):
         return None
     return next((source for source in MAIN if has(source)), None)
 

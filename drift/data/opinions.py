@@ -1,7 +1,8 @@
 """What users thought of the replies: by their clicks and comments where the log has them, else by the miner, off their next turn.
 
-A click says nothing of the turn after it, which may be a new question. So the miner is asked there too: the turn is a complaint
-about a disliked reply, or thanks for a liked one, only if the miner reads it so. A comment without a click is read as a next turn.
+A click says nothing of the turn after it, which may be a new question. So that turn is read too: it is a complaint about a disliked
+reply, or thanks for a liked one, only if the miner's rules say so or, where they see nothing, the miner. A comment without a click
+is read in the same way.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,8 @@ from typing import Any
 
 from drift.data.conversations import Conversation, Label, Verdict
 from drift.data.rows import Aside
-from drift.records import Record, digest
+from drift.mine import rules
+from drift.records import Message, Record, digest
 
 FITS: dict[Label, tuple[Label, ...]] = {"dsat": ("dsat", "both"), "sat": ("sat", "both"), "both": ("dsat", "sat", "both")}
 
@@ -22,9 +24,18 @@ def judged(conversations: Sequence[Conversation], miner: Any) -> list[Conversati
     asked = [(i, at, said) for i, conversation in enumerate(conversations) for at, said in _words(conversation)]
     talks = [[*conversations[i].messages[at - 1 : at + 1], {"role": "user", "content": said}] for i, at, said in asked]
     read: dict[int, dict[int, Verdict]] = {}
-    for (i, at, _), verdicts in zip(asked, miner.judge(talks) if talks else [], strict=True):
-        read.setdefault(i, {})[at] = verdicts[1]
+    for (i, at, _), verdict in zip(asked, _read(talks, miner), strict=True):
+        read.setdefault(i, {})[at] = verdict
     return [_with_verdicts(conversation, by_turn.get(i), read.get(i, {})) for i, conversation in enumerate(conversations)]
+
+
+def _read(talks: Sequence[list[Message]], miner: Any) -> list[Verdict]:
+    """The verdict of the last of three messages on the one before it."""
+    verdicts = [rules.verdict(*rules.turn(talk, 1)) for talk in talks]
+    silent = [i for i, verdict in enumerate(verdicts) if verdict.label == "none"]
+    for i, found in zip(silent, miner.judge([talks[i] for i in silent]) if silent else [], strict=True):
+        verdicts[i] = found[1]
+    return verdicts
 
 
 def _words(conversation: Conversation) -> Iterator[tuple[int, str]]:

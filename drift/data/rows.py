@@ -51,13 +51,16 @@ def each(
     """`parse(row, name of the file, number)` of every row, or the Aside of one that it refuses with a BadRow. `option`: of the
     config group data; `path`: data.path, which names are relative to; `fields`: what is read ({}: not checked); `ignore`: fields
     to leave unread."""
-    name = name_of(file, path)
+    name, first = name_of(file, path), True
     for number, row in read(file):
         try:
             if isinstance(row, BadRow):
                 raise row
             if not isinstance(row, dict):
                 raise BadRow("(row)", "a JSON object", type(row).__name__)
+            if first and (other := other_source(row, option)) is not None:
+                raise UserError(_other(file, option, other))
+            first = False
             if ignore:
                 row = without(row, ignore)
             for key in fields:
@@ -66,8 +69,6 @@ def each(
             check_fields(row, fields, f"{file}, row {number}")
             yield parse(row, name, number)
         except BadRow as error:
-            if number == 1 and isinstance(row, dict) and (other := other_source(row, option)) is not None:
-                raise UserError(_other(file, option, other)) from error
             yield malformed(str(file), number, error)
 
 
