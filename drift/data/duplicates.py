@@ -1,8 +1,8 @@
 """Records that are there twice, or nearly (MinHash, by the library datasketch).
 
 Two records are equal if the same is learnt from them: prompt, reply, label and better reply. They are nearly equal if what stands
-before the last user turn is equal, and nearly equal are both ends of that turn (where a question stands beside a long text that
-others share), the reply, and the better reply. So a system prompt or a document that records share makes no twins of them.
+before the last user turn is equal, and nearly equal are that turn, its first and its last words (where a question stands beside a
+long text that others share), the reply, and the better reply. So a shared system prompt or document makes no twins of records.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from drift.data.rows import Aside
 from drift.records import Record, digest
 
 WORDS = 5  # a shingle
-ENDS = 30  # words at either end of the last user turn
+ENDS = 15  # words at either end of the last user turn: one that differs there makes another request
 PERMUTATIONS = 64
 
 
@@ -28,13 +28,13 @@ class Twin:
 
 @dataclass(frozen=True)
 class Parts:
-    """What of a record is compared. `same`: must be equal. `turn`: shingles of its last user turn's ends. `replies`: sketches of
-    the reply and of the better one."""
+    """What of a record is compared. `same`: must be equal. `ends`: shingles of the first and last words of its last user turn.
+    `sketches`: of that turn, the reply, and the better one."""
 
     id: str
     same: str
-    turn: frozenset[bytes]
-    replies: tuple[Any, ...]
+    ends: tuple[set[bytes], set[bytes]]
+    sketches: tuple[Any, ...]
 
 
 def shingles(words: Sequence[str]) -> set[bytes]:
@@ -80,9 +80,11 @@ class Seen:
 
     def _near(self, one: Parts, other: Parts) -> bool:
         assert self.threshold is not None
-        if one.same != other.same or len(one.turn & other.turn) < self.threshold * len(one.turn | other.turn):
-            return False
-        return all(a.jaccard(b) >= self.threshold for a, b in zip(one.replies, other.replies, strict=True))
+        return (
+            one.same == other.same
+            and all(len(a & b) >= self.threshold * len(a | b) for a, b in zip(one.ends, other.ends, strict=True))
+            and all(a.jaccard(b) >= self.threshold for a, b in zip(one.sketches, other.sketches, strict=True))
+        )
 
 
 def better(record: Record) -> str | None:
@@ -93,12 +95,16 @@ def better(record: Record) -> str | None:
 def _parts(record: Record) -> tuple[Parts, Any]:
     """(what is compared, a sketch of it all, which finds candidates)."""
     *before, last = ([message["role"], *message["content"].lower().split()] for message in record.prompt)
-    turn = shingles(last[1:] if len(last) <= 2 * ENDS else [*last[1 : ENDS + 1], *last[-ENDS:]])
-    texts = [text for text in (record.reply, better(record)) if text is not None]
-    replies = [shingles(text.lower().split()) for text in texts]
-    parts = Parts(record.id, digest([before, record.label, len(texts)])[:32], frozenset(turn), tuple(map(sketch, replies)))
-    marked = (bytes([number]) + shingle for number, found in enumerate([turn, *replies]) for shingle in found)
-    return parts, sketch(marked)
+    turn = last[1:]
+    texts = [record.reply] if better(record) is None else [record.reply, str(better(record))]
+    compared = [shingles(words) for words in (turn, *(text.lower().split() for text in texts))]
+    parts = Parts(
+        id=record.id,
+        same=digest([before, record.label, len(texts)])[:32],
+        ends=(shingles(turn[:ENDS]), shingles(turn[-ENDS:])),
+        sketches=tuple(map(sketch, compared)),
+    )
+    return parts, sketch(bytes([number]) + shingle for number, found in enumerate(compared) for shingle in found)
 
 
 def duplicate(conversation: Conversation, twin: Twin) -> Aside:
