@@ -1,9 +1,9 @@
 """Shared by all tests: the tiny model, composed configs, runs in this process and through the real command line."""
 
+import functools
 import os
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from more, and threads that wait for one another cost a lot
@@ -24,8 +24,8 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope="session", name="cache")
-def model_cache(tmp_path_factory):
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
     """One model cache for the whole session."""
     return str(tmp_path_factory.mktemp("cache"))
 
@@ -119,7 +119,7 @@ def feedback_file(path, *, dsat=10, sat=8):
     return path
 
 
-@cache
+@functools.cache
 def defaults(file):
     """A yaml of conf/ as plain values."""
     from omegaconf import OmegaConf

@@ -58,8 +58,10 @@ def test_nothing_clicked_is_nothing_said_and_another_word_is_set_aside(tmp_path)
         for mark in ({"rating": nothing}, {"feedback": nothing, "comment": nothing}, {"annotation": {"rating": nothing}}):
             row = {"messages": [turns[0], turns[1] | mark, *turns[2:]]}
             assert labels(collected(tmp_path / "log.jsonl", [row])) == ["dsat"], "the miner reads what the user said next"
-    found = collected(tmp_path / "log.jsonl", log({"thumbs": "meh"}, {"label": "travel"}, {"rating": "neutral"}))
-    assert reasons(found) == [("malformed row", "messages[1].thumbs"), ("malformed row", "messages[1].label")]
+    marks = ({"thumbs": "meh"}, {"label": "travel"}, {"feedback": {"up": 0, "down": 1, "id": 3}}, {"rating": "neutral"})
+    found = collected(tmp_path / "log.jsonl", log(*marks))
+    fields = ["messages[1].thumbs", "messages[1].label", "messages[1].feedback"]
+    assert reasons(found) == [("malformed row", field) for field in fields]
     assert "data.ignore_fields=[label]" in found.set_aside[1]["remedy"]
     assert found.facts["conversations without a verdict"] == 1, "neither pleased nor displeased"
 

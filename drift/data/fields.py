@@ -54,10 +54,17 @@ TURNS = ("messages", "conversations", "conversation")  # lists of what was said
 @cache
 def look(name: str) -> str | None:
     """What a field of this name looks like, one of LOOKS, or None for a harmless one."""
-    parts = [part.lower() for part in PART.findall(name)]
-    if name.lower() in HARMLESS or (parts and parts[-1] in HARMLESS_ENDS):
-        return None
-    return next((WORDS[part] for part in parts if part in WORDS), None)
+    return None if harmless(name) else next((WORDS[part] for part in parts_of(name) if part in WORDS), None)
+
+
+def harmless(name: str) -> bool:
+    """Whether a name says that its field holds no opinion ("rated_at")."""
+    return name.lower() in HARMLESS or (parts_of(name) or [""])[-1] in HARMLESS_ENDS
+
+
+def parts_of(name: str) -> list[str]:
+    """The words of a name: "thumbsUp" and "thumbs_up" are "thumbs" and "up"."""
+    return [part.lower() for part in PART.findall(name)]
 
 
 def empty(value: Any) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drift.data.conversations import Label
-from drift.data.fields import empty, unread
+from drift.data.fields import empty, harmless, unread
 from drift.data.rows import BadRow
 from drift.data.turns import found, to_text
 from drift.errors import UserError
@@ -110,6 +110,9 @@ def _inside(value: dict[str, Any], where: str, scale: Scale, place: str) -> Mark
     text = None if empty(value.get("text")) else to_text(value["text"], f"{where}.text")
     reason = next((str(value[name]) for name in REASONS if isinstance(value.get(name), str) and value[name].strip()), None)
     words = mark.words or text or (reason if mark.label is None else None)
+    other = sorted(name for name, part in value.items() if name not in known and not empty(part) and not harmless(name))
+    if mark.label is None and words is None and other:
+        raise BadRow(where, f"a verdict under one of {', '.join(INSIDE)}", f"an object with {', '.join(other)}")
     return Mark(label=mark.label, words=words, reason=reason)
 
 

@@ -88,8 +88,8 @@ def test_a_system_prompt_or_a_document_that_rows_share_makes_no_duplicates(tmp_p
     last = [talk(f"{LONG} What should a visitor of {town} see?", "I do not know.") for town in towns]
     before = [{"messages": [*said(LONG, "Noted.", f"What should a visitor of {town} see?"), said("", "No idea.")[1] | DOWN]}
               for town in towns]  # fmt: skip
-    middle = [talk(f"Sum up what stands here, in at most a hundred words and no more: {LONG[i * 900 : i * 900 + 900]} And remember, "
-                   "no more than a hundred words, and no list, please, as always.", "No idea.") for i in range(6)]  # fmt: skip
+    frame = "Sum up what stands here in at most a hundred words and no more: {} Again: a hundred words at most, and please no list."
+    middle = [talk(frame.format(LONG[i * 900 : i * 900 + 900]), "No idea.") for i in range(6)]
     for rows in (first, last, before, middle):
         assert len(collected(tmp_path / "log.jsonl", rows).records) == 6, "the same reply to other questions about one document"
 
