@@ -119,7 +119,11 @@ def test_a_comment_belongs_to_its_reply_wherever_it_stands(tmp_path):
         (record,) = collected(tmp_path / "log.jsonl", [row]).records
         assert (record.label, record.feedback) == ("dsat", "This is wrong, there is no river.")
         assert record.provenance["detector"] == "rules"
+    first = ASSISTANT | {"comment": "That is wrong."}
+    found = collected(tmp_path / "log.jsonl", [{"messages": [USER, first, *later[:1], later[1] | {"feedback": "up"}]}])
+    assert labels(found) == ["dsat", "sat"], "a click elsewhere leaves no comment unread"
     found = collected(tmp_path / "log.jsonl", log({"comment": "See ticket 4711."}))
+    assert found.facts["comments without a verdict"] == 1
     assert reasons(found) == [("comment without a verdict", "messages")] and "See ticket" in found.set_aside[0]["found"]
 
 
@@ -230,7 +234,10 @@ def test_a_side_of_a_pair_is_the_assistants_reply_or_the_row_is_set_aside(tmp_pa
         tmp_path / "log.jsonl", [{"prompt": [USER], "chosen": [USER, good], "rejected": [USER, ASSISTANT]}], source="preference"
     ).records
     assert (last.reply, last.revised) == (REPLY, "Good.")
+    one = {"prompt": ASK, "chosen": [good], "rejected": [ASSISTANT]}
+    assert labels(collected(tmp_path / "log.jsonl", [one], source="preference")) == ["dsat", "sat"]
     for source, row in (
+        ("preference", {"prompt": ASK, "chosen": [USER], "rejected": [ASSISTANT]}),
         ("jsonl", {"prompt": [USER], "rejected": [season, summer, ASSISTANT]}),
         ("jsonl", {"prompt": [USER], "rejected": [USER]}),
         ("jsonl", {"prompt": [USER], "rejected": [summer, ASSISTANT]}),

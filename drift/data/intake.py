@@ -94,7 +94,7 @@ class Intake:
         if contradictory := votes.contradictory():
             counts["replies with contradictory votes"] = contradictory
         kept = agreed(chosen.records(), votes, aside)
-        return Collected(records=kept, set_aside=[asdict(row) for row in aside], facts=dict(counts))
+        return Collected(records=kept, set_aside=[asdict(row) for row in aside], facts=dict(+counts))
 
     def _wanted(self, source: Any, aside: list[Aside], counts: Counter[str], chosen: "Choice") -> Iterator[Conversation]:
         """Well-formed conversations in a language and with flags that are wanted; finished records are chosen from at once."""
@@ -141,6 +141,7 @@ class Intake:
                 found = {at for at, verdict in verdicts.items() if verdict.label != "none"}
                 if tools := len(found & set(conversation.from_tools)):
                     counts["replies that rest on a tool call, not used"] += tools
+                counts["comments without a verdict"] += len(conversation.comments.keys() - found)
                 if found - set(conversation.from_tools):
                     yield conversation
                 elif found or conversation.comments:

@@ -99,14 +99,17 @@ def _side(row: dict[str, Any], side: str, marked: bool) -> tuple[list[Message], 
         before = last_user(to_messages(prompt, role="role", content="content", field="prompt", system=row), "prompt")
         value = {"role": "assistant", "content": value} if isinstance(value, str) else value
         return before, one_reply(value, side, before, role="role", content="content")
-    if isinstance(value, str):
+    if isinstance(value, str) or (isinstance(prompt, str) and isinstance(value, list) and len(value) == 1):
         text = to_text(prompt, "prompt")
         if not marked and ASKS.search(text) and ANSWERS.search(text):
             raise BadRow(
                 "prompt", "one message", "turns marked in its text", reason="turns in one text",
                 remedy="write the turns as [{role, content}], or keep the text as it is: data.turn_markers=keep",
             )  # fmt: skip
-        return [*beside(row), {"role": "user", "content": text}], to_text(value, side)
+        before = [*beside(row), {"role": "user", "content": text}]
+        if isinstance(value, str):
+            return before, to_text(value, side)
+        return before, one_reply(value, side, before, role="role", content="content")
     messages = to_messages(value, role="role", content="content", field=side, system=row)
     if messages[-1]["role"] != "assistant" or len(messages) < 2:
         raise BadRow(side, "a prompt and a last message by the assistant", f"{len(messages)} messages")

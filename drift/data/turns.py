@@ -77,7 +77,8 @@ def _speaker(row: Any, role: str, field: str) -> str | None:
         raise BadRow(field, f"{{{role}, …}}", found(row))
     name = row.get(role)
     who = ROLES.get(name.lower()) if isinstance(name, str) else None
-    return "calling" if who == "assistant" and not (empty(row.get("tool_calls")) and empty(row.get("function_call"))) else who
+    calls = who == "assistant" and any(not empty(row[key]) for key in ("tool_calls", "function_call") if key in row)
+    return "calling" if calls else who
 
 
 def _end(messages: list[Message], from_tools: set[int], said: list[str], field: str) -> None:
