@@ -12,31 +12,46 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from drift import stop
 from drift.config import build, explain
-from drift.errors import UserError
+from drift.errors import CANT_WRITE, UserError
+from drift.folders import owned
+from drift.overrides import quote_paths
 
 CONF = Path(__file__).resolve().parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(config: DictConfig) -> None:
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    stop.install()
+    stop.check()  # a sweep's next member
+    settings = HydraConfig.get()
+    folder, sweep = Path(settings.runtime.output_dir), "MULTIRUN" in str(settings.mode)
     try:
         run = build(config)
-    except UserError:
+        from drift import job
+
+        text = OmegaConf.to_yaml(config, resolve=True)
+        with owned(folder, text, "hydra.sweep.dir" if sweep else "hydra.run.dir") as mine:
+            job.perform(run, mine, settings, text)
+    except UserError as error:
         with suppress(OSError):  # a refused run leaves no empty folder
             folder.rmdir()
-        raise
-    from drift import job
-
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
-    job.perform(run, folder, HydraConfig.get())
+        if not sweep:
+            sys.exit(f"\n{error}")
+        print(f"\n{error}\n", flush=True)  # at once: the sweep goes on with its other members, and says at its end who failed
 
 
 if __name__ == "__main__":
+    stop.install()
     try:
+        sys.argv[1:] = quote_paths(sys.argv[1:])
         main()
     except UserError as error:
         sys.exit(f"\n{error}")
     except HydraException as error:
         sys.exit(f"\n{explain(error, CONF)}")
+    except OSError as error:
+        if error.errno not in CANT_WRITE or not error.filename:
+            raise
+        sys.exit(f"\n{error.filename} can't be written to: {error.strerror}. Put the run elsewhere with hydra.run.dir=FOLDER.")

@@ -1,16 +1,19 @@
 """What is done before any model is trained and after: logs to records, records described, reports built anew.
 
 `mine` and `describe` take the same settings as run.py, by the same names: `mine=rules`, `intake.languages=[en]`,
-`model=qwen2.5-7b-instruct`.
+`model=qwen2.5-7b-instruct`. `python -m drift mine --help` lists those that matter there.
 """
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
+from drift import quiet
 from drift.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+SETTINGS = "settings, as intake.max_records=4000 (NAME=VALUE, as in run.py); what holds when nothing is said:\n"
 
 
 def main() -> None:
@@ -18,17 +21,7 @@ def main() -> None:
         prog="python -m drift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    mine = commands.add_parser("mine", help="judge the replies of chat logs, and write those that pleased or displeased as records")
-    mine.add_argument("logs", help="file, directory, or hub data set in the cache")
-    mine.add_argument(
-        "--source", default="messages", help="what kind of log it is: an option of the config group data (default: messages)"
-    )
-    mine.add_argument(
-        "--out", required=True, type=Path, help="records.jsonl to write; rows set aside go to quarantine.jsonl beside it"
-    )
-    describe = commands.add_parser("describe", help="say what a file of records holds, as a table and as an HTML page")
-    describe.add_argument("records", type=Path)
-    describe.add_argument("--out", type=Path, help="the page to write (default: beside the records)")
+    parsers = {"mine": mine_parser(commands), "describe": describe_parser(commands)}
     report = commands.add_parser("report", help="build the report of a run or a study anew, finished or not")
     report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
     workspace = commands.add_parser("workspace", help="make a workspace in W&B that lays the methods of a project side by side")
@@ -36,8 +29,12 @@ def main() -> None:
     workspace.add_argument("--project", default="drift")
     workspace.add_argument("--spec", type=Path, help="write its specification here, and send nothing")
     arguments, overrides = parser.parse_known_args()
-    for wrong in (item for item in overrides if "=" not in item or item.startswith("-")):
-        parser.error(f"{wrong} is neither an option nor a setting of the form key=value")
+    quiet.libraries(None)
+    of = parsers.get(arguments.command)
+    for wrong in (item for item in overrides if of is None or "=" not in item or item.startswith("-")):
+        (of or parser).error(f"{wrong} is neither an option nor a setting of the form name=value (--help lists them)")
+    from drift.overrides import literal, override, quote_paths
+
     if arguments.command == "report":
         from drift.report import html
 
@@ -49,11 +46,68 @@ def main() -> None:
     elif arguments.command == "mine":
         from drift.data import mined
 
-        mined.mine(compose([f"data={arguments.source}", f"data.path={arguments.logs}", *overrides]), arguments.out)
+        quote_paths([arguments.logs, str(arguments.out)])  # refuses a name that is not UTF-8
+        run = compose([f"data={arguments.source}", override("data.path", literal(arguments.logs)), *overrides])
+        mined.mine(run, arguments.out, arguments.overwrite)
     else:
         from drift.report import describe as page
 
-        page.describe(compose(overrides), arguments.records, arguments.out or arguments.records.with_suffix(".html"))
+        quote_paths([str(arguments.records), str(arguments.out)])
+        run = compose(["data=records", override("data.path", literal(str(arguments.records))), *overrides])
+        page.describe(run, overrides, arguments.records, arguments.out or arguments.records.with_suffix(".html"))
+
+
+def mine_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    config, miners = (CONF / "config.yaml").read_text(encoding="utf-8"), ("classifier", "cascade")
+    mine = commands.add_parser(
+        "mine",
+        usage="python -m drift mine LOGS --out FILE [--source KIND] [--overwrite] [name=value ...]",
+        help="judge the replies of chat logs, and write those that pleased or displeased as records",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=SETTINGS
+        + choices("mine")
+        + block("intake.…", textwrap.dedent(config.split("\nintake:")[1].partition("\n")[2].split("\n\n")[0]))
+        + "".join(block(f"mine.… (with mine={name})", (CONF / f"mine/{name}.yaml").read_text("utf-8")) for name in miners),
+    )
+    mine.add_argument("logs", help="file, directory, or hub data set in the cache")
+    kinds = ", ".join(sorted(file.stem for file in (CONF / "data").glob("*.yaml") if file.stem not in ("deployment", "records")))
+    mine.add_argument("--source", default="messages", metavar="KIND", help=f"what kind of log it is: {kinds} (default: messages)")
+    mine.add_argument(
+        "--out", required=True, type=Path, help="NAME.jsonl to write; rows set aside go to NAME.quarantine.jsonl beside it"
+    )
+    mine.add_argument("--overwrite", action="store_true", help="replace these two files if they are there")
+    return mine
+
+
+def describe_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    describe = commands.add_parser(
+        "describe",
+        usage="python -m drift describe RECORDS [--out PAGE] [name=value ...]",
+        help="say what a file of records holds, as a table and as an HTML page",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=SETTINGS
+        + choices("model")
+        + "  model.path=…  with model=pretrained\n  train.max_tokens=…  prompt and reply at most\n"
+        "  sampler.max_new_tokens=…  of a fresh reply",
+    )
+    describe.add_argument("records", type=Path)
+    describe.add_argument("--out", type=Path, help="the page to write (default: beside the records)")
+    return describe
+
+
+def choices(group: str) -> str:
+    """The options of a config group, the default first."""
+    chosen = (CONF / "config.yaml").read_text(encoding="utf-8").split(f"  - {group}: ")[1].split("\n")[0].split(" ")[0]
+    others = sorted({file.stem for file in (CONF / group).glob("*.yaml")} - {chosen})
+    return f"  {group}={chosen} (or {', '.join(others)})\n"
+
+
+def block(name: str, text: str) -> str:
+    """The settings of a part as its yaml has them, comments and all."""
+    kept = [
+        line for line in text.splitlines() if ":" in line and line[0] != "#" and "_target_" not in line and "defaults" not in line
+    ]
+    return f"  {name}\n{textwrap.indent(chr(10).join(kept), '    ')}\n"
 
 
 def compose(overrides: list[str]):
@@ -62,10 +116,11 @@ def compose(overrides: list[str]):
     from hydra.errors import HydraException
 
     from drift.config import build, explain
+    from drift.overrides import quote_paths
 
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return build(compose("config", overrides))
+            return build(compose("config", quote_paths(overrides)))
     except HydraException as error:
         raise UserError(explain(error, CONF)) from error
 

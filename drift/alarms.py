@@ -1,15 +1,19 @@
 """Signs that training goes wrong, watched for while it runs: each is named, with its numbers, in console, logger and report.
 
 Training: the chosen replies' log-probability falls below the reference's, the entropy of the tokens of both replies collapses.
-Sampling: replies copy the one they are paired with or talk about the feedback, or most of what is learnt from was cut off.
+Sampling: replies copy the one they are paired with or talk about the feedback; chosen replies are cut off, mostly or more often
+than the rejected ones, or are much longer than the log's: what differs between chosen and rejected is what is learnt.
 Evaluation, against the start model, where the evaluation samples replies: length drifts, word pairs repeat, ends are missing,
 perplexity under the start model rises. Every threshold may be null: not watched.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from statistics import median
 from typing import Any, Literal
 
 from drift.errors import UserError
+from drift.records import Pair, Record
 
 WINDOW = 4  # steps over which training's metrics are averaged
 Rows = list[dict[str, float]]
@@ -19,12 +23,26 @@ OF_EVALUATION = {
     "missing_ends": "missing ends",
     "perplexity_ratio": "perplexity under start",
 }  # alarm -> the metric that it needs
+TO_DO = {
+    "chosen_fall": "lower train.learning_rate, or raise train.loss.nll",
+    "entropy_share": "lower train.learning_rate, or raise train.loss.nll",
+    "copied_share": "raise sampler.temperature, or set filters.echo=drop",
+    "cut_share": "raise sampler.max_new_tokens, or set filters.truncated=drop",
+    "cut_excess": "raise sampler.max_new_tokens, or set filters.truncated=drop",
+    "chosen_length_ratio": "set sampler.max_new_tokens to what the log's replies need and filters.truncated=drop",
+    "length_ratio": "lower train.learning_rate, or train.loss.sigmoid_norm=1 train.loss.sigmoid=0, which is per token",
+    "distinct2_share": "lower train.learning_rate or iterations",
+    "missing_ends": "set filters.truncated=drop, or raise sampler.max_new_tokens",
+    "perplexity_ratio": "lower train.learning_rate, or raise train.loss.nll",
+}  # alarm -> the settings to try
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alarms:
     """`action`: stop ends the run (what is finished stays). `chosen_fall`: nats a token below the reference. `entropy_share`: of
     the iteration's first steps. `copied_share`: of candidate pairs. `cut_share`: of chosen replies, cut off by the length limit.
+    `cut_excess`: how much more often than rejected ones, as a share of the pairs. `chosen_length_ratio`: median words of the chosen
+    replies to those of the log's.
     `length_ratio`: longer or shorter than the start model's replies by this factor. `distinct2_share`: of the start model's.
     `missing_ends`: more than the start model, as a share of replies. `perplexity_ratio`: to the start model's own replies."""
 
@@ -33,13 +51,15 @@ class Alarms:
     entropy_share: float | None
     copied_share: float | None
     cut_share: float | None
+    cut_excess: float | None
+    chosen_length_ratio: float | None
     length_ratio: float | None
     distinct2_share: float | None
     missing_ends: float | None
     perplexity_ratio: float | None
 
     def check(self) -> None:
-        for name, lowest in (("length_ratio", 1.0), ("perplexity_ratio", 1.0)):
+        for name, lowest in (("length_ratio", 1.0), ("chosen_length_ratio", 1.0), ("perplexity_ratio", 1.0)):
             if (value := getattr(self, name)) is not None and value <= lowest:
                 raise UserError(f"alarms.{name}={value}: expected above {lowest:g}, or null.")
 
@@ -68,7 +88,25 @@ class Alarms:
         if self.cut_share is not None and cut > self.cut_share * counts["used"]:
             found["cut_share"] = (
                 f"{cut} of {counts['used']} chosen replies were cut off by the length limit, and teach the policy not to end: "
-                "raise sampler.max_new_tokens, or set filters.truncated=drop"
+                f"{TO_DO['cut_share']}"
+            )
+        return found
+
+    def in_pairs(self, pairs: Sequence[Pair], log: Sequence[Record]) -> dict[str, str]:
+        """As above, of an iteration's pairs, and of the records that they were made from."""
+        found = {}
+        cut, cut_rejected = sum(not pair.chosen_ended for pair in pairs), sum(not pair.rejected_ended for pair in pairs)
+        if self.cut_excess is not None and cut - cut_rejected > self.cut_excess * len(pairs):
+            found["cut_excess"] = (
+                f"{cut} of {len(pairs)} chosen replies were cut off by the length limit, and {cut_rejected} of the rejected "
+                f"ones: not to end is what tells them apart, and is learnt. To do: {TO_DO['cut_excess']}"
+            )
+        words = median(len(pair.chosen.split()) for pair in pairs)
+        usual = median(len(record.reply.split()) for record in log)
+        if self.chosen_length_ratio is not None and words > self.chosen_length_ratio * usual:
+            found["chosen_length_ratio"] = (
+                f"half of the chosen replies have {words:g} words or more, half of the log's {usual:g}: length is learnt. "
+                f"To do: {TO_DO['chosen_length_ratio']}"
             )
         return found
 

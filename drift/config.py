@@ -6,17 +6,41 @@ two, without torch, lightning or transformers.
 
 import importlib
 import inspect
-import sys
+import math
 import types
 import typing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from drift.errors import UserError, nearest
+from drift.overrides import unreadable
+
+EVERY_KEY = "python run.py --cfg job shows every key."
+OF_DEVICES = ("devices", "device", "gpus", "gpu", "num_gpus", "accelerator", "num_nodes", "nodes", "world_size", "strategy")
+DEVICES = (
+    " A run uses one device: the first GPU that CUDA_VISIBLE_DEVICES shows, or the CPU. Several runs can go on side by side on "
+    "one store: start each with its own CUDA_VISIBLE_DEVICES, or give the members of a sweep to a launcher (hydra/launcher=joblib)."
+)
+PLUGINS = {
+    "hydra/launcher": {
+        "joblib": "hydra-joblib-launcher",
+        "submitit_slurm": "hydra-submitit-launcher",
+        "submitit_local": "hydra-submitit-launcher",
+        "ray": "hydra-ray-launcher",
+        "ray_aws": "hydra-ray-launcher",
+        "rq": "hydra-rq-launcher",
+    },
+    "hydra/sweeper": {
+        "optuna": "hydra-optuna-sweeper",
+        "ax": "hydra-ax-sweeper",
+        "nevergrad": "hydra-nevergrad-sweeper",
+    },
+    "hydra/job_logging": {"colorlog": "hydra-colorlog"},
+    "hydra/hydra_logging": {"colorlog": "hydra-colorlog"},
+}
 
 
 def build(config: DictConfig) -> Any:
@@ -35,25 +59,6 @@ def build(config: DictConfig) -> Any:
     return run
 
 
-class Members(Callback):
-    """Hydra calls this when a sweep begins: all its members are checked before the first one runs."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        from hydra import compose
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-        from hydra.core.global_hydra import GlobalHydra
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
-        wanted = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        overrides = parser.parse_overrides([*wanted, *config.hydra.overrides.task])
-        for member in BasicSweeper.split_arguments(overrides, None)[0]:
-            try:
-                build(compose(kwargs["config_name"], overrides=list(member)))
-            except UserError as error:  # ends the program here: Hydra would only warn of an exception in a callback
-                sys.exit(f"\n{error}\nIn the member {' '.join(member)}; nothing was begun.")
-
-
 def check_together(run: Any) -> None:
     """What no part can see alone."""
     if not run.data.uses_policy:
@@ -68,7 +73,7 @@ def check_together(run: Any) -> None:
     if judge is not None and judge.needs_truth and not run.data.knows_truth:
         raise UserError(
             "This method's judge checks replies against a known truth, which this data set does not have. "
-            "Use data=deployment, or a method that needs no judge: method=drift, for one."
+            "Use data=deployment, or methods that need no judge: method=drift,spin."
         )
     if run.sampler.max_new_tokens >= run.train.max_tokens:
         raise UserError(
@@ -117,19 +122,24 @@ def _import(target: str, path: str) -> Any:
 
 def _check_type(value: Any, hint: Any, path: str) -> None:
     if not _fits(value, hint):
-        raise UserError(f"{path}={value}: expected {_name(hint)}, got {type(value).__name__}.{_suggest(value, hint)}")
+        raise UserError(f"{path}={value}: expected {_name(hint)}, got {_kind(value)}.{_suggest(value, hint)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
-    if hint is Any or isinstance(value, (DictConfig, ListConfig)):
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or (isinstance(value, DictConfig) and "_target_" in value):
         return True  # nested parts are checked by their own signature
     if origin is typing.Literal:
-        return value in typing.get_args(hint)
+        return value in options
     if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, option) for option in typing.get_args(hint))
+        return any(_fits(value, option) for option in options)
+    if origin in (list, tuple) or hint in (list, tuple):
+        items = isinstance(value, (list, tuple, ListConfig))
+        return items and all(_fits(item, option) for item in value for option in options[:1])
+    if origin is dict or hint is dict:
+        return isinstance(value, (dict, DictConfig))
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return not inspect.isclass(hint) or isinstance(value, hint)
@@ -139,10 +149,16 @@ def _name(hint: Any) -> str:
     options = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, options))
+    if typing.get_origin(hint) in (list, tuple):
+        return f"a list ([a, b]; each of it {_name(options[0])})"
     if options:
         return " or ".join("null" if option is type(None) else _name(option) for option in options)
     name = str(hint.__name__)
     return {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}.get(name, name)
+
+
+def _kind(value: Any) -> str:
+    return {"ListConfig": "a list", "DictConfig": "a group of settings"}.get(type(value).__name__, type(value).__name__)
 
 
 def _suggest(value: Any, hint: Any) -> str:
@@ -158,16 +174,28 @@ def explain(error: Exception, conf: Path) -> str:
         wrong = text.split("full_key: ")[1].splitlines()[0].strip()
         known, group = all_keys(conf), wrong.partition(".")[0]
         hint = f" It belongs to another option of {group} than the one chosen." if wrong in known else nearest(wrong, known)
-        return f"Unknown key {wrong}.{hint} (python run.py --cfg job shows every key.)"
+        return f"Unknown key {wrong}.{DEVICES if wrong.rpartition('.')[2] in OF_DEVICES else hint} ({EVERY_KEY})"
     if "Could not find" in str(error):
         name = str(error).split("Could not find '")[1].split("'")[0]
         group, _, option = name.rpartition("/")
-        known = [file.stem for file in (conf / group).glob("*.yaml")]
-        return f"{group}={option}: there is no {conf.name}/{name}.yaml.{nearest(option, known)} Known: {', '.join(sorted(known))}."
+        if group in PLUGINS:
+            return _plugin(group, option)
+        hint = nearest(option, known := [file.stem for file in (conf / group).glob("*.yaml")])
+        listed = "" if "Known:" in hint else f" Known: {', '.join(sorted(known))}."
+        return f"{group}={option}: there is no {conf.name}/{name}.yaml.{hint}{listed}"
     if "Could not override" in str(error):
         name = str(error).split("'")[1].split("@")[0]
-        return f"{str(error).splitlines()[0]}{nearest(name, [*all_keys(conf), *(f.name for f in conf.iterdir() if f.is_dir())])}"
-    return str(error)
+        known = [*all_keys(conf), *(f.name for f in conf.iterdir() if f.is_dir())]
+        hint = DEVICES if name.rpartition(".")[2] in OF_DEVICES else nearest(name, known)
+        return f"{str(error).splitlines()[0].rstrip('.')}.{hint} ({EVERY_KEY})"
+    return unreadable(error)
+
+
+def _plugin(group: str, option: str) -> str:
+    """What to install for a launcher or a sweeper of Hydra's that is not there."""
+    if option in PLUGINS[group]:
+        return f"{group}={option} needs a plugin of Hydra that is not installed. Install it: pip install {PLUGINS[group][option]}."
+    return f"{group}={option}: there is no such choice.{nearest(option, ['basic', *PLUGINS[group]])}"
 
 
 def all_keys(conf: Path) -> list[str]:

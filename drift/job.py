@@ -1,24 +1,22 @@
 """One job of a sweep, or a single run: the loop with its journal, and the reports when it ends, however it ends."""
 
-import os
-import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-from drift.errors import UserError
+from drift import quiet, stop
 from drift.loop import Run, execute
 from drift.model import precision
-from drift.report import console, html, tables
+from drift.report import closing, html
 from drift.report.console import say
 from drift.report.journal import Journal
 
 
-def perform(run: Run, folder: Path, hydra: Any) -> None:
-    """Runs in `folder`; writes report.html there, and the study's report one level up if this is a sweep's member."""
-    quiet()
-    end_on_sigterm()
+def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
+    """Runs in `folder`, which is this run's alone; writes report.html there, and the study's report in the sweep's folder if this
+    is a member of one. `config`: the composed settings, as they are kept beside the results."""
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    quiet.libraries(folder / "libraries.log")
     sweep = str(hydra.mode).endswith("MULTIRUN")
     overrides = [override.lstrip("+").partition("=") for override in hydra.overrides.task]
     said = {key: value for key, _, value in overrides if not key.startswith("store.")}  # where it is kept changes no result
@@ -30,45 +28,45 @@ def perform(run: Run, folder: Path, hydra: Any) -> None:
         "judge": judge.label if (judge := getattr(run.method, "judge", None)) else "none",
     }
     say(", ".join(f"{name} {value}" for name, value in (title | notes).items()))
-    journal = Journal(folder, title, notes, run.store, run.logger, run.alarms)
+    for note in unusual(run):
+        say(f"Note: {note}")
+    kept = Journal(folder, title, notes, run.store, run.logger, run.alarms)
     error: BaseException | None = None
     try:
-        execute(run, journal)
+        execute(run, kept)
     except BaseException as caught:
-        error = caught
-        if sweep and isinstance(caught, UserError):
-            say(f"\n{caught}\n")  # at once: the sweep goes on with its other members and raises at its end
-        raise
-    finally:
-        journal.finish(error)
-        report = html.run_report(folder)
-        if sweep:
-            report = html.study_report(Path(hydra.sweep.dir))
-        if not isinstance(error, (KeyboardInterrupt, SystemExit)):
-            sys.stdout.flush()
-            rows = tables.rows(title["method"], [journal.state])
-            if rows:
-                console.table([{name: row[name] for name in list(row)[1:4]} for row in rows])
-            say(f"Report: {report}")
+        error = stop.stopped() or caught  # a library may have made something else of a signal
+        if isinstance(error, stop.Stopped):
+            say(f"\nStopped by {stop.signal_name()}. What is finished is kept: the same command goes on from there.")
+    try:
+        finish(kept, error, Path(hydra.sweep.dir) if sweep else None)
+    except OSError as problem:  # on a full disk the first error is the one to show
+        if error is None:
+            raise
+        say(f"The report in {folder} could not be written: {problem}")
+    if error is not None:
+        raise error
 
 
-def end_on_sigterm() -> None:
-    """SIGTERM ends the process, report and all. Lightning alone would take note of it and let a sweep go on with the next member;
-    it calls a handler that it finds. One that is there already (a launcher's) stays."""
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+def finish(kept: Journal, error: BaseException | None, study: Path | None) -> None:
+    """The last word in journal and reports."""
+    kept.finish(error)
+    report = html.run_report(kept.folder)
+    if study is not None:
+        report = html.study_report(study)
+    if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+        sys.stdout.flush()
+        closing.run(kept.folder, report)
 
 
-def quiet() -> None:
-    """Silences what libraries say about things that are as we want them; everything else they say is shown."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    known = (
-        "does not have many workers",
-        "LeafSpec",
-        "gradient_checkpointing",
-        "litlogger",
-        "in eval mode at the start",
-        "Using ModelCheckpoint with manual",
-        "exists and is not empty",  # the progress of a run that was killed
-    )
-    warnings.filterwarnings("ignore", message=f".*({'|'.join(known)})")
+def unusual(run: Run) -> list[str]:
+    """Settings that are allowed and that somebody may not have meant."""
+    found = []
+    if not run.iterations and not run.warmup_epochs:
+        found.append("iterations=0: nothing is trained, the start model is evaluated.")
+    elif set(run.train.loss.weights()) == {"nll"}:
+        found.append(
+            f"no preference loss has a weight, only train.loss.nll={run.train.loss.nll:g}: this is supervised fine-tuning on the "
+            "chosen replies, and the rejected ones are not used."
+        )
+    return found

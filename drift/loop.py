@@ -7,7 +7,7 @@ method only makes pairs; nothing below knows which one it is.
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from drift.data.intake import Intake
 from drift.data.leakage import apart
 from drift.data.usable import usable
 from drift.errors import UserError
+from drift.identity import identity, named
 from drift.method.filters import Filters
 from drift.method.guided import Guidance
 from drift.method.warmup import Warmup
@@ -27,7 +28,7 @@ from drift.report.console import say
 from drift.report.journal import Journal
 from drift.sampler.draw import Draw
 from drift.sampler.noise import order
-from drift.store import Stage, Store, identity
+from drift.store import Stage, Store
 from drift.train.fit import train_stage
 from drift.train.reference import reference_stage
 from drift.train.rows import layout_module, plan, tokenize
@@ -39,8 +40,8 @@ VERSION = 1
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One run. `seed`: samples and training order (the log and the prompts have `data.seed`). `pairs_per_iteration`: how many
-    pairs every method trains on in an iteration (null: all it can make). `previous_share`: share of them taken from the
-    iteration before. `warmup_epochs`: over the DSAT -> SAT pairs first (0: no warm start). `reference`: the iteration's
+    pairs every method trains on in an iteration (null: those of one pass over the records). `previous_share`: share of them taken
+    from the iteration before. `warmup_epochs`: over the DSAT -> SAT pairs first (0: no warm start). `reference`: the iteration's
     starting policy, or always the start model. `refresh_log`: every later iteration learns from what users say to the policy
     that it starts from, instead of from the start model's log; only a simulated deployment can ask them."""
 
@@ -82,6 +83,7 @@ def execute(run: Run, journal: Journal) -> None:
     check_template(tokenizer, start.base)
     layout_module(run.train.rows).check_model(start.base)
     records, held_out = learnt_from(run, journal, 1, start, tokenizer)
+    journal.expects(run.evaluation.meanings, run.evaluation.outlook(records, held_out))
     score(run, journal, 0, "start", start, start, held_out)
     policy = start
     if run.warmup_epochs:
@@ -133,9 +135,10 @@ def feedback_stage(run: Run, policy: Policy, tokenizer: Any) -> Stage:
         reasons = Counter(f"set aside: {row['reason']}" for row in aside)
         return {"counts": collected.facts | facts | dict(reasons), "set_aside": aside[:20]}
 
-    sampler = run.sampler.key() if run.data.uses_policy else {"max_new_tokens": run.sampler.max_new_tokens}
+    sampler = identity(run.sampler) if run.data.uses_policy else {"max_new_tokens": run.sampler.max_new_tokens}
     data = run.data.key() if run.data.uses_policy else run.intake.key(run.data, run.mine)
-    settings = {"data": data, "sampler": sampler, "max_tokens": run.train.max_tokens}
+    parts = [named(part) for part in ([run.data] if run.data.uses_policy else [run.data, run.intake, run.mine])]
+    settings = {"data": data, "parts": parts, "sampler": sampler, "max_tokens": run.train.max_tokens}
     return run.store.run("feedback", work, version=VERSION, settings=settings, inputs={"policy": policy.fingerprint})
 
 
@@ -145,8 +148,8 @@ def improve(
 ) -> tuple[Policy, list[Pair]]:  # fmt: skip
     """One turn: pairs, reference pass, training. Returns the next policy and the pairs that were new."""
     made = pairs_stage(run, iteration, method, policy, records, tokenizer)
-    journal.sampled(iteration, made)
     new = read_pairs(made.path / "pairs.jsonl")
+    journal.sampled(iteration, made, new, records)
     kept = round(len(new) * run.previous_share) if previous else 0
     pairs = new[: len(new) - kept] + previous[:kept]
     rows = plan(
@@ -181,18 +184,28 @@ def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: 
                 + ("DSAT with a later reply that satisfied, or warmup_epochs=0." if warmup else "DSAT or SAT.")
             )
         if wanted is not None and len(pairs) < wanted:
-            say(f"  Note: {len(pairs)} pairs of the {wanted} asked for: the records are used up (method.rounds: more passes).")
+            say(
+                f"  Note: {len(pairs)} pairs of the {wanted} asked for: the records are used up (method.rounds: more passes). Runs "
+                f"that train on more are no comparison; pairs_per_iteration={len(pairs)} would match them."
+            )
         write_jsonl(output / "pairs.jsonl", pairs)
         return {"counts": counts, "drawn": draw.drawn}
 
     warmup = isinstance(method, Warmup)
     wanted = None if warmup else run.pairs_per_iteration
+    if wanted is None:
+        method = one_pass(method)
     settings = {
         "method": identity(method), "filters": identity(run.filters), "wanted": wanted, "seed": run.seed, "iteration": iteration,
-        "sampler": run.sampler.key(),
+        "sampler": identity(run.sampler),
     }  # fmt: skip
     inputs = {"policy": policy.fingerprint, "records": digest([asdict(record) for record in records])}
     return run.store.run("pairs", work, version=VERSION, settings=settings, inputs=inputs)
+
+
+def one_pass(method: Any) -> Any:
+    """Without a number of pairs to reach, the records are gone through once, whatever `rounds` allows."""
+    return replace(method, rounds=1) if any(item.name == "rounds" for item in fields(method)) else method
 
 
 def score(run: Run, journal: Journal, iteration: int, name: str, policy: Policy, start: Policy, held_out: list[Record]) -> None:

@@ -2,7 +2,8 @@
 
     store.run("reference", work, version=1, settings={...}, inputs={...}) -> Stage
 
-The key is the sha256 of (format, name, version, settings, inputs). A finished stage is a directory `DIR/NAME/KEY` that was renamed
+The key is the sha256 of (format, name, version, settings, inputs); a configured part stands in `settings` by its `identity` (see
+identity.py), the source file of its class included. A finished stage is a directory `DIR/NAME/KEY` that was renamed
 into place; so a killed run leaves nothing half-written, and the same command again finishes what is missing. The manifest,
 not the key, records commit, versions, device and threads. A lease only saves duplicate work: correctness comes from the
 rename, and whoever comes second throws its own copy away.
@@ -17,9 +18,10 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +29,8 @@ from typing import Any
 
 import psutil
 
-from drift.errors import UserError
+from drift import stop
+from drift.errors import UserError, writable
 from drift.records import digest, write_json
 
 MANIFEST = "manifest.json"
@@ -57,17 +60,28 @@ class Store:
     strict: bool
     lease_seconds: float
     log: list[Stage] = field(default_factory=list, init=False)  # every stage asked for, in order
+    found: Counter[str] = field(default_factory=Counter, init=False)  # of these, by name, what was found and not said yet
 
     def run(self, name: str, work: Work, *, version: int, settings: dict[str, Any], inputs: dict[str, str]) -> Stage:
         """Returns the finished stage, computing it unless it is there. `work` may find its own earlier progress."""
         parts = {"format": FORMAT, "stage": name, "version": version, "settings": settings, "inputs": inputs}
         final = Path(self.dir).resolve() / name / digest(parts)[:24]
+        stop.check()
         stage = self._finished(name, final)
         if stage is None:
-            with lease(final, self.lease_seconds):
+            self.say_found()
+            with writable(Path(self.dir), "store.dir"), lease(final, self.lease_seconds):
                 stage = self._finished(name, final) or self._compute(name, final, work, parts)
+        if stage.hit:
+            self.found[name] += 1
         self.log.append(stage)
         return stage
+
+    def say_found(self) -> None:
+        """What was found since this was said last, in a line: so a run that goes on says from where."""
+        if self.found:
+            print("  found in the store: " + ", ".join(f"{count} {name}" for name, count in self.found.items()), flush=True)
+            self.found.clear()
 
     def _finished(self, name: str, final: Path) -> Stage | None:
         if not (final / MANIFEST).is_file():
@@ -107,14 +121,6 @@ class Store:
             if not psutil.pid_exists(int(left.name.rsplit(".", 1)[1])):
                 shutil.rmtree(left, ignore_errors=True)
         return Stage(name=name, path=final, hit=False, **kept)
-
-
-def identity(part: Any) -> Any:
-    """A configured part as plain data: its class and its settings, nested parts included."""
-    if is_dataclass(part):
-        settings = {item.name: identity(getattr(part, item.name)) for item in fields(part) if item.init}
-        return {"class": type(part).__qualname__} | settings
-    return part
 
 
 @contextmanager

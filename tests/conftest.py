@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,17 @@ def command(*arguments, cwd=ROOT, **environment):
         text=True,
         timeout=280,
     )
+
+
+OURS = re.compile(
+    r"|  .*|(Note|Feedback|start|warm start|iteration \d+|W&B|Verdict|Cost|Next|Numbers|Report( so far)?): .*"
+    r"|(method|Sweep of|Stopped by|The method made|\d+ of \d+ members) .*"
+)
+
+
+def foreign(printed):
+    """The lines that no message of ours looks like: what libraries say about themselves belongs into libraries.log."""
+    return [line for line in printed.splitlines() if not OURS.fullmatch(line)]
 
 
 def feedback_file(path, *, dsat=10, sat=8):

@@ -2,14 +2,18 @@
 
 stdin: a list of rounds. A round is a list of jobs that run at once; a job is `{"folder": cwd, "tmpdir": null | dir,
 "overrides": [...], "kill": null | {"stage": kind, "at": moment, "nth": n}}`. stdout: how every job ended, what it
-printed, and which files its store then had. Everything is imported once, and every job is a fork of that: the program
-itself is as it is, the wrappers below only count, print and choose the moment.
+printed, and which files its store then had. Every job is a fork of a process that has imported what is slow to import: the
+program itself is as it is, the wrappers below only count, print and choose the moment.
+
+Only a process without threads is safe to fork, and which import starts some depends on the build of torch. So every slow module is
+imported in a fork of its own: the fork that still has one thread goes on, and jobs begin in the last of them.
 
 Moments, each inside the innermost open stage: `predict_step` and `training_step` (entered), `manifest` (outputs are
 written, the manifest is not), `rename` (everything is written, but not in place), `copy` (half of a file is copied).
 """
 
 import functools
+import importlib
 import json
 import os
 import signal
@@ -19,32 +23,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a process without threads is safe to fork
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a device can't be used by forks
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import run  # noqa: E402  (first of all: it sets how OpenMP waits)
-
-# isort: split
-import lightning  # noqa: E402, F401
-import matplotlib.pyplot  # noqa: E402, F401
-import peft  # noqa: E402, F401
-import scipy.stats  # noqa: E402, F401
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: E402, F401
-
-import drift.job  # noqa: E402, F401
-import drift.sampler.decode  # noqa: E402, F401
-from drift import store  # noqa: E402
-from drift.train.modules import PolicyModule, ReferenceModule  # noqa: E402
-
+SLOW = ["run", "torch", "transformers", "peft", "scipy.stats", "matplotlib.pyplot", "lightning", "drift.job"]
+THREADS = 99  # the exit code of a fork that can't be forked again
 SECONDS = 60  # a job that hangs (on a lease, say) is ended, and its return code shows it
 open_stages: list[Path] = []  # final directories of the stages being computed, innermost last
 
 
 def main() -> None:
     rounds = json.load(sys.stdin)
+    for module in SLOW:
+        if pid := os.fork():
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if code != THREADS:  # a fork of it did the work
+                sys.exit(code)
+            break
+        importlib.import_module(module)
+        if len(list(Path("/proc/self/task").glob("*"))) > 1:
+            os._exit(THREADS)
     results = []
     for jobs in rounds:
-        assert len(list(Path("/proc/self/task").glob("*"))) <= 1, "there are threads: a fork would not be safe"
         started = [(job, start(job)) for job in jobs]
         ended = [(job, os.waitpid(pid, 0)[1]) for job, pid in started]
         results.append([outcome(Path(job["folder"]), status) for job, status in ended])
@@ -65,6 +65,8 @@ def start(job: dict[str, Any]) -> int:
         os.dup2(log, 2)
         signal.alarm(SECONDS)
         tempfile.tempdir = job["tmpdir"]
+        import run
+
         watch(job["kill"])
         sys.argv = ["run.py", *job["overrides"]]
         run.main()
@@ -90,6 +92,9 @@ def outcome(folder: Path, status: int) -> dict[str, Any]:
 
 def watch(kill: dict[str, Any] | None) -> None:
     """Wraps what the moments are about, and prints `[begun|computed] kind key` and `[trained] step`."""
+    from drift import store
+    from drift.train.modules import PolicyModule, ReferenceModule
+
     passed = 0
 
     def moment(name: str, last_act: Callable[[], Any] = lambda: None) -> None:

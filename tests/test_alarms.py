@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT, SMALL, command, compose
 from hydra.utils import instantiate
+from test_methods import pair, record
 
+from drift.alarms import TO_DO
 from drift.errors import UserError
 
 STUDY = ROOT / "experiments/embedded-ranking"
@@ -18,6 +20,8 @@ OFF = dict.fromkeys(
         "entropy_share",
         "copied_share",
         "cut_share",
+        "cut_excess",
+        "chosen_length_ratio",
         "length_ratio",
         "distinct2_share",
         "missing_ends",
@@ -52,6 +56,31 @@ def test_sampling_alarms_count_copies_of_all_kinds_and_cut_replies():
     assert "9 of 12 chosen replies were cut off" in alarms(cut_share=0.74).in_sampling(counts)["cut_share"]
 
 
+def pairs_of(lengths, cut=0, cut_rejected=0):
+    """Pairs whose chosen replies have so many words; the first ones cut off."""
+    return [
+        pair(chosen="w " * words, rejected="no", chosen_ended=i >= cut, rejected_ended=i >= cut_rejected)
+        for i, words in enumerate(lengths)
+    ]
+
+
+def test_chosen_replies_that_are_cut_more_often_than_rejected_ones_sound_by_default():
+    """25 of 76 chosen replies of a log whose replies all end; as many on both sides, as of a model's own log, are no news."""
+    watching, log = instantiate(compose().alarms), [record(0, "dsat", reply="w " * 11)]
+    found = watching.in_pairs(pairs_of([11] * 76, cut=25), log)
+    assert list(found) == ["cut_excess"] and "25 of 76 chosen replies were cut off" in found["cut_excess"]
+    assert watching.in_pairs(pairs_of([11] * 76, cut=25, cut_rejected=20), log) == {}
+    assert watching.in_pairs(pairs_of([11] * 76, cut=15), log) == {} and alarms().in_pairs(pairs_of([11] * 76, cut=76), log) == {}
+
+
+def test_chosen_replies_much_longer_than_the_logs_sound_by_default():
+    """A median of 38.5 words (38 and 39 in the middle) against 11."""
+    watching, log = instantiate(compose().alarms), [record(i, "dsat", reply="w " * words) for i, words in enumerate((5, 11, 90))]
+    found = watching.in_pairs(pairs_of([10, 38, 39, 60]), log)
+    assert list(found) == ["chosen_length_ratio"] and "38.5 words or more, half of the log's 11" in found["chosen_length_ratio"]
+    assert watching.in_pairs(pairs_of([10, 22, 22, 60]), log) == {}
+
+
 @pytest.mark.parametrize(
     ("settings", "metric", "fine", "bad"),
     [
@@ -72,6 +101,10 @@ def test_evaluation_alarms_compare_with_the_start_model(settings, metric, fine, 
 def test_numbers_that_are_none_sound():
     broken = steps([float("nan")] * 8, [2.0] * 4 + [float("nan")] * 4)
     assert set(alarms(chosen_fall=0.25, entropy_share=0.5).in_training(broken)) == {"chosen_fall", "entropy_share"}
+
+
+def test_every_alarm_has_settings_to_try():
+    assert TO_DO.keys() == OFF.keys()
 
 
 def test_a_ratio_that_nothing_can_meet_is_refused():

@@ -38,7 +38,7 @@ def study(cache, tmp_path_factory):
     done = command(
         "-m", "model=tiny", f"model.cache_dir={cache}", "data=jsonl", f"data.path={log}", "method=drift,spin", "seed=0,1",
         "train.pairs_per_step=2", "iterations=1", "pairs_per_iteration=6", "sampler.max_new_tokens=8", "evaluation.share=0.3",
-        "intake.near_duplicates=null", "intake.leakage=keep",
+        "intake.near_duplicates=null", "intake.leakage=keep", "evaluation.num_sampled_prompts=2",
         f"store.dir={folder}/store",
         f"hydra.sweep.dir={folder}/study",
     )  # fmt: skip
@@ -65,7 +65,7 @@ def page(chromium, study):
 
 def test_a_report_is_quiet_self_contained_and_shows_markup_as_text(page, study):
     assert page.said == [] and page.asked == [study.as_uri()]
-    assert page.title() == "study of 4 runs" and study.stat().st_size < 8e6
+    assert page.title().startswith("study of 4 runs: drift, spin on jsonl (log.jsonl) with tiny, 20") and study.stat().st_size < 8e6
     assert page.locator("#samples").get_by_text("document.title").count() > 0
 
 
@@ -84,9 +84,23 @@ def test_the_filter_shows_what_fits_and_says_how_much(page):
     page.select_option("#remark", "differ")  # there is no verdict on pairs
     assert shown.count() == 0
     page.select_option("#remark", "")
+    page.select_option("#kind", "")
     assert shown.count() == total
     page.fill("#search", "nobody said this")
     assert shown.count() == 0
+
+
+def test_start_and_trained_policies_answer_held_out_prompts_side_by_side(page):
+    page.select_option("#kind", "evaluation")
+    for text in page.locator("#samples > div:visible").all_inner_texts():
+        assert re.search(r"(?s)(liked|disliked).*start model \d+ words.*distinct-2 \d.*drift \d+ words.*spin \d+ words", text), text
+
+
+def test_the_main_tables_fit_a_page_of_1200_pixels(page):
+    page.set_viewport_size({"width": 1200, "height": 800})
+    tables = page.evaluate("[...document.querySelectorAll('.main .wide')].map(box => box.scrollWidth - box.clientWidth)")
+    assert len(tables) >= 2 and set(tables) == {0}
+    page.set_viewport_size({"width": 1280, "height": 720})
 
 
 def test_a_phone_scrolls_tables_and_not_the_page(page):

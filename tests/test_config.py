@@ -1,13 +1,15 @@
 """What a user can get wrong is refused before anything heavy loads, with the nearest valid name and what to do."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT, command, compose, feedback_file
+from hydra.errors import HydraException
 
-from drift.config import build
-from drift.errors import UserError, memory_advice, nearest
+from drift.config import build, explain
+from drift.errors import UserError, memory_advice, nearest, need_package
 
 WRONG = [
     (["+sede=1"], "Unknown key sede. Did you mean seed?"),
@@ -17,6 +19,13 @@ WRONG = [
     (["iterations=1.5"], "iterations=1.5: expected a whole number"),
     (["store.strict=3"], "store.strict=3: expected true or false"),
     (["pairs_per_iteration=many"], "expected a whole number or null"),
+    (["train.learning_rate=nan"], "train.learning_rate=nan: expected a number"),
+    (["train.learning_rate=[1,2]"], "expected a number, got a list"),
+    (["seed={a:1}"], "expected a whole number, got a group of settings"),
+    (["intake.languages=en"], r"intake.languages=en: expected a list \(\[a, b\]; each of it text\) or null, got str"),
+    (["intake.drop_flagged=3"], "expected a list"),
+    (["intake.drop_flagged=[toxic,3]"], "expected a list"),
+    (["logger=wandb", "logger.tags=abc"], "logger.tags=abc: expected a list"),
     (["~seed"], "Missing key seed"),
     (["method._target_=drift.method.nothing.X"], "can't be imported"),
     (["model=pretrained"], "model.path has no value yet"),
@@ -49,10 +58,57 @@ def test_wrong_settings_are_refused_with_what_to_do(overrides, message, monkeypa
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method=foo", "method=foo: there is no conf/method.foo.yaml. Known: drift, iterdpo, random_logged, spin.$"),
+        ("hydra/launcher=submitit_slurm", "pip install hydra-submitit-launcher.$"),
+        ("hydra/launcher=joblib", "pip install hydra-joblib-launcher.$"),
+        ("hydra/sweeper=optuna", "pip install hydra-optuna-sweeper.$"),
+        ("hydra/launcher=submit_slurm", "no such choice. Did you mean submitit_slurm.$"),
+        ("hydra/sweeper=zzz", "Known: ax, basic, nevergrad, optuna.$"),
+        ("devices=4", "^Unknown key devices. A run uses one device"),
+        ("+trainer.devices=4", "Unknown key trainer"),
+        ("num_nodes=2", "A run uses one device"),
+        ("qwertyuiop=1", r"^Unknown key qwertyuiop. \(python run.py --cfg job shows every key.\)$"),
+    ],
+)
+def test_what_hydra_refuses_is_answered_in_a_sentence(override, message):
+    with pytest.raises((HydraException, UserError)) as refused:
+        build(compose(override))
+    said = explain(refused.value, ROOT / "conf") if isinstance(refused.value, HydraException) else str(refused.value)
+    assert re.search(message, said) and len(said) < 400, said
+
+
+def test_a_folder_of_a_packages_name_is_not_the_package(tmp_path, monkeypatch):
+    (tmp_path / "wandbox").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match="needs the package wandbox. Install it: pip install .*wandb"):
+        need_package("wandbox", "logger=wandb", extra="wandb")
+    need_package("hydra", "x", extra="x")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], None),
+        (["iterations=0"], "iterations=0: nothing is trained"),
+        (["iterations=0", "warmup_epochs=1", "data.second_tries=true"], None),
+        (["train.loss.sigmoid=0"], "no preference loss has a weight, only train.loss.nll=0.1: this is supervised"),
+    ],
+)
+def test_settings_that_nobody_may_have_meant_are_said(overrides, message):
+    from drift.job import unusual
+
+    notes = unusual(build(compose(*overrides)))
+    assert len(notes) == 1 and notes[0].startswith(message) if message else notes == []
+
+
+@pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("sede=1", "Unknown key sede. Did you mean seed?"),
         ("method=drfit", "Did you mean drift? Known: drift, iterdpo, random_logged, spin"),
+        ("iterations=-1", "Expected iterations >= 0"),
         ("modle=tiny", "Did you mean model?"),
         ("train.loss.beta=x", "expected a number"),
         ("data=jsonl data.path=x data.num_prompts=8", "It belongs to another option of data than the one chosen"),
@@ -61,6 +117,7 @@ def test_wrong_settings_are_refused_with_what_to_do(overrides, message, monkeypa
 def test_the_command_line_says_it_in_a_line_and_leaves_no_folder(argument, message, tmp_path):
     done = command(*argument.split(), f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == "" and "Error executing job" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 

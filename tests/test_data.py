@@ -12,7 +12,7 @@ from drift.data.jsonl import Jsonl, parse
 from drift.data.leakage import apart
 from drift.data.messages import Messages
 from drift.data.opinions import judged
-from drift.data.requests import REQUESTS, feedback, topic_stem, verify
+from drift.data.requests import REQUESTS, feedback, verify
 from drift.data.rows import BadRow
 from drift.data.usable import usable
 from drift.errors import UserError
@@ -217,7 +217,6 @@ def test_a_useful_reply_is_on_topic_and_sound_too():
     assert not verify(truth, "Tea tea.").sound
     assert not verify(truth, "tea tea tea tea tea tea").sound
     assert verify({"topic": "knives", "request": "no_commas"}, "A knife is sharp and useful.").on_topic
-    assert topic_stem("cherries") == "cherr" and topic_stem("grass") == "grass" and topic_stem("bees") == "bee"
 
 
 def test_the_simulated_user_complains_about_what_is_wrong_first():

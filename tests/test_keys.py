@@ -11,7 +11,7 @@ BASE = [
     "model=tiny", "data.num_prompts=8", "iterations=1", "pairs_per_iteration=6",
     "train.pairs_per_step=2", "train.tokens_per_batch=500",
     "evaluation.num_prompts=4", "evaluation.num_samples=1", "evaluation.num_perplexity_prompts=2", "sampler.group_size=4",
-    "sampler.max_new_tokens=16", "sampler.precision=float32", "sampler.temperature=1.0", "sampler.top_p=1.0",
+    "sampler.max_new_tokens=40", "sampler.precision=float32", "sampler.temperature=1.0", "sampler.top_p=1.0",
     "train.precision=float32", "filters.truncated=keep",
 ]  # fmt: skip
 AFTER_TRAIN = {"evaluate", "replies"}
@@ -112,6 +112,8 @@ ELSEWHERE = {
                 "entropy_share",
                 "copied_share",
                 "cut_share",
+                "cut_excess",
+                "chosen_length_ratio",
                 "length_ratio",
                 "distinct2_share",
                 "missing_ends",

@@ -33,17 +33,19 @@ def chats(path, count=24):
 def test_mine_describe_and_learn(cache, tmp_path):
     log = chats(tmp_path / "chats.jsonl")
     mined = drift("mine", str(log), "--out", str(tmp_path / "records.jsonl"), "mine=rules", "intake.near_duplicates=null")
-    assert mined.returncode == 0, mined.stderr
+    assert mined.returncode == 0 and mined.stderr == "", mined.stderr
     records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
-    aside = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    aside = [json.loads(line) for line in (tmp_path / "records.quarantine.jsonl").read_text().splitlines()]
     assert [sum(record["label"] == label for record in records) for label in ("dsat", "sat")] == [12, 6]
     assert [(row["row"], row["reason"]) for row in aside] == [(26, "malformed row"), (25, "duplicate")]
     assert "18 records in" in mined.stdout and "2 rows set aside" in mined.stdout
 
     tiny = ("model=tiny", f"model.cache_dir={cache}")
     described = drift("describe", str(tmp_path / "records.jsonl"), *tiny)
-    assert described.returncode == 0, described.stderr
+    assert described.returncode == 0 and described.stderr == "", described.stderr
     assert "12 DSAT and 6 SAT (2.0 : 1)" in described.stdout and "style" in described.stdout
+    assert "Precision, not measured on your log" in described.stdout
+    assert f"python run.py data=records data.path={tmp_path}/records.jsonl sampler.max_new_tokens=" in described.stdout
     page = (tmp_path / "records.html").read_text()
     assert page.count("<svg") == 2 and not re.search(r"(src|href)=.http", page)
     assert page.count(".79 [.55, .98]") == 1 and page.count("<details") == len({r["provenance"]["category"] for r in records})

@@ -3,8 +3,12 @@
 import itertools
 
 import pytest
+from conftest import ROOT, compose
+from hydra.utils import instantiate
 
+from drift.config import build
 from drift.judge.verifier import Verifier
+from drift.loop import one_pass, pairs_stage
 from drift.method.drift import Drift
 from drift.method.filters import Filters
 from drift.method.guided import Guidance
@@ -12,6 +16,7 @@ from drift.method.iterdpo import IterDpo
 from drift.method.random_logged import RandomLogged
 from drift.method.spin import Spin
 from drift.method.warmup import Warmup
+from drift.model.policy import load_tokenizer, policy_at
 from drift.records import Pair, Record, Reply
 
 UNGUIDED = Guidance(share=0.0, instruction="Do better.")
@@ -59,6 +64,22 @@ def test_drift_rejects_the_logged_dsat_reply_and_chooses_a_fresh_one():
         ("r0", "fresh", "logged dsat 0", ("chosen",)),
         ("r2", "fresh", "logged dsat 2", ("chosen",)),
     ]
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "conf/method").glob("*.yaml")))
+def test_without_a_number_of_pairs_to_reach_every_record_is_gone_through_once(name, tiny, tmp_path):
+    """Three of each label, a store of its own: as many candidates as the method has records, though it may go round more often."""
+    settings = ("model=tiny", f"method={name}", "pairs_per_iteration=null", "sampler.max_new_tokens=4", f"store.dir={tmp_path}")
+    run, log = build(compose(*settings)), [record(i, label) for i, label in enumerate(["dsat", "sat"] * 3)]
+    assert run.method.rounds > 1
+    made = pairs_stage(run, 1, run.method, policy_at(tiny), log, load_tokenizer(policy_at(tiny)))
+    assert made.facts["counts"]["seen"] == (6 if name == "random_logged" else 3)
+
+
+def test_a_paper_size_model_goes_through_its_records_once():
+    for size in ("0.5b", "7b", "14b"):
+        config = compose(f"model=qwen2.5-{size}-instruct")
+        assert config.pairs_per_iteration is None and one_pass(instantiate(config.method)).rounds == 1
 
 
 def test_guided_samples_see_reply_and_feedback_but_the_pair_keeps_the_original_prompt():

@@ -5,9 +5,7 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 from socket import socket
@@ -16,13 +14,16 @@ from urllib.request import urlopen
 import pytest
 from conftest import ROOT, compose
 from hydra.utils import instantiate
+from judge_server import Server, endpoint
 
 from drift.config import build
+from drift.data import mined
 from drift.endpoint import Endpoint
 from drift.errors import UserError
 from drift.mine import classifier, features, rules
-from drift.mine.cascade import Cascade, question, read
+from drift.mine.cascade import Cascade, read
 from drift.mine.classifier import Classifier
+from drift.mine.unread import UNREAD
 
 REQUEST, REPLY = "Tell me about tea.", "Tea is a warm drink made of leaves."
 CASES = [
@@ -93,12 +94,12 @@ def test_a_word_is_found_in_a_text_as_if_the_text_were_taken_apart():
 MINER = Classifier(dsat_threshold=0.5, sat_threshold=0.5)
 
 
+def conversation(said):
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate((REQUEST, REPLY, said))]
+
+
 def judged(*said, miner=MINER):
-    conversations = [
-        [{"role": "user", "content": REQUEST}, {"role": "assistant", "content": REPLY}, {"role": "user", "content": text}]
-        for text in said
-    ]
-    return [verdicts[1] for verdicts in miner.judge(conversations)]
+    return [verdicts[1] for verdicts in miner.judge([conversation(text) for text in said])]
 
 
 def test_the_classifier_tells_complaints_and_praise_from_the_rest_and_says_why():
@@ -135,97 +136,6 @@ def test_labels_hold_no_text_and_half_of_the_drawn_ones_is_held_out():
     assert len({(row["conversation"], row["turn"]) for row in rows}) == len(rows)
 
 
-class Server(ThreadingHTTPServer):
-    """An OpenAI-compatible server on a free port that answers by a rule, fails as it is told, and counts."""
-
-    def __init__(self, *, fail_first=0, refuse=False, slow=0.0):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.fail_first, self.refuse, self.slow, self.served, self.busy, self.most, self.lock = (
-            fail_first,
-            refuse,
-            slow,
-            0,
-            0,
-            0,
-            threading.Lock(),
-        )
-
-    def __enter__(self):
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self.shutdown()
-        self.server_close()
-
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-    def do_POST(self):
-        server, body = self.server, json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with server.lock:
-            server.served += 1
-            server.busy += 1
-            server.most = max(server.most, server.busy)
-            number = server.served
-        time.sleep(server.slow)
-        with server.lock:
-            server.busy -= 1
-        if server.refuse or number <= server.fail_first:
-            status, answer = (
-                (401, {"error": {"message": "no such key"}}) if server.refuse else ((429, 500, 503)[number % 3], {"error": {}})
-            )
-        else:
-            said = body["messages"][0]["content"].split("<next_turn>")[1]
-            text = "dsat style 0.9" if "stiff" in said else "I can't say"
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-            usage = {"prompt_tokens": 1_000_000, "completion_tokens": 0, "total_tokens": 1_000_000}
-            status, answer = (
-                200,
-                {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage},
-            )
-        data = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.send_header("retry-after-ms", "1")
-        self.end_headers()
-        self.wfile.write(data)
-
-
-def endpoint(server, folder, **settings):
-    plain = {"key_variable": None, "model": "m", "concurrency": 3, "timeout_seconds": 5.0, "retries": 5, "max_dollars": 100.0}
-    prices = {"dollars_per_million_input": 1.0, "dollars_per_million_output": 0.0}
-    return Endpoint(url=f"http://127.0.0.1:{server.server_port}/v1", cache_dir=str(folder), **plain | prices | settings)
-
-
-def asked(which, texts):
-    return which.ask([question((REQUEST, REPLY, text)) for text in texts], lambda count: None, temperature=0.0)
-
-
-def test_failures_that_pass_are_retried_and_answers_never_asked_for_twice(tmp_path):
-    texts = [f"a stiff text {i}" for i in range(6)]
-    with Server(fail_first=4, slow=0.02) as server:
-        first = asked(endpoint(server, tmp_path), texts)
-        assert first == ["dsat style 0.9"] * 6 and server.served == 10 and 1 < server.most <= 3
-        assert asked(endpoint(server, tmp_path), texts) == first and server.served == 10
-        asked(endpoint(server, tmp_path, model="other"), texts[:1])
-        assert server.served == 11
-
-
-def test_spending_stops_at_the_cap(tmp_path):
-    with Server() as server:
-        answers = asked(endpoint(server, tmp_path, concurrency=1, max_dollars=2.5), [f"a stiff text {i}" for i in range(6)])
-        assert server.served == 3 and answers == ["dsat style 0.9"] * 3 + [None] * 3
-
-
-def test_a_refusal_names_the_server_and_keeps_what_was_answered(tmp_path):
-    with Server(refuse=True) as server, pytest.raises(UserError, match=r"127.0.0.1.*no such key.*give the same command again"):
-        asked(endpoint(server, tmp_path), ["x"])
-
-
 def test_a_missing_key_is_named(monkeypatch):
     monkeypatch.delenv("SOME_KEY", raising=False)
     with pytest.raises(UserError, match="environment variable SOME_KEY, which is not set"):
@@ -233,11 +143,16 @@ def test_a_missing_key_is_named(monkeypatch):
                       "mine.endpoint.model=m", "mine.endpoint.key_variable=SOME_KEY"))  # fmt: skip
 
 
+def cascade(judge, *, unsure=0.0, without_answer="stop"):
+    miner = Classifier(dsat_threshold=0.5, sat_threshold=0.5)
+    return Cascade(classifier=miner, endpoint=judge, unsure=unsure, without_answer=without_answer)
+
+
 def test_the_cascade_asks_the_judge_about_uncertain_turns_only(tmp_path):
     texts = ["Perfect, thank you!", "continue", "hmm, it reads a bit stiff though"]
     sure = judged(*texts)
     with Server() as server:
-        miner = Cascade(classifier=MINER, endpoint=endpoint(server, tmp_path), unsure=0.02)
+        miner = cascade(endpoint(server, tmp_path), unsure=0.02)
         found = judged(*texts, miner=miner)
         uncertain = [v.label == "none" and 1 - v.confidence >= 0.02 for v in sure]
         assert server.served == sum(uncertain) and uncertain[2] and not uncertain[0]
@@ -261,13 +176,14 @@ def test_the_judge_may_be_a_real_server(tiny, tmp_path):
             dollars_per_million_input=1.0, dollars_per_million_output=1.0, max_dollars=1.0, cache_dir=str(tmp_path / "cache"),
         )  # fmt: skip
         texts = ["hmm, it reads a bit stiff though", "and the other one, I guess"]
-        found = judged(*texts, miner=Cascade(classifier=MINER, endpoint=judge, unsure=0.0))
-        assert [verdict.detector for verdict in found] == ["judge"] * 2
+        miner = cascade(judge)
+        found = judged(*texts, miner=miner)
+        assert miner.counts == {"replies that the judge was asked about": 2, "answers of the judge that could not be read": 2}
     finally:
         server.kill()
         server.wait()
     assert len(list((tmp_path / "cache").iterdir())) == 2
-    assert judged(*texts, miner=Cascade(classifier=MINER, endpoint=judge, unsure=0.0)) == found  # the server is gone
+    assert judged(*texts, miner=cascade(judge)) == found  # the server is gone
 
 
 def wait_until_healthy(server, port, log):
@@ -281,15 +197,64 @@ def wait_until_healthy(server, port, log):
     raise AssertionError(log.read_text())
 
 
-def test_the_judges_line_is_read_and_anything_else_is_none():
-    assert (read("DSAT factual 0.8").label, read("DSAT factual 0.8").category, read("DSAT factual 0.8").confidence) == (
-        "dsat",
-        "factual",
-        0.8,
-    )
-    assert (read("sat - 1").label, read("sat - 1").category) == ("sat", None)
-    assert read("dsat nonsense").category is None
-    assert read("").label == "none" and read("no idea").label == "none"
+@pytest.mark.parametrize(("answer", "expected"), [
+    ("DSAT factual 0.8", ("dsat", "factual", 0.8)), ("sat - 1", ("sat", None, 1.0)), ("dsat", ("dsat", None, 0.5)),
+    ("sat", ("sat", None, 0.5)), ("none", ("none", None, 0.5)), ("dsat style 9/10", ("dsat", "style", 0.9)),
+    ("dsat style 90%", ("dsat", "style", 0.9)), ("sat 90 %", ("sat", None, 0.9)), ("dsat, style, 0,9", ("dsat", "style", 0.9)),
+    ("**DSAT** not_working .75.", ("dsat", "not_working", 0.75)), ("dsat tone 0.8", ("dsat", None, 0.8)),
+    ("Label: both\nCategory: detail\nConfidence: 3 / 4", ("both", "detail", 0.75)), ("sat style 0.8", ("sat", None, 0.8)),
+    ("dsat style 0.9 because it is stiff", ("dsat", "style", 0.9)),
+    *((text, None) for text in ("", "no idea", "90%", "dsat nonsense", "dsat style high", "dsat style 9", "dsat style 1.5",
+      "dsat style 11/10", "dsat style -0.9", "none of these", "It is not dsat.", "The user is content: sat 0.9", "sat down")),
+])  # fmt: skip
+def test_the_judges_line_is_read_strictly(answer, expected):
+    found = read(answer)
+    assert (found and (found.label, found.category, found.confidence)) == expected
+
+
+def test_answers_of_the_judge_without_a_text_stop_the_miner_or_are_counted(tmp_path):
+    texts = ["hmm, it reads a bit stiff though", "and the other one, I guess"]
+    with Server(says=lambda said: "dsat style 0.9" if "stiff" in said else None) as server:
+        with pytest.raises(UserError, match="1 of 2 questions got an answer without a text.*mine.without_answer=keep"):
+            judged(*texts, miner=cascade(endpoint(server, tmp_path)))
+        lenient = cascade(endpoint(server, tmp_path), without_answer="keep")
+        found = judged(*texts, miner=lenient)
+    assert [verdict.detector for verdict in found] == ["judge", "classifier"]
+    assert lenient.counts["answers of the judge without a text"] == 1
+    assert lenient.key() != cascade(endpoint(server, tmp_path)).key()
+
+
+def test_a_log_that_is_dearer_than_the_cap_gives_no_records_until_the_cap_is_raised(tmp_path):
+    """40 turns at a dollar each. 13 are paid for, and nothing is written; then the others, with a higher cap."""
+    talks = [conversation(f"hmm, number {i} reads a bit stiff though") for i in range(40)]
+    rows = [{"messages": [{"role": "user", "content": f"Question {i}?"}, *talk[1:]]} for i, talk in enumerate(talks)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def mine_with(dollars):
+        settings = ["data=messages", f"data.path={tmp_path}/log.jsonl", "mine=cascade", "intake.near_duplicates=null"]
+        run = build(compose(*settings, "mine.unsure=0.0", "mine.endpoint.model=m", "mine.endpoint.key_variable=null",
+                            f"mine.endpoint.url=http://127.0.0.1:{server.server_port}/v1", f"mine.endpoint.max_dollars={dollars}",
+                            "mine.endpoint.dollars_per_million_input=1", f"mine.endpoint.cache_dir={tmp_path}/cache"))  # fmt: skip
+        mined.mine(run, tmp_path / "records.jsonl", overwrite=False)
+
+    with Server() as server:
+        with pytest.raises(UserError, match="max_dollars=13. 13 of the 40 questions"):
+            mine_with(13)
+        assert not (tmp_path / "records.jsonl").exists() and server.served == 13
+        mine_with(41)
+        assert server.served == 40 and len((tmp_path / "records.jsonl").read_text().splitlines()) == 40
+
+
+@pytest.mark.parametrize("miner", [rules.Rules(), MINER], ids=["rules", "classifier"])
+def test_conversations_in_languages_that_the_miner_cannot_read_are_counted_by_language(miner):
+    miner.counts.clear()
+    english = ["That's wrong.", "thanks", "no", "make it shorter", "SELECT * FROM users WHERE id = 1", "12 + 3 = ?", "🙂"]
+    other = {
+        "de": ["Nein, das ist falsch.", "Zu lang, bitte kürzer."], "fr": ["Non, c'est faux."], "es": ["No, eso está mal."],
+        "ja": ["違います。間違っています。"], "zh": ["不对，这是错的。"], "ar": ["لا، هذا خطأ."], "ru": ["Нет, это неправильно."],
+    }  # fmt: skip
+    miner.judge([conversation(text) for text in english + sum(other.values(), [])])
+    assert miner.counts == {f"{UNREAD}{code}": len(texts) for code, texts in other.items()}
 
 
 def test_mine_options_compose():

@@ -1,19 +1,21 @@
 """Whole runs on the tiny model: every method on a log, one process or the real command line, alone or in a sweep."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SMALL, command, feedback_file, perform
+from conftest import ROOT, SMALL, command, feedback_file, foreign, perform
 
 from drift.report import samples
 
 LOG_SETTINGS = [
     "model=tiny", "data=jsonl", "iterations=2", "pairs_per_iteration=6", "train.pairs_per_step=2", "train.tokens_per_batch=500",
     "sampler.max_new_tokens=8", "sampler.group_size=8", "filters.truncated=keep", "evaluation.share=0.3",
+    "evaluation.num_sampled_prompts=0",
 ]  # fmt: skip
 
 
@@ -39,6 +41,7 @@ def test_a_sweep_equals_its_members_run_alone_and_shares_their_stages(cache, tmp
     common = settings(cache, log, tmp_path / "store")
     done = command("-m", "method=drift,spin", *common, f"hydra.sweep.dir={tmp_path}/study", "hydra.sweep.subdir=${method._target_}")
     assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr == "" and foreign(done.stdout) == []
     names = {"drift": "drift.method.drift.Drift", "spin": "drift.method.spin.Spin"}
     for method, target in names.items():
         alone = tmp_path / f"alone_{method}"
@@ -159,7 +162,8 @@ def test_a_member_that_fails_is_named_and_the_others_finish(cache, tmp_path):
     log = feedback_file(tmp_path / "log.jsonl", dsat=8, sat=0)
     rows = settings(cache, log, tmp_path / "store")
     done = command("-m", "method=spin,drift", *rows, "iterations=1", f"hydra.sweep.dir={tmp_path}/study")
-    assert done.returncode == 1 and "The method made no usable pair" in done.stdout and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "The method made no usable pair" in done.stdout and "1 of 2 members failed" in done.stderr
+    assert "Traceback" not in done.stderr and "Error executing job" not in done.stderr
     text = (tmp_path / "study" / "report.html").read_text()
     assert "spin failed: UserError" in text and "drift: after iteration 1, log-prob lost per disliked token" in text
     start, after = json.loads((tmp_path / "study" / "1-drift" / "run.json").read_text())[
@@ -179,6 +183,8 @@ def test_sigterm_ends_a_sweep_with_its_report_and_not_only_one_member(cache, tmp
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.2)
         process.terminate()
-        assert process.wait(timeout=60) == 143
+        printed = process.communicate(timeout=60)[0]
+        assert process.returncode == 143 and foreign(printed) == []
+    assert re.search(r"training: stopped at \d+ of 6000 steps, of which \d+ are saved\n\nStopped by SIGTERM", printed)
     assert (tmp_path / "study" / "report.html").is_file()
-    assert [json.loads(file.read_text())["status"] for file in (tmp_path / "study").glob("*/run.json")] == ["failed"]
+    assert [json.loads(file.read_text())["status"] for file in (tmp_path / "study").glob("*/run.json")] == ["stopped"]

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from drift.errors import UserError
-from drift.store import Store, identity, lease
+from drift.store import Store, lease
 
 
 def make(folder, **changes):
@@ -97,11 +97,3 @@ def test_a_lease_that_is_renewed_is_waited_for_and_the_work_done_once(tmp_path):
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert calls == ["slow"] and sorted(stage.hit for stage in store.log) == [False, True]
-
-
-def test_identity_is_class_and_settings_all_the_way_down():
-    from drift.method.drift import Drift
-    from drift.method.guided import Guidance
-
-    found = identity(Drift(rounds=2, guidance=Guidance(share=0.5, instruction="i")))
-    assert found == {"class": "Drift", "rounds": 2, "guidance": {"class": "Guidance", "share": 0.5, "instruction": "i"}}

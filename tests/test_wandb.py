@@ -1,7 +1,9 @@
 """W&B offline: what a sweep logged is read back from its files and is what the CSV files say; the workspace builds."""
 
 import csv
+import glob
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -35,8 +37,8 @@ def records(path):
 
 
 def load(path):
-    """The run's name, group, job type, config, history rows and exit code."""
-    found = {"config": {}, "history": [], "exit": None}
+    """The run's name, group, job type, config, history rows, summary and exit code."""
+    found = {"config": {}, "history": [], "summary": {}, "exit": None}
     for record in records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -46,6 +48,8 @@ def load(path):
         elif kind == "history":
             row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             found["history"].append(row)
+        elif kind == "summary":
+            found["summary"] |= {item.key or "/".join(item.nested_key): item.value_json for item in record.summary.update}
         elif kind == "exit":
             found["exit"] = record.exit.exit_code
     return found
@@ -63,10 +67,26 @@ def sweep(cache, tmp_path_factory):
     done = command(
         "-m", "model=tiny", f"model.cache_dir={cache}", "data=jsonl", f"data.path={log}", "method=drift,spin", "seed=0,1,2",
         "iterations=1", "pairs_per_iteration=4", "train.pairs_per_step=2", "sampler.max_new_tokens=8", "evaluation.share=0.3",
+        "evaluation.num_sampled_prompts=0",
         "logger=wandb", f"store.dir={folder}/store", f"hydra.sweep.dir={folder}/study",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+    (folder / "said").write_text(done.stdout)
     return folder / "study"
+
+
+def test_one_command_sends_the_whole_sweep(sweep):
+    (command,) = re.findall(r"W&B: offline; wandb sync (\S+) sends the whole sweep", (sweep.parent / "said").read_text())
+    assert len(glob.glob(command)) == 6
+
+
+def test_names_say_what_sets_a_run_apart_and_summaries_what_it_gained(sweep):
+    runs = [load(*member.glob("wandb/offline-run-*/*.wandb")) for member in sorted(sweep.glob("[0-9]-*"))]
+    assert [run["name"] for run in runs] == [f"{method}, seed {seed}" for method in ("drift", "spin") for seed in (0, 1, 2)]
+    rows = list(csv.DictReader((sweep / "results.csv").open()))
+    gains = [float(row["against start"]) for row in rows if row["policy"] == "iteration 1"]
+    assert [json.loads(run["summary"]["gain"]) for run in runs] == pytest.approx(gains)
+    assert all("after iteration 1" in run["summary"]["verdict"] for run in runs)
 
 
 def test_six_runs_of_a_sweep_are_six_runs_of_one_group(sweep):

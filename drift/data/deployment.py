@@ -18,7 +18,7 @@ from drift.data.collected import Collected
 from drift.errors import UserError
 from drift.records import Prompt, Record, digest
 
-VERSION = 2
+VERSION = 3
 Split = Literal["train", "validation", "test"]
 
 

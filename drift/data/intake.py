@@ -76,6 +76,7 @@ class Intake:
         aside: list[Aside] = []
         counts: Counter[str] = Counter()
         chosen, votes, seen = Choice(self.max_records, self.seed), Votes(), Seen(self.near_duplicates)
+        miner.counts.clear()
         for conversation in named(self._judged(self._wanted(source, aside, counts, chosen), miner, aside, counts), counts):
             records = []
             for record in to_records(self._redacted(conversation), source.name):
@@ -94,7 +95,7 @@ class Intake:
         if contradictory := votes.contradictory():
             counts["replies with contradictory votes"] = contradictory
         kept = agreed(chosen.records(), votes, aside)
-        return Collected(records=kept, set_aside=[asdict(row) for row in aside], facts=dict(+counts))
+        return Collected(records=kept, set_aside=[asdict(row) for row in aside], facts=dict(counts + miner.counts))
 
     def _wanted(self, source: Any, aside: list[Aside], counts: Counter[str], chosen: "Choice") -> Iterator[Conversation]:
         """Well-formed conversations in a language and with flags that are wanted; finished records are chosen from at once."""

@@ -2,11 +2,13 @@
 
 Every request can be checked by a few lines of code, so the truth about a reply is known. The six requests are
 those that the small start model meets sometimes (.44 to .75 of 16 replies to each): learnable, and not solved at the start.
+The checks judge form: words, signs, lines and whether the topic is named, not whether what is said is true or well said.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 TOPICS = (
     "tea coffee bread cheese honey rice soup pasta pizza salad chocolate apples bananas lemons carrots potatoes tomatoes "
@@ -47,21 +49,63 @@ class Request:
     met: Callable[[str], bool]
 
 
+WORD = re.compile(r"\d+(?:[.,:]\d+)+|(?:[^\W\d_]\.){2,}|[^\W_]+(?:['’‘-][^\W_]+)*")
+NUMBER = re.compile(r"(^|\n|[.!?;:]\s)(\s*\(?[*_]*)(\d{1,2})[.)][*_]*(?=\s|$)")  # of a list's item, on a line of its own or not
+END = re.compile(r"([.!?…]+)([\"'”’»)\]*_`]*)(?=\s|$)|(?<=[a-z]{2})[.!?]+(?=[A-Z][a-z])")
+NEVER_LAST = "dr mr mrs ms prof st mt vs approx e.g i.e".split()  # abbreviations that no sentence ends with
+SOMETIMES_LAST = "etc jr sr inc ltd co".split()  # and all with a full stop inside: p.m., U.S.
+INITIAL = re.compile(r"(?<![^\W_])(?<!vitamin )(?<!type )(?<!grade )(?<!letter )(?!I$)[A-Z]$")
+SELF = re.compile(
+    r"(?<![^\W_])(?:i|me|my|myself|(?:helpful|virtual|personal|ai) assistant|an ai|language model)(?![^\W_])"
+    r"|(?:^|[^\w\s-]\s*|\b(?:of|is|was|are|were|like|than|as|with|for|not|and) )mine(?![^\W_])",
+    re.IGNORECASE | re.MULTILINE,
+)
+# i.e., a list's first letter, World War I, Elizabeth I of England, "You are a helpful assistant"
+NOT_SELF = re.compile(
+    r"\bi\.\s?e\b|^\s*\(?i[.)]\s|\b(?:war|part|type) i(?![^\W_]|['’])|(?<=\w )i(?= of )|\byou(?:['’]re| are) an? \w+ assistant\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
 def words(text: str) -> list[str]:
-    return re.findall(r"[A-Za-z0-9'’-]+", text)
+    """As a person counts: "don't", "3.5", "ice-cream" and "e.g." are one word each; a dash, a sign and a list's number are none."""
+    return WORD.findall(NUMBER.sub(r"\1", text))
 
 
 def sentences(text: str) -> int:
-    """Sentence ends: runs of . ! ? followed by white space or the end of the text."""
-    return len(re.findall(r"[.!?]+[\"')\]]*(?=\s|$)", text))
+    """How many sentences end in a text: at . ! ? … before white space or the end, but not at an abbreviation, an initial, a list's
+    number or a quotation inside a sentence that goes on."""
+    plain = NUMBER.sub(r"\1", text)
+    return sum(_ends(hit, plain[: hit.start()], plain[hit.end() :].lstrip()) for hit in END.finditer(plain))
+
+
+def _ends(hit: re.Match[str], before: str, after: str) -> bool:
+    if not WORD.search(after):
+        return True
+    stops, closed = hit.groups()
+    goes_on = after[0].islower() and not re.match(r"i\b", after)
+    if closed or stops in ("...", "…"):  # a quotation, an aside or a pause
+        return not goes_on
+    word = re.split(r"[\s(\"'“‘*_]", before)[-1].lower()
+    if stops != ".":
+        return True
+    if word in NEVER_LAST or INITIAL.search(before) or word == "no" and after[0].isdigit():
+        return False
+    return not (goes_on and (word in SOMETIMES_LAST or "." in word))
 
 
 def _one_sentence(reply: str) -> bool:
-    return sentences(reply) == 1 and bool(re.search(r"[.!?][\"')\]]*$", reply)) and "\n" not in reply
+    return sentences(reply) == 1 and bool(re.search(r"[.!?…]\W*$", reply)) and "\n" not in reply
 
 
 def _numbered(reply: str) -> bool:
-    return all(re.search(rf"^\s*{n}[.)]\s+\S", reply, re.MULTILINE) for n in (1, 2))
+    """A first point and a second, each with some text."""
+    points = [int(hit[3]) for hit in NUMBER.finditer(reply) if reply[hit.end() :].strip()]
+    return 1 in points and 2 in points[points.index(1) :]
+
+
+def _impersonal(reply: str) -> bool:
+    return not SELF.search(NOT_SELF.sub(" ", reply))
 
 
 REQUESTS = {
@@ -73,10 +117,10 @@ REQUESTS = {
     "no_commas": Request(
         asks=("Do not use any commas.", "Write it without commas."),
         complaints=("I said no commas.", "There are commas in your answer. Please write it without them."),
-        met=lambda reply: "," not in reply,
+        met=lambda reply: not re.search("[,،、，﹐､]", reply),
     ),
     "at_most_20_words": Request(
-        asks=("Use at most 20 words.", "Keep it under 20 words, please."),
+        asks=("Use at most 20 words.", "Keep it to 20 words or fewer, please."),
         complaints=("That's more than 20 words.", "Much too long. I said 20 words."),
         met=lambda reply: len(words(reply)) <= 20,
     ),
@@ -86,12 +130,12 @@ REQUESTS = {
         met=_numbered,
     ),
     "impersonal": Request(
-        asks=("Do not talk about yourself.", 'Leave the word "I" out of it.'),
-        complaints=("I did not ask about you.", 'You talk about yourself. Leave "I" and "my" out.'),
-        met=lambda reply: not re.search(r"\b(I|me|my|mine|myself)\b", reply),
+        asks=("Do not talk about yourself.", "Do not mention yourself."),
+        complaints=("I did not ask about you.", "You talk about yourself. Leave yourself out of it."),
+        met=_impersonal,
     ),
     "at_most_30_words": Request(
-        asks=("Use at most 30 words.", "Keep it under 30 words, please."),
+        asks=("Use at most 30 words.", "Keep it to 30 words or fewer, please."),
         complaints=("That's more than 30 words.", "Too long. I asked for 30 words at most."),
         met=lambda reply: len(words(reply)) <= 30,
     ),
@@ -115,28 +159,36 @@ def verify(truth: dict[str, str], reply: str) -> Verdict:
     """Checks a reply: request met; topic named; at least 4 words with a type/token ratio of at least one half."""
     found = [word.lower() for word in words(reply)]
     sound = len(found) >= 4 and len(set(found)) / len(found) >= 0.5
-    stem = topic_stem(truth["topic"])
     return Verdict(
         met=REQUESTS[truth["request"]].met(reply.strip()),
-        on_topic=any(word.startswith(stem) for word in found),
+        on_topic=not topic_names(truth["topic"]).isdisjoint(re.findall(r"[a-z]+", reply.lower())),
         sound=sound,
     )
 
 
-def topic_stem(topic: str) -> str:
-    """What a word must start with to name the topic: the singular, without the endings that change."""
-    for ending, stem in (
-        ("ives", "i"),
-        ("ves", ""),
-        ("ies", ""),
-        ("oes", "o"),
-        ("ches", "ch"),
-        ("ses", "s"),
-        ("ing", ""),
-    ):
-        if topic.endswith(ending):
-            return topic[: -len(ending)] + stem
-    return topic[:-1] if topic.endswith("s") and not topic.endswith("ss") else topic
+# What no ending tells: odd singulars, and words of the same stem that name the topic too
+SINGULARS = {
+    "leaves": "leaf", "knives": "knife", "wolves": "wolf", "butterflies": "butterfly", "libraries": "library",
+    "potatoes": "potato", "tomatoes": "tomato", "beaches": "beach", "buses": "bus", "tennis": "tennis",
+}  # fmt: skip
+ALSO = {
+    "rain": "rainy raining rained rainfall raindrop raindrops", "snow": "snowy snowing snowfall snowstorm snowflake snowflakes",
+    "wind": "windy", "storms": "stormy", "clouds": "cloudy", "swimming": "swim swims swam swimmer swimmers",
+    "sleep": "sleeping sleeps slept asleep sleepy", "dreams": "dreaming dreamed", "gardens": "gardening gardener gardeners",
+    "fish": "fishes fishing", "photos": "photograph photographs photography", "roofs": "roofing", "salt": "salty salted",
+    "stairs": "staircase staircases stairway", "farms": "farming farmer farmers", "drums": "drumming drummer drummers",
+    "boats": "boating", "planets": "planetary", "bicycles": "bike bikes", "airplanes": "plane planes aeroplanes",
+    "markets": "marketplace marketplaces", "theaters": "theatre theatres", "cheese": "cheesy", "grass": "grassy grasses",
+    "sugar": "sugary", "butter": "buttery",
+}  # fmt: skip
+
+
+@cache
+def topic_names(topic: str) -> frozenset[str]:
+    """The words that name a topic: whole ones, so that "can" does not name caves."""
+    many = topic.endswith("s") and not topic.endswith("ss")
+    one = SINGULARS.get(topic) or (topic[:-1] if many else topic)
+    return frozenset([topic, one, one if many or topic[-1] in "sh" else f"{topic}s", *ALSO.get(topic, "").split()])
 
 
 def feedback(truth: dict[str, str], verdict: Verdict, pick: Callable[[tuple[str, ...]], str]) -> str:

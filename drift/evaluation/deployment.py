@@ -4,21 +4,23 @@ Beside it what a collapse shows in first: length, distinct-2, on-topic share, mi
 The noise of the replies is that of `data.seed`: the same for every method, seed and iteration.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from drift.data.requests import verify, words
+from drift.data.requests import verify
 from drift.errors import UserError
+from drift.evaluation import replies
 from drift.evaluation.metric import metric
-from drift.model.policy import Policy, load_tokenizer
+from drift.evaluation.replies import means
+from drift.identity import identity, named
+from drift.model.policy import Policy
 from drift.records import Record, Reply, write_json, write_jsonl
 from drift.sampler.draw import Draw
 from drift.store import Stage, Store
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,12 @@ class Deployment:
     num_perplexity_prompts: int
     data: Any
 
+    meanings: ClassVar[dict[str, str]] = {
+        "utility": "share of test prompts whose request is met by a sound reply on topic, of 0 to 1",
+        "request met": "share of replies that do what was asked for, of 0 to 1",
+        "on topic": "share of replies about what was asked, of 0 to 1",
+    } | replies.MEANINGS
+
     def check(self) -> None:
         if not hasattr(self.data, "tasks"):
             raise UserError("evaluation=deployment needs data=deployment. For logs without a known truth use evaluation=heldout.")
@@ -43,6 +51,10 @@ class Deployment:
         """(for training, held out): its prompts are on other topics, so the whole log is for training."""
         return records, []
 
+    def outlook(self, records: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
+        """Nothing to say: the number of prompts is a setting, not what a log happens to hold."""
+        return []
+
     def stage(self, store: Store, sampler: Any, train: Any, policy: Policy, start: Policy, held_out: Sequence[Record]) -> Stage:
         """`scores.json` and `replies.jsonl` (every reply with its verdict)."""
 
@@ -53,15 +65,15 @@ class Deployment:
             if not drawn:
                 raise UserError("No evaluation prompt fits sampler.max_prompt_tokens.")
             scored = drawn[: self.num_perplexity_prompts]
-            write_json(output / "scores.json", self.scores(drawn, self._perplexity(scored, train, start)))
+            write_json(output / "scores.json", self.scores(drawn, replies.perplexity(scored, train, start)))
             write_jsonl(
                 output / "replies.jsonl",
                 [
                     {"prompt": task.prompt, "truth": task.truth, "reply": reply.text, "ended": reply.ended}
                     | asdict(verdict)
                     | {"useful": verdict.useful}
-                    for task, replies in drawn
-                    for reply in replies
+                    for task, said in drawn
+                    for reply in said
                     for verdict in [verify(task.truth, reply.text)]
                 ],
             )
@@ -69,8 +81,8 @@ class Deployment:
 
         own = {name: getattr(self, name) for name in ("split", "num_prompts", "num_samples", "num_perplexity_prompts")}
         settings = {
-            "evaluation": "deployment",
-            "sampler": sampler.key(),
+            "evaluation": named(self),
+            "sampler": identity(sampler),
             "data": self.data.tasks_key(),
             "dtype": train.dtype(),
         } | own
@@ -79,47 +91,13 @@ class Deployment:
 
     def scores(self, drawn: Sequence[tuple[Any, list[Reply]]], perplexity: float | None) -> dict[str, Any]:
         """All metrics of the drawn replies."""
-        verdicts = {task.key: [verify(task.truth, reply.text) for reply in replies] for task, replies in drawn}
-        replies = {task.key: replies for task, replies in drawn}
+        verdicts = {task.key: [verify(task.truth, reply.text) for reply in said] for task, said in drawn}
         return {
             "headline": "utility",
             "metrics": {
-                "utility": metric(_means(verdicts, lambda verdict: verdict.useful)),
-                "request met": metric(_means(verdicts, lambda verdict: verdict.met)),
-                "on topic": metric(_means(verdicts, lambda verdict: verdict.on_topic)),
-                "words": metric(_means(replies, lambda reply: len(words(reply.text))), digits=1),
-                "distinct-2": metric(None, value=distinct2([reply.text for of in replies.values() for reply in of])),
-                "missing ends": metric(_means(replies, lambda reply: not reply.ended)),
-                "perplexity under start": metric(None, value=perplexity, digits=1),
-            },
+                "utility": metric(means(verdicts, lambda verdict: verdict.useful)),
+                "request met": metric(means(verdicts, lambda verdict: verdict.met)),
+                "on topic": metric(means(verdicts, lambda verdict: verdict.on_topic)),
+            }
+            | replies.measure(drawn, perplexity),
         }
-
-    def _perplexity(self, drawn: Sequence[tuple[Any, list[Reply]]], train: Any, start: Policy) -> float | None:
-        from drift.model.chat import prompt_ids, reply_ids
-        from drift.train.reference import score_rows
-        from drift.train.rows import Row
-
-        tokenizer = load_tokenizer(start)
-        rows = [
-            Row(
-                prompt=prompt_ids(tokenizer, task.prompt),
-                reply=reply_ids(tokenizer, task.prompt, replies[0].text, ended=replies[0].ended),
-            )
-            for task, replies in drawn
-            if replies[0].text
-        ]
-        if not rows:
-            return None
-        sums = score_rows(train, start, rows, "perplexity under the start model")
-        return math.exp(-sum(sums) / sum(len(row.reply) for row in rows))
-
-
-def _means(values: dict[str, list[Any]], of: Any) -> dict[str, float]:
-    return {key: sum(float(of(value)) for value in row) / len(row) for key, row in values.items()}
-
-
-def distinct2(texts: Sequence[str]) -> float:
-    """Share of different word pairs among all word pairs of the texts (arXiv 1510.03055)."""
-    lowered = [[word.lower() for word in words(text)] for text in texts]
-    pairs = [pair for found in lowered for pair in zip(found, found[1:], strict=False)]
-    return len(set(pairs)) / len(pairs) if pairs else 0.0

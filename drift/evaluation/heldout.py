@@ -1,59 +1,107 @@
-"""For logs without a known truth: what the policy thinks of held-out feedback. No utility is claimed.
+"""For logs without a known truth: what the policy thinks of held-out feedback, and what it says to held-out prompts. No utility.
 
 Records are split by conversation. A held-out pair is a disliked reply and the one given after the complaint (better on the
 whole, not always). Its margin is how much more the policy prefers the later reply than the start model did, in nats. More is
-better in all four metrics: of a log that holds complaints alone, the headline is how much the disliked replies lost.
+better in the first four metrics: of a log that holds complaints alone, the headline is how much the disliked replies lost. The
+others are of fresh replies to some held-out prompts: the same prompts and noise for every policy, so that they can be read side
+by side.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from drift.data.requests import words
 from drift.errors import UserError
+from drift.evaluation import outlook, replies
 from drift.evaluation.metric import metric
+from drift.identity import identity, named
 from drift.model.policy import Policy, load_tokenizer
-from drift.records import Record, digest, write_json
+from drift.records import Record, Reply, digest, write_json, write_jsonl
+from drift.sampler.draw import Draw
 from drift.store import Stage, Store
 
-VERSION = 3
+VERSION = 4
+NOISE = 0  # the seed of the sampled replies: one for all runs, as a log has none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heldout:
-    """`share`: of the conversations, held out by their hash. `max_records`: how many held-out records are scored at most."""
+    """`share`: of the conversations, held out by their hash. `max_records`: how many held-out records are scored at most.
+    `num_sampled_prompts`: how many of their prompts get a fresh reply (0: none)."""
 
     share: float
     max_records: int
+    num_sampled_prompts: int
+
+    meanings: ClassVar[dict[str, str]] = {
+        "margin against start (nats)": "how much more than the start model the policy prefers the reply given after a complaint to "
+        "the disliked one: log-probability of the whole reply, in nats (0.7 nats: twice as likely); above 0 is better",
+        "pair accuracy": "share of those pairs whose margin is above 0, of 0 to 1; half by chance",
+        "chosen log-prob per token": "of the liked and later replies, in nats a token; higher: they are more likely",
+        "log-prob lost per disliked token": "against the start model, in nats a token; above 0: they are less likely now",
+    } | replies.MEANINGS
 
     def check(self) -> None:
-        if not 0 < self.share < 1 or self.max_records < 1:
-            raise UserError("evaluation=heldout: expected share between 0 and 1 and max_records at least 1.")
+        if not 0 < self.share < 1 or self.max_records < 1 or self.num_sampled_prompts < 0:
+            raise UserError(
+                "evaluation=heldout: expected share between 0 and 1, max_records at least 1 and num_sampled_prompts at least 0."
+            )
 
     def separate(self, records: list[Record]) -> tuple[list[Record], list[Record]]:
         """(for training, held out), no conversation in both."""
         held = {r.conversation for r in records if int(digest(r.conversation)[:8], 16) / 16**8 < self.share}
         return [r for r in records if r.conversation not in held], [r for r in records if r.conversation in held]
 
+    def outlook(self, records: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
+        """Before anything is trained: how much is held out, how many comparable pairs it has, what they could show, what helps."""
+        used = self._used(held_out)
+        pairs = [record for record in used if is_pair(record)]
+        of_all = sum(map(is_pair, [*records, *held_out]))
+        said = (
+            f"Held out: {len(used)} of {len(records) + len(held_out)} records (evaluation.share={self.share:g}). With a "
+            f"disliked reply and a better one to the same prompt, which is what the margin compares: {len(pairs)}."
+        )
+        if len(used) < len(held_out):
+            said += f" Another {len(held_out) - len(used)} are held out and not scored: evaluation.max_records={len(held_out)}."
+        if not of_all:
+            return [said, "No record of this log has both: likelihoods of liked or disliked replies stand in for a margin."]
+        conversations = len({record.conversation for record in pairs})
+        power, *advice = outlook.sentences(pairs=len(pairs), conversations=conversations, of_all=of_all, share=self.share)
+        return [said, power, *(advice if len(used) == len(held_out) else [])]
+
     def stage(self, store: Store, sampler: Any, train: Any, policy: Policy, start: Policy, held_out: Sequence[Record]) -> Stage:
-        """`scores.json`."""
-        used = sorted(held_out, key=lambda record: record.key)[: self.max_records]
+        """`scores.json`, and `replies.jsonl` with the fresh replies beside what the log has."""
+        used = self._used(held_out)
         if not used:
             raise UserError(f"No record was held out (evaluation.share={self.share}): use more records or a larger share.")
+        asked = list({digest(list(record.prompt)): record for record in reversed(used)}.values())[::-1][: self.num_sampled_prompts]
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
-            write_json(output / "scores.json", self.scores(store, used, train, policy, start))
-            return {"records": len(used)}
+            with Draw(sampler=sampler, policy=policy, store=store, seed=NOISE, purpose="evaluation", iteration=0) as draw:
+                drawn = list(draw(asked, lambda record: [record.prompt], first_sample=0, label="replies to held-out prompts"))
+            found = self.scores(store, used, train, policy, start)
+            if drawn:
+                found["metrics"] |= replies.measure(drawn, replies.perplexity(drawn, train, start))
+                write_jsonl(output / "replies.jsonl", [as_row(record, reply) for record, (reply,) in drawn])
+            write_json(output / "scores.json", found | {"conversations": {record.key: record.conversation for record in used}})
+            return draw.drawn | {"records": len(used)}
 
         settings = {
-            "evaluation": "heldout",
-            "records": [[r.key, r.label, r.revised, r.ended] for r in used],
+            "evaluation": named(self),
+            "records": [[r.key, r.label, r.revised, r.ended, r.conversation] for r in used],
             "dtype": train.dtype(),
+            "sampled": [len(asked), identity(sampler) if asked else None],
         }
         inputs = {"policy": policy.fingerprint, "start": start.fingerprint}
         return store.run("evaluate", work, version=VERSION, settings=settings, inputs=inputs)
 
+    def _used(self, held_out: Sequence[Record]) -> list[Record]:
+        return sorted(held_out, key=lambda record: record.key)[: self.max_records]
+
     def scores(self, store: Store, records: Sequence[Record], train: Any, policy: Policy, start: Policy) -> dict[str, Any]:
+        """The metrics of the log's own replies."""
         from drift.model.chat import prompt_ids, reply_ids
         from drift.train.reference import score_stage
         from drift.train.rows import Row
@@ -65,8 +113,8 @@ class Heldout:
             rows[record.key, record.label] = Row(
                 prompt=prompt, reply=reply_ids(tokenizer, record.prompt, record.reply, ended=record.ended)
             )
-            if record.label == "dsat" and record.revised:
-                revised = reply_ids(tokenizer, record.prompt, record.revised, ended=True)
+            if is_pair(record):
+                revised = reply_ids(tokenizer, record.prompt, record.revised or "", ended=True)
                 rows[record.key, "revised"] = Row(prompt=prompt, reply=revised)
         names = list(rows)
         now, before = (
@@ -86,3 +134,17 @@ class Heldout:
             "log-prob lost per disliked token": metric(lost or None),
         }
         return {"headline": next(name for name, found in metrics.items() if found["per_item"]), "metrics": metrics}
+
+
+def is_pair(record: Record) -> bool:
+    """Whether the log has a disliked reply and a better one to this prompt."""
+    return record.label == "dsat" and bool(record.revised)
+
+
+def as_row(record: Record, reply: Reply) -> dict[str, Any]:
+    """A fresh reply, and what the log has to the same prompt."""
+    return {
+        "prompt": list(record.prompt), "reply": reply.text, "ended": reply.ended, "words": len(words(reply.text)),
+        "distinct-2": round(replies.distinct2([reply.text]), 3), "logged": record.reply, "label": record.label,
+        "feedback": record.feedback,
+    }  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 from drift.data.requests import verify
 from drift.errors import UserError
+from drift.identity import code
 from drift.records import Record, digest
 
 
@@ -32,7 +33,8 @@ class Verifier:
         return f"verifier with noise N(0, {self.noise:g})"
 
     def key(self) -> dict[str, Any]:
-        return {"judge": "verifier", "noise": self.noise, "seed": self.seed}
+        """`checks`: the verdicts are another file's work."""
+        return {"noise": self.noise, "seed": self.seed, "checks": code(verify)}
 
     def scores(self, record: Record, replies: Sequence[str]) -> list[float]:
         """One score per reply; the noise depends on record and reply alone, so asking twice gives the same answer."""

@@ -37,6 +37,9 @@ class CsvFiles:
     def alarm(self, iteration: int, during: str, name: str, text: str) -> None:
         """Training goes wrong, or may; run.json has it already."""
 
+    def summary(self, found: dict[str, Any]) -> None:
+        """What came out in the end: gains, their intervals, the verdict; run.json has them by policy."""
+
     def end(self, failed: bool) -> None:
         """The run is over."""
 

@@ -1,9 +1,11 @@
 """The same metrics in Weights & Biases, and some pairs and replies as tables; offline unless the user says otherwise.
 
-One run of ours is one of theirs: group = study, job type = method, the composed config as it is. An offline run lies in the run
-folder; `wandb sync` sends it. Steps are laid over `step`, evaluations over `iteration`.
+One run of ours is one of theirs: group = study, job type = method, the composed config as it is; its name says what sets it apart
+from the other members of its sweep. Gains and verdict are in its summary. An offline run lies in the run folder; `wandb sync` sends
+it. Steps are laid over `step`, evaluations over `iteration`.
 """
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,13 +55,16 @@ class WandbRun(CsvFiles):
                 dir=folder,
                 group=study.name,
                 job_type=title["method"],
-                name=", ".join(f"{name}={value}" if name != "method" else value for name, value in title.items()),
+                name=name_of(title, config.get("seed", 0), study),
                 tags=[*settings.tags, *(notes[name] for name in ("model", "data") if name in notes)],
                 config=config,
                 reinit="create_new",
                 settings=wandb.Settings(silent=True, console="off", x_disable_stats=settings.mode == "offline"),
             )
-        say(f"W&B: {self.run.url}" if settings.mode == "online" else f"W&B: offline; wandb sync {Path(self.run.dir).parent}")
+        if settings.mode == "online":
+            say(f"W&B: {self.run.url}")
+        elif first := sync(folder, study):
+            say(f"W&B: offline; {first}")
         for axis, names in (("step", "train/*"), ("iteration", "scores/*"), ("iteration", "alarms/*")):
             self.run.define_metric(axis, hidden=True)
             self.run.define_metric(names, step_metric=axis)
@@ -89,8 +94,33 @@ class WandbRun(CsvFiles):
         self.run.alert(title=f"{name}, iteration {iteration}, {during}", text=text, level="WARN")
         self.run.log({"iteration": iteration, f"alarms/{name}": 1})
 
+    def summary(self, found: dict[str, Any]) -> None:
+        self.run.summary.update({name: value for name, value in found.items() if value is not None})
+
     def end(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))
+
+
+def name_of(title: dict[str, str], seed: int, study: Path) -> str:
+    """'spin, train.loss.beta=0.05, seed 1': the method, and the overrides that not all members of the sweep share."""
+    from omegaconf import OmegaConf
+
+    rest: list[str] = []
+    if (file := study / "multirun.yaml").is_file():
+        sweep: Any = OmegaConf.load(file)
+        shared = {item.lstrip("+") for item in sweep.hydra.overrides.task}  # what was swept stands there with all its values
+        mine = [f"{name}={value}" for name, value in title.items() if name not in ("method", "seed")]
+        rest = [override for override in mine if override not in shared]
+    return ", ".join([title["method"], *rest, f"seed {seed}"])
+
+
+def sync(folder: Path, study: Path) -> str:
+    """The command that sends a run, or all of its sweep; "" where an earlier member of the sweep has said it."""
+    if study == folder:
+        return f"wandb sync {shlex.quote(str(folder))}/wandb/offline-run-*"
+    pattern = "*/" * len(folder.relative_to(study).parts) + "wandb/offline-run-*"
+    earlier = [place for place in study.glob(pattern) if not place.is_relative_to(folder)]
+    return "" if earlier else f"wandb sync {shlex.quote(str(study))}/{pattern} sends the whole sweep"
 
 
 @contextmanager

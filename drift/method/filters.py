@@ -13,6 +13,13 @@ APOLOGY = re.compile(
     re.IGNORECASE,
 )
 
+NOTED = {
+    "tie": "ties of the judge", "empty": "empty", "identical": "identical to the other reply", "copied": "copies of its beginning",
+    "echo": "that talk about the feedback", "truncated": "cut off by sampler.max_new_tokens", "unrenderable": "not renderable",
+    "kept_truncated": "kept though sampler.max_new_tokens cut the chosen reply off (filters.truncated)",
+    "kept_echo": "kept though the chosen reply talks about the feedback (filters.echo)",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:

@@ -2,12 +2,14 @@
 
 The judge reads the request, the reply and the user's next turn, with a rubric in our own words after the idea of SPUR (arXiv
 2403.12388) and of experiments/miner/GUIDELINE.md. Its word stands where the classifier's probability of DSAT or SAT lies between
-`unsure` and the threshold; an answer that can't be read counts as none.
+`unsure` and the threshold. An answer that can't be read is counted, and the classifier's verdict stays; one that could not be had
+(the budget is reached, the server fails) ends the mining, and the same command goes on.
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from drift.data.conversations import CATEGORIES, Label, Verdict
 from drift.endpoint import Endpoint
@@ -18,8 +20,8 @@ from drift.mine.features import Turn
 from drift.records import Message
 from drift.report.console import Progress
 
-VERSION = 1
-LONGEST = 1500  # characters of a text that the judge reads
+VERSION = 2
+LONGEST, MAX_TOKENS = 1500, 20  # characters of a text that the judge reads; tokens of its answer
 RUBRIC = f"""You judge what a user's next turn says about an assistant's reply.
 dsat: the turn shows that the reply was not what the user wanted. It says so, repairs it, or asks for the same thing again because \
 of how the reply was (shorter, more specific, another try, the error that its code gave).
@@ -28,16 +30,18 @@ both: praise and a complaint. none: anything else, as a new question, a new task
 A new wish for the same text (another language, another subject, another form) is none. Thanks in advance are none.
 Answer with one line: LABEL CATEGORY CONFIDENCE. LABEL is dsat, sat, both or none, CATEGORY is one of {", ".join(CATEGORIES)} \
 (or - for sat and none), and CONFIDENCE is a number between 0 and 1."""
-ANSWER = re.compile(r"\b(dsat|sat|both|none)\b\W+([a-z_]+|-)?\W*(\d?\.?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cascade:
-    """`unsure`: from this probability on, and below the classifier's threshold, the judge is asked."""
+    """`unsure`: from this probability on, and below the classifier's threshold, the judge is asked. `without_answer`: what is done
+    where the judge answers without a text (a filter, a model that thinks longer than the answer may be): stop, or keep the
+    classifier's verdict."""
 
     classifier: Classifier
     endpoint: Endpoint
     unsure: float
+    without_answer: Literal["stop", "keep"]
 
     def check(self) -> None:
         self.classifier.check()
@@ -49,10 +53,15 @@ class Cascade:
         self.classifier.check_packages()
 
     def key(self) -> dict[str, Any]:
-        return self.classifier.key() | {"miner": "cascade", "judge": [VERSION, self.endpoint.key()], "unsure": self.unsure}
+        settings = {"unsure": self.unsure, "without_answer": self.without_answer}
+        return self.classifier.key() | {"miner": "cascade", "judge": [VERSION, self.endpoint.key()]} | settings
+
+    @property
+    def counts(self) -> Counter[str]:
+        return self.classifier.counts
 
     def judge(self, conversations: list[list[Message]]) -> list[dict[int, Verdict]]:
-        """As the classifier's."""
+        """As the classifier's; raises UserError where the judge's answer can't be had."""
         found = self.classifier.judge(conversations)
         open_ones = [
             (number, i)
@@ -62,10 +71,21 @@ class Cascade:
         ]
         questions = [question(rules.turn(conversations[number], i)) for number, i in open_ones]
         with Progress("judging uncertain turns", total=len(questions), unit="turns") as bar:
-            answers = self.endpoint.ask(questions, bar.advance, temperature=0.0, max_tokens=20)
+            answers = self.endpoint.ask(questions, bar.advance, temperature=0.0, max_tokens=MAX_TOKENS)
+        silent = answers.count(None)
+        if silent and self.without_answer == "stop":
+            raise UserError(
+                f"{silent} of {len(answers)} questions got an answer without a text from {self.endpoint.url} (a filter, or a model "
+                f"that thinks for longer than {MAX_TOKENS} tokens). The other answers are kept. The same command asks these again; "
+                "mine.without_answer=keep keeps the classifier's verdict for them; another mine.endpoint.model may answer."
+            )
         for (number, i), answer in zip(open_ones, answers, strict=True):
-            if answer is not None:
-                found[number][i] = read(answer)
+            verdict = read(answer) if answer is not None else None
+            self.counts["replies that the judge was asked about"] += 1
+            if verdict is not None:
+                found[number][i] = verdict
+            else:
+                self.counts[f"answers of the judge {'without a text' if answer is None else 'that could not be read'}"] += 1
         return found
 
 
@@ -77,16 +97,35 @@ def question(turn: Turn) -> list[Message]:
     return [{"role": "user", "content": text}]
 
 
-def read(answer: str) -> Verdict:
-    """The judge's line as a verdict."""
-    found = ANSWER.search(answer)
-    label = cast(Label, found.group(1).lower()) if found else "none"
-    category = found.group(2).lower() if found and found.group(2) else None
-    confidence = min(1.0, float(found.group(3))) if found and found.group(3) else 0.5
+def read(answer: str) -> Verdict | None:
+    """The judge's line as a verdict; None if it is none. A label alone has a confidence of one half, the least it can mean."""
+    text = re.sub(r"\b(label|category|confidence)\b\s*[:=]?", " ", answer.strip().lower())
+    text = re.sub(r"(\d)\s*/\s*(?=\d)", r"\1/", re.sub(r"(\d),(?=\d)", r"\1.", re.sub(r"(\d) +%", r"\1%", text)))
+    label, *rest = [word.rstrip(".") for word in re.split(r"[^\w/%.-]+", text) if word.strip("._")] or [""]
+    if label not in ("dsat", "sat", "both", "none"):
+        return None
+    category, confidence = (rest[0] if rest else "-"), 0.5
+    if (share := share_of(category)) is not None:
+        category, confidence = "-", share
+    elif len(rest) > 1:
+        if (share := share_of(rest[1])) is None:
+            return None
+        confidence = share
+    elif category != "-" and category not in CATEGORIES:
+        return None
     return Verdict(
-        label=label,
+        label=cast(Label, label),
         category=category if label in ("dsat", "both") and category in CATEGORIES else None,
         confidence=confidence,
         detector="judge",
         evidence=answer.strip()[:200] or None,
     )
+
+
+def share_of(word: str) -> float | None:
+    """0.9, 90% or 9/10 as a number between 0 and 1; None for anything else."""
+    hit = re.fullmatch(r"(\d+|\d*\.\d+)(?:(%)|/(\d+))?", word)
+    if hit is None or hit[3] == "0":
+        return None
+    value = float(hit[1]) / (100 if hit[2] else float(hit[3] or 1))
+    return value if 0 <= value <= 1 else None

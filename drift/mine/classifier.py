@@ -5,7 +5,8 @@ third says what displeased. Only their weights ship, in `classifier.safetensors`
 trusted stands in experiments/miner/README.md.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from drift.data.conversations import CATEGORIES, Label, Verdict
 from drift.errors import UserError, need_package
 from drift.mine import features, rules
+from drift.mine.unread import count_unread
 from drift.records import Message
 
 FILE = Path(__file__).with_suffix(".safetensors")
@@ -23,10 +25,12 @@ MEASURED = {"dsat": ".93 [.88, .97]", "sat": ".98 [.94, 1.00]"}  # experiments/m
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """`dsat_threshold`, `sat_threshold`: probability from which on a reply counts as one that displeased or pleased."""
+    """`dsat_threshold`, `sat_threshold`: probability from which on a reply counts as one that displeased or pleased. `counts`: what
+    a report should say of the judging."""
 
     dsat_threshold: float
     sat_threshold: float
+    counts: Counter[str] = field(default_factory=Counter, init=False, compare=False)
 
     def check(self) -> None:
         for name in ("dsat_threshold", "sat_threshold"):
@@ -44,6 +48,7 @@ class Classifier:
 
     def judge(self, conversations: list[list[Message]]) -> list[dict[int, Verdict]]:
         """Per conversation, a verdict on every reply that a user turn follows, by the reply's index."""
+        count_unread([[rules.turn(talk, i)[2] for i in rules.replies(talk)] for talk in conversations], self.counts)
         places = [(number, i) for number, messages in enumerate(conversations) for i in rules.replies(messages)]
         found: list[dict[int, Verdict]] = [{} for _ in conversations]
         if places:

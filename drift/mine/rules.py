@@ -5,11 +5,13 @@ pleased if it begins with a phrase of PRAISE that no "but" follows. A turn of ov
 """
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
 from drift.data.conversations import Label, Verdict
+from drift.mine.unread import count_unread
 from drift.records import Message
 
 VERSION = 1
@@ -93,7 +95,9 @@ WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Rules alone."""
+    """Rules alone. `counts`: what a report should say of the judging."""
+
+    counts: Counter[str] = field(default_factory=Counter, init=False, compare=False)
 
     def check(self) -> None:
         pass
@@ -106,6 +110,7 @@ class Rules:
 
     def judge(self, conversations: list[list[Message]]) -> list[dict[int, Verdict]]:
         """Per conversation, a verdict on every reply that a user turn follows, by the reply's index."""
+        count_unread([[turn(messages, i)[2] for i in replies(messages)] for messages in conversations], self.counts)
         return [{i: verdict(*turn(messages, i)) for i in replies(messages)} for messages in conversations]
 
 

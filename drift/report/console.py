@@ -4,15 +4,19 @@ import sys
 import time
 from typing import Any
 
+from drift import stop
+
 LINE_EVERY_SECONDS = 15.0
 
 
 class Progress:
-    """`with Progress(label, total, unit) as p: ... p.advance(n)`. `total` may be more than is needed in the end."""
+    """`with Progress(label, total, unit) as p: ... p.advance(n)`. `total` may be more than is needed in the end. `begun`: what an
+    earlier process has done of it. `saved`: how much of it the next process will find, where that is known."""
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
+    def __init__(self, label: str, total: int, unit: str, begun: int = 0) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done, self.started = 0.0, time.monotonic()
+        self.begun, self.done, self.started = begun, float(begun), time.monotonic()
+        self.saved: int | None = None
         self.said = self.started
         self.bar: Any = None
         self.note = ""  # stands beside the rate
@@ -30,33 +34,38 @@ class Progress:
             )
             self.bar = Bar(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), transient=True)
             self.bar.start()
-            self.task = self.bar.add_task(self.label, total=self.total, rate="")
+            self.task = self.bar.add_task(self.label, total=self.total, completed=self.begun, rate="")
         return self
 
     def __exit__(self, *error: Any) -> None:
         if self.bar is not None:
             self.bar.stop()
+        if isinstance(error[1], SystemExit):
+            saved = f", of which {self.saved} are saved" if self.saved is not None else ""
+            say(f"  {self.label}: stopped at {self.done:.0f} of {self.total} {self.unit}{saved}")
         seconds = time.monotonic() - self.started
         if seconds > 2 and error[0] is None:  # what came out of the store is not worth a line
-            say(f"  {self.label}: {self.done:.0f} {self.unit} in {seconds:.0f} s ({self._rate()})")
+            say(f"  {self.label}: {self.done - self.begun:.0f} {self.unit} in {seconds:.0f} s ({self._rate()})")
 
     def advance(self, count: float, note: str = "") -> None:
         self.note = note
         self.reach(self.done + count)
 
     def reach(self, done: float) -> None:
-        """Sets how much is done; parts of an item count, so that long items show progress too."""
+        """Sets how much is done; parts of an item count, so that long items show progress too. Ends the
+        run here if somebody asked for it."""
+        stop.check()
         self.done = done
         now = time.monotonic()
         if self.bar is not None:
             self.bar.update(self.task, completed=round(self.done), rate=self._rate())
-        elif now - self.said > LINE_EVERY_SECONDS and 0 < self.done < self.total:
+        elif now - self.said > LINE_EVERY_SECONDS and self.begun < self.done < self.total:
             self.said = now
-            left = (self.total - self.done) * (now - self.started) / self.done
+            left = (self.total - self.done) * (now - self.started) / (self.done - self.begun)
             say(f"  {self.label}: {self.done:.0f}/{self.total} {self.unit}, {self._rate()}, about {left:.0f} s left")
 
     def _rate(self) -> str:
-        rate = f"{self.done / max(time.monotonic() - self.started, 1e-9):.1f} {self.unit}/s"
+        rate = f"{(self.done - self.begun) / max(time.monotonic() - self.started, 1e-9):.1f} {self.unit}/s"
         return f"{rate}, {self.note}" if self.note else rate
 
 

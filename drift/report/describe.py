@@ -1,5 +1,6 @@
 """`python -m drift describe`: what a file of records holds, on the console and as a self-contained HTML page."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,27 +8,28 @@ from statistics import median, quantiles
 from typing import Any
 
 from drift.data.duplicates import Seen
-from drift.data.records import Records
+from drift.data.language import told
 from drift.data.rows import Aside
-from drift.data.turns import INVISIBLE
 from drift.data.usable import usable
 from drift.errors import UserError
 from drift.records import Record, digest, write_text
 from drift.report import plots
 from drift.report.card import card, kind_of, share
 from drift.report.console import Progress, say, table
+from drift.report.proposals import propose
 
-EXAMPLES_OF_EACH, LONGEST, ALIKE = 2, 2000, 0.8
+EXAMPLES_OF_EACH, ALIKE, WIDTH = 2, 0.8, 110
+NOT_TOLD = "too short to tell"
 
 
-def describe(run: Any, file: Path, out: Path) -> None:
-    """Writes the page to `out`; the model and the lengths that fit are those of `run`."""
+def describe(run: Any, overrides: Sequence[str], file: Path, out: Path) -> None:
+    """Writes the page to `out`; the model and the lengths that fit are those of `run`, which is on these records. `overrides`:
+    what the user said of it."""
     from jinja2 import Environment, PackageLoader
 
     from drift.model.policy import load_tokenizer, policy_at
 
-    source = Records(path=str(file))
-    items = [item for part in source.files() for item in source.conversations(part)]
+    items = [item for part in run.data.files() for item in run.data.conversations(part)]
     records, broken = [i for i in items if isinstance(i, Record)], [i for i in items if isinstance(i, Aside)]
     if not records:
         raise UserError(
@@ -35,11 +37,15 @@ def describe(run: Any, file: Path, out: Path) -> None:
         )
     tokenizer = load_tokenizer(policy_at(run.model.directory()))
     lengths = lengths_of(records, tokenizer)
-    fit, aside = usable(records, tokenizer, max_tokens=run.train.max_tokens, max_new_tokens=run.sampler.max_new_tokens)
-    verdict = [*sentences(records, broken, fit, aside, run), twins(records)]
+    proposal = propose(records, lengths, run, overrides)
+    limits = {"max_tokens": run.train.max_tokens, "max_new_tokens": proposal.max_new_tokens}
+    fit, aside = usable(records, tokenizer, **limits)
+    spoken = languages(records)
+    verdict = [*sentences(records, broken, fit, aside, limits), twins(records), *unread(spoken), *proposal.why]
+    command = proposal.command(file, overrides)
     tables = [
         *card(records),
-        ("Languages", languages(records), ""),
+        ("Languages of the requests", [{"language": name, "records": share(n, records)} for name, n in spoken.most_common(12)], ""),
         ("Lengths in tokens of the model", quartiles(lengths), ""),
     ]
     pictures = [
@@ -50,28 +56,32 @@ def describe(run: Any, file: Path, out: Path) -> None:
     page = environment.get_template("describe.html.j2")
     write_text(
         out,
-        page.render(title=file.name, verdict=verdict, tables=tables, pictures=pictures, examples=examples(records)),
+        page.render(
+            title=file.name, verdict=verdict, command=command, tables=tables, pictures=pictures, examples=examples(records)
+        ),
     )
     for line in verdict:
         say(line)
-    for heading, rows, _ in tables:
+    for heading, rows, note in tables:
         say(f"\n{heading}")
         table(rows)
-    say(f"\nPage: {out}")
+        if note:
+            say(textwrap.fill(note, WIDTH, initial_indent="  ", subsequent_indent="  "))
+    say(f"\nTo learn from these records:\n  {command}\nPage: {out}")
 
 
 def sentences(
-    records: Sequence[Record], broken: Sequence[Aside], fit: Sequence[Record], aside: Sequence[Any], run: Any
+    records: Sequence[Record], broken: Sequence[Aside], fit: Sequence[Record], aside: Sequence[Any], limits: dict[str, int]
 ) -> list[str]:
     labels = Counter(record.label for record in records)
     seeds = sum(record.label == "dsat" and record.satisfied for record in records)
     reasons = Counter(row["reason"] for row in aside)
     ratio = labels["dsat"] / max(1, labels["sat"])
-    limits = f"train.max_tokens={run.train.max_tokens} and sampler.max_new_tokens={run.sampler.max_new_tokens}"
+    allowed = f"train.max_tokens={limits['max_tokens']} and sampler.max_new_tokens={limits['max_new_tokens']}"
     return [
         f"{len(records)} records of {len({record.conversation for record in records})} conversations: {labels['dsat']} DSAT and "
         f"{labels['sat']} SAT ({ratio:.1f} : 1); {seeds} DSAT were followed by a reply that satisfied.",
-        f"{len(fit)} can be used with {limits}, where nothing is cut off"
+        f"{len(fit)} can be used with {allowed}, where nothing is cut off"
         + "".join(f"; {count} {reason}" for reason, count in reasons.items())
         + (f"; {len(broken)} rows can't be read." if broken else "."),
     ]
@@ -120,12 +130,21 @@ def turns(record: Record) -> int:
     return sum(message["role"] == "user" for message in record.prompt)
 
 
-def languages(records: Sequence[Record]) -> list[dict[str, str]]:
-    from py3langid import classify
+def languages(records: Sequence[Record]) -> Counter[str]:
+    """Of the requests that the replies answer, by code."""
+    return Counter(told(record.prompt[-1]["content"]) or NOT_TOLD for record in watched(records, "telling languages"))
 
-    asked = (record.prompt[-1]["content"].strip(INVISIBLE)[:LONGEST] for record in watched(records, "telling languages"))
-    found = Counter(str(classify(text)[0]) for text in asked)
-    return [{"language": name, "records": share(count, records)} for name, count in found.most_common(12)]
+
+def unread(spoken: Counter[str]) -> list[str]:
+    """A sentence where the miner can't read some of the records."""
+    others = [(code, count) for code, count in spoken.most_common() if code not in ("en", NOT_TOLD)]
+    if not others:
+        return []
+    named = ", ".join(f"{code} {count}" for code, count in others)
+    return [
+        f"{sum(count for _, count in others)} records are not in English ({named}): the miner reads English, so in these languages "
+        "it misses most complaints and praise; a log that says itself what pleased needs no miner."
+    ]
 
 
 def quartiles(lengths: dict[str, list[int]]) -> list[dict[str, str]]:

@@ -8,42 +8,70 @@ from pathlib import Path
 from typing import Any
 
 from drift.errors import UserError
+from drift.method.filters import NOTED
 from drift.records import read_records, write_text
-from drift.report import card, plots, samples, settings, tables, verdict
+from drift.report import advice, card, plots, results, samples, settings, tables, verdict
+from drift.report.compare import compare
 from drift.report.journal import RUN
-from drift.report.statistics import level
+from drift.report.members import conversation_of, groups, headline, last_gains, meanings, per_item, scored_names, seeds_of
+from drift.report.statistics import Interval, level
 
-CONTAIN_REPLIES = ("feedback", "pairs", "evaluate")
+CONTAIN_REPLIES = ("feedback", "pairs", "evaluate")  # kinds of stage in whose seconds those of their replies are
 
 
 def report_of(folder: Path) -> Path:
     """The report of a run's folder or of a sweep's, whichever it is."""
     if (folder / RUN).is_file():
         return run_report(folder)
-    if _runs(folder):
+    if members_of(folder):
         return study_report(folder)
     raise UserError(f"{folder} holds neither a run ({RUN}) nor a sweep of runs (*/{RUN}). Expected a folder in outputs/.")
 
 
 def run_report(folder: Path) -> Path:
     """Writes `report.html` into a run folder."""
-    state = _state(folder)
-    return _render(folder, f"{state['title']['method']} run", {folder: state})
+    members = members_of(folder)
+    return _render(folder, heading(list(members.values())), members)
 
 
 def study_report(folder: Path) -> Path:
-    """Writes `report.html` into a sweep's folder, from all members that have begun."""
-    members = {file.parent: _state(file.parent) for file in _runs(folder)}
-    return _render(folder, f"study of {len(members)} runs", members)
+    """Writes `report.html`, `results.csv` and `comparisons.csv` into a sweep's folder, from all members that have begun."""
+    members = members_of(folder)
+    results.write(folder, members)
+    return _render(folder, heading(list(members.values())), members)
+
+
+def heading(states: list[dict[str, Any]]) -> str:
+    """'study of 6 runs: drift, spin on records (log.jsonl) with smollm2-135m, 2026-11-26 12:00'."""
+
+    def of(name: str, kind: str) -> str:
+        return ", ".join(dict.fromkeys(state[kind][name] for state in states if name in state[kind]))
+
+    methods, data, files = of("method", "title"), of("data", "notes"), of("data.path", "title")
+    found = f"{methods} run" if len(states) == 1 else f"study of {len(states)} runs: {methods}"
+    found += f" on {data}" + (f" ({Path(files).name})" if files else "") if data else ""
+    found += f" with {model}" if (model := of("model", "notes")) else ""
+    begun = min((state["begun"] for state in states if "begun" in state), default="")
+    return found + (f", {begun[:16].replace('T', ' ')}" if begun else "")
+
+
+def members_of(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The folders of a sweep's members, or of the one run that it is -> what they say of themselves."""
+    files = [folder / RUN] if (folder / RUN).is_file() else _runs(folder)
+    return {file.parent: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def places_of(together: dict[str, list[dict[str, Any]]], members: dict[Path, dict[str, Any]]) -> dict[str, list[Path]]:
+    """Group -> the folders of its runs."""
+    return {
+        label: [place for place, state in members.items() if any(state is other for other in group)]
+        for label, group in together.items()
+    }
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:
     """10-drift comes after 9-drift."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(file.parent))]
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / RUN).read_text(encoding="utf-8"))
 
 
 def _runs(folder: Path) -> list[Path]:
@@ -56,36 +84,30 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
     from jinja2 import Environment, PackageLoader
 
     states = list(members.values())
-    together = tables.groups(states)
-    grouped = {
-        label: [place for place, state in members.items() if any(state is other for other in group)]
-        for label, group in together.items()
-    }
+    together = groups(states)
+    grouped = places_of(together, members)
     logs = {(place / "records.jsonl").resolve() for place in members}  # members that share the stage share the file
     cards = {log: _cards(log) for log in logs}
-    usable = {label: members for label, members in together.items() if tables.scored_names(members)}
-    main = tables.headline(next(iter(usable.values()))) if usable else "score"
-    scores = [row for label, members in usable.items() for row in tables.rows(label, members)]
-    columns = [name for row in scores for name in row]
-    compared = tables.comparisons(usable) if len(usable) > 1 else []
+    usable = {label: members for label, members in together.items() if scored_names(members)}
+    main = headline(next(iter(usable.values()))) if usable else "score"
+    compared = compare(usable)
     steps = {label: [_steps(place) for place in places] for label, places in grouped.items()}
-    lines = {
-        label: [
-            (name, level(tables.per_item(members, name, main)))
-            for name in tables.scored_names(members)
-            if tables.per_item(members, name, main)
-        ]
-        for label, members in usable.items()
-        if tables.headline(members) == main
-    }
+    lines = _lines(usable, main)
+    few = all(change.few for change in last_gains(usable).values() if change is not None)
     environment = Environment(loader=PackageLoader("drift.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     text = environment.get_template("report.html.j2").render(
         title=title,
         headline=main,
-        verdict=[*verdict.against_start(usable), *verdict.between(compared), *verdict.sounded(states)],
-        plot=plots.by_iteration(lines, main) if lines else "",
-        scores=[dict.fromkeys(columns, "-") | row for row in scores],
-        comparisons=compared,
+        verdict=verdict.sentences(usable, compared, states),
+        outlook=list(dict.fromkeys(line for state in states for line in state.get("outlook", []))),
+        cost=advice.cost(states),
+        next_steps=advice.next_steps(together, grouped, compared),
+        gone=samples.gone(members),
+        meanings=meanings(states),
+        noted=NOTED,
+        plot=plots.by_iteration(lines, main) if lines and not few else "",
+        few=few,
+        comparisons=tables.comparisons(compared),
         alarms=tables.alarms(together),
         watched=tables.watched(states),
         failed=tables.failed(together),
@@ -94,16 +116,44 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
         differing=settings.differing(grouped),
         members=[_member(place, state, cards[(place / "records.jsonl").resolve()]) for place, state in members.items()],
         samples=samples.items(_side_by_side(grouped, members)),
+        **_scores(usable),
     )
     report = folder / "report.html"
     write_text(report, text)
     return report
 
 
+def _scores(usable: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, str]]]:
+    """Two tables with a row per policy: what it scored, and what it was made of. Together they would be too wide for a page."""
+    rows = [row for label, members in usable.items() for row in tables.rows(label, members)]
+    columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in tables.COSTS]
+    made = [{name: row[name] for name in ("run", "policy", *tables.COSTS)} for row in rows if row["pairs"] != "-"]
+    return {"scores": once([{name: row.get(name, "-") for name in columns} for row in rows]), "made": once(made)}
+
+
+def once(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The name of a group of runs in its first row only: it may be long."""
+    names = ["", *(row["run"] for row in rows)]
+    return [row | {"run": "" if name == row["run"] else row["run"]} for name, row in zip(names, rows, strict=False)]
+
+
+def _lines(usable: dict[str, list[dict[str, Any]]], main: str) -> dict[str, list[tuple[str, Interval]]]:
+    """Group -> the headline of every policy, of those that have that headline."""
+    return {
+        label: [
+            (name, level(found, conversation_of(members)))
+            for name in scored_names(members)
+            if (found := per_item(members, name, main))
+        ]
+        for label, members in usable.items()
+        if headline(members) == main
+    }
+
+
 def _side_by_side(grouped: dict[str, list[Path]], members: dict[Path, dict[str, Any]]) -> dict[str, Path]:
     """A run of every group for the sample browser: of the seed with which most groups have evaluated most."""
-    by_seed = {label: {tables.seeds_of(members[place]): place for place in places} for label, places in grouped.items()}
-    policies = {place: len(tables.scored_names([state])) for place, state in members.items()}
+    by_seed = {label: {seeds_of(members[place]): place for place in places} for label, places in grouped.items()}
+    policies = {place: len(scored_names([state])) for place, state in members.items()}
     seeds = dict.fromkeys(seed for places in by_seed.values() for seed in places)
     best = max(seeds, key=lambda seed: sum(policies[places[seed]] for places in by_seed.values() if seed in places))
     return {label: places.get(best) or max(places.values(), key=policies.__getitem__) for label, places in by_seed.items()}
@@ -112,7 +162,10 @@ def _side_by_side(grouped: dict[str, list[Path]], members: dict[Path, dict[str, 
 def _member(folder: Path, state: dict[str, Any], cards: list[Any]) -> dict[str, Any]:
     """What the page says of one run. Of one that does not say that it ended, all we know is when it last wrote."""
     written, config = datetime.fromtimestamp((folder / RUN).stat().st_mtime), folder / "config.yaml"
-    status = f"running, or killed: last written {written:%Y-%m-%d %H:%M}" if state["status"] == "running" else state["status"]
+    status = {
+        "running": f"running, or killed: last written {written:%Y-%m-%d %H:%M}",
+        "stopped": f"stopped by hand, {written:%Y-%m-%d %H:%M}: the same command goes on from there, in a folder of its own",
+    }.get(state["status"], state["status"])
     found = {"state": state, "status": status, "seconds": _seconds(state), "cards": cards}
     return found | {"config": config.read_text(encoding="utf-8") if config.is_file() else ""}
 

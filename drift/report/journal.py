@@ -1,6 +1,6 @@
 """The run folder: what a person reads while and after a run. Everything in it is a link into the store or small text.
 
-    config.yaml   run.json   report.html   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
+    config.yaml   run.json   report.html   libraries.log   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
     iteration_0/scores.json (the start model)   iteration_2/{pairs.jsonl, policy/, steps.jsonl, scores.json, replies.jsonl}
     with refresh_log, iteration_2/{records.jsonl, quarantine.jsonl} too
 
@@ -9,15 +9,21 @@
 
 import json
 import os
+import time
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from drift import stop
 from drift.alarms import Alarms
 from drift.errors import UserError
-from drift.records import Pair, read_jsonl, write_json, write_jsonl
+from drift.method.filters import NOTED
+from drift.records import Pair, Record, read_jsonl, write_json, write_jsonl
+from drift.report import verdict
 from drift.report.console import say
 from drift.report.statistics import level, paired
+from drift.report.tables import show, show_difference
 from drift.store import Stage, Store, environment
 
 RUN = "run.json"
@@ -33,8 +39,10 @@ class Journal:
         self.folder, self.store, self.alarms = folder, store, alarms
         self.state: dict[str, Any] = {
             "title": title, "notes": notes, "status": "running", "error": None, "data": {}, "points": [], "stages": [],
-            "alarms": [], "watched": alarms.watched(), "environment": environment(),
+            "alarms": [], "watched": alarms.watched(), "environment": environment(), "meanings": {}, "outlook": [],
+            "begun": datetime.now().isoformat(timespec="seconds"), "seconds": 0.0,
         }  # fmt: skip
+        self.begun = time.monotonic()
         self.told: dict[int, int] = {}  # iteration -> how many of its steps the logger knows
         self.start: dict[str, Any] | None = None
         self.log = logger.begin(folder, title, notes)
@@ -47,6 +55,7 @@ class Journal:
             | {name: s.facts[name] for name in own if name in s.facts}
             for s in self.store.log
         ]
+        self.state["seconds"] = round(time.monotonic() - self.begun, 1)
         write_json(self.folder / RUN, self.state)
 
     def feedback(self, iteration: int, stage: Stage) -> None:
@@ -57,9 +66,17 @@ class Journal:
         link(stage.path / "records.jsonl", folder / "records.jsonl")
         link(stage.path / "quarantine.jsonl", folder / "quarantine.jsonl")
         self.state["data"] |= counts
+        self.store.say_found()
         say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
         for row in stage.facts["set_aside"]:
             say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))
+        self.write()
+
+    def expects(self, meanings: dict[str, str], outlook: list[str]) -> None:
+        """What the metrics mean, and what the evaluation can show at all: said before anything is computed for it."""
+        self.state |= {"meanings": meanings, "outlook": outlook}
+        for line in outlook:
+            say(f"  {line}")
         self.write()
 
     def leaks(self, rows: list[dict[str, Any]]) -> None:
@@ -68,9 +85,10 @@ class Journal:
         self.state["data"]["training records with prompts of the evaluation"] = len(rows)
         self.write()
 
-    def sampled(self, iteration: int, made: Stage) -> None:
-        """Looks at the pairs before anything is trained on them."""
-        self.raise_alarms(iteration, "sampling", self.alarms.in_sampling(made.facts["counts"]))
+    def sampled(self, iteration: int, made: Stage, pairs: list[Pair], log: list[Record]) -> None:
+        """Looks at the pairs before anything is trained on them; `log`: the records that they were made from."""
+        found = self.alarms.in_sampling(made.facts["counts"]) | self.alarms.in_pairs(pairs, log)
+        self.raise_alarms(iteration, "sampling", found)
 
     def watch(self, iteration: int, history: list[dict[str, float]]) -> None:
         """Gives the logger the steps that it does not have yet, and looks at the training so far."""
@@ -117,8 +135,9 @@ class Journal:
                 "first step": {name: steps[0][name] for name in ("dpo", "margin")},
             }
         )
-        rules = ", ".join(f"{value} {name}" for name, value in counts.items() if value and name not in ("seen", "used"))
+        rules = ", ".join(f"{value} {NOTED[name]}" for name, value in counts.items() if value and name in NOTED)
         done = trained.facts
+        self.store.say_found()
         say(f"  {done['pairs']} pairs of {counts['seen']} candidates ({rules or 'none dropped'}), {done['steps']} steps")
         self.write()
 
@@ -136,25 +155,29 @@ class Journal:
             self.state["points"].append({"iteration": iteration})
         self.state["points"][-1] |= {"name": name, "scores": scores}
         self.start = self.start or scores
+        self.store.say_found()
+        if scores is self.start and (meaning := self.state["meanings"].get(scores["headline"])):
+            say(f"  {scores['headline']}: {meaning}.")
         say(f"{name}: {self._headline(scores)}")
         self.write()
         self.raise_alarms(iteration, "evaluation", self.alarms.in_evaluation(scores["metrics"], self.start["metrics"]))
 
     def _headline(self, scores: dict[str, Any]) -> str:
         name = scores["headline"]
-        values = scores["metrics"][name]["per_item"]
-        now = level([values])
-        text = f"{name} {now.mean:.3f} [{now.low:.3f}, {now.high:.3f}]" if now.low is not None else f"{name} {now.mean:.3f}"
+        values, conversations = scores["metrics"][name]["per_item"], scores.get("conversations", {})
+        now = level([values], conversations)
+        text = f"{name} {show(now, 3)} ({now.over})"
         if scores is not self.start and self.start is not None:
-            gain = paired([values], [self.start["metrics"][name]["per_item"]])
-            if gain.low is not None:
-                text += f", against the start model {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+            gain = paired([values], [self.start["metrics"][name]["per_item"]], conversations)
+            text += f", against the start model {show_difference(gain, 3)}"
         return text
 
     def finish(self, error: BaseException | None) -> None:
-        self.state["status"] = "finished" if error is None else "failed"
-        self.state["error"] = None if error is None else f"{type(error).__name__}: {error}"
+        stopped = isinstance(error, (stop.Stopped, KeyboardInterrupt))
+        self.state["status"] = "finished" if error is None else "stopped" if stopped else "failed"
+        self.state["error"] = None if error is None or stopped else f"{type(error).__name__}: {error}"
         self.write()
+        self.log.summary(verdict.in_numbers(self.state))
         self.log.end(failed=error is not None)
 
 

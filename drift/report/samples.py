@@ -1,6 +1,7 @@
 """What the sample browser of a report shows: the same prompt, answered by every run, side by side."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,24 @@ from drift.records import digest, read_jsonl, read_records
 
 NUM_SHOWN = 120  # of each kind: a page stays a few megabytes
 
-Item = dict[str, Any]  # kind, prompt, logged: [(title, text)], replies: [(title, text, remark)]
+Item = dict[str, Any]  # kind, prompt, logged: [(title, text)], replies: [(title, text, remark, note)]
 
 
 def items(folders: Mapping[str, Path]) -> list[Item]:
     """`folders`: what a run is called -> its folder."""
     return [*answers(folders), *trained_on(folders)]
+
+
+def gone(folders: Iterable[Path]) -> str:
+    """Says so where what a run's folder links to was deleted with the store; "" where all is there."""
+    broken = [link for folder in folders for link in sorted(folder.glob("**/*")) if link.is_symlink() and not link.exists()]
+    if not broken:
+        return ""
+    names = ", ".join(dict.fromkeys(link.name for link in broken))
+    return (
+        f"{len(broken)} entries of this folder link to files that are gone ({names}); the first led to {os.readlink(broken[0])}. "
+        "The store was moved or deleted: samples, policies and log can't be shown. Put it back, or run again."
+    )
 
 
 def answers(folders: Mapping[str, Path]) -> list[Item]:
@@ -30,9 +43,11 @@ def answers(folders: Mapping[str, Path]) -> list[Item]:
             continue
         for row in read_jsonl(file):
             item = found.setdefault(digest(row["prompt"]), _item("evaluation", row["prompt"]))
+            if not item["logged"] and "logged" in row:
+                item["logged"] = _logged(row["label"], row["logged"], row["feedback"])
             if title not in [known for known, *_ in item["replies"]]:
                 remark = {True: "useful", False: "not useful", None: ""}[row.get("useful")]
-                item["replies"].append((title, row["reply"], remark))
+                item["replies"].append((title, row["reply"], remark, shape(row)))
     return list(found.values())[:NUM_SHOWN]
 
 
@@ -51,9 +66,8 @@ def trained_on(folders: Mapping[str, Path]) -> list[Item]:
             record = records.get(pair["record"])
             item = found.setdefault(record.key if record else pair["record"], _item("training", pair["prompt"]))
             if record is not None and not item["logged"]:
-                item["logged"] = [("disliked" if record.label == "dsat" else "liked", record.reply)]
-                item["logged"] += [("then the user", record.feedback)] if record.feedback else []
-            item["replies"] += [(title, pair[side], side) for side in pair["fresh"]]
+                item["logged"] = _logged(record.label, record.reply, record.feedback)
+            item["replies"] += [(title, pair[side], side, "" if pair[f"{side}_ended"] else "cut off") for side in pair["fresh"]]
     return sorted(found.values(), key=lambda item: -len({title for title, *_ in item["replies"]}))[:NUM_SHOWN]
 
 
@@ -62,6 +76,17 @@ def last(folder: Path, name: str, *, warm_start: bool = False) -> Path | None:
     files = sorted(folder.glob(f"iteration_[1-9]*/{name}"), key=lambda file: int(file.parent.name.split("_")[1]))
     first = folder / "warm_start" / name
     return files[-1] if files else first if warm_start and first.is_file() else None
+
+
+def shape(row: Mapping[str, Any]) -> str:
+    """Length, end and repetition of a reply, as far as its row says."""
+    found = [f"{row['words']} words"] if "words" in row else []
+    found += ["cut off"] if row.get("ended") is False else []
+    return ", ".join(found + ([f"distinct-2 {row['distinct-2']:.2f}"] if "distinct-2" in row else []))
+
+
+def _logged(label: str, reply: str, feedback: str | None) -> list[tuple[str, str]]:
+    return [("disliked" if label == "dsat" else "liked", reply), *([("then the user", feedback)] if feedback else [])]
 
 
 def _item(kind: str, prompt: list[dict[str, str]]) -> Item:

@@ -1,53 +1,97 @@
 """What a report says in sentences, above everything else."""
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drift.report import tables
-from drift.report.statistics import holm
+from drift.report.compare import NOT_SEPARABLE, TOO_FEW, Comparison
+from drift.report.members import State, common_name, having, headline, last_gains, scored_names
+from drift.report.statistics import Difference, holm
+from drift.report.tables import against, show, show_p
 
 
-def against_start(grouped: dict[str, list[dict[str, Any]]]) -> list[str]:
+def sentences(grouped: Mapping[str, Sequence[State]], compared: Sequence[Comparison], states: Sequence[State]) -> list[str]:
+    """All of them, in the order of a page."""
+    return [*unmatched(compared), *against_start(grouped), *between(compared), *sounded(states)]
+
+
+def against_start(grouped: Mapping[str, Sequence[State]]) -> list[str]:
     """A sentence per group: the last policy that two of its seeds have against the start model, corrected for all groups."""
-    names = {label: tables.common_name(members) for label, members in grouped.items()}
-    gains = {label: tables.gain(grouped[label], name) for label, name in names.items() if name is not None}
-    corrected = holm([1.0 if gain is None or gain.p is None else gain.p for gain in gains.values()])
+    gains = last_gains(grouped)
+    tested = {label: change.p for label, change in gains.items() if change is not None and change.p is not None and not change.few}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     found = []
     for label, members in grouped.items():
-        if (gain := gains.get(label)) is None:
-            some = max((len(tables.having(members, name)) for name in tables.scored_names(members)[1:]), default=0)
+        if (change := gains.get(label)) is None:
+            some = max((len(having(members, name)) for name in scored_names(members)[1:]), default=0)
             known = f"only {some} of {len(members)} runs has" if some else "no run has"
             found.append(f"{label}: {known} evaluated a trained policy so far.")
-            continue
-        main, name, p = tables.headline(members), names[label], corrected[list(gains).index(label)]
-        said = f"({tables.show(gain, 3, sign=True)}, {gain.over})"
-        if gain.separable and p < 0.05:
-            found.append(
-                f"{label}: after {name}, {main} is {'better' if gain.mean > 0 else 'worse'} than the start model's {said}."
-            )
         else:
-            because = f" once corrected for {len(gains)} groups" if gain.separable else ""
-            found.append(f"{label}: after {name}, {main} is not separable from the start model's{because} {said}.")
+            said = _said(change, corrected.get(label), len(tested))
+            found.append(f"{label}: after {common_name(members)}, {headline(members)} {said}")
     return found
 
 
-def between(comparisons: tables.Table) -> list[str]:
+def _said(change: Difference, corrected: float | None, family: int) -> str:
+    """The end of such a sentence. `corrected`: p for all `family` groups at once."""
+    if not math.isfinite(change.mean):
+        return "is not a number: the policy is broken."
+    if change.few:
+        return f"is {change.mean:+.3f} against the start model's: {change.over}, too few to say."
+    together = f", {show_p(corrected)} for all {family} groups together" if family > 1 and corrected is not None else ""
+    numbers = f"({show(change, 3, sign=True)}, p {show_p(change.p)}{together}; {change.over})"
+    if change.separable and corrected is not None and corrected < 0.05:
+        return f"is {'better' if change.mean > 0 else 'worse'} than the start model's {numbers}."
+    because = f" once corrected for {family} groups" if change.separable else ""
+    return f"is {NOT_SEPARABLE} from the start model's{because} {numbers}."
+
+
+def in_numbers(state: State) -> dict[str, Any]:
+    """What a run gained over the start model, and the sentence on it; empty before anything trained was evaluated."""
+    change = last_gains({"": [state]}).get("")
+    if change is None:
+        return {}
+    (said,) = against_start({state["title"]["method"]: [state]})
+    return {"gain": change.mean, "gain low": change.low, "gain high": change.high, "gain p": change.p, "verdict": said}
+
+
+def unmatched(compared: Sequence[Comparison]) -> list[str]:
+    """Which groups are not ranked, as they trained on different amounts, and what would match them."""
+    loose = [this for this in compared if not this.matched]
+    if not loose:
+        return []
+    sides = {side.label: side for this in loose for side in (this.one, this.other)}
+    amounts = "; ".join(
+        f"{label} on {against(side.pairs, side.pairs)} pairs in {against(side.steps, side.steps)} steps"
+        for label, side in sides.items()
+    )
+    if len({side.pairs for side in sides.values()}) > 1:
+        remedy = f"pairs_per_iteration={min(side.fewest for side in sides.values())} for all of them would match them"
+    else:
+        remedy = "the same train.pairs_per_step, train.epochs and warmup_epochs would match them"
+    return [f"NO COMPARISON of these, which did not train on the same amount: {amounts}. {remedy}."]
+
+
+def between(compared: Sequence[Comparison]) -> list[str]:
     """A sentence on who is ahead of whom, where anyone is compared."""
-    if not comparisons:
+    matched = [this for this in compared if this.matched]
+    whom = "Between them" if len(matched) == len(compared) else "Between those that match"
+    if not matched:
         return []
     found = [
-        f"{row['comparison'].replace(' - ', ' and ')}: {row['verdict']}"
-        + (f" (steps: {row['steps']})" if "against" in row["steps"] else "")
-        for row in comparisons
-        if row["verdict"] != tables.NOT_SEPARABLE
+        f"{this.one.label} and {this.other.label}: {this.verdict}"
+        for this in matched
+        if this.verdict not in (NOT_SEPARABLE, TOO_FEW)
     ]
     if not found:
-        return ["Between them: no difference is separable."]
-    others = " Of the others compared, none is separable." if len(found) < len(comparisons) else ""
-    alone = " This is about these policies; a word on methods needs several seeds." if "prompts" in comparisons[0]["over"] else ""
-    return [f"Between them: {'; '.join(found)}.{others}{alone}"]
+        few = all(this.verdict == TOO_FEW for this in matched)
+        return [f"{whom}: {matched[0].gap.over}, too few to say." if few else f"{whom}: no difference is separable."]
+    others = " Of the others compared, none is separable." if len(found) < len(matched) else ""
+    alone = " This is about these policies; a word on methods needs several seeds." if "prompt" in matched[0].gap.over else ""
+    return [f"{whom}: {'; '.join(found)}.{others}{alone}"]
 
 
-def sounded(states: list[dict[str, Any]]) -> list[str]:
+def sounded(states: Sequence[dict[str, Any]]) -> list[str]:
     """A sentence on alarms, where one sounded."""
     count = sum(bool(state.get("alarms")) for state in states)
     return [f"Alarms sounded in {count} of {len(states)} runs; see below."] if count else []

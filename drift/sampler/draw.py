@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from drift.identity import identity
 from drift.model.policy import Policy
 from drift.records import Prompt, Reply, digest, read_jsonl, write_jsonl
 from drift.report.console import Progress
@@ -93,7 +94,7 @@ class Draw:
             return {"replies": len(rows), "tokens": sum(reply.num_tokens for reply in replies if reply)}
 
         settings = {
-            "sampler": self.sampler.key(),
+            "sampler": identity(self.sampler),
             "seed": self.seed,
             "purpose": self.purpose,
             "iteration": self.iteration,

@@ -34,7 +34,7 @@ class Transformers:
             raise UserError("sampler: max_new_tokens, max_prompt_tokens, group_size and tokens_per_batch must be at least 1.")
 
     def key(self) -> dict[str, Any]:
-        """The settings that a reply depends on: in bfloat16 also how many are computed together."""
+        """The settings that a reply depends on (`identity` adds the class): in bfloat16 also how many are computed together."""
         computed = precision.resolve(self.precision)
         return {
             "together": [self.group_size, self.tokens_per_batch] if computed == "bfloat16" else None,

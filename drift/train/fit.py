@@ -13,7 +13,7 @@ from typing import Any
 from drift.errors import UserError
 from drift.model.policy import Policy
 from drift.records import digest, write_jsonl
-from drift.report.console import Progress
+from drift.report.console import Progress, say
 from drift.sampler.noise import order
 from drift.store import Stage, Store
 from drift.train.frozen import load, num_frozen, removed
@@ -61,18 +61,25 @@ def fit(
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     from drift.model.policy import free, load_tokenizer, save_policy
-    from drift.train.modules import AtomicCheckpoints, PolicyModule
+    from drift.train.checkpoint import Checkpoints
+    from drift.train.modules import PolicyModule
 
     kind = train.dtype()[0]
     tokenizer, model = load_tokenizer(start), trainable(train, start)
     steps = ordered_steps(plan, epochs)
     layers = num_frozen(train, start, plan)
 
+    every, saved, checkpoints = train.checkpoint_every_steps, progress / "last.ckpt", Checkpoints(progress.name)
+    done = checkpoints.steps_in(saved)
+    if done:
+        say(f"  training goes on at step {done + 1} of {len(steps)}")
+
     def after_step(history: list[dict[str, float]]) -> None:
+        bar.saved = len(history) - len(history) % every
         bar.advance(1, f"loss {history[-1]['loss']:.3f}")
         watch(history)
 
-    with Progress("training", total=len(steps), unit="steps") as bar, removed(model, layers):
+    with Progress("training", total=len(steps), unit="steps", begun=done) as bar, removed(model, layers):
         module = PolicyModule(
             model,
             train,
@@ -82,11 +89,9 @@ def fit(
             on_step=after_step,
         )
         loader = Steps(module, plan, steps, reference, frozen if layers else None, tokenizer.pad_token_id or 0)
-        saved = progress / "last.ckpt"
-        every = train.checkpoint_every_steps
         keep = ModelCheckpoint(dirpath=progress, filename="last", every_n_train_steps=every, enable_version_counter=False)
-        trainer = make_trainer(kind, callbacks=[keep], max_epochs=1, plugins=[AtomicCheckpoints()])
-        trainer.fit(module, loader, ckpt_path=saved if saved.is_file() else None, weights_only=True)
+        trainer = make_trainer(kind, callbacks=[keep], max_epochs=1, plugins=[checkpoints])
+        trainer.fit(module, loader, ckpt_path=saved if done else None, weights_only=True)
     assert len(module.history) == len(steps), "training ended early"
     save_policy(model, tokenizer, start, output / "policy")
     write_jsonl(output / "steps.jsonl", module.history)

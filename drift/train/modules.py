@@ -6,13 +6,10 @@ Where we differ from the usual: the reference is never in memory while the polic
 """
 
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from drift.errors import UserError, memory_advice
@@ -144,15 +141,6 @@ class PolicyModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = list(checkpoint["history"])
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are there whole or not at all: Lightning moves them into place from another file system, by a copy."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, f"{path}.part")
-        os.replace(f"{path}.part", path)
 
 
 def adamw_8bit(parameters: Any, rate: float) -> Any:

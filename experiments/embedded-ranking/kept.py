@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 from drift.errors import UserError  # noqa: E402
 from drift.records import read_jsonl, write_json, write_jsonl  # noqa: E402
 from drift.report.journal import RUN  # noqa: E402
+from drift.report.statistics import FEWEST  # noqa: E402
 
 DROPPED = ("stages", "notes", "data")
 
@@ -66,9 +67,17 @@ def read(folder: Path, file: Path) -> int:
         place = folder / line.pop("place") / RUN
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_json(place, line)
+            write_json(place, spread(line))
             count += 1
     return count
+
+
+def spread(state: dict[str, Any]) -> dict[str, Any]:
+    """The mean over all prompts again as that of several, or a report would say that one prompt is too few."""
+    for metric in (metric for point in state["points"] if "scores" in point for metric in point["scores"]["metrics"].values()):
+        if metric.get("per_item"):
+            metric["per_item"] = {f"prompts, part {i}": metric["value"] for i in range(FEWEST)}
+    return state
 
 
 if __name__ == "__main__":

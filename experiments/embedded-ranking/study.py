@@ -15,6 +15,7 @@ before it is made. Where that file lies there already, copied from another machi
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 
 from drift.errors import UserError  # noqa: E402
 from drift.records import write_json  # noqa: E402
-from drift.report import html, tables  # noqa: E402
+from drift.report import html, members, tables  # noqa: E402
+from drift.report.compare import compare  # noqa: E402
 from drift.report.console import say, table  # noqa: E402
 from drift.report.statistics import paired  # noqa: E402
 
@@ -87,13 +89,14 @@ class Cell:
             f"store.dir={self.store}", f"hydra.run.dir={self.place(seed)}",
         ]  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.place(seed), ignore_errors=True)  # of other settings: a run would take a numbered folder beside it
         environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // AT_A_TIME))}
         with open(f"{self.place(seed)}.log", "wb") as log:
             return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     def gains(self, name: str) -> list[float]:
         """Of the policy of that name against the start model, per seed."""
-        both = [tables.per_item(self.states(), policy, "utility") for policy in (name, "start")]
+        both = [members.per_item(self.states(), policy, "utility") for policy in (name, "start")]
         return [paired([after], [before]).mean for after, before in zip(*both, strict=True)]
 
 
@@ -219,7 +222,7 @@ def show_tests(folder: Path, phases: dict[str, list[Cell]]) -> None:
         if phase in PLAIN:
             plain = next(cell for cell in phases[PLAIN[phase]] if cell.name == "DRIFT").states()
             groups["DRIFT"] = [state for state in plain if int(state["title"]["seed"]) in TWO]
-        if compared := tables.comparisons(groups):
+        if compared := tables.comparisons(compare(groups)):
             table(compared)
 
 

@@ -1,0 +1,106 @@
+"""What a configured part (a method, a judge, a sampler, …) is called in a stage's key: its class, its code and its settings.
+
+The code is the sha256 of the source files that define the class and its bases; of a part that lies outside this package also of the
+modules of its own that those files import. So a changed line makes the stage anew, and two classes of one name never share one. By
+content, not by commit: a working tree has many contents and one commit. What the shipped parts import from one another is not
+followed, or an error message would cost a study: it belongs to the `VERSION` of the stage that uses it.
+"""
+
+import ast
+import importlib.util
+import inspect
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from drift.errors import UserError
+from drift.records import digest
+
+HERE = Path(__file__).resolve().parent
+INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+
+
+def identity(part: Any) -> Any:
+    """A part as plain data, nested parts included: its name and its settings, or, where it has a `key()`, what that says of
+    them (the settings that change a result)."""
+    if isinstance(part, (list, tuple)):
+        return [identity(item) for item in part]
+    if isinstance(part, dict):
+        return {str(name): identity(item) for name, item in part.items()}
+    if part is None or isinstance(part, (str, int, float)):
+        return part
+    if not is_dataclass(part):
+        raise UserError(f"{type(part).__qualname__} can't be part of a key. Expected a dataclass (see drift/method/drift.py).")
+    own = getattr(part, "key", None)
+    settings = own() if callable(own) else {item.name: getattr(part, item.name) for item in fields(part) if item.init}
+    return named(part) | identity(settings)
+
+
+def named(part: Any) -> dict[str, str]:
+    """The class of a part and its code."""
+    kind = type(part)
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "code": code(kind)}
+
+
+@cache
+def code(kind: Any) -> str:
+    """sha256 over the source of a class or a function: its file's, and the others that belong to it (see above)."""
+    files: dict[Path, str] = {}
+    for base in inspect.getmro(kind) if inspect.isclass(kind) else (kind,):
+        try:
+            file = Path(inspect.getfile(base)).resolve()
+        except (TypeError, OSError) as error:  # built in, or typed at a prompt
+            if base is kind:
+                raise UserError(f"{kind.__qualname__} has no source file. Expected a class of an importable module.") from error
+            continue
+        if base is kind or file.is_relative_to(HERE) or _user(file):
+            _read(file, files)
+    return digest(sorted(files.values()))
+
+
+def _read(file: Path, files: dict[Path, str]) -> None:
+    """Adds the sha256 of a file, and of the user's own modules that it imports."""
+    if file in files:
+        return
+    source = file.read_text(encoding="utf-8")
+    files[file] = digest(source)
+    if not file.is_relative_to(HERE):
+        for imported in _imports(file, ast.parse(source)):
+            if imported.suffix == ".py" and _user(imported):
+                _read(imported, files)
+
+
+def _imports(file: Path, tree: ast.Module) -> Iterator[Path]:
+    """Files that a source file's import statements may name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (found for alias in node.names for found in _found(alias.name))
+        elif isinstance(node, ast.ImportFrom):
+            names = ["", *(f".{alias.name}" for alias in node.names)]
+            if not node.level:
+                yield from (found for name in names for found in _found(f"{node.module}{name}"))
+                continue
+            for name in names:  # from .helpers import f
+                path = file.parents[node.level - 1].joinpath(*f"{node.module or ''}{name}".strip(".").split("."))
+                yield from (found for found in (path.with_suffix(".py"), path / "__init__.py") if found.is_file())
+
+
+def _found(name: str) -> Iterator[Path]:
+    """The file of a module, looked for only where its package is the user's own: finding a module imports those above it."""
+    try:
+        for known in (name.partition(".")[0], name):
+            spec = importlib.util.find_spec(known)
+            places = [spec.origin] if spec and spec.origin else list(spec.submodule_search_locations or []) if spec else []
+            if not all(_user(Path(place)) for place in places) or not places:
+                return
+    except (ImportError, AttributeError, ValueError):
+        return
+    yield from (Path(place).resolve() for place in places if Path(place).is_file())
+
+
+def _user(place: Path) -> bool:
+    """Neither this package's nor Python's own nor an installed package's; those have versions, which the manifest tells."""
+    return not any(place.resolve().is_relative_to(there) for there in (HERE, *INSTALLED))

@@ -1,0 +1,52 @@
+"""The last lines of a run or of a sweep on the console: table, verdict, what it cost, what to do next, the report's path."""
+
+from pathlib import Path
+
+from drift.report import advice, html, tables, verdict
+from drift.report.compare import compare
+from drift.report.console import say, table
+from drift.report.members import groups, scored_names
+
+
+def run(folder: Path, report: Path) -> None:
+    """Of a single run, or of one member of a sweep, whose `report` is not its own."""
+    member = report.parent != folder
+    summary(folder, brief=member)
+    say(f"Report{' so far' if member else ''}: {shown(report)}")
+
+
+def sweep(folder: Path) -> None:
+    """Of all members that have begun."""
+    if not html.members_of(folder):
+        return
+    summary(folder, brief=False)
+    say(f"Numbers: {shown(folder / 'results.csv')}, {shown(folder / 'comparisons.csv')}")
+    say(f"Report: {shown(folder / 'report.html')}")
+
+
+def summary(folder: Path, *, brief: bool) -> None:
+    """`brief`: the table alone."""
+    members = html.members_of(folder)
+    states = list(members.values())
+    together = groups(states)
+    usable = {label: group for label, group in together.items() if scored_names(group)}
+    found = [row for label, group in usable.items() for row in tables.rows(label, group)]
+    if not found:
+        return
+    compared = compare(usable)
+    say("")
+    columns = [name for name in found[0] if name not in tables.COSTS][:4]
+    table([{name: row.get(name, "-") for name in columns if name != "run" or len(together) > 1} for row in found])
+    if brief:
+        return
+    for line in verdict.sentences(usable, compared, states):
+        say(f"Verdict: {line}")
+    places = html.places_of(together, members)
+    for line in (advice.cost(states), *(f"Next: {line}" for line in advice.next_steps(together, places, compared))):
+        say(line)
+
+
+def shown(path: Path) -> str:
+    """As one would type it here: relative if it lies below the working directory, else absolute."""
+    whole, here = path.absolute(), Path.cwd()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)

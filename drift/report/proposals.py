@@ -1,0 +1,78 @@
+"""What `describe` advises for a run on a log: how long replies may be, how much to hold out, and the command with both in it.
+
+- `sampler.max_new_tokens`: room for 95 of 100 of the log's liked replies (of all replies where fewer than 20 are liked) and their
+  end-of-turn token, rounded up to 16; at most half of `train.max_tokens`.
+- `evaluation.share`: so much that as many comparable pairs are held out as it takes to show a likely change (`outlook.LIKELY`), in
+  steps of .05, from .1 to half of the log. `evaluation.max_records` is raised if not all of them would be scored.
+
+What is said on the command line is kept as it is.
+"""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from drift.evaluation import outlook
+from drift.evaluation.heldout import is_pair
+from drift.records import Record
+
+OF_REPLIES, FEW, ROUND = 0.95, 20, 16
+LEAST_SHARE, STEP = 0.1, 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """`settings`: name -> value, none said by the user. `why`: in sentences. `max_new_tokens`: proposed, or the user's."""
+
+    settings: dict[str, str]
+    why: list[str]
+    max_new_tokens: int
+
+    def command(self, file: Path, overrides: Sequence[str]) -> str:
+        """The run, to copy into a shell."""
+        said = [f"{name}={value}" for name, value in self.settings.items()]
+        return shlex.join(["python", "run.py", "data=records", f"data.path={file}", *said, *overrides])
+
+
+def propose(records: Sequence[Record], lengths: Mapping[str, list[int]], run: Any, overrides: Sequence[str]) -> Proposal:
+    """`lengths`: in tokens, by text ("reply") in the order of `records`."""
+    said = {override.lstrip("+").partition("=")[0] for override in overrides}
+    settings: dict[str, str] = {}
+    why: list[str] = []
+    longest = run.sampler.max_new_tokens
+    if "sampler.max_new_tokens" not in said:
+        longest, reason = reply_room(records, lengths["reply"], run.train.max_tokens)
+        settings["sampler.max_new_tokens"] = str(longest)
+        why.append(reason)
+    evaluation = run.evaluation
+    if "evaluation.share" not in said:
+        evaluation = replace(evaluation, share=held_out_share(sum(map(is_pair, records)), len(records)))
+        settings["evaluation.share"] = f"{evaluation.share:g}"
+    training, held_out = evaluation.separate(list(records))
+    if "evaluation.max_records" not in said and len(held_out) > evaluation.max_records:
+        evaluation = replace(evaluation, max_records=len(held_out))
+        settings["evaluation.max_records"] = str(len(held_out))
+    why += evaluation.outlook(training, held_out)
+    return Proposal(settings=settings, why=why, max_new_tokens=longest)
+
+
+def reply_room(records: Sequence[Record], lengths: Sequence[int], max_tokens: int) -> tuple[int, str]:
+    """(tokens that a fresh reply may have, why)."""
+    liked = [length for record, length in zip(records, lengths, strict=True) if record.label == "sat"]
+    kind, counted = ("liked replies", liked) if len(liked) >= FEW else ("replies", lengths)
+    longest = sorted(counted)[math.ceil(OF_REPLIES * len(counted)) - 1]
+    room, most = math.ceil((longest + 1) / ROUND) * ROUND, max(ROUND, max_tokens // 2)
+    said = f"{OF_REPLIES:.0%} of the log's {kind} have at most {longest} tokens"
+    if room > most:
+        return most, f"{said}; fresh ones can have {most}, half of train.max_tokens={max_tokens}: for longer ones make that larger."
+    return room, f"{said}: sampler.max_new_tokens={room} lets fresh ones be as long."
+
+
+def held_out_share(pairs: int, records: int) -> float:
+    """Of the conversations. A log without pairs is held out by its records, which count as pairs do."""
+    wanted = outlook.enough_for(outlook.LIKELY)
+    share = math.ceil(wanted / max(1, pairs or records) / STEP - 1e-9) * STEP
+    return round(min(outlook.LARGEST_SHARE, max(LEAST_SHARE, share)), 2)

@@ -1,0 +1,75 @@
+"""The numbers of a sweep as two files for other programs: results.csv, a row per member and policy, and comparisons.csv."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from drift.records import write_text
+from drift.report.compare import compare
+from drift.report.members import State, conversation_of, gain, groups, point, scored_names, values
+from drift.report.statistics import Interval, level
+from drift.report.tables import COSTS
+
+Row = dict[str, Any]
+
+
+def write(folder: Path, members: Mapping[Path, State]) -> None:
+    """Both files into a sweep's folder."""
+    write_csv(folder / "results.csv", [row for place, state in members.items() for row in of_member(folder, place, state)])
+    write_csv(folder / "comparisons.csv", comparisons(list(members.values())))
+
+
+def of_member(folder: Path, place: Path, state: State) -> list[Row]:
+    """A row per evaluated policy: the overrides, every metric, intervals of the headline and of its gain (over this run's prompts),
+    pairs and steps of its iteration."""
+    about = {"run": str(place.relative_to(folder)), "status": state["status"]} | state["title"]
+    found = []
+    for name in scored_names([state]):
+        this = point(state, name)
+        scores = this["scores"]
+        main, change = scores["headline"], gain([state], name)
+        row = about | {"policy": name, "iteration": this["iteration"], "headline": main}
+        for metric, content in scores["metrics"].items():
+            row[metric] = content["value"]
+            if metric == main and (items := values(state, name, main)):
+                row |= bounds(main, level([items], conversation_of([state])))
+        if change is not None:
+            row |= {"against start": change.mean} | bounds("against start", change)
+            row |= {"against start p": change.p, "over": change.over}
+        found.append(row | {count: this.get(count) for count in COSTS})
+    return found
+
+
+def bounds(name: str, interval: Interval) -> Row:
+    return {f"{name} low": interval.low, f"{name} high": interval.high}
+
+
+def comparisons(states: list[State]) -> list[Row]:
+    """A row per two groups of members that differ by more than seeds: one's headline less the other's."""
+    usable = {label: members for label, members in groups(states).items() if scored_names(members)}
+    return [
+        {
+            "one": this.one.label, "other": this.other.label, "at": this.at, "metric": this.metric,
+            "difference": this.gap.mean, "low": this.gap.low, "high": this.gap.high, "over": this.gap.over,
+            "p": this.gap.p, "p (Holm)": this.p_holm, "effect (d)": this.gap.effect, "matched": this.matched,
+            "pairs of one": total(this.one.pairs), "pairs of other": total(this.other.pairs),
+            "steps of one": total(this.one.steps), "steps of other": total(this.other.steps), "verdict": this.verdict,
+        }
+        for this in compare(usable)
+    ]  # fmt: skip
+
+
+def total(numbers: tuple[int, ...]) -> str:
+    """One number, or one per seed where they differ."""
+    return " / ".join(map(str, dict.fromkeys(numbers)))
+
+
+def write_csv(path: Path, rows: list[Row]) -> None:
+    """Columns in the order in which they first occur; an empty cell is a number that there is not."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

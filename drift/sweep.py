@@ -1,0 +1,67 @@
+"""A sweep as a whole: its members are checked before the first one runs, it has a folder of its own, and says who failed."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from drift.config import build
+from drift.errors import UserError
+from drift.folders import owned
+
+_folder = ExitStack()  # held until the sweep ends; not in the callback, which launchers send to other processes
+
+
+class Members(Callback):
+    """Hydra calls this when a sweep begins and ends. Errors end the program by `sys.exit`: of an exception in a callback Hydra
+    would only warn."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        members = list(_checked(config, kwargs["config_name"]))
+        try:
+            mine = _folder.enter_context(owned(Path(config.hydra.sweep.dir), members, "hydra.sweep.dir"))
+        except UserError as error:
+            sys.exit(f"\n{error}")
+        print(f"Sweep of {len(members)} members in {mine}", flush=True)
+        quoted = str(mine).replace("\\", "\\\\").replace("'", "\\'")
+        with read_write(config.hydra):
+            config.hydra.sweep.dir = str(mine)  # for Hydra, and for the members, whose configs are composed anew:
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from drift.report import closing
+
+        closing.sweep(Path(config.hydra.sweep.dir))
+        states = [json.loads(file.read_text(encoding="utf-8")) for file in Path(config.hydra.sweep.dir).glob("**/run.json")]
+        _folder.close()
+        failed = [", ".join(f"{name}={value}" for name, value in s["title"].items()) for s in states if s["status"] == "failed"]
+        if failed:
+            sys.exit(f"\n{len(failed)} of {len(states)} members failed (see above, and the report): {'; '.join(failed)}")
+
+
+def _checked(config: DictConfig, name: str) -> Iterator[str]:
+    """The resolved config of every member of a sweep, once it is found right."""
+    from hydra import compose
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}":  # it chooses members as it goes
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        yield str(config.hydra.overrides.task) + OmegaConf.to_yaml(own)
+        return
+    wanted = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides([*wanted, *config.hydra.overrides.task])
+    for member in BasicSweeper.split_arguments(overrides, None)[0]:
+        try:
+            composed = compose(name, overrides=list(member))
+            build(composed)
+        except UserError as error:
+            sys.exit(f"\n{error}\nIn the member {' '.join(member)}; nothing was begun.")
+        yield OmegaConf.to_yaml(composed, resolve=True)

@@ -1,0 +1,107 @@
+"""The client for OpenAI-compatible servers, against a real one on this machine: cache, failures, concurrency, and the budget."""
+
+import json
+
+import pytest
+from judge_server import Server, endpoint
+
+from drift.errors import UserError
+from drift.mine.cascade import question
+
+
+def ask(which, texts):
+    questions = [question(("Tell me about tea.", "Tea is hot.", text)) for text in texts]
+    return which.ask(questions, lambda count: None, temperature=0.0, max_tokens=20)
+
+
+def stiff(count, start=0):
+    return [f"a stiff text {i}" for i in range(start, start + count)]
+
+
+def test_failures_that_pass_are_retried_and_answers_never_asked_for_twice(tmp_path):
+    with Server(fail_first=4, slow=0.02) as server:
+        first = ask(endpoint(server, tmp_path), stiff(6))
+        assert first == ["dsat style 0.9"] * 6 and server.served == 10 and 1 < server.most <= 3
+        assert ask(endpoint(server, tmp_path), stiff(6)) == first and server.served == 10
+        ask(endpoint(server, tmp_path, model="other"), stiff(1))
+        assert server.served == 11
+
+
+def test_a_refusal_names_the_server_and_the_same_command_asks_only_the_rest(tmp_path):
+    with Server() as server:
+        ask(endpoint(server, tmp_path), stiff(2))
+        server.refuse = True
+        with pytest.raises(UserError, match=r"127.0.0.1.*no such key.*2 of the 5 .* answered.*give the same command again"):
+            ask(endpoint(server, tmp_path), stiff(5))
+        server.refuse, before = False, server.served
+        assert ask(endpoint(server, tmp_path), stiff(5)) == ["dsat style 0.9"] * 5 and server.served == before + 3
+
+
+def test_one_cap_holds_for_all_questions_of_a_run_and_for_the_run_that_goes_on(tmp_path):
+    """A dollar a question. Calls of two, as the miner asks part by part; the same again with the same cap; then a higher one."""
+    with Server() as server:
+        which = endpoint(server, tmp_path, max_dollars=5)
+        assert ask(which, stiff(2)) == ask(which, stiff(2, 2)) == ["dsat style 0.9"] * 2
+        with pytest.raises(UserError, match=r"max_dollars=5.*1 of the 2 questions.*5 dollars.*only the rest is asked"):
+            ask(which, stiff(2, 4))
+        assert server.served == 5
+        with pytest.raises(UserError, match="5 of the 6 questions so far are answered, for 5 dollars"):
+            ask(endpoint(server, tmp_path, max_dollars=5), stiff(6))
+        assert server.served == 5
+        assert ask(endpoint(server, tmp_path, max_dollars=8), stiff(8)) == ["dsat style 0.9"] * 8 and server.served == 8
+
+
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+def test_the_cap_is_never_exceeded_however_many_ask_at_once(concurrency, tmp_path):
+    with Server(slow=0.01) as server, pytest.raises(UserError, match="7 of the 80 questions so far are answered, for 7 dollars"):
+        ask(endpoint(server, tmp_path, concurrency=concurrency, max_dollars=7.5), stiff(80))
+    assert server.served == 7 and len(list(tmp_path.iterdir())) == 7
+
+
+@pytest.mark.parametrize("usage", [
+    None, {"prompt_tokens": -5, "completion_tokens": -5, "total_tokens": -10},
+    {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+], ids=["none", "negative", "zero"])  # fmt: skip
+def test_a_server_that_does_not_say_what_a_request_took_spends_too(usage, tmp_path, capsys):
+    """A question has a little more than 1,000 bytes, each a token and a dollar at most: nine of them fit into 10,000 dollars."""
+    with Server(usage=usage) as server, pytest.raises(UserError, match="max_dollars=10000"):
+        ask(endpoint(server, tmp_path, dollars_per_million_input=1e6, max_dollars=10_000), stiff(60))
+    assert server.served == 9
+    assert capsys.readouterr().out.count("does not say how many tokens") == 1
+
+
+def test_no_text_is_no_answer_it_is_paid_for_and_asked_again(tmp_path):
+    for nothing in (None, "", "  \n"):
+        folder = tmp_path / repr(nothing)
+        with Server(says=lambda said, nothing=nothing: nothing) as server:
+            assert ask(endpoint(server, folder), stiff(2)) == [None, None]
+            kept = [json.loads(file.read_text()) for file in folder.iterdir()]
+            assert [(entry["answer"], entry["dollars"]) for entry in kept] == [(None, 1.0)] * 2
+            server.says = lambda said: "sat"
+            with pytest.raises(UserError, match="1 of the 2 questions so far are answered, for 3 dollars"):
+                ask(endpoint(server, folder, max_dollars=3, concurrency=1), stiff(2))
+            assert ask(endpoint(server, folder, max_dollars=4), stiff(2)) == ["sat", "sat"] and server.served == 4
+
+
+def test_an_answer_of_another_form_is_none_too(tmp_path):
+    for i, choices in enumerate(
+        ("none", [None], [{"message": None}], [{"message": {"content": [{"type": "text", "text": "sat"}]}}])
+    ):
+        with Server(choices=choices, usage=["?"]) as server:
+            assert ask(endpoint(server, tmp_path / str(i)), stiff(1)) == [None], choices
+
+
+def test_equal_questions_are_asked_once(tmp_path):
+    with Server(slow=0.01) as server:
+        done = []
+        questions = [question(("Tell me about tea.", "Tea is hot.", "a stiff text"))] * 40
+        assert endpoint(server, tmp_path).ask(questions, done.append, max_tokens=20) == ["dsat style 0.9"] * 40
+        assert server.served == 1 and sum(done) == 40
+
+
+def test_a_cached_answer_that_cannot_be_read_is_asked_for_again(tmp_path):
+    with Server() as server:
+        ask(endpoint(server, tmp_path), stiff(3))
+        for file, text in zip(tmp_path.iterdir(), ("", "[1]", '{"answer": [{"type": "text"}]}'), strict=True):
+            file.write_text(text)
+        assert ask(endpoint(server, tmp_path), stiff(3)) == ["dsat style 0.9"] * 3 and server.served == 6

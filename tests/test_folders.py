@@ -1,0 +1,110 @@
+"""A run folder has one owner: another run gets another folder, and a folder that is used again holds nothing of the run before."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from drift.errors import UserError
+from drift.folders import owned
+
+HOLD = """
+import sys
+from pathlib import Path
+from drift.folders import owned
+with owned(Path(sys.argv[1]), "the same", "hydra.run.dir") as mine:
+    (mine / "steps.csv").write_text("step")
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def take(folder, settings):
+    with owned(folder, settings, "hydra.run.dir") as mine:
+        return mine.name
+
+
+def test_runs_that_go_on_at_once_get_folders_of_their_own(tmp_path, capsys):
+    wanted = tmp_path / "run"
+    with owned(wanted, "a", "hydra.run.dir") as one, owned(wanted, "a", "hydra.run.dir") as two, owned(wanted, "b", "k") as three:
+        assert [one, two, three] == [wanted, tmp_path / "run-2", tmp_path / "run-3"]
+    assert "belongs to another run; this one is in" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_killed_run_is_taken_over_by_the_same_settings_and_holds_nothing_of_it(tmp_path):
+    wanted = tmp_path / "run"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(wanted)], cwd=ROOT, **pipes) as process:
+        assert process.stdout.readline() == "held\n"
+        assert take(wanted, "the same") == "run-2"  # while it lives
+        process.kill()
+    (wanted / "iteration_1").mkdir()
+    (wanted / "notes.txt").write_text("mine")
+    assert take(wanted, "others") == "run-3"
+    assert (wanted / "steps.csv").is_file()
+    assert take(wanted, "the same") == "run"
+    assert sorted(path.name for path in wanted.iterdir()) == [".owner", "notes.txt"]
+
+
+def test_files_of_nobody_are_not_written_over(tmp_path):
+    (tmp_path / "records.jsonl").write_text("what somebody mined")
+    assert take(tmp_path, "a") == f"{tmp_path.name}-2"
+    assert (tmp_path / "records.jsonl").read_text() == "what somebody mined" and not (tmp_path / ".owner").exists()
+
+
+def test_without_locks_only_a_new_folder_is_taken(tmp_path, monkeypatch):
+    """Some cluster file systems have none."""
+
+    def flock(*arguments):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert [take(tmp_path / "run", "a"), take(tmp_path / "run", "a")] == ["run", "run-2"]
+
+
+def under_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file" / "run"
+
+
+def that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file"
+
+
+def with_a_name_too_long(tmp_path):
+    return tmp_path / ("x" * 300)
+
+
+@pytest.mark.parametrize("place", [under_a_file, that_is_a_file, with_a_name_too_long])
+def test_a_folder_that_cannot_be_made_is_named_with_its_setting(tmp_path, place):
+    with pytest.raises(UserError, match="can't be written to: .*hydra.run.dir=FOLDER"):
+        take(place(tmp_path), "a")
+
+
+def test_a_full_disk_in_a_stage_is_one_sentence_and_errors_about_other_files_pass(tmp_path):
+    from drift.store import Store
+
+    store = Store(dir=str(tmp_path / "store"), strict=False, lease_seconds=30.0)
+
+    def run(work):
+        store.run("kind", work, version=1, settings={}, inputs={})
+
+    def on_a_full_disk(progress, output):
+        with open("/dev/full", "w") as file:
+            file.write("x" * 10000)
+
+    def without_a_file(progress, output):
+        os.stat(tmp_path / "log.jsonl")
+
+    def in_a_log_that_may_not_be_read(progress, output):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "log.jsonl"))
+
+    with pytest.raises(UserError, match="can't be written to: No space left on device. .*store.dir=FOLDER"):
+        run(on_a_full_disk)
+    with pytest.raises(FileNotFoundError):
+        run(without_a_file)
+    with pytest.raises(PermissionError):
+        run(in_a_log_that_may_not_be_read)

@@ -1,0 +1,128 @@
+"""`python -m drift mine`: what it says where nothing is found, and whose files it never writes over."""
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from drift import __main__ as command
+from drift.data import mined
+from drift.errors import UserError
+
+
+def rows(*talks):
+    return "".join(
+        json.dumps({"messages": [{"role": ("user", "assistant")[i % 2], "content": said} for i, said in enumerate(talk)]}) + "\n"
+        for talk in talks
+    )
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """`python -m drift mine`, in a folder of its own and in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["drift", "mine", *arguments, "mine=rules"])
+        command.main()
+
+    return call
+
+
+ONE = rows(["Tell me about tea.", "Tea is hot.", "That's wrong."])
+
+
+def test_nothing_found_says_why_by_reason_with_counts(mine, tmp_path):
+    said = [["Tell me about tea.", "Tea is hot.", text] for text in ("And coffee?", "Nein, das ist falsch.", "C'est faux.")]
+    (tmp_path / "log.jsonl").write_text(rows(*said, ["Hi", "Yo"]) + '{"messages": 3}\n{"messages": 4}\n')
+    with pytest.raises(UserError) as error:
+        mine("log.jsonl", "--out", "r.jsonl")
+    text = str(error.value)
+    assert text.startswith("No record was found in log.jsonl") and "replies judged: 3" in text
+    assert (
+        "(it reads English), in de: 1" in text and "(it reads English), in fr: 1" in text and "It reads English; for other" in text
+    )
+    assert "set aside, malformed row: 2; the first is row 5 of log.jsonl, messages: expected a list" in text
+    assert not (tmp_path / "r.jsonl").exists() and len((tmp_path / "r.quarantine.jsonl").read_text().splitlines()) >= 2
+    with pytest.raises(UserError, match="No record was found"):
+        mine("log.jsonl", "--out", "r.jsonl")  # the next try is not refused because of what this one left
+
+
+def test_a_log_that_nobody_answers_in_is_told_so(mine, tmp_path):
+    (tmp_path / "log.jsonl").write_text(rows(["Hi", "Yo"], ["Hello", "Good day"]))
+    with pytest.raises(UserError, match="No reply has feedback, and no user turn follows one"):
+        mine("log.jsonl", "--out", "r.jsonl")
+
+
+def test_nothing_found_ends_with_exit_code_1(tmp_path, monkeypatch):
+    (tmp_path / "log.jsonl").write_text(rows(["Hi", "Yo"]))
+    monkeypatch.setattr(sys, "argv", ["drift", "mine", f"{tmp_path}/log.jsonl", "--out", f"{tmp_path}/r.jsonl", "mine=rules"])
+    monkeypatch.delitem(sys.modules, "drift.__main__")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("drift", run_name="__main__")
+    assert "No record was found" in ended.value.code  # a text: Python prints it and ends with 1
+
+
+def test_the_log_is_never_written_over_by_any_name(mine, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "log.jsonl").write_text(ONE)
+    os.symlink("log.jsonl", "link.jsonl")
+    os.link("log.jsonl", "hard.jsonl")
+    os.link("log.jsonl", "r.quarantine.jsonl")
+    for out in ("log.jsonl", "./sub/../log.jsonl", f"{tmp_path}/log.jsonl", "link.jsonl", "hard.jsonl", "r.jsonl"):
+        with pytest.raises(UserError, match="the log itself. Give another name"):
+            mined.check_out([Path("log.jsonl")], Path(out), Path(out).with_name("r.quarantine.jsonl"), overwrite=True)
+    with pytest.raises(UserError, match="the log itself. Give another name"):
+        mine("log.jsonl", "--out", "log.jsonl", "--overwrite")
+    assert (tmp_path / "log.jsonl").read_text() == ONE
+
+
+def test_two_minings_in_one_folder_keep_both_quarantines(mine, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text(ONE + f'{{"messages": "{name}"}}\n')
+        mine(f"{name}.jsonl", "--out", f"records-{name}.jsonl")
+    for name in ("one", "two"):
+        assert name in (tmp_path / f"records-{name}.quarantine.jsonl").read_text()
+
+
+def test_what_another_mining_wrote_is_replaced_only_if_asked_for(mine, tmp_path):
+    (tmp_path / "one.jsonl").write_text(ONE)
+    (tmp_path / "two.jsonl").write_text(ONE + ONE.replace("tea", "cocoa") + '{"messages": "two"}\n')
+    mine("one.jsonl", "--out", "records.jsonl")
+    before = (tmp_path / "records.jsonl").read_text()
+    with pytest.raises(UserError, match="records.jsonl is there already.*--overwrite"):
+        mine("two.jsonl", "--out", "records.jsonl")
+    assert (tmp_path / "records.jsonl").read_text() == before
+    mine("two.jsonl", "--out", "records.jsonl", "--overwrite")
+    (tmp_path / "records.jsonl").unlink()
+    with pytest.raises(UserError, match="records.quarantine.jsonl is there already"):
+        mine("one.jsonl", "--out", "records.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    for out, words in (("records.txt", "expected a name that ends with .jsonl"), ("folder.jsonl", "is a directory")):
+        with pytest.raises(UserError, match=words):
+            mine("one.jsonl", "--out", out)
+
+
+@pytest.mark.parametrize("name", ["März (1) a=b, #2 ${x}'s.jsonl", "2024.jsonl"])
+def test_a_log_of_any_name_is_mined_into_records_of_any_name(mine, tmp_path, name):
+    (tmp_path / name).write_text(ONE)
+    mine(name, "--out", f"records of {name}")
+    assert json.loads((tmp_path / f"records of {name}").read_text())["label"] == "dsat"
+
+
+def test_help_lists_the_settings_with_their_values_and_comments(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["drift", "mine", "--help"])
+    with pytest.raises(SystemExit):
+        command.main()
+    said = capsys.readouterr().out
+    for words in (
+        "name=value ...",
+        "mine=classifier (or cascade, rules)",
+        "near_duplicates: 0.9",
+        "max_dollars: 5.0 # what",
+        "--overwrite",
+    ):
+        assert words in said

@@ -1,0 +1,114 @@
+"""Training and scoring are one process's work on one device, whatever a scheduler's or launcher's variables say, and go on from a
+checkpoint of their own or from none."""
+
+import dataclasses
+import json
+import signal
+
+import pytest
+from conftest import SMALL, compose
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from drift.config import build
+from drift.model.policy import policy_at
+from drift.records import Pair
+from drift.store import Store
+from drift.train.fit import fit, train_stage
+from drift.train.reference import reference_stage
+from drift.train.rows import plan, tokenize
+
+SCHEDULERS = {
+    "slurm": {
+        "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "3",
+        "SLURM_NODEID": "1", "SLURM_NODELIST": "n[1-2]",
+    },
+    "torchrun, LSF, Kubeflow": {
+        "TORCHELASTIC_RUN_ID": "7", "RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4", "GROUP_RANK": "1", "MASTER_ADDR": "n1",
+        "MASTER_PORT": "29500", "KUBERNETES_PORT": "tcp://n1:443", "LSB_JOBID": "7", "LSB_DJOB_RANKFILE": "ranks",
+        "JSM_NAMESPACE_LOCAL_RANK": "3", "JSM_NAMESPACE_SIZE": "4", "JSM_NAMESPACE_RANK": "3",
+        "PL_TRAINER_MAX_STEPS": "1", "PL_TRAINER_LIMIT_PREDICT_BATCHES": "1",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def work(tiny, tokenizer):
+    """(train settings, start policy, rows) of three steps."""
+    train = build(compose(*SMALL, "train.checkpoint_every_steps=1", "train.precision=float32")).train
+    pairs = [
+        Pair(
+            prompt=[{"role": "user", "content": f"Question {i}?"}], chosen=f"A good answer, {i}.", rejected=f"No {i}.",
+            chosen_ended=True, rejected_ended=True, fresh=("chosen",), feedback=None, record=str(i),
+        )
+        for i in range(6)
+    ]  # fmt: skip
+    shape = {"layout": train.rows, "pairs_per_step": 2, "tokens_per_batch": 500, "pair_order": train.pair_order, "seed": 0}
+    return train, policy_at(tiny), plan(tokenize(tokenizer, pairs), **shape)
+
+
+def trained(work, folder, watch=lambda history: None):
+    """Every file of a reference pass and a training in a store of their own."""
+    train, start, rows = work
+    store = Store(dir=str(folder), strict=False, lease_seconds=30.0)
+    scored = reference_stage(store, train, start, start, rows)
+    done = train_stage(store, train, start, start, rows, scored, epochs=1, watch=watch)
+    files = [file for stage in (scored, done) for file in stage.path.rglob("*") if file.is_file() and file.name != "manifest.json"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def plain(work, tmp_path_factory):
+    return trained(work, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_the_environment_changes_no_byte_and_nothing_is_looked_for_in_the_working_folder(
+    scheduler, plain, work, tmp_path, monkeypatch
+):
+    """The stray file has the name that Lightning gives to what it saves when SLURM sends SIGUSR1 and looks for in later jobs."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "hpc_ckpt_1.ckpt").write_bytes(b"of another job")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # as its import sets it, from these variables
+    for name, value in SCHEDULERS[scheduler].items():
+        monkeypatch.setenv(name, value)
+    handlers = []
+    found = trained(work, tmp_path / "store", watch=lambda history: handlers.append(signal.getsignal(signal.SIGUSR1)))
+    assert found.keys() == plain.keys() and len(found) > 4 and any(name.endswith("adapter_model.safetensors") for name in found)
+    assert [name for name in plain if plain[name] != found[name]] == []
+    assert handlers == [signal.SIG_DFL] * 3
+    assert [file.name for file in (tmp_path / "here").iterdir()] == ["hpc_ckpt_1.ckpt"]
+
+
+class Enough(Exception):
+    pass
+
+
+def test_a_checkpoint_is_resumed_from_by_its_own_stage_only(plain, work, tmp_path, capsys):
+    train, start, rows = work
+    values = next(json.loads(content) for name, content in plain.items() if name.endswith("reference.json"))
+    train = dataclasses.replace(train, frozen_cache_gib=0.0)
+
+    def attempt(progress, stop_after):
+        made = []
+
+        def watch(history):
+            made.append(len(history))
+            if len(history) == stop_after:
+                raise Enough
+
+        (tmp_path / "output").mkdir(exist_ok=True)
+        folders = (tmp_path / "none", tmp_path / progress, tmp_path / "output")
+        fit(train, start, rows, values, *folders, same=True, epochs=1, watch=watch)
+        return made
+
+    with pytest.raises(Enough):
+        attempt("key.progress", stop_after=3)
+    (tmp_path / "other.progress").mkdir()
+    kept = (tmp_path / "key.progress" / "last.ckpt").read_bytes()
+    (tmp_path / "other.progress" / "last.ckpt").write_bytes(kept)
+    assert attempt("key.progress", stop_after=None) == [3] and "training goes on at step 3 of 3" in capsys.readouterr().out
+    policy = (tmp_path / "output" / "policy" / "adapter_model.safetensors").read_bytes()
+    assert attempt("other.progress", stop_after=None) == [1, 2, 3]
+    assert "made by another training (key.progress) and is not used" in capsys.readouterr().out
+    assert (tmp_path / "output" / "policy" / "adapter_model.safetensors").read_bytes() == policy
