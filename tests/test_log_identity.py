@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import collected, defaults, made
 
+from drift.data.collected import nothing
 from drift.data.leakage import apart
 from drift.errors import UserError
 from drift.records import Record
@@ -72,6 +73,15 @@ def test_every_conversation_is_used_set_aside_or_counted(tmp_path):
     assert len(found.records) == 1 and found.facts["conversations read"] == 6
     assert found.facts["conversations without a verdict"] == 2
     assert sorted(row["reason"] for row in found.set_aside) == ["comment without a verdict", "duplicate", "malformed row"]
+
+
+def test_a_log_without_a_record_is_refused_with_what_was_found_in_it(tmp_path):
+    found = collected(tmp_path / "log.jsonl", [talk("Where is Ulm?", "No idea.", {}), {"messages": "x"}])
+    said_aside, said_none = nothing(found.facts, found.set_aside), nothing(found.facts, [])
+    assert (
+        f"all 1 rows were set aside (1 malformed row). The first is {tmp_path}/log.jsonl, row 2, messages: expected" in said_aside
+    )
+    assert "nobody said of a reply whether it pleased" in said_none and "conversations without a verdict: 1" in said_none
 
 
 LONG = " ".join(f"Rule {i}: when asked about item {i} name source {7 * i} and never guess." for i in range(90))
