@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drift.alarms import Alarms
+from drift.data.collected import nothing
 from drift.data.intake import Intake
 from drift.data.leakage import apart
 from drift.data.usable import usable
@@ -137,7 +138,7 @@ def feedback_stage(run: Run, policy: Policy, tokenizer: Any) -> Stage:
         write_jsonl(output / "quarantine.jsonl", aside)
         labels = Counter(record.label for record in records)
         if not records:
-            raise UserError(f"No usable record: all {len(aside)} rows were set aside, the first because of {aside[:1]}.")
+            raise UserError(nothing(collected.facts, aside))
         facts = {
             "DSAT": labels["dsat"],
             "SAT": labels["sat"],

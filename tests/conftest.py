@@ -191,3 +191,34 @@ def feedback_file(path, *, dsat=10, sat=8):
         rows.append({"prompt": prompt, "chosen": [{"role": "assistant", "content": f"Good answer {i}."}]})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@functools.cache
+def defaults(file):
+    """A yaml of conf/ as plain values."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / file))
+
+
+def collected(path, rows=None, *, source="messages", miner=None, intake=(), **settings):
+    """What the intake makes of a log, set as conf/ says; `rows` are written to `path` first, one a line."""
+    import json
+
+    from drift.mine.rules import Rules
+
+    if rows is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = made(defaults(f"data/{source}.yaml")["data"], path=str(path), **settings)
+    log.check()
+    return made(defaults("config.yaml")["intake"], **dict(intake)).collect(log, miner or Rules())
+
+
+def made(values, **changed):
+    """The object of a `_target_` node."""
+    import importlib
+
+    module, _, name = values["_target_"].rpartition(".")
+    kept = {key: value for key, value in (values | changed).items() if key != "_target_"}
+    return getattr(importlib.import_module(module), name)(**kept)

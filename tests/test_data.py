@@ -11,6 +11,7 @@ from drift.data.intake import Intake
 from drift.data.jsonl import Jsonl, parse
 from drift.data.leakage import apart
 from drift.data.messages import Messages
+from drift.data.opinions import judged
 from drift.data.requests import REQUESTS, feedback, verify
 from drift.data.rows import BadRow
 from drift.data.usable import usable
@@ -91,7 +92,7 @@ def test_max_records_is_a_seeded_choice_that_does_not_depend_on_the_rows_order(t
     path = feedback_file(tmp_path / "log.jsonl")
 
     def picked(seed):
-        found = intake(max_records=5, seed=seed).collect(Jsonl(path=str(path)), Rules())
+        found = intake(max_records=5, seed=seed).collect(jsonl(path), Rules())
         return [record.key for record in found.records]
 
     first, again, other = picked(0), picked(0), picked(1)
@@ -101,11 +102,19 @@ def test_max_records_is_a_seeded_choice_that_does_not_depend_on_the_rows_order(t
     assert picked(0) == first[::-1]
 
 
+def jsonl(path):
+    return Jsonl(path=str(path), ignore_fields=[])
+
+
+def messages(path):
+    return Messages(path=str(path), displeased_up_to=None, pleased_from=None, ignore_fields=[])
+
+
 def chat(*turns, name="a"):
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
-    verdicts = Rules().judge([messages])[0]
-    return Conversation(id=name, thread=name, messages=messages, verdicts=verdicts, revised={}, flags=(), file="x", row=1)
+    talk = Conversation(id=name, thread=name, messages=messages, verdicts=None, revised={}, flags=(), file="x", row=1)
+    return judged([talk], Rules())[0]
 
 
 def test_records_of_a_conversation_carry_prompt_reply_feedback_and_the_later_answer():
@@ -116,8 +125,8 @@ def test_records_of_a_conversation_carry_prompt_reply_feedback_and_the_later_ans
     assert (sat.label, len(sat.prompt), sat.reply) == ("sat", 3, "Short text.")
     assert dsat.conversation == sat.conversation == "abc"
     assert dsat.provenance == {
-        "source": "test", "row": 1, "turn": 1, "label": "dsat", "category": "ignored", "confidence": dsat.provenance["confidence"],
-        "detector": "rules", "evidence": "You forgot",
+        "source": "test", "file": "x", "row": 1, "turn": 1, "label": "dsat", "category": "ignored",
+        "confidence": dsat.provenance["confidence"], "detector": "rules", "evidence": "You forgot",
     }  # fmt: skip
 
 
@@ -127,7 +136,7 @@ def test_one_record_a_conversation_or_all(tmp_path):
         for i, text in enumerate(["Hi", "Yo", "wrong", "Ho", "wrong", "He", "thanks"])
     ]
     (tmp_path / "log.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
-    source = Messages(path=str(tmp_path / "log.jsonl"))
+    source = messages(tmp_path / "log.jsonl")
     every, one = (intake(records_per_conversation=how).collect(source, Rules()).records for how in ("all", "one"))
     assert len(every) == 3 and len(one) == 1 and one[0] in every
 
@@ -138,11 +147,11 @@ def test_equal_and_nearly_equal_conversations_are_taken_once_and_named(tmp_path)
     rows = [{"id": f"c{i}", "messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "x", "feedback": "down"}]}
             for i, t in enumerate(texts)]  # fmt: skip
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = Messages(path=str(tmp_path / "log.jsonl"))
+    source = messages(tmp_path / "log.jsonl")
     for threshold, kept in ((None, ["c0", "c2", "c3"]), (0.8, ["c0", "c3"])):
         found = intake(near_duplicates=threshold).collect(source, Rules())
         assert [record.conversation for record in found.records] == kept
-        assert {row["reason"] for row in found.set_aside} == {"duplicate"} and found.set_aside[0]["found"] == "equal to c0"
+        assert {row["reason"] for row in found.set_aside} == {"duplicate"} and found.set_aside[0]["found"] == "equal to c0:1"
 
 
 def test_languages_that_are_not_wanted_are_set_aside(tmp_path):
@@ -155,7 +164,7 @@ def test_languages_that_are_not_wanted_are_set_aside(tmp_path):
         for k, t in said.items()
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = intake(languages=["en"]).collect(Messages(path=str(tmp_path / "log.jsonl")), Rules())
+    found = intake(languages=["en"]).collect(messages(tmp_path / "log.jsonl"), Rules())
     assert [record.conversation for record in found.records] == ["en"]
     assert [(row["reason"], row["found"]) for row in found.set_aside] == [("language", "de")]
 
@@ -172,7 +181,7 @@ def test_addresses_numbers_and_keys_are_redacted_everywhere_in_a_record(tmp_path
         }
     ]
     (tmp_path / "log.jsonl").write_text(json.dumps(rows[0]) + "\n")
-    (record,) = intake(redact=True).collect(Messages(path=str(tmp_path / "log.jsonl")), Rules()).records
+    (record,) = intake(redact=True).collect(messages(tmp_path / "log.jsonl"), Rules()).records
     for text in (record.prompt[0]["content"], record.reply, record.feedback):
         assert text == "Mail [EMAIL] or call [PHONE], [PHONE]. The key is [KEY], version 1.2.3 of 2024."
 
@@ -268,7 +277,7 @@ def test_a_logs_key_holds_its_content_its_settings_and_its_miner(tmp_path):
     copy.write_bytes(path.read_bytes())
 
     def key(file=path, miner=None, **settings):
-        return intake(**settings).key(Jsonl(path=str(file)), miner or Rules())
+        return intake(**settings).key(jsonl(file), miner or Rules())
 
     other = feedback_file(tmp_path / "other.jsonl", dsat=3)
     judge = {"sat_threshold": 0.5}

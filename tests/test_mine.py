@@ -74,7 +74,7 @@ def test_what_is_looked_for_first_is_in_whatever_a_rule_finds():
     from drift.data.conversations import Conversation
     from drift.data.sharegpt import ShareGpt
 
-    source = ShareGpt(path=None)
+    source = ShareGpt(path=None, ignore_fields=[])
     talks = (item for file in source.files() for item in source.conversations(file) if isinstance(item, Conversation))
     turns = [rules.turn(talk.messages, i)[2] for talk in islice(talks, 6000) for i in rules.replies(talk.messages)]
     starts = [rules.plain(" ".join(said.split()[: rules.FIRST])).lower() for said in turns]
@@ -226,7 +226,8 @@ def test_answers_of_the_judge_without_a_text_stop_the_miner_or_are_counted(tmp_p
 
 def test_a_log_that_is_dearer_than_the_cap_gives_no_records_until_the_cap_is_raised(tmp_path):
     """40 turns at a dollar each. 13 are paid for, and nothing is written; then the others, with a higher cap."""
-    rows = [{"messages": conversation(f"hmm, number {i} reads a bit stiff though")} for i in range(40)]
+    talks = [conversation(f"hmm, number {i} reads a bit stiff though") for i in range(40)]
+    rows = [{"messages": [{"role": "user", "content": f"Question {i}?"}, *talk[1:]]} for i, talk in enumerate(talks)]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def mine_with(dollars):

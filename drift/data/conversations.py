@@ -1,14 +1,13 @@
 """Conversations, what was said about their replies, and the records they make."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from drift.data.rows import BadRow
-from drift.records import Message, Record
+from drift.records import Message, Record, digest
 
 Label = Literal["dsat", "sat", "both", "none"]
-INVISIBLE = " \t\r\n\u200b\u200c\u200d\ufeff"  # some replies of ShareGPT hold nothing but a zero-width space
 CATEGORIES = ("not_working", "factual", "ignored", "detail", "style", "revision", "quality", "negative")
 
 
@@ -24,9 +23,9 @@ class Verdict:
     evidence: str | None
 
 
-def by_source(label: Label) -> Verdict:
+def by_source(label: Label, evidence: str | None = None) -> Verdict:
     """What the data set itself says."""
-    return Verdict(label=label, category=None, confidence=1.0, detector="source", evidence=None)
+    return Verdict(label=label, category=None, confidence=1.0, detector="source", evidence=evidence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,10 @@ class Conversation:
     """User and assistant messages in turn, a system message first or not. `thread`: what is never split between training and
     held-out records (parts of one conversation, pairs of one prompt). `verdicts`: by index of the reply in `messages` (None: nobody
     has judged the replies yet). `revised`: a better reply than the one with that index, where the source has one beside the
-    conversation. `flags`: what the source warns of ("toxic", "redacted"). `file`, `row`: where it begins."""
+    conversation. `comments`: the user's words about the reply with that index, where they stand beside it. `spoken_of`: replies
+    that the user's next turn speaks of (a complaint, thanks); after others it may be a new question. `from_tools`: replies that
+    rest on a tool's results, which a prompt here does not hold. `flags`: what the source warns of ("toxic", "redacted"). `file`,
+    `row`: where it begins."""
 
     id: str
     thread: str
@@ -44,86 +46,51 @@ class Conversation:
     flags: tuple[str, ...]
     file: str
     row: int
+    comments: Mapping[int, str] = field(default_factory=dict)
+    spoken_of: Collection[int] = ()
+    from_tools: Collection[int] = ()
 
 
-ROLES = {
-    "system": "system", "user": "user", "human": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
-}  # fmt: skip
-
-
-def to_messages(rows: Any, *, role: str, content: str, field: str) -> list[Message]:
-    """The checked messages of a list of {role: …, content: …}; raises BadRow naming the first field that is wrong. Content may be a
-    list of parts, as in OpenAI's format: texts are joined, anything else is refused."""
-    if not isinstance(rows, list) or not rows:
-        raise BadRow(field, f"a list of {{{role}, {content}}}", found(rows))
-    messages: list[Message] = []
-    for i, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise BadRow(f"{field}[{i}]", f"{{{role}, {content}}}", found(row))
-        before = messages[-1]["role"] if messages else None
-        allowed = {None: ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",)}[before]
-        name = row.get(role)
-        who = ROLES.get(name) if isinstance(name, str) else None
-        if who is None or who not in allowed:
-            raise BadRow(f"{field}[{i}].{role}", " or ".join(allowed), found(name))
-        messages.append({"role": who, "content": to_text(row.get(content), f"{field}[{i}].{content}")})
-    return messages
-
-
-def last_user(messages: list[Message], field: str) -> list[Message]:
-    """The messages of a prompt, which a user message ends; raises BadRow."""
-    if messages[-1]["role"] != "user":
-        raise BadRow(field, "a last message by the user", messages[-1]["role"])
-    return messages
-
-
-def to_text(value: Any, field: str) -> str:
-    """Text that is not empty; raises BadRow."""
-    if isinstance(value, list):
-        parts = [part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None for part in value]
-        if not parts or not all(isinstance(part, str) for part in parts):
-            raise BadRow(field, "text, or a list of text parts", found(value))
-        value = "\n".join(parts)  # type: ignore[arg-type]
-    if not isinstance(value, str) or not value.strip(INVISIBLE):
-        raise BadRow(field, "text that is not empty", found(value))
-    if printable(value) != value:
-        raise BadRow(field, "text in valid Unicode", "half of a surrogate pair")
-    return value.strip(INVISIBLE)
-
-
-def printable(value: Any) -> str:
-    """A value as text that can be written as UTF-8."""
-    return str(value).encode("utf-8", "replace").decode("utf-8")
-
-
-def found(value: Any) -> str:
-    """A value as an error message shows it."""
-    return "nothing" if value is None else f"{type(value).__name__} {printable(value)[:60]!r}"
+def named(conversations: Iterable[Conversation], counts: Counter[str]) -> Iterator[Conversation]:
+    """Every conversation by an id of its own: where several rows have one id, later ones get their place added. They count as one
+    conversation, never split, only if they begin alike: an id that different conversations share is a tenant's or a user's."""
+    begins: dict[str, str] = {}
+    for conversation in conversations:
+        first = digest([message for message in conversation.messages[:2] if message["role"] != "assistant"])[:16]
+        if conversation.id in begins:
+            counts["conversations whose id an earlier one has too"] += 1
+            other = conversation.thread == conversation.id and begins[conversation.id] != first
+            name = f"{conversation.id} ({conversation.file}:{conversation.row})"
+            conversation = replace(conversation, id=name, thread=name if other else conversation.thread)
+        else:
+            begins[conversation.id] = first
+        yield conversation
 
 
 def to_records(conversation: Conversation, source: str) -> Iterator[Record]:
     """A record for every reply that pleased or displeased; a reply that did both is a DSAT record (its complaint is what is learnt
-    from). The prompt is all that stands before the reply. A better reply that the source gives beside a disliked one pleased."""
+    from). The prompt is all that stands before the reply. The feedback is the user's comment, else the next turn if that speaks of
+    the reply; what follows such a turn is the later reply. A better reply that the source gives beside a disliked one pleased."""
     verdicts, messages = conversation.verdicts or {}, conversation.messages
 
     def record(i: int, reply: str, label: Literal["dsat", "sat"], verdict: Verdict, name: str, **rest: Any) -> Record:
-        provenance = {"source": source, "row": conversation.row, "turn": i, **asdict(verdict)}
+        provenance = {"source": source, "file": conversation.file, "row": conversation.row, "turn": i, **asdict(verdict)}
         return Record(
             id=name, conversation=conversation.thread, prompt=messages[:i], reply=reply, label=label, ended=True, truth=None,
             provenance=provenance | {"confidence": round(verdict.confidence, 3)}, **rest,
         )  # fmt: skip
 
     for i, verdict in sorted(verdicts.items()):
-        if verdict.label == "none":
+        if verdict.label == "none" or i in conversation.from_tools:
             continue
-        name, said = f"{conversation.id}:{i}", messages[i + 1]["content"] if i + 1 < len(messages) else None
+        name, spoken_of = f"{conversation.id}:{i}", i in conversation.spoken_of
+        said = conversation.comments.get(i) or (messages[i + 1]["content"] if spoken_of else None)
         if verdict.label == "sat":
             yield record(i, messages[i]["content"], "sat", verdict, name, feedback=said, revised=None, satisfied=True)
             continue
         better = conversation.revised.get(i)
-        later = verdicts.get(i + 2)
-        after = messages[i + 2]["content"] if i + 2 < len(messages) else None
+        answered = spoken_of and i + 2 < len(messages) and i + 2 not in conversation.from_tools
+        after, later = (messages[i + 2]["content"], verdicts.get(i + 2)) if answered else (None, None)
         satisfied = better is not None or (later is not None and later.label == "sat")
         yield record(i, messages[i]["content"], "dsat", verdict, name, feedback=said, revised=better or after, satisfied=satisfied)
         if better is not None:

@@ -10,27 +10,31 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 from drift.data.collected import Collected
-from drift.data.conversations import Conversation, to_records
+from drift.data.conversations import Conversation, Verdict, named, to_records
+from drift.data.duplicates import Seen, duplicate
+from drift.data.files import SUFFIXES, not_read
+from drift.data.opinions import Votes, agreed, judged, unused
 from drift.data.rows import Aside, position
 from drift.errors import UserError, need_package
 from drift.model.policy import hash_file
 from drift.records import Record, digest
 from drift.report.console import Progress
 
-VERSION = 1
+VERSION = 2
 TOGETHER = 512  # conversations that the miner gets at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intake:
     """`records_per_conversation`: all, or one (chosen by the seed). `max_records`: a random choice of so many by `seed` (null:
-    all). `languages`: codes to keep (null: all). `near_duplicates`: conversations whose words (in fives) overlap by this share with
-    those of an earlier one are dropped (null: only equal ones). `drop_flagged`: what the source's own flags exclude. `redact`:
-    e-mail addresses, phone numbers and keys are replaced by their kind. `leakage`: what is done with training records whose
-    prompts the evaluation asks."""
+    all). `languages`: codes to keep (null: all). `near_duplicates`: records whose words (in fives) overlap by this share with those
+    of an earlier one are dropped (null: only equal ones); see duplicates.py. `drop_flagged`: what the source's own flags exclude.
+    `redact`: e-mail addresses, phone numbers and keys are replaced by their kind. `leakage`: what is done with training records
+    whose prompts the evaluation asks."""
 
     records_per_conversation: Literal["all", "one"]
     max_records: int | None
@@ -62,6 +66,7 @@ class Intake:
             "intake": VERSION,
             "source": source.name,
             "version": source.version,
+            "reading": {name: value for name, value in asdict(source).items() if name != "path"},
             "files": [hash_file(file) for file in source.files()],
             "settings": {name: value for name, value in asdict(self).items() if name != "leakage"},
             "miner": miner.key(),
@@ -70,16 +75,27 @@ class Intake:
     def collect(self, source: Any, miner: Any) -> Collected:
         aside: list[Aside] = []
         counts: Counter[str] = Counter()
-        chosen = Choice(self.max_records, self.seed)
+        chosen, votes, seen = Choice(self.max_records, self.seed), Votes(), Seen(self.near_duplicates)
         miner.counts.clear()
-        for conversation in self._distinct(self._judged(self._wanted(source, aside, counts, chosen), miner, counts), aside):
-            records = list(to_records(conversation, source.name))
+        for conversation in named(self._judged(self._wanted(source, aside, counts, chosen), miner, aside, counts), counts):
+            records = []
+            for record in to_records(self._redacted(conversation), source.name):
+                if not conversation.revised:  # of a pair a reply is only better or worse than the other one
+                    votes.count(record)
+                if (twin := seen.before(record)) is None:
+                    records.append(record)
+                else:
+                    aside.append(duplicate(conversation, twin))
             if self.records_per_conversation == "one":
                 records = sorted(records, key=lambda record: digest([self.seed, record.key]))[:1]
             for record in records:
                 counts[f"{record.label.upper()} replies found"] += 1
                 chosen.offer(record)
-        return Collected(records=chosen.records(), set_aside=[asdict(row) for row in aside], facts=dict(counts + miner.counts))
+        aside += [unread_file(file) for file in not_read(source.path, source.files())]
+        if contradictory := votes.contradictory():
+            counts["replies with contradictory votes"] = contradictory
+        kept = agreed(chosen.records(), votes, aside)
+        return Collected(records=kept, set_aside=[asdict(row) for row in aside], facts=dict(counts + miner.counts))
 
     def _wanted(self, source: Any, aside: list[Aside], counts: Counter[str], chosen: "Choice") -> Iterator[Conversation]:
         """Well-formed conversations in a language and with flags that are wanted; finished records are chosen from at once."""
@@ -92,6 +108,7 @@ class Intake:
             elif (reason := self._unwanted(item)) is not None:
                 aside.append(reason)
             else:
+                counts.update(f"used although flagged: {flag}" for flag in item.flags)
                 yield item
 
     def _unwanted(self, conversation: Conversation) -> Aside | None:
@@ -113,49 +130,48 @@ class Intake:
                 )  # fmt: skip
         return None
 
-    def _judged(self, conversations: Iterable[Conversation], miner: Any, counts: Counter[str]) -> Iterator[Conversation]:
-        """Those with a reply that pleased or displeased."""
+    def _judged(
+        self, conversations: Iterable[Conversation], miner: Any, aside: list[Aside], counts: Counter[str]
+    ) -> Iterator[Conversation]:
+        """Those with a reply that pleased or displeased and can be learnt from."""
         remaining = iter(conversations)
         while together := list(islice(remaining, TOGETHER)):
-            unknown = [conversation for conversation in together if conversation.verdicts is None]
-            verdicts = dict(zip(map(id, unknown), miner.judge([c.messages for c in unknown]), strict=True)) if unknown else {}
-            for conversation in together:
-                if conversation.verdicts is None:
-                    conversation = replace(conversation, verdicts=verdicts[id(conversation)])
-                assert conversation.verdicts is not None
-                counts["replies judged"] += len(conversation.verdicts)
-                if any(verdict.label != "none" for verdict in conversation.verdicts.values()):
+            for conversation in judged(together, miner):
+                verdicts = conversation.verdicts or {}
+                counts["replies judged"] += len(verdicts)
+                found = {at for at, verdict in verdicts.items() if verdict.label != "none"}
+                if tools := len(found & set(conversation.from_tools)):
+                    counts["replies that rest on a tool call, not used"] += tools
+                counts["comments without a verdict"] += len(conversation.comments.keys() - found)
+                if found - set(conversation.from_tools):
                     yield conversation
-
-    def _distinct(self, conversations: Iterable[Conversation], aside: list[Aside]) -> Iterator[Conversation]:
-        from drift.data.duplicates import Seen
-
-        seen = Seen(self.near_duplicates)
-        for conversation in conversations:
-            twin = seen.before(conversation.id, conversation.messages)
-            if twin is None:
-                yield self._redacted(conversation)
-                continue
-            aside.append(
-                Aside(
-                    file=conversation.file,
-                    row=conversation.row,
-                    field="messages",
-                    expected="a conversation that is there once",
-                    found=f"{twin.likeness} {twin.id}",
-                    reason="duplicate",
-                    remedy="intake.near_duplicates=null keeps near ones",
-                )  # fmt: skip
-            )
+                elif found or conversation.comments:
+                    aside.append(unused(conversation, tools > 0))
+                else:
+                    counts["conversations without a verdict"] += 1
 
     def _redacted(self, conversation: Conversation) -> Conversation:
         if not self.redact:
             return conversation
         from drift.data.redact import redact
 
-        messages = [message | {"content": redact(message["content"])} for message in conversation.messages]
-        revised = {i: redact(text) for i, text in conversation.revised.items()}
-        return replace(conversation, messages=messages, revised=revised)
+        def in_words(verdict: Verdict) -> Verdict:
+            return verdict if verdict.evidence is None else replace(verdict, evidence=redact(verdict.evidence))
+
+        return replace(
+            conversation,
+            messages=[message | {"content": redact(message["content"])} for message in conversation.messages],
+            revised={i: redact(text) for i, text in conversation.revised.items()},
+            comments={i: redact(text) for i, text in conversation.comments.items()},
+            verdicts={i: in_words(verdict) for i, verdict in (conversation.verdicts or {}).items()},
+        )
+
+
+def unread_file(file: Path) -> Aside:
+    return Aside(
+        file=str(file), row=0, field="(file)", expected=f"a name that this source reads ({', '.join(SUFFIXES)})", found=file.name,
+        reason="file not read", remedy="convert, unpack or rename it, or leave it out",
+    )  # fmt: skip
 
 
 def watched(source: Any) -> Iterator[Any]:

@@ -6,7 +6,7 @@ DSAT, a reply that displeased, with what the user said to it:
      "user_preference": {"content": "No, I asked for two sentences."}}
 SAT, a reply that pleased: the same with `chosen` instead of `rejected`. Both in one row: a reply that displeased and a better one.
 Source: the field names that the official sampling script reads; its SAT files are not public, so `chosen` is our reading.
-`user_preference` may be missing.
+`user_preference` may be missing. A side may also be the whole conversation, whose last message is then the reply.
 """
 
 from collections.abc import Iterator
@@ -14,19 +14,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.data.conversations import Conversation, by_source, found, last_user, to_messages, to_text
-from drift.data.rows import BadRow, each, files
+from drift.data.conversations import Conversation, by_source
+from drift.data.fields import empty
+from drift.data.files import files
+from drift.data.rows import BadRow, each
+from drift.data.turns import found, last_user, one_reply, to_messages, to_text
 from drift.records import digest
+
+FIELDS = {
+    "": frozenset({"prompt", "rejected", "chosen", "user_preference", "system", "system_prompt", "system_message"}),
+    **dict.fromkeys(("prompt", "rejected", "chosen"), frozenset({"role", "content"})),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Jsonl:
-    """`path`: a .jsonl file, or a directory of them."""
+    """`path`: a .jsonl file, or a directory of them. `ignore_fields`: fields to leave unread."""
 
     path: str
+    ignore_fields: list[str]
 
     name = "drift-jsonl"
-    version = 2
+    version = 3
     knows_truth = False
     uses_policy = False
 
@@ -34,40 +43,36 @@ class Jsonl:
         self.files()
 
     def files(self) -> list[Path]:
-        return files(self.path, "*.jsonl*")
+        return files(self.path, "*")
 
     def conversations(self, file: Path) -> Iterator[Any]:
-        return each(file, parse)
+        return each(file, parse, option="jsonl", path=self.path, fields=FIELDS, ignore=self.ignore_fields)
 
 
 def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
     """One row; raises BadRow."""
-    prompt = last_user(to_messages(row.get("prompt"), role="role", content="content", field="prompt"), "prompt")
-    rejected, chosen = (_reply(row, side) if row.get(side) is not None else None for side in ("rejected", "chosen"))
+    prompt = last_user(to_messages(row.get("prompt"), role="role", content="content", field="prompt", system=row), "prompt")
+    rejected, chosen = (
+        None if empty(row.get(side)) else one_reply(row[side], side, prompt, role="role", content="content")
+        for side in ("rejected", "chosen")
+    )
     reply = rejected if rejected is not None else chosen
     if reply is None:
         raise BadRow("rejected", "`rejected` (DSAT) or `chosen` (SAT): [{'role': 'assistant', 'content': text}]", "neither")
-    messages = [*prompt, {"role": "assistant", "content": reply}]
-    if row.get("user_preference") is not None:
-        messages.append({"role": "user", "content": _feedback(row["user_preference"])})
-    at = len(prompt)
+    if rejected == chosen:
+        raise BadRow("rejected", "another reply than `chosen`", "the same text")
+    at, said = len(prompt), row.get("user_preference")
     return Conversation(
         id=f"{file}:{number}",
         thread=digest(next(message["content"] for message in prompt if message["role"] == "user"))[:16],
-        messages=messages,
+        messages=[*prompt, {"role": "assistant", "content": reply}],
         verdicts={at: by_source("dsat" if rejected is not None else "sat")},
         revised={at: chosen} if rejected is not None and chosen is not None else {},
         flags=(),
         file=file,
         row=number,
+        comments={} if empty(said) else {at: _feedback(said)},
     )
-
-
-def _reply(row: dict[str, Any], side: str) -> str:
-    value = row[side]
-    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
-        raise BadRow(side, "[{'role': 'assistant', 'content': text}]", found(value))
-    return to_text(value[0].get("content"), f"{side}[0].content")
 
 
 def _feedback(value: Any) -> str:

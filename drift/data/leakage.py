@@ -1,55 +1,85 @@
-"""Training prompts that an evaluation asks too: equal, sharing thirteen words in a row, or nearly the same (MinHash)."""
+"""Training prompts that an evaluation asks too: equal, sharing thirteen words of a user in a row, or nearly the same (MinHash).
+
+Whole prompts are compared, but for the system message: "Continue." after another conversation is another prompt. What more than
+half of all prompts share (a template, a document) says nothing about a single one and is left out.
+"""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from drift.data.duplicates import PERMUTATIONS, sketch
+from drift.data.duplicates import PERMUTATIONS, WORDS, sketch
 from drift.errors import UserError
-from drift.records import Prompt, Record
+from drift.records import Prompt, Record, digest
 
 GRAM = 13  # words, as GPT-3's authors looked for (arXiv 2005.14165)
 NEAR = 0.8  # share of common word fives
+FEW, MANY = 8, 200  # prompts that are looked at for what most of them share
 
 
 class Asked:
-    """The prompts of an evaluation."""
+    """The prompts of an evaluation; `others`: those that are compared with them."""
 
-    def __init__(self, prompts: Iterable[Prompt]) -> None:
+    def __init__(self, prompts: Sequence[Prompt], others: Sequence[Prompt]) -> None:
         from datasketch import MinHashLSH
 
-        self.equal: set[str] = set()
-        self.grams: set[str] = set()
+        talks = list({digest(talk): talk for talk in map(said, prompts)}.values())
+        self.equal = {digest(talk) for talk in talks}
+        every = [*prompts, *others]
+        looked_at = [said(prompt) for prompt in every[:: -(-len(every) // MANY)]] if every else []
+        self.shared = {size: shared(looked_at, size) for size in (GRAM, WORDS)}
+        self.grams = {gram for talk in talks for gram in self.of_users(talk)}
         self.near = MinHashLSH(threshold=NEAR, num_perm=PERMUTATIONS)
-        for number, prompt in enumerate(prompts):
-            words = said(prompt)
-            self.equal.add(" ".join(words))
-            self.grams.update(grams(words))
-            self.near.insert(str(number), sketch(words))
+        self.known: set[bytes] = set()
+        for number, talk in enumerate(talks):
+            if fives := self.fives(talk):
+                self.known |= fives
+                self.near.insert(str(number), sketch(fives))
 
     def has(self, prompt: Prompt) -> str | None:
         """How a prompt overlaps with them, or None."""
-        words = said(prompt)
-        if " ".join(words) in self.equal:
+        talk = said(prompt)
+        if digest(talk) in self.equal:
             return "equal"
-        if not self.grams.isdisjoint(grams(words)):
+        if not self.grams.isdisjoint(self.of_users(talk)):
             return f"{GRAM} words in a row"
-        return "nearly equal" if self.near.query(sketch(words)) else None
+        fives = self.fives(talk)
+        if len(fives & self.known) <= NEAR / 2 * len(fives):  # sparing a sketch: too little of it is anywhere
+            return None
+        return "nearly equal" if self.near.query(sketch(fives)) else None
+
+    def of_users(self, talk: Sequence[Sequence[str]]) -> set[str]:
+        """The words in thirteens of the users' messages, every other one."""
+        return {gram for words in talk[::2] for gram in grams(words, GRAM)} - self.shared[GRAM]
+
+    def fives(self, talk: Sequence[Sequence[str]]) -> set[bytes]:
+        found = {gram for words in talk for gram in grams(words, WORDS) or [" ".join(words)]}
+        return {gram.encode() for gram in found - self.shared[WORDS]}
 
 
-def said(prompt: Prompt) -> list[str]:
-    """The words of the last user message."""
-    return re.findall(r"\w+", prompt[-1]["content"].lower())
+def said(prompt: Prompt) -> list[list[str]]:
+    """The words of every message but the system's."""
+    texts = [message["content"].lower() for message in prompt if message["role"] != "system"]
+    return [re.findall(r"\w+", text) or [text] for text in texts]
 
 
-def grams(words: Sequence[str]) -> set[str]:
-    return {" ".join(words[i : i + GRAM]) for i in range(len(words) - GRAM + 1)}
+def shared(talks: Sequence[Sequence[Sequence[str]]], size: int) -> set[str]:
+    """What more than half of the prompts hold, in runs of `size` words."""
+    if len(talks) < FEW:
+        return set()
+    counts = Counter(gram for talk in talks for gram in {gram for words in talk for gram in grams(words, size)})
+    return {gram for gram, count in counts.items() if 2 * count > len(talks)}
 
 
-def apart(records: list[Record], prompts: Iterable[Prompt], what: str) -> tuple[list[Record], list[dict[str, Any]]]:
+def grams(words: Sequence[str], size: int) -> set[str]:
+    return {" ".join(words[i : i + size]) for i in range(len(words) - size + 1)}
+
+
+def apart(records: list[Record], prompts: Sequence[Prompt], what: str) -> tuple[list[Record], list[dict[str, Any]]]:
     """(records to train on, rows set aside): `what` (intake.leakage) removes records whose prompts an evaluation asks, refuses to
     go on with them, or keeps them."""
-    asked = Asked(prompts)
+    asked = Asked(prompts, [record.prompt for record in records])
     kept: list[Record] = []
     aside: list[dict[str, Any]] = []
     for record in records:

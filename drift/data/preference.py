@@ -5,28 +5,45 @@
     {"chosen": [{"role": "user", ...}, {"role": "assistant", ...}], "rejected": [the same prompt, another reply]}
     {"prompt": "...", "chosen": "...", "rejected": "..."}
 
-`ultrafeedback_binarized` has the second form with a `prompt` text beside it. Source: TRL's documentation of data set formats.
+`ultrafeedback_binarized` has the second form with a `prompt` text beside it. A plain prompt whose text holds turns ("Human: …
+Assistant:", as HH-RLHF's) is set aside unless `turn_markers` says to keep it. Source: TRL's documentation of data set formats.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from drift.data.conversations import Conversation, by_source, last_user, to_messages, to_text
-from drift.data.rows import BadRow, each, files
+from drift.data.conversations import Conversation, by_source
+from drift.data.fields import decoded, empty
+from drift.data.files import files
+from drift.data.rows import BadRow, each
+from drift.data.turns import beside, found, last_user, one_reply, to_messages, to_text
 from drift.records import Message, digest
+
+SCORES = ("score_{}", "{}_score", "{}-score", "rating_{}", "{}_rating", "{}-rating")  # of "chosen" and of "rejected"
+BOTH = [name.format(side) for side in ("chosen", "rejected") for name in SCORES]
+FIELDS = {
+    "": frozenset({"prompt", "chosen", "rejected", "messages", "system", "system_prompt", "system_message", *BOTH}),
+    **dict.fromkeys(("prompt", "chosen", "rejected"), frozenset({"role", "content"})),
+}
+ASKS, ANSWERS = (re.compile(rf"^\W*({names})\W*:", re.MULTILINE | re.IGNORECASE) for names in ("human|user", "assistant|bot|ai"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """`path`: file, directory, or hub data set in the cache. `split`: part of the file names to use ("train_prefs")."""
+    """`path`: file, directory, or hub data set in the cache. `split`: part of the file names to use ("train_prefs").
+    `turn_markers`: what becomes of a prompt text that holds turns. `ignore_fields`: fields to leave unread."""
 
     path: str
     split: str
+    turn_markers: Literal["refuse", "keep"]
+    ignore_fields: list[str]
 
     name = "preference"
-    version = 1
+    version = 2
     knows_truth = False
     uses_policy = False
 
@@ -37,19 +54,21 @@ class Preference:
         return files(self.path, f"*{self.split}*")
 
     def conversations(self, file: Path) -> Iterator[Any]:
-        return each(file, parse)
+        read = partial(parse, marked=self.turn_markers == "keep")
+        return each(file, read, option="preference", path=self.path, fields=FIELDS, ignore=self.ignore_fields)
 
 
-def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
-    """One row; raises BadRow."""
-    (prompt, chosen), (other, rejected) = (_side(row, side) for side in ("chosen", "rejected"))
+def parse(row: dict[str, Any], file: str, number: int, *, marked: bool) -> Conversation:
+    """One row; raises BadRow. `marked`: prompt texts may hold turns."""
+    (prompt, chosen), (other, rejected) = (_side(row, side, marked) for side in ("chosen", "rejected"))
     if prompt != other:
         raise BadRow("rejected", "the same prompt as in `chosen`", "another one")
     if chosen == rejected:
         raise BadRow("rejected", "another reply than `chosen`", "the same text")
-    better, worse = (row.get(f"score_{side}") for side in ("chosen", "rejected"))
-    if isinstance(better, float) and isinstance(worse, float) and better <= worse:
-        raise BadRow("score_chosen", "more than score_rejected", f"{better} and {worse}")
+    for name in SCORES:
+        better, worse = (_score(row, name.format(side)) for side in ("chosen", "rejected"))
+        if better is not None and worse is not None and better <= worse:
+            raise BadRow(name.format("chosen"), f"more than {name.format('rejected')}", f"{better:g} and {worse:g}")
     at = len(prompt)
     return Conversation(
         id=f"{file}:{number}",
@@ -63,18 +82,35 @@ def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
     )
 
 
-def _side(row: dict[str, Any], side: str) -> tuple[list[Message], str]:
+def _score(row: dict[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    if empty(value):
+        return None
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise BadRow(name, "a number", found(value)) from error
+
+
+def _side(row: dict[str, Any], side: str, marked: bool) -> tuple[list[Message], str]:
     """(prompt, reply) of `chosen` or `rejected`."""
-    value, prompt = row.get(side), row.get("prompt")
-    if isinstance(value, str):
-        return [{"role": "user", "content": to_text(prompt, "prompt")}], to_text(value, side)
+    value, prompt = decoded(row.get(side), "role"), decoded(row.get("prompt"), "role")
     if isinstance(prompt, list):
-        before = last_user(to_messages(prompt, role="role", content="content", field="prompt"), "prompt")
-        value = value if isinstance(value, list) else [value]
-        if len(value) != 1 or not isinstance(value[0], dict):
-            raise BadRow(side, "one reply: [{'role': 'assistant', 'content': text}]", f"{len(value)} messages")
-        return before, to_text(value[0].get("content"), f"{side}[0].content")
-    messages = to_messages(value, role="role", content="content", field=side)
+        before = last_user(to_messages(prompt, role="role", content="content", field="prompt", system=row), "prompt")
+        value = {"role": "assistant", "content": value} if isinstance(value, str) else value
+        return before, one_reply(value, side, before, role="role", content="content")
+    if isinstance(value, str) or (isinstance(prompt, str) and isinstance(value, list) and len(value) == 1):
+        text = to_text(prompt, "prompt")
+        if not marked and ASKS.search(text) and ANSWERS.search(text):
+            raise BadRow(
+                "prompt", "one message", "turns marked in its text", reason="turns in one text",
+                remedy="write the turns as [{role, content}], or keep the text as it is: data.turn_markers=keep",
+            )  # fmt: skip
+        before = [*beside(row), {"role": "user", "content": text}]
+        if isinstance(value, str):
+            return before, to_text(value, side)
+        return before, one_reply(value, side, before, role="role", content="content")
+    messages = to_messages(value, role="role", content="content", field=side, system=row)
     if messages[-1]["role"] != "assistant" or len(messages) < 2:
         raise BadRow(side, "a prompt and a last message by the assistant", f"{len(messages)} messages")
     return messages[:-1], messages[-1]["content"]

@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from drift.data.conversations import found, last_user, to_messages, to_text
-from drift.data.rows import BadRow, each, files
+from drift.data.files import files
+from drift.data.rows import BadRow, each
+from drift.data.turns import found, last_user, to_messages, to_text
 from drift.records import Record
 
 FIELDS = {field.name for field in fields(Record)}
@@ -34,7 +35,7 @@ class Records:
         return files(self.path, "*.jsonl")
 
     def conversations(self, file: Path) -> Iterator[Any]:
-        return each(file, parse)
+        return each(file, parse, option="records", path=self.path, fields={}, ignore=())
 
 
 def parse(row: dict[str, Any], file: str, number: int) -> Record:

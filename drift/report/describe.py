@@ -88,12 +88,13 @@ def sentences(
 
 
 def twins(records: Sequence[Record]) -> str:
-    """How many records are there twice, or nearly (request and reply; equal words in fives)."""
+    """How many records are there twice, or nearly (prompt, reply, label and better reply; equal words in fives)."""
     seen, found = Seen(ALIKE), Counter[str]()
     for record in watched(records, "looking for duplicates"):
-        twin = seen.before(record.id, [record.prompt[-1], {"role": "assistant", "content": record.reply}])
+        twin = seen.before(record)
         found[twin.likeness if twin else ""] += 1
-    return f"{found['equal to']} have the request and the reply of an earlier one, {found['nearly equal to']} nearly so."
+    equal, near = found["equal to"], found["nearly equal to"]
+    return f"{equal} have the prompt, the reply, the label and the better reply of an earlier one, {near} nearly so."
 
 
 def examples(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:

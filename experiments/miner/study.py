@@ -40,7 +40,7 @@ def labelled(*parts: str) -> tuple[list[Labelled], list[features.Turn]]:
     rows = [json.loads(line) for line in (HERE / "labels.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["part"] in parts]
     wanted = {row["conversation"] for row in rows}
-    source = ShareGpt(path=None)
+    source = ShareGpt(path=None, ignore_fields=[])
     texts = {
         item.id: item.messages
         for file in source.files()

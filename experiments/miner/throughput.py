@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def turns() -> None:
-    source = ShareGpt(path=None)
+    source = ShareGpt(path=None, ignore_fields=[])
     talks = [item.messages for file in source.files() for item in source.conversations(file) if isinstance(item, Conversation)]
     for miner in (Rules(), Classifier(dsat_threshold=0.5, sat_threshold=0.5)):
         miner.judge(talks[:8])  # loads weights and libraries

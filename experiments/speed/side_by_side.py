@@ -94,7 +94,7 @@ def conversations(data: str | None) -> Iterator[list[str]]:
     from drift.data.rows import read
     from drift.data.sharegpt import ShareGpt
 
-    rows = [row for file in ShareGpt(path=data).files() for _, row in read(file) if isinstance(row, dict)]
+    rows = [row for file in ShareGpt(path=data, ignore_fields=[]).files() for _, row in read(file) if isinstance(row, dict)]
     random.Random(0).shuffle(rows)
     for row in rows:
         turns = row["conversations"]
