@@ -50,15 +50,18 @@ def perplexity(drawn: Drawn, train: Any, start: Policy) -> float | None:
     from drift.train.reference import score_rows
     from drift.train.rows import Row
 
-    tokenizer, rows = load_tokenizer(start), []
+    tokenizer, rows = load_tokenizer(start), list[Row]()
     for item, (reply, *_) in drawn:
         if not reply.text:
             continue
         try:
-            ids = reply_ids(tokenizer, item.prompt, reply.text, ended=reply.ended)
-        except NotAPrefix:  # a reply that the template can't hold has no tokens to score
+            row = Row(
+                prompt=prompt_ids(tokenizer, item.prompt),
+                reply=reply_ids(tokenizer, item.prompt, reply.text, ended=reply.ended),
+            )
+        except NotAPrefix:  # a reply that the template would rewrite is not what the policy said
             continue
-        rows.append(Row(prompt=prompt_ids(tokenizer, item.prompt), reply=ids))
+        rows += [row] if row.reply else []
     if not rows:
         return None
     sums = score_rows(train, start, rows, "perplexity under the start model")
