@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 BASE = [
     "model=tiny", "data.num_prompts=8", "iterations=1", "pairs_per_iteration=6",
-    "train.pairs_per_step=2", "train.tokens_per_batch=500",
+    "train.pairs_per_step=2", "train.tokens_per_batch=2000",
     "evaluation.num_prompts=4", "evaluation.num_samples=1", "evaluation.num_perplexity_prompts=2", "sampler.group_size=4",
     "sampler.max_new_tokens=40", "sampler.precision=float32", "sampler.temperature=1.0", "sampler.top_p=1.0",
     "train.precision=float32", "filters.truncated=keep",
