@@ -158,8 +158,8 @@ def artefacts(run: Path) -> dict[str, bytes]:
 
 
 def report(run: Path) -> str:
-    """The report without its table of times and of stages computed and found, and without its date."""
-    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "DATE", (run / "report.html").read_text(encoding="utf-8"))
+    """The report without its date, its cost, and its table of times and of stages computed and found."""
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d|<p>Cost: .*?</p>", "", (run / "report.html").read_text(encoding="utf-8"))
     masked, count = re.subn(r"<table>\s*<tr><th>stage</th>.*?</table>", "<table>", text, flags=re.DOTALL)
     assert count == 1
     return masked
