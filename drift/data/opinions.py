@@ -5,6 +5,7 @@ reply, or thanks for a liked one, only if the miner's rules say so or, where the
 is read in the same way.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from drift.data.rows import Aside
 from drift.mine import rules
 from drift.records import Message, Record, digest
 
+REFUSAL = re.compile(r"\W*no\b(?! (thanks|thank you|problem|worries|need|matter))", re.IGNORECASE)  # enough after a thumb down
 FITS: dict[Label, tuple[Label, ...]] = {"dsat": ("dsat", "both"), "sat": ("sat", "both"), "both": ("dsat", "sat", "both")}
 
 
@@ -24,7 +26,10 @@ def judged(conversations: Sequence[Conversation], miner: Any) -> list[Conversati
     asked = [(i, at, said) for i, conversation in enumerate(conversations) for at, said in _words(conversation)]
     talks = [[*conversations[i].messages[at - 1 : at + 1], {"role": "user", "content": said}] for i, at, said in asked]
     read: dict[int, dict[int, Verdict]] = {}
-    for (i, at, _), verdict in zip(asked, _read(talks, miner), strict=True):
+    for (i, at, said), verdict in zip(asked, _read(talks, miner), strict=True):
+        clicked = (conversations[i].verdicts or {}).get(at)
+        if clicked is not None and clicked.label == "dsat" and verdict.label == "none" and REFUSAL.match(said):
+            verdict = replace(verdict, label="dsat")
         read.setdefault(i, {})[at] = verdict
     return [_with_verdicts(conversation, by_turn.get(i), read.get(i, {})) for i, conversation in enumerate(conversations)]
 
