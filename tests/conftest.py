@@ -152,7 +152,7 @@ def freeze_imports(which):
 
 
 def command(*arguments, cwd=ROOT, under=(), **environment):
-    """`python run.py ...` as a user would (`under`: through another command); returns the finished process with its output as text."""
+    """`python run.py ...` as a user would (`under`: through another command); returns the process with its output as text."""
     return subprocess.run(
         [*under, sys.executable, str(ROOT / "run.py"), *arguments],
         cwd=cwd,
