@@ -133,7 +133,7 @@ def same_model(given: Any, asked: str) -> bool:
     if not isinstance(given, str):
         return False
     short, wanted = (name.lower().rstrip("/").rpartition("/")[2] for name in (given, asked))
-    return re.fullmatch(rf"{re.escape(wanted)}([-@:._](\d[\w.-]*|v\d[\w.-]*|latest))?", short) is not None
+    return re.fullmatch(rf"{re.escape(wanted)}([-@:._](\d[\w.-]*|v\d[\w.-]*|latest|main))?", short) is not None
 
 
 def text_of(said: bytes) -> str:
