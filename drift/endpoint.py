@@ -99,6 +99,7 @@ class Endpoint:
     async def _ask_all(self, requests: dict[str, Any], asked: "Asked") -> None:
         """Adds the answers to these requests, by their names."""
         rest = iter(requests.items())
+        asyncio.get_running_loop().set_exception_handler(_unless_stopped)
         async with answer.open_client(self.url, self._secret() or None, self.timeout_seconds) as client:
 
             async def worker() -> None:
@@ -230,6 +231,12 @@ class Asked:
         rest = f", the last {GIVE_UP} in a row, so the rest was not asked" if self.over() else ""
         name = " If it is right under another name: mine.endpoint.answers_as=NAME." if "of the model" in kinds else ""
         return f"left {self.failures.total()} of the {wanted} questions unanswered ({kinds}{rest}). The last: {self.last}.{name}"
+
+
+def _unless_stopped(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio says about exceptions that nobody has looked at, but for those that end the program, which are on their way."""
+    if not isinstance(context.get("exception"), (SystemExit, KeyboardInterrupt)):
+        loop.default_exception_handler(context)
 
 
 def _sendable(message: Message) -> Message:

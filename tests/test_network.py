@@ -1,5 +1,6 @@
 """What comes back from a network is not taken on trust, and no secret goes where text goes."""
 
+import gc
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from drift import answer
 from drift.answer import Failure, read, same_model
 from drift.errors import UserError
 from drift.masking import mask, masked
+from drift.stop import Stopped
 
 QUICK = {"retries": 0, "timeout_seconds": 1.0, "concurrency": 4}
 
@@ -95,6 +97,24 @@ def test_tries_that_were_late_are_paid_for_before_the_next_one(tmp_path):
         prices = {"dollars_per_million_input": 1e6, "max_dollars": 100}
         ask(endpoint(server, tmp_path, **QUICK | {"retries": 5, "timeout_seconds": 0.1} | prices), ["How?"])
     assert len(server.served) == 2
+
+
+def test_a_stop_ends_the_asking_at_once_and_counts_what_was_under_way(tmp_path, caplog):
+    """The first question is answered, the others are waited for when somebody stops the program. Each costs 38 dollars at most."""
+
+    def stop(count):
+        begun.append(time.monotonic())
+        raise Stopped(143)
+
+    begun = []
+    with OddServer(lambda handler, text: (time.sleep(0 if text == "q0" else 5), handler.wfile.write(http(body())))) as server:
+        which = endpoint(server, tmp_path, concurrency=3, dollars_per_million_input=1e6, max_dollars=1e9)
+        which.budget.count("another", 1.0, 1)  # so that what an answer costs is known, and three are asked at once
+        with pytest.raises(Stopped):
+            ask(which, ["q0", "q1", "q2", "q3"], stop)
+    gc.collect()
+    assert time.monotonic() - begun[0] < 1 and caplog.records == []
+    assert sorted(json.loads(file.read_text())["dollars"] for file in tmp_path.iterdir())[:2] == [38.0, 38.0]
 
 
 def test_two_who_ask_the_same_at_once_pay_once(tmp_path):
