@@ -16,6 +16,7 @@ from drift import stop
 from drift.config import build, explain
 from drift.errors import CANT_WRITE, UserError
 from drift.folders import owned
+from drift.masking import mask
 from drift.overrides import quote_paths
 
 CONF = Path(__file__).resolve().parent / "conf"
@@ -32,7 +33,7 @@ def main(config: DictConfig) -> None:
         run = build(config)
         from drift import job
 
-        text = OmegaConf.to_yaml(config, resolve=True)
+        text = mask(OmegaConf.to_yaml(config, resolve=True))
         with owned(folder, text, "hydra.sweep.dir" if sweep else "hydra.run.dir") as mine:
             job.perform(run, mine, settings, text)
     except UserError as error:
@@ -53,7 +54,7 @@ if __name__ == "__main__":
     except UserError as error:
         sys.exit(f"\n{error}")
     except HydraException as error:
-        sys.exit(f"\n{explain(error, CONF)}")
+        sys.exit(mask(f"\n{explain(error, CONF)}"))
     except OSError as error:
         if error.errno not in CANT_WRITE or not error.filename:
             raise

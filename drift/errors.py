@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from drift.masking import mask
+
 MOST_LISTED = 24  # names; more are a wall
 FULL = {errno.ENOSPC, errno.EDQUOT}
 CANT_WRITE = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
@@ -16,7 +18,10 @@ FULL_BYTES = 2**20  # a disk with less left is full
 
 
 class UserError(Exception):
-    """Something the user can put right. Shown as its message alone, without a traceback."""
+    """Something the user can put right. Shown as its message alone, without a traceback, and without secrets."""
+
+    def __str__(self) -> str:
+        return mask(super().__str__())
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

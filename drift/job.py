@@ -6,6 +6,7 @@ from typing import Any
 
 from drift import quiet, stop
 from drift.loop import Run, execute
+from drift.masking import masked
 from drift.model import precision
 from drift.report import closing, html
 from drift.report.console import say
@@ -20,7 +21,7 @@ def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
     sweep = str(hydra.mode).endswith("MULTIRUN")
     overrides = [override.lstrip("+").partition("=") for override in hydra.overrides.task]
     said = {key: value for key, _, value in overrides if not key.startswith("store.")}  # where it is kept changes no result
-    title = {"method": hydra.runtime.choices["method"]} | said
+    title = masked({"method": hydra.runtime.choices["method"]} | said)
     notes = {
         "model": str(hydra.runtime.choices["model"]),
         "data": str(hydra.runtime.choices["data"]),

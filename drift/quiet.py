@@ -4,19 +4,20 @@ import logging
 import os
 from pathlib import Path
 
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",  # nothing is fetched in a run: models come from the cache, native kernels from nowhere
+OFFLINE = {  # whatever the user's shell says: models and data come from the cache, native kernels from nowhere
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
-    "TOKENIZERS_PARALLELISM": "false",
 }
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}  # unless the user has set them
 
 
 def environment() -> None:
-    """Before any of them is imported; what the user has set stays."""
-    for name, value in ENVIRONMENT.items():
+    """Before any of them is imported."""
+    os.environ.update(OFFLINE)
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
 

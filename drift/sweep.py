@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from drift.config import build
 from drift.errors import UserError
 from drift.folders import owned
+from drift.masking import mask
 
 _folder = ExitStack()  # held until the sweep ends; not in the callback, which launchers send to other processes
 
@@ -63,5 +64,5 @@ def _checked(config: DictConfig, name: str) -> Iterator[str]:
             composed = compose(name, overrides=list(member))
             build(composed)
         except UserError as error:
-            sys.exit(f"\n{error}\nIn the member {' '.join(member)}; nothing was begun.")
+            sys.exit(f"\n{error}\nIn the member {mask(' '.join(member))}; nothing was begun.")
         yield OmegaConf.to_yaml(composed, resolve=True)

@@ -151,10 +151,10 @@ def freeze_imports(which):
     gc.freeze()
 
 
-def command(*arguments, cwd=ROOT, **environment):
-    """`python run.py ...` as a user would; returns the finished process with its output as text."""
+def command(*arguments, cwd=ROOT, under=(), **environment):
+    """`python run.py ...` as a user would (`under`: through another command); returns the process with its output as text."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *arguments],
+        [*under, sys.executable, str(ROOT / "run.py"), *arguments],
         cwd=cwd,
         env=os.environ | environment,
         capture_output=True,

@@ -50,7 +50,13 @@ class Handler(BaseHTTPRequestHandler):
         else:
             text = server.says(body["messages"][0]["content"].split("<next_turn>")[1].split("</next_turn>")[0].strip())
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-            answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": server.choices or [choice]}
+            answer = {
+                "id": "x",
+                "object": "chat.completion",
+                "created": 0,
+                "model": body["model"],
+                "choices": server.choices or [choice],
+            }
             status, answer = 200, answer | {"usage": server.usage}
         data = json.dumps(answer).encode()
         self.send_response(status)
@@ -62,6 +68,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def endpoint(server, folder, **settings):
-    plain = {"key_variable": None, "model": "m", "concurrency": 3, "timeout_seconds": 5.0, "retries": 5, "max_dollars": 100.0}
-    prices = {"dollars_per_million_input": 1.0, "dollars_per_million_output": 0.0}
-    return Endpoint(url=f"http://127.0.0.1:{server.server_port}/v1", cache_dir=str(folder), **plain | prices | settings)
+    plain = {
+        "url": f"http://127.0.0.1:{server.server_port}/v1", "key_variable": None, "model": "m", "answers_as": None,
+        "concurrency": 3, "timeout_seconds": 5.0, "retries": 5, "dollars_per_million_input": 1.0,
+        "dollars_per_million_output": 0.0, "max_dollars": 100.0, "cache_dir": str(folder),
+    }  # fmt: skip
+    return Endpoint(**plain | settings)

@@ -172,8 +172,9 @@ def test_the_judge_may_be_a_real_server(tiny, tmp_path):
     try:
         wait_until_healthy(server, port, tmp_path / "log")
         judge = Endpoint(
-            url=f"http://127.0.0.1:{port}/v1", key_variable=None, model=str(tiny), concurrency=2, timeout_seconds=60.0, retries=2,
-            dollars_per_million_input=1.0, dollars_per_million_output=1.0, max_dollars=1.0, cache_dir=str(tmp_path / "cache"),
+            url=f"http://127.0.0.1:{port}/v1", key_variable=None, model=str(tiny), answers_as=None,
+            concurrency=2, timeout_seconds=60.0, retries=2, dollars_per_million_input=1.0,
+            dollars_per_million_output=1.0, max_dollars=1.0, cache_dir=str(tmp_path / "cache"),
         )  # fmt: skip
         texts = ["hmm, it reads a bit stiff though", "and the other one, I guess"]
         miner = cascade(judge)
@@ -238,7 +239,7 @@ def test_a_log_that_is_dearer_than_the_cap_gives_no_records_until_the_cap_is_rai
         mined.mine(run, tmp_path / "records.jsonl", overwrite=False)
 
     with Server() as server:
-        with pytest.raises(UserError, match="max_dollars=13. 13 of the 40 questions"):
+        with pytest.raises(UserError, match="max_dollars=13, .* 13 of the 40 questions"):
             mine_with(13)
         assert not (tmp_path / "records.jsonl").exists() and server.served == 13
         mine_with(41)

@@ -3,6 +3,7 @@
 import csv
 import glob
 import json
+import os
 import re
 import struct
 import subprocess
@@ -10,8 +11,12 @@ import sys
 
 import pytest
 from conftest import ROOT, SMALL, command, feedback_file
+from network_watch import Watch
 
 BLOCK = 32768
+ONLINE_BY_THE_SHELL = {
+    "WANDB_MODE": "online", "WANDB_API_KEY": "0123456789" * 4, "WANDB_ERROR_REPORTING": "true", "HF_HUB_OFFLINE": "0",
+}  # fmt: skip
 
 
 def records(path):
@@ -64,15 +69,36 @@ def numbers(path):
 def sweep(cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wandb")
     log = feedback_file(folder / "log.jsonl", dsat=12, sat=12)
-    done = command(
+    (folder / "watch").mkdir()
+    with Watch(folder / "watch") as watch:
+        done = sweep_of_six(cache, folder, log, under=watch.prefix, **watch.environment | ONLINE_BY_THE_SHELL)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (folder / "said").write_text(done.stdout)
+    (folder / "sent").write_text("\n".join(watch.attempts()))
+    return folder / "study"
+
+
+def sweep_of_six(cache, folder, log, **how):
+    return command(
         "-m", "model=tiny", f"model.cache_dir={cache}", "data=jsonl", f"data.path={log}", "method=drift,spin", "seed=0,1,2",
         "iterations=1", "pairs_per_iteration=4", "train.pairs_per_step=2", "sampler.max_new_tokens=8", "evaluation.share=0.3",
         "evaluation.num_sampled_prompts=0",
-        "logger=wandb", f"store.dir={folder}/store", f"hydra.sweep.dir={folder}/study",
+        "logger=wandb", f"store.dir={folder}/store", f"hydra.sweep.dir={folder}/study", **how,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    (folder / "said").write_text(done.stdout)
-    return folder / "study"
+
+
+def test_a_sweep_with_offline_wandb_sends_nothing_to_anywhere(sweep):
+    """Neither its main job nor W&B's service, whatever the shell says."""
+    assert (sweep.parent / "sent").read_text() == ""
+
+
+def test_what_is_sent_past_any_of_the_three_nets_is_seen(tmp_path):
+    by_proxy = "import urllib.request as r; r.urlopen('http://example.invalid/x')"
+    by_hand = "import socket; socket.create_connection(('192.0.2.1', 9))"
+    for code, seen in ((by_proxy, "proxy: GET http://example.invalid/x"), (by_hand, "192.0.2.1")):
+        with Watch(tmp_path) as watch:
+            done = subprocess.run([sys.executable, "-c", code], env=os.environ | watch.environment, capture_output=True)
+        assert done.returncode == 1 and seen in watch.attempts()[0]
 
 
 def test_one_command_sends_the_whole_sweep(sweep):

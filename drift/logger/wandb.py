@@ -5,6 +5,7 @@ from the other members of its sweep. Gains and verdict are in its summary. An of
 it. Steps are laid over `step`, evaluations over `iteration`.
 """
 
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ class WandbRun(CsvFiles):
     """One run; `end` finishes it, so the next one of this process gets its own."""
 
     def __init__(self, settings: Wandb, folder: Path, title: dict[str, str], notes: dict[str, str]) -> None:
+        if settings.mode == "offline":
+            os.environ["WANDB_ERROR_REPORTING"] = "false"  # its own metrics and errors, which it sends in this mode too
         import wandb
         from omegaconf import OmegaConf
 

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from drift import stop
+from drift.masking import mask
 
 LINE_EVERY_SECONDS = 15.0
 
@@ -77,4 +78,4 @@ def table(rows: list[dict[str, str]]) -> None:
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    print(mask(text), flush=True)

@@ -18,6 +18,7 @@ from typing import Any
 from drift import stop
 from drift.alarms import Alarms
 from drift.errors import UserError
+from drift.masking import masked
 from drift.method.filters import NOTED
 from drift.records import Pair, Record, read_jsonl, write_json, write_jsonl
 from drift.report import verdict
@@ -56,7 +57,7 @@ class Journal:
             for s in self.store.log
         ]
         self.state["seconds"] = round(time.monotonic() - self.begun, 1)
-        write_json(self.folder / RUN, self.state)
+        write_json(self.folder / RUN, masked(self.state))
 
     def feedback(self, iteration: int, stage: Stage) -> None:
         """The log that this iteration and those after it learn from."""

@@ -1,0 +1,38 @@
+"""Secrets are kept out of what leaves the program: console, errors, run folder, reports, W&B.
+
+A secret is the value of an environment variable that is named like one (OPENAI_API_KEY, HF_TOKEN, …), any other that the caller
+knows of, and whatever stands between :// and @ in a URL. Users' logs and the replies made from them are never changed by this:
+they have `intake.redact`.
+"""
+
+import os
+import re
+from typing import Any
+from urllib.parse import quote
+
+HIDDEN = "[secret]"
+NAMED = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+IN_URL = re.compile(r"(?<=://)[^\s/?#@'\"]+(?:@[^\s/?#@'\"]+)*(?=@)")  # a password may hold an @ of its own
+SHORTEST, SHORTEST_TOLD = 8, 4  # characters; a shorter value is a word ("none", "EMPTY"), not a secret
+
+
+def mask(text: str, *secrets: str) -> str:
+    """The text without secrets; `secrets`: further ones, whatever their variable is called."""
+    known = {value for name, value in os.environ.items() if NAMED.search(name) and len(value) >= SHORTEST}
+    known |= {part for value in known for part in value.split() if len(part) >= SHORTEST}  # of "Basic …"
+    known |= {part for value in secrets for part in (value, *value.split()) if len(part) >= SHORTEST_TOLD and part != "Basic"}
+    for value in sorted(known, key=len, reverse=True):
+        for form in {value, quote(value, safe=""), repr(value)[1:-1]}:
+            text = text.replace(form, HIDDEN)
+    return IN_URL.sub(HIDDEN, text)
+
+
+def masked(value: Any) -> Any:
+    """Plain data without secrets."""
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, dict):
+        return {mask(name) if isinstance(name, str) else name: masked(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [masked(inner) for inner in value]
+    return value
