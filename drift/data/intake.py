@@ -16,7 +16,7 @@ from drift.data.collected import Collected
 from drift.data.conversations import Conversation, to_records
 from drift.data.rows import Aside, position
 from drift.errors import UserError, need_package
-from drift.model.policy import hash_file
+from drift.files import hash_file
 from drift.records import Record, digest
 from drift.report.console import Progress
 
