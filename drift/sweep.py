@@ -47,7 +47,7 @@ class Members(Callback):
 
 
 def _report(folder: Path) -> str | None:
-    """Of the study as a whole: once, for with every member it would take longer. What kept it from being written, if anything did."""
+    """Of the study as a whole, once: with every member it would take longer. Returns what kept it from being written, if so."""
     from drift.report import closing, html
 
     try:
