@@ -47,15 +47,20 @@ def _take(folder: Path, settings: str) -> tuple[Path, int] | None:
     """The folder and its open lock, or None if it is another's."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / OWNER
-    if not path.exists() and _written(folder):
-        return None  # copied here, or made before folders had owners, or a user's own files
+    if path.is_symlink() or (not path.exists() and _written(folder)):
+        return None  # copied here, or made before folders had owners, or a user's own files; a link is nobody's word
     try:
         lock, new = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
     except FileExistsError:
-        lock, new = os.open(path, os.O_RDWR), False
-    if _locked(lock, new) and os.pread(lock, 100, 0).decode() in ("", settings):
+        lock, new = os.open(path, os.O_RDWR | os.O_NOFOLLOW), False
+    if _locked(lock, new) and (owner := os.pread(lock, 100, 0)) in (b"", settings.encode()):
+        left_here = _written(folder)
+        if not owner and left_here:  # after a power cut: nobody knows whose they are
+            os.close(lock)
+            return None
         os.pwrite(lock, settings.encode(), 0)
-        for left in _written(folder):
+        os.fsync(lock)
+        for left in left_here:
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         return folder, lock
     os.close(lock)

@@ -1,4 +1,4 @@
-"""One job of a sweep, or a single run: the loop with its journal, and the reports when it ends, however it ends."""
+"""One job of a sweep, or a single run: the loop with its journal, and the report when it ends, however it ends."""
 
 import sys
 from pathlib import Path
@@ -14,8 +14,8 @@ from drift.report.journal import Journal
 
 
 def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
-    """Runs in `folder`, which is this run's alone; writes report.html there, and the study's report in the sweep's folder if this
-    is a member of one. `config`: the composed settings, as they are kept beside the results."""
+    """Runs in `folder`, which is this run's alone, and writes report.html there. `config`: the composed settings, as they are kept
+    beside the results."""
     (folder / "config.yaml").write_text(config, encoding="utf-8")
     quiet.libraries(folder / "libraries.log")
     sweep = str(hydra.mode).endswith("MULTIRUN")
@@ -50,14 +50,14 @@ def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
 
 
 def finish(kept: Journal, error: BaseException | None, study: Path | None) -> None:
-    """The last word in journal and reports."""
+    """The last word in journal and reports. That of a study is built when the sweep ends, which a signal makes it do here."""
     kept.finish(error)
     report = html.run_report(kept.folder)
-    if study is not None:
-        report = html.study_report(study)
     if not isinstance(error, (KeyboardInterrupt, SystemExit)):
         sys.stdout.flush()
-        closing.run(kept.folder, report)
+        closing.run(kept.folder, report, member=study is not None)
+    elif study is not None:
+        html.study_report(study)
 
 
 def unusual(run: Run) -> list[str]:

@@ -7,11 +7,12 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from drift.files import replace
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 Prompt = Sequence[Message]  # ends with a user message
@@ -101,8 +102,5 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes atomically: a reader, or a process after a kill, sees the old file or the new one, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Writes atomically, as `drift.files.replace` does."""
+    replace(path, text.encode())

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from drift.config import build
-from drift.errors import UserError
+from drift.errors import UserError, writable
 from drift.folders import owned
 from drift.masking import mask
 
@@ -35,14 +36,31 @@ class Members(Callback):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from drift.report import closing
-
-        closing.sweep(Path(config.hydra.sweep.dir))
-        states = [json.loads(file.read_text(encoding="utf-8")) for file in Path(config.hydra.sweep.dir).glob("**/run.json")]
+        folder = Path(config.hydra.sweep.dir)
+        states = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("**/run.json")]
+        unsaid = _report(folder) if states else None
         _folder.close()
         failed = [", ".join(f"{name}={value}" for name, value in s["title"].items()) for s in states if s["status"] == "failed"]
         if failed:
             sys.exit(f"\n{len(failed)} of {len(states)} members failed (see above, and the report): {'; '.join(failed)}")
+        if unsaid:
+            sys.exit(f"\n{unsaid}")
+
+
+def _report(folder: Path) -> str | None:
+    """Of the study as a whole, once: with every member it would take longer. Returns what kept it from being written, if so."""
+    from drift.report import closing, html
+
+    try:
+        with writable(folder, "hydra.sweep.dir"):
+            html.study_report(folder)
+        closing.sweep(folder)
+    except UserError as error:
+        return str(error)
+    except Exception:
+        traceback.print_exc()
+        return f"The report could not be built. `python -m drift report {folder}` tries again; the runs themselves are kept."
+    return None
 
 
 def _checked(config: DictConfig, name: str) -> Iterator[str]:

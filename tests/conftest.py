@@ -164,7 +164,7 @@ def command(*arguments, cwd=ROOT, under=(), **environment):
 
 
 OURS = re.compile(
-    r"|  .*|(Note|Feedback|start|warm start|iteration \d+|W&B|Verdict|Cost|Next|Numbers|Report( so far)?): .*"
+    r"|  .*|(Note|Feedback|start|warm start|iteration \d+|W&B|Verdict|Cost|Next|Numbers|Report): .*"
     r"|(method|Sweep of|Stopped by|The method made|\d+ of \d+ members) .*"
 )
 

@@ -92,7 +92,7 @@ def outcome(folder: Path, status: int) -> dict[str, Any]:
 
 def watch(kill: dict[str, Any] | None) -> None:
     """Wraps what the moments are about, and prints `[begun|computed] kind key` and `[trained] step`."""
-    from drift import store
+    from drift.store import Store, manifest
     from drift.train.modules import PolicyModule, ReferenceModule
 
     passed = 0
@@ -118,10 +118,10 @@ def watch(kill: dict[str, Any] | None) -> None:
 
     before(ReferenceModule, "predict_step", "predict_step", lambda *args: True)
     before(PolicyModule, "training_step", "training_step", lambda *args: True)
-    before(store, "write_json", "manifest", lambda path, value: path.name == store.MANIFEST)
+    before(manifest, "write_json", "manifest", lambda path, value: path.name == manifest.MANIFEST)
     before(os, "rename", "rename", lambda source, target: bool(open_stages) and Path(target) == open_stages[-1])
 
-    compute, training_step, sendfile = store.Store._compute, PolicyModule.training_step, os.sendfile
+    compute, training_step, sendfile = Store._compute, PolicyModule.training_step, os.sendfile
 
     def copied(target: int, source: int, offset: int, count: int) -> int:  # what shutil copies files with
         if offset == 0:
@@ -143,7 +143,7 @@ def watch(kill: dict[str, Any] | None) -> None:
         print("[trained]", len(self.history), flush=True)
 
     os.sendfile = copied
-    store.Store._compute = computed  # type: ignore[method-assign]
+    Store._compute = computed  # type: ignore[method-assign]
     PolicyModule.training_step = trained  # type: ignore[method-assign]
 
 

@@ -54,6 +54,23 @@ def test_files_of_nobody_are_not_written_over(tmp_path):
     assert (tmp_path / "records.jsonl").read_text() == "what somebody mined" and not (tmp_path / ".owner").exists()
 
 
+def test_an_owner_that_a_power_cut_emptied_owns_nothing_that_would_be_written_over(tmp_path):
+    for name in ("run", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".owner").write_text("")
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert [take(tmp_path / "run", "a"), take(tmp_path / "new", "a")] == ["run-2", "new"]
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+def test_an_owner_that_is_a_link_is_not_written_through(tmp_path):
+    (tmp_path / "precious").write_text("")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".owner").symlink_to(tmp_path / "precious")
+    assert take(tmp_path / "run", "a") == "run-2"
+    assert (tmp_path / "precious").read_text() == ""
+
+
 def test_without_locks_only_a_new_folder_is_taken(tmp_path, monkeypatch):
     """Some cluster file systems have none."""
 
@@ -87,7 +104,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_setting(tmp_path, place)
 def test_a_full_disk_in_a_stage_is_one_sentence_and_errors_about_other_files_pass(tmp_path):
     from drift.store import Store
 
-    store = Store(dir=str(tmp_path / "store"), strict=False, lease_seconds=30.0)
+    store = Store(dir=str(tmp_path / "store"), strict=False, verify=False, lease_seconds=30.0)
 
     def run(work):
         store.run("kind", work, version=1, settings={}, inputs={})

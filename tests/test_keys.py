@@ -32,6 +32,7 @@ TABLE = {
     "filters.echo=drop": {"pairs"},
     "filters.truncated=drop": PAIRS,
     "store.strict=true": set(),
+    "store.verify=true": set(),
     "store.lease_seconds=9": set(),
     "method.rounds=5": {"pairs"},
     "judge.noise=0.1": set(),  # this method asks no judge

@@ -142,7 +142,7 @@ def test_a_model_with_a_broken_weight_gives_neither_replies_nor_log_probs(broken
     for temperature in (0.0, 1.0):
         with pytest.raises(UserError, match=f"Sampling: logits that are no finite numbers.*{broken}.*sampler.precision=float32"):
             draw_all(broken, tmp_path / str(temperature), 4, count=2, temperature=temperature)
-    assert not list((tmp_path / "0.0").glob("replies/*/replies.jsonl"))
+    assert not list((tmp_path / "0.0").glob("replies/*/manifest.json"))
     with pytest.raises(UserError, match=f"Held-out replies: the log-prob of reply 1 is nan.*{broken}.*train.precision=float32"):
         score_rows(train, policy_at(broken), planned.rows([0]), "held-out replies")
 

@@ -179,7 +179,7 @@ def test_sigterm_ends_a_sweep_with_its_report_and_not_only_one_member(cache, tmp
     overrides = [*settings(cache, log, tmp_path / "store"), "seed=0,1", "train.epochs=2000", f"hydra.sweep.dir={tmp_path}/study"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen([sys.executable, str(ROOT / "run.py"), "-m", *overrides], **pipes) as process:
-        while not list((tmp_path / "store").glob("train/*.progress/last.ckpt")):
+        while not list((tmp_path / "store").glob("train/*.progress.*/last.ckpt")):
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.2)
         process.terminate()

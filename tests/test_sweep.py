@@ -51,8 +51,11 @@ def test_members_are_told_the_folder_and_a_sweep_again_takes_its_own_over(begin,
 def test_members_that_failed_end_the_sweep_with_their_names(tmp_path):
     for number, status in enumerate(("finished", "failed")):
         (tmp_path / str(number)).mkdir()
-        state = {"status": status, "title": {"method": "spin", "seed": str(number)}, "points": []}
+        title = {"method": "spin", "seed": str(number)}
+        state = {"status": status, "title": title, "notes": {}, "error": "Broken: it is", "points": [], "stages": [], "data": {}}
+        state |= {"alarms": [], "watched": {}, "environment": {}, "begun": "2026-11-26T12:00:00", "seconds": 1.0}
         (tmp_path / str(number) / "run.json").write_text(json.dumps(state))
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
     with pytest.raises(SystemExit, match="1 of 2 members failed .*: method=spin, seed=1"):
         sweep.Members().on_multirun_end(config)
+    assert (tmp_path / "report.html").is_file()  # that of the study, once

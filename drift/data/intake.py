@@ -20,7 +20,7 @@ from drift.data.files import SUFFIXES, not_read
 from drift.data.opinions import Votes, agreed, judged, unused
 from drift.data.rows import Aside, position
 from drift.errors import UserError, need_package
-from drift.model.policy import hash_file
+from drift.files import hash_file
 from drift.records import Record, digest
 from drift.report.console import Progress
 

@@ -41,7 +41,7 @@ class Classifier:
         need_package("sklearn", "mine=classifier", extra="logs")
 
     def key(self) -> dict[str, Any]:
-        from drift.model.policy import hash_file
+        from drift.files import hash_file
 
         versions = [rules.VERSION, features.VERSION, hash_file(FILE)]
         return {"miner": "classifier", "versions": versions, "thresholds": [self.dsat_threshold, self.sat_threshold]}

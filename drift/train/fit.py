@@ -68,7 +68,7 @@ def fit(
     steps = ordered_steps(plan, epochs)
     layers = num_frozen(train, start, plan)
 
-    every, saved, checkpoints = train.checkpoint_every_steps, progress / "last.ckpt", Checkpoints(progress.name)
+    every, saved, checkpoints = train.checkpoint_every_steps, progress / "last.ckpt", Checkpoints(progress.name.partition(".")[0])
     done = checkpoints.steps_in(saved)
     if done:
         say(f"  training goes on at step {done + 1} of {len(steps)}")

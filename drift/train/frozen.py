@@ -14,6 +14,7 @@ from drift.train.rows import Plan
 from drift.train.settings import Train
 
 BYTES = {"float32": 4, "bfloat16": 2}
+FILE_BYTES = 64 * 2**20  # of one file at least, but for the last
 
 
 def num_frozen(train: Train, start: Policy, plan: Plan) -> int:
@@ -33,7 +34,7 @@ def num_frozen(train: Train, start: Policy, plan: Plan) -> int:
 
 @contextmanager
 def kept(model: Any, layers: int, folder: Path | None) -> Iterator[None]:
-    """Every forward pass writes what goes into layer number `layers`, `(T, H)`, to the folder: 0, 1, … in order."""
+    """Keeps what goes into layer number `layers` in every forward pass, `(T, H)`: 0, 1, … in order, many to a file."""
     if not layers:
         yield
         return
@@ -41,24 +42,33 @@ def kept(model: Any, layers: int, folder: Path | None) -> Iterator[None]:
     from safetensors.torch import save_file
 
     folder.mkdir()
-    number = count()
-    at = without_adapter(model).base_model.layers[layers]
-    hook = at.register_forward_pre_hook(lambda _, inputs: save_file({"hidden": inputs[0][0]}, _file(folder, next(number))))
+    numbers, waiting = count(), {}
+
+    def write() -> None:
+        save_file({str(number): hidden for number, hidden in waiting.items()}, folder / f"{min(waiting):06d}.safetensors")
+        waiting.clear()
+
+    def keep(_: Any, inputs: Any) -> None:
+        waiting[next(numbers)] = inputs[0][0].detach().cpu().clone()
+        if sum(hidden.nbytes for hidden in waiting.values()) >= FILE_BYTES:
+            write()
+
+    hook = without_adapter(model).base_model.layers[layers].register_forward_pre_hook(keep)
     try:
         yield
+        if waiting:
+            write()
     finally:
         hook.remove()
 
 
 def load(folder: Path, number: int) -> Any:
-    """What `kept` wrote for a batch, `(T, H)`."""
-    from safetensors.torch import load_file
+    """What `kept` wrote for a batch, `(T, H)`: in the last file that begins with it or before it."""
+    from safetensors import safe_open
 
-    return load_file(_file(folder, number))["hidden"]
-
-
-def _file(folder: Path, number: int) -> Path:
-    return folder / f"{number:06d}.safetensors"
+    file = max(name for name in folder.glob("*.safetensors") if int(name.stem) <= number)
+    with safe_open(file, "pt") as opened:
+        return opened.get_tensor(str(number))
 
 
 @contextmanager

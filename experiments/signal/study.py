@@ -48,7 +48,7 @@ class Study:
         ]  # fmt: skip
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             self.train = instantiate(compose("config", overrides).train)
-        self.store = Store(dir=str(folder / "store"), strict=False, lease_seconds=60.0)
+        self.store = Store(dir=str(folder / "store"), strict=False, verify=False, lease_seconds=60.0)
         self.deployed, author = (
             policy_at(Tiny(layers=2, hidden_size=32, weights_seed=seed, cache_dir=str(folder), template={}).directory())
             for seed in (0, 1)

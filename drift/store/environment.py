@@ -1,0 +1,39 @@
+"""What may change a stage's numbers without being one of its inputs: recorded in the manifest, compared on reuse."""
+
+import platform
+import resource
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+@lru_cache(maxsize=1)
+def environment() -> dict[str, str]:
+    """Commit, versions, device and threads."""
+    import torch
+
+    found = {"commit": _commit(), "python": platform.python_version(), "machine": platform.machine()}
+    for package in ("torch", "transformers", "peft", "lightning", "tokenizers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    found["threads"] = str(torch.get_num_threads())
+    return found
+
+
+def peak_gib() -> float:
+    """The most memory this process has used so far: of the GPU if there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)  # Linux counts in KiB
+
+
+def _commit() -> str:
+    here = Path(__file__).resolve().parent
+    asked = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    return asked.stdout.strip() or "no git"

@@ -1,0 +1,45 @@
+"""The manifest of a finished stage: what went in, what came out, and size, time and sha256 of every file, its own included."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from drift.files import damage, seal
+from drift.records import digest, write_json
+
+MANIFEST = "manifest.json"
+FORMAT = 3  # a store of another one is as good as empty
+
+
+class Damaged(Exception):
+    """A stage that is not what its manifest says, or has none. The message says why."""
+
+
+def write(folder: Path, content: dict[str, Any]) -> None:
+    """Of all files in the folder. Their times stand apart: they are no content."""
+    sealed = seal(folder)
+    files = {name: [size, sha256] for name, (size, _, sha256) in sealed.items()}
+    whole = json.loads(json.dumps(content | {"files": files, "modified": {name: sealed[name][1] for name in sealed}}))
+    write_json(folder / MANIFEST, whole | {"sha256": digest(whole)})
+
+
+def read(folder: Path, *, verify: bool) -> dict[str, Any] | None:
+    """The manifest of an undamaged stage; None where there is nothing. `verify`: read large files too. Raises Damaged."""
+    if not folder.is_dir():
+        if folder.exists() or folder.is_symlink():
+            raise Damaged("it is no folder")
+        return None
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8")) if (folder / MANIFEST).is_file() else None
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{MANIFEST} can't be read") from error
+    except FileNotFoundError:  # moved away a moment ago
+        return None
+    if found is None and folder.is_dir():
+        raise Damaged(f"it has no {MANIFEST}")
+    if not isinstance(found, dict) or found.pop("sha256", None) != digest(found):
+        raise Damaged(f"the content of {MANIFEST} has changed")
+    sealed = {name: (size, found["modified"][name], sha256) for name, (size, sha256) in found["files"].items()}
+    if (why := damage(folder, sealed, whole=verify)) is not None:
+        raise Damaged(why)
+    return found
