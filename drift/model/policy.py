@@ -17,7 +17,7 @@ from typing import Any, Literal
 from drift.errors import UserError
 from drift.model.adapter import BASE, CONFIG, WEIGHTS, base_of
 from drift.model.files import read_object, tensors
-from drift.model.template import with_arguments
+from drift.model.template import check_form, with_arguments
 from drift.model.weights import refuse_unlike
 from drift.records import digest, write_json
 
@@ -88,6 +88,7 @@ def load_tokenizer(policy: Policy) -> Any:
     """The policy's tokenizer; its chat template begins with the policy's arguments."""
     tokenizer = _read_tokenizer(policy.tokenizer)
     if tokenizer.chat_template:
+        check_form(tokenizer.chat_template, policy.tokenizer)
         tokenizer.chat_template = with_arguments(tokenizer.chat_template, policy.template, policy.tokenizer)
     return tokenizer
 
