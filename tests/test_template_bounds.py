@@ -36,7 +36,6 @@ TOO_MUCH = {
     "a long list": ("{{ ([0] * 10**10)|length }}", "MiB of memory"),
     "a wide column": ("{{ 'a'|center(10**10) }}", "MiB of memory"),
     "doubling": ("{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}", "MiB of memory"),
-    "a high power": ("{{ 9**(9**9) % messages|length }}", "more than 0.2 s"),
     "words": ("{{ lipsum(n=999999) }}", "more than 0.2 s"),
     "ten million characters": ("{{ 'a' * 10**7 }}", "a text of 10000"),
 }

@@ -148,8 +148,9 @@ def wrong(value: Any, hint: Any, where: str = "") -> str | None:
         return next((said for i, item in enumerate(value) if (said := wrong(item, options[0], f"{where}[{i}]"))), None)
     if origin is types.UnionType and any(wrong(value, option) is None for option in options):
         return None
-    if origin is types.UnionType and isinstance(value, dict):  # say what is wrong in it
-        return next(filter(None, (wrong(value, option, where) for option in options if option is not types.NoneType)), None)
+    objects = [option for option in options if typing.is_typeddict(option) or typing.get_origin(option) is dict]
+    if origin is types.UnionType and isinstance(value, dict) and objects:  # say what is wrong in it
+        return wrong(value, objects[0], where)
     if origin is None and _plain(value, hint) or origin is Literal and value in options:
         return None
     return f"{where.lstrip('.')[:100] or 'it'}: expected {_name(hint)}, found {repr(value)[:60]}"
