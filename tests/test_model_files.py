@@ -1,4 +1,4 @@
-"""Model directories: what is damaged, missing, foreign or asks for code is refused by name, before a log is read; every file that
+"""Model directories: what is damaged, missing or foreign is refused by name, before a log is read; every file that
 shapes a reply is in the fingerprint; a run's own policy, and any plain PEFT adapter, is a model again."""
 
 import json
@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from drift.errors import UserError
 from drift.model.adapter import BASE, CONFIG
-from drift.model.architecture import causal
 from drift.model.policy import load_model, load_tokenizer, policy_at, save_policy
 from drift.model.pretrained import Pretrained
 from drift.model.weights import check_weights
@@ -143,37 +142,6 @@ def test_a_head_that_is_tied_is_not_missing_and_may_be_there_twice(model):
     )
     check_weights(model)
     load_model(policy_at(model), torch.float32)
-
-
-# --- Code in a model's directory
-
-
-@pytest.fixture
-def evil(model, monkeypatch):
-    """The tiny model with Python files that leave a trace when they run; somebody at the keyboard says yes to everything."""
-    trace = model.parent / "it_ran"
-    (model / "evil.py").write_text(f"open({str(trace)!r}, 'w')\nclass Any: pass\n")
-    monkeypatch.setattr("builtins.input", lambda *_: "y")
-    yield model
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json"])
-def test_a_model_that_asks_for_code_is_refused_by_name_whoever_says_yes(evil, file):
-    asked = {"auto_map": {"AutoConfig": "evil.Any", "AutoModelForCausalLM": "evil.Any", "AutoTokenizer": ["evil.Any", None]}}
-    (evil / file).write_text(
-        json.dumps(json.loads((evil / file).read_text() if (evil / file).exists() else "{}") | {"inner": [asked]})
-    )
-    with pytest.raises(UserError, match=rf"{file} asks for Python code to be run \(auto_map: .*evil\.Any"):
-        opened(evil)
-
-
-@pytest.mark.parametrize("look", [causal, lambda model: load_tokenizer(policy_at(model))], ids=["model", "tokenizer"])
-def test_code_is_not_run_where_nobody_has_looked_before(evil, look):
-    change(evil / "config.json", auto_map={"AutoConfig": "evil.Any", "AutoModelForCausalLM": "evil.Any"}, model_type="of its own")
-    change(evil / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Any", None]}, tokenizer_class="Any")
-    with pytest.raises(UserError, match="can't be"):
-        look(evil)
 
 
 # --- Fingerprints

@@ -8,7 +8,6 @@ to a file of the same name in a stage of a store, whose folder is named by a has
 import csv
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,8 @@ class Reader:
             if (size := real.stat().st_size) > (most := MOST.get(path.name, MOST_ROWS)):
                 raise Odd(f"it has {size} bytes, more than {most}")
         except (OSError, Odd) as error:
-            return self._leave_out(path, error)
+            self.leave_out(path, error)
+            return None
         return real
 
     def rows(self, folder: Path, name: str, hint: Any) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ class Reader:
                     if said := wrong(found[-1], hint):
                         raise Odd(f"line {i}, {said}")
         except (OSError, ValueError, RecursionError) as error:
-            self._leave_out(folder / name, error)
+            self.leave_out(folder / name, error)
             return []
         return found
 
@@ -81,7 +81,7 @@ class Reader:
             if not all(row.get(name, -1) in range(10**7) for row in rows for name in ("iteration", "step")):
                 raise Odd("a row without iteration and step")
         except (OSError, ValueError, TypeError, csv.Error) as error:
-            self._leave_out(folder / STEPS, error)
+            self.leave_out(folder / STEPS, error)
             return []
         return rows
 
@@ -105,14 +105,12 @@ class Reader:
             if said := wrong_state(state):
                 raise Odd(said)
         except (OSError, ValueError, RecursionError) as error:
-            return self._leave_out(file, error)
+            self.leave_out(file, error)
+            return None
         return state
 
     def leave_out(self, path: Path, why: Exception) -> None:
         """Notes that a file is left out."""
-        self._leave_out(path, why)
-
-    def _leave_out(self, path: Path, why: Exception) -> None:
         said = "its nesting has no end" if isinstance(why, RecursionError) else " ".join(str(why).split())[:300]
         self.odd.setdefault(path, f"{path} is left out, as it is not what a run writes: {said}.")
 
@@ -150,11 +148,7 @@ def _parse(text: str) -> Any:
     return found
 
 
-def sentences(reader: Reader) -> list[str]:
-    return list(reader.odd.values())
-
-
-def need_members(reader: Reader, folder: Path) -> Mapping[Path, State]:
+def need_members(reader: Reader, folder: Path) -> dict[Path, State]:
     """The runs of a folder; refuses one that has none that can be read."""
     if not (members := reader.members(folder)):
         why = next(iter(reader.odd.values()), f"{folder} holds neither a run ({RUN}) nor a sweep of runs (*/{RUN}).")

@@ -11,6 +11,7 @@ from drift.method.filters import NOTED
 from drift.records import Record, write_text
 from drift.report import advice, card, page, plots, results, samples, settings, tables, verdict
 from drift.report.compare import compare
+from drift.report.console import say
 from drift.report.foreign import RUN, SETTINGS, Reader, need_members
 from drift.report.members import conversation_of, groups, headline, last_gains, meanings, per_item, scored_names, seeds_of
 from drift.report.statistics import Interval, level
@@ -99,6 +100,8 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]], reade
         odd=list(reader.odd.values()),
         **_scores(usable),
     )
+    for line in reader.odd.values():
+        say(line)
     report = folder / "report.html"
     write_text(report, text)
     return report

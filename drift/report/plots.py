@@ -116,7 +116,7 @@ def drawing(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3
     from matplotlib import pyplot as plt
 
     svg: list[str] = []
-    settings = {"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
+    settings: Any = {"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
     with plt.rc_context(settings | {"text.parse_math": False}):  # a dollar sign is a dollar sign
         figure, axes = plt.subplots(rows, columns, figsize=size)
         yield axes, svg

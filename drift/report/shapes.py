@@ -179,7 +179,7 @@ def _plain(value: Any, hint: Any) -> bool:
         return number and isinstance(value, int) and (0 <= value <= MOST_DIGITS if hint is Digits else abs(value) < MOST_NUMBER)
     if hint is types.NoneType:
         return value is None
-    return isinstance(value, hint) and (hint is not str or len(value) <= MOST_TEXT)
+    return isinstance(value, hint) and (not isinstance(value, str) or len(value) <= MOST_TEXT)
 
 
 def _name(hint: Any) -> str:
