@@ -6,7 +6,7 @@ A number is finite and below 1e15; where it was measured it may also be nan or i
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -137,49 +137,66 @@ Answered = TypedDict(
 
 def wrong(value: Any, hint: Any, where: str = "") -> str | None:
     """'points[0].name: expected text, found 3', of the first thing in `value` that is not what `hint` says; None: all is."""
+    if fits(hint)(value):
+        return None
+    here = where.lstrip(".")[:100] or "it"
     origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return None
-    if typing.is_typeddict(hint):
-        return _wrong_object(value, hint, where)
-    if origin is dict and isinstance(value, dict) and len(value) <= MOST_ITEMS:
-        return next((said for key, item in value.items() if (said := wrong(item, options[1], f"{where}.{key}"))), None)
-    if origin is list and isinstance(value, list) and len(value) <= MOST_LISTED:
-        return next((said for i, item in enumerate(value) if (said := wrong(item, options[0], f"{where}[{i}]"))), None)
-    if origin is types.UnionType and any(wrong(value, option) is None for option in options):
-        return None
-    objects = [option for option in options if typing.is_typeddict(option) or typing.get_origin(option) is dict]
-    if origin is types.UnionType and isinstance(value, dict) and objects:  # say what is wrong in it
-        return wrong(value, objects[0], where)
-    if origin is None and _plain(value, hint) or origin is Literal and value in options:
-        return None
-    return f"{where.lstrip('.')[:100] or 'it'}: expected {_name(hint)}, found {repr(value)[:60]}"
-
-
-def _wrong_object(value: Any, hint: Any, where: str) -> str | None:
-    if not isinstance(value, dict):
-        return f"{where.lstrip('.')[:100] or 'it'}: expected an object, found {repr(value)[:60]}"
-    if lacking := [key for key in hint.__required_keys__ if key not in value]:
-        return f"{where.lstrip('.') or 'it'} lacks {', '.join(sorted(lacking))}"
-    hints = _hints(hint)
-    return next((said for key in hints if key in value and (said := wrong(value[key], hints[key], f"{where}.{key}"))), None)
+    if origin is types.UnionType and isinstance(value, dict):  # if an object is one of them, say what is wrong in it
+        options = [option for option in options if typing.is_typeddict(option) or typing.get_origin(option) is dict]
+        hint, origin = (options[0], typing.get_origin(options[0])) if options else (hint, origin)
+        options = typing.get_args(hint)
+    inner: list[tuple[Any, Any, str]] = []
+    if typing.is_typeddict(hint) and isinstance(value, dict):
+        if lacking := sorted(hint.__required_keys__ - value.keys()):
+            return f"{here} lacks {', '.join(lacking)}"
+        inner = [(value[key], of, f"{where}.{key}") for key, of in typing.get_type_hints(hint).items() if key in value]
+    elif origin is dict and isinstance(value, dict):
+        inner = [(item, options[1], f"{where}.{key}") for key, item in value.items()]
+    elif origin is list and isinstance(value, list) and len(value) <= MOST_LISTED:
+        inner = [(item, options[0], f"{where}[{i}]") for i, item in enumerate(value)]
+    said = next((said for part in inner if (said := wrong(*part))), None)
+    return said or f"{here}: expected {_name(hint)}, found {repr(value)[:60]}"
 
 
 @cache
-def _hints(hint: Any) -> dict[str, Any]:
-    return typing.get_type_hints(hint)
+def fits(hint: Any) -> Callable[[Any], bool]:
+    """Whether a value is what `hint` says; made once for each, as logs have many rows."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return lambda value: True
+    if typing.is_typeddict(hint):
+        needed = hint.__required_keys__
+        parts = [(key, fits(of)) for key, of in typing.get_type_hints(hint).items()]
+        return lambda value: (
+            isinstance(value, dict) and needed <= value.keys() and all(ok(value[key]) for key, ok in parts if key in value)
+        )
+    if origin is dict:
+        item = fits(options[1])
+        return lambda value: isinstance(value, dict) and len(value) <= MOST_ITEMS and all(map(item, value.values()))
+    if origin is list:
+        item = fits(options[0])
+        return lambda value: isinstance(value, list) and len(value) <= MOST_LISTED and all(map(item, value))
+    if origin is types.UnionType:
+        any_of = [fits(option) for option in options]
+        return lambda value: any(ok(value) for ok in any_of)
+    if origin is Literal:
+        return lambda value: isinstance(value, str) and value in options
+    return PLAIN[hint]
 
 
-def _plain(value: Any, hint: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint in (float, Measured):
-        odd = isinstance(value, float) and not math.isfinite(value)
-        return number and (hint is Measured if odd else abs(value) < MOST_NUMBER)
-    if hint in (int, Digits):
-        return number and isinstance(value, int) and (0 <= value <= MOST_DIGITS if hint is Digits else abs(value) < MOST_NUMBER)
-    if hint is types.NoneType:
-        return value is None
-    return isinstance(value, hint) and (not isinstance(value, str) or len(value) <= MOST_TEXT)
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST_NUMBER  # so no nan either
+
+
+PLAIN: dict[Any, Callable[[Any], bool]] = {
+    str: lambda value: isinstance(value, str) and len(value) <= MOST_TEXT,
+    bool: lambda value: isinstance(value, bool),
+    int: lambda value: isinstance(value, int) and _number(value),
+    float: _number,
+    Measured: lambda value: _number(value) or isinstance(value, float) and not math.isfinite(value),
+    Digits: lambda value: isinstance(value, int) and _number(value) and 0 <= value <= MOST_DIGITS,
+    types.NoneType: lambda value: value is None,
+}
 
 
 def _name(hint: Any) -> str:
