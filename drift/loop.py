@@ -25,6 +25,7 @@ from drift.method.warmup import Warmup
 from drift.model.architecture import check_architecture
 from drift.model.chat import check_template
 from drift.model.policy import Policy, load_tokenizer, policy_at
+from drift.model.weights import check_weights
 from drift.records import Pair, Record, digest, read_pairs, read_records, write_jsonl
 from drift.report.console import say
 from drift.report.journal import Journal
@@ -81,7 +82,9 @@ class Run:
 def execute(run: Run, journal: Journal) -> None:
     """Runs all stages, and keeps `journal` (the run folder's readable state) up to date."""
     quantization = run.train.adapter.quantization if run.train.adapter else "none"
-    start = policy_at(run.model.directory(), quantization, run.model.template)
+    directory = run.model.directory()
+    check_weights(directory)
+    start = policy_at(directory, quantization, run.model.template)
     tokenizer = load_tokenizer(start)
     check_model(run, start, tokenizer)
     records, held_out = learnt_from(run, journal, 1, start, tokenizer)

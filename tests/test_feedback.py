@@ -136,7 +136,8 @@ def test_empty_comments_are_none(tmp_path):
 @pytest.mark.parametrize(("said", "complaint"), [("No, two sentences please.", True), ("no. Shorter", True), ("No thanks.", False)])
 def test_a_turn_that_begins_with_no_after_a_thumb_down_is_a_complaint(tmp_path, said, complaint):
     """And the reply to it, which pleased, is the better one: a pair."""
-    turns = [USER, ASSISTANT | {"feedback": "down"}, {"role": "user", "content": said}, {"role": "assistant", "content": "The market."}]
+    after = [{"role": "user", "content": said}, {"role": "assistant", "content": "The market."}]
+    turns = [USER, ASSISTANT | {"feedback": "down"}, *after]
     found = collected(tmp_path / "log.jsonl", [{"messages": turns}]).records
     assert [(record.feedback, record.revised) for record in found] == [(said, "The market.") if complaint else (None, None)]
 

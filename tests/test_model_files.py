@@ -1,5 +1,5 @@
-"""Model directories: what is damaged, missing or foreign is refused by name; every file that shapes a reply is in the fingerprint;
-a run's own policy, and any plain PEFT adapter, is a model again."""
+"""Model directories: what is damaged, missing or foreign is refused by name, before a log is read; every file that
+shapes a reply is in the fingerprint; a run's own policy, and any plain PEFT adapter, is a model again."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ from drift.errors import UserError
 from drift.model.adapter import BASE, CONFIG
 from drift.model.policy import load_model, load_tokenizer, policy_at, save_policy
 from drift.model.pretrained import Pretrained
+from drift.model.weights import check_weights
 from drift.train.lora import Lora
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
@@ -47,7 +48,13 @@ DAMAGE = {
         "model.safetensors.index.json", '{"weight_map": {"a": "model-00002-of-00002.safetensors"}}',
         "lacks weights: .* names model-00002-of-00002.safetensors",
     ),
+    "shard outside": (
+        "model.safetensors.index.json", '{"weight_map": {"a": "../../elsewhere/model.safetensors"}}', "which is no file beside it",
+    ),
+    "nested without end": ("config.json", '{"a": ' * 10**5, "config.json is not readable as JSON"),
+    "pointer for a template": ("chat_template.jinja", POINTER, "chat_template.jinja is a Git LFS pointer"),
     "quantised": ("config.json", '{"model_type": "llama", "quantization_config": {"quant_method": "awq"}}', r"already \(awq\)"),
+    "quantised oddly": ("config.json", '{"model_type": "llama", "quantization_config": ["gptq"]}', r"already \(\['gptq'\]\)"),
 }  # fmt: skip
 
 
@@ -69,6 +76,38 @@ def test_half_a_weights_file_and_an_unreadable_tokenizer_are_refused(model):
         opened(model)
 
 
+HEADER = {
+    "a type that there is not": ('"F32"', '"F33"', "no safetensors file, or a damaged one"),
+    "a shape that its bytes are not": ("[32,32]", "[32,33]", "no safetensors file, or a damaged one"),
+    "numbers of eight bits": ('"F32","shape":[32,32]', '"I32","shape":[32,32]', r"quantised already \(.* is of type I32\)"),
+}
+
+
+@pytest.mark.parametrize("name", HEADER)
+def test_a_header_with_a_flipped_bit_or_of_packed_numbers_is_refused(model, name):
+    before, after, message = HEADER[name]
+    whole = (model / "model.safetensors").read_bytes()
+    assert before.encode() in whole and len(before) == len(after)
+    (model / "model.safetensors").write_bytes(whole.replace(before.encode(), after.encode(), 1))
+    with pytest.raises(UserError, match=message):
+        opened(model)
+
+
+CONFIGS = [
+    {"num_hidden_layers": 10**9}, {"hidden_size": 10**12}, {"vocab_size": 10**30}, {"num_hidden_layers": "two"},
+    {"num_hidden_layers": 3}, {"num_hidden_layers": 1}, {"num_attention_heads": 0}, {"hidden_size": -32}, {"hidden_size": [32]},
+    {"vocab_size": 400}, {"model_type": 7}, {"model_type": "no_such_model"}, {"rope_parameters": {"rope_type": "no such"}},
+    {"hidden_act": "no such"}, {"pad_token_id": 10**6}, {"dtype": "float99"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", CONFIGS, ids=str)
+def test_a_config_that_the_weights_do_not_fit_or_nobody_can_read_is_refused(model, settings):
+    change(model / "config.json", **settings)
+    with pytest.raises(UserError, match=r"(config\.json|configuration)"):
+        check_weights(opened(model))
+
+
 WEIGHTS = {
     "missing": (lambda w: w.pop(QUERY), f"missing: {QUERY}"),
     "renamed": (
@@ -86,16 +125,22 @@ def test_weights_that_are_not_the_models_are_refused_and_not_drawn_at_random(mod
     weights = load_file(model / "model.safetensors")
     alter(weights)
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=message):
-        load_model(policy_at(opened(model)), torch.float32)
+    for look in (
+        check_weights,
+        lambda directory: load_model(policy_at(directory), torch.float32),
+    ):  # before anything is loaded, and then
+        with pytest.raises(UserError, match=message):
+            look(opened(model))
 
 
 def test_a_head_that_is_tied_is_not_missing_and_may_be_there_twice(model):
+    check_weights(model)
     load_model(policy_at(model), torch.float32)
     weights = load_file(model / "model.safetensors")
     save_file(
         weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}, model / "model.safetensors", {"format": "pt"}
     )
+    check_weights(model)
     load_model(policy_at(model), torch.float32)
 
 
@@ -191,5 +236,19 @@ def test_adapters_that_are_not_plain_lora_or_lack_weights_are_refused(adapter):
     weights = load_file(adapter / "adapter_model.safetensors")
     weights.pop(next(name for name in weights if "lora_B" in name))
     save_file(weights, adapter / "adapter_model.safetensors")
-    with pytest.raises(UserError, match=r"missing: .*lora_B"):
-        load_model(policy_at(opened(adapter)), torch.float32)
+    for look in (check_weights, lambda directory: load_model(policy_at(directory), torch.float32)):
+        with pytest.raises(UserError, match=r"missing: .*lora_B"):
+            look(opened(adapter))
+
+
+def test_adapters_of_another_rank_or_that_ask_for_code_are_refused_before_anything_loads(adapter):
+    check_weights(opened(adapter))
+    change(adapter / CONFIG, r=3)
+    with pytest.raises(UserError, match=r"of another shape: .*lora_[AB]"):
+        check_weights(opened(adapter))
+    change(adapter / CONFIG, r="two")
+    with pytest.raises(UserError, match="adapter_config.json can't be used"):
+        check_weights(opened(adapter))
+    change(adapter / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Any", None]})
+    with pytest.raises(UserError, match="tokenizer_config.json asks for Python code"):
+        opened(adapter)

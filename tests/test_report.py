@@ -14,7 +14,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from drift.errors import UserError
-from drift.report import closing, html, plots, samples, tables, verdict
+from drift.report import closing, foreign, html, plots, samples, tables, verdict
 from drift.report.compare import MOST_COMPARED, NOT_SEPARABLE, compare
 from drift.report.members import gain, groups
 from drift.report.settings import differing
@@ -368,16 +368,16 @@ def test_the_sample_browser_takes_one_seed_of_all_and_never_the_start_model_for_
         (tmp_path / name).mkdir()
         (tmp_path / name / "replies.jsonl").touch()
     find = lambda: samples.last(tmp_path, "replies.jsonl", warm_start=True)  # noqa: E731
-    assert find() == tmp_path / "iteration_10/replies.jsonl"
+    assert find() == "iteration_10"
     for name in ("iteration_9", "iteration_10"):
         (tmp_path / name / "replies.jsonl").unlink()
-    assert find() == tmp_path / "warm_start/replies.jsonl" and samples.last(tmp_path, "replies.jsonl") is None
+    assert find() == "warm_start" and samples.last(tmp_path, "replies.jsonl") is None
 
 
 def test_members_are_in_the_order_of_their_numbers(tmp_path):
     names = [f"{i}-drift" for i in (10, 9, 1)]
-    assert sorted((tmp_path / name / "run.json" for name in names), key=html._natural)[0].parent.name == "1-drift"
-    assert sorted((tmp_path / name / "run.json" for name in names), key=html._natural)[-1].parent.name == "10-drift"
+    assert sorted((tmp_path / name / "run.json" for name in names), key=foreign.natural)[0].parent.name == "1-drift"
+    assert sorted((tmp_path / name / "run.json" for name in names), key=foreign.natural)[-1].parent.name == "10-drift"
 
 
 def test_training_is_averaged_step_by_step_though_a_seed_was_killed():
@@ -454,13 +454,13 @@ def test_a_member_of_a_sweep_is_called_by_its_path_from_here(tmp_path, monkeypat
 
 def test_settings_that_differ_are_listed_and_only_those(tmp_path):
     folders = [tmp_path / "0-drift", tmp_path / "1-spin"]
-    for folder, rate in zip(folders, ("1e-4", "null"), strict=True):
+    for folder, rate in zip(folders, ("0.0001", "null"), strict=True):
         folder.mkdir()
         (folder / "config.yaml").write_text(f"seed: 0\ntrain:\n  learning_rate: {rate}\n  loss: {{beta: 0.1}}\n")
-    assert differing({"drift": folders[:1], "spin": folders[1:]}) == [
+    assert differing({"drift": folders[:1], "spin": folders[1:]}, foreign.Reader()) == [
         {"setting": "train.learning_rate", "drift": "0.0001", "spin": "null"}
     ]
-    assert differing({"both": folders}) == [{"setting": "train.learning_rate", "both": "0.0001, null"}]
+    assert differing({"both": folders}, foreign.Reader()) == [{"setting": "train.learning_rate", "both": "0.0001, null"}]
 
 
 def test_a_report_is_built_anew_from_the_command_line_and_wrong_folders_are_named(tmp_path):

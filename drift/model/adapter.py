@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.errors import UserError
-from drift.model.files import read_object, tensor_names
+from drift.model.files import check_settings, read_object, tensors
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 
@@ -56,9 +56,10 @@ def check_adapter(adapter: Path) -> None:
     """Refuses an adapter that is not plain LoRA on the layers: nothing else is sampled from and trained on alike."""
     if not (adapter / WEIGHTS).is_file():
         raise UserError(f"The adapter in {adapter} has no {WEIGHTS}. Save it again with safe_serialization (peft's default).")
+    check_settings(adapter)
     config = read_object(adapter / CONFIG)
     kind = config.get("peft_type")
-    outside = [name for name in tensor_names(adapter / WEIGHTS) if ".layers." not in name and ".h." not in name]
+    outside = [name for name in tensors(adapter / WEIGHTS) if ".layers." not in name and ".h." not in name]
     if kind != "LORA" or config.get("modules_to_save") or config.get("trainable_token_indices") or outside:
         why = f"its type is {kind}" if kind != "LORA" else f"it changes {(outside or ['whole modules or tokens'])[0]}"
         raise UserError(

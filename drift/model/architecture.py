@@ -15,14 +15,8 @@ ATTENTION = {"full_attention", "sliding_attention"}
 
 def check_architecture(directory: Path, tokenizer: Any, *, longest: int) -> None:
     """Refuses the model in a directory if it can't be sampled from or trained on rows of up to `longest` tokens."""
-    from transformers import AutoModelForCausalLM
-
-    config = _config(directory)
+    config, kind = causal(directory)
     text = config.get_text_config(decoder=True)
-    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
-    kind = kind[0] if isinstance(kind, tuple) else kind
-    if kind is None:
-        raise UserError(f"The model in {directory} is of type {config.model_type}, which is no causal language model.")
     if memory := _memory(text, kind):
         raise UserError(
             f"The model in {directory} ({config.model_type}) can't be sampled from here: it remembers what it has read in "
@@ -46,13 +40,20 @@ def shares_beginnings(config: Any) -> bool:
     return kinds == {"full_attention"} and not windowed and getattr(text, "rope_parameters", None) is not None
 
 
-def _config(directory: Path) -> Any:
-    from transformers import AutoConfig
+def causal(directory: Path) -> tuple[Any, Any]:
+    """(config, class) of the model in a directory; refuses one that is no causal language model."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{directory / 'config.json'} can't be used: {str(error).strip()[:300]}") from error
+        config: Any = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        config.get_text_config(decoder=True)
+    except Exception as error:  # every class of configurations has errors of its own for values that it can't take
+        raise UserError(f"{directory / 'config.json'} can't be used: {' '.join(str(error).split())[:300]}") from error
+    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    if kind is None:
+        raise UserError(f"The model in {directory} is of type {config.model_type}, which is no causal language model.")
+    return config, kind
 
 
 def _memory(config: Any, kind: Any) -> str | None:

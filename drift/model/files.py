@@ -1,6 +1,12 @@
-"""The files of a model directory: whole, readable, all there. Looked at before anything is loaded, in milliseconds."""
+"""The files of a model directory, as somebody else's: whole, readable, all there, and none that asks for code to be run.
+
+Looked at before anything is loaded, in milliseconds. A library could be asked to run Python code that lies in the directory
+(`auto_map`, as hub models with code of their own have it): that is refused here, whatever anybody would answer to a question.
+"""
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +14,89 @@ from drift.errors import UserError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 POINTER = b"version https://git-lfs"
+OWN_CODE = ("auto_map", "custom_pipelines", "custom_generate")  # keys that name Python files or classes
+MOST_JSON = 2**26  # bytes of a file of settings; the largest index has a few million
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of one number, by safetensors' names of what weights are trained in
+PACKED = {"I32": 4, "I16": 2, "I8": 1, "U32": 4, "U16": 2, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
+COUNTS = {"I64": 8, "U64": 8, "BOOL": 1}  # positions and masks, which some models keep beside their weights
+
+Shapes = dict[str, tuple[str, tuple[int, ...]]]  # tensor's name -> (type, shape)
 
 
 def check_model_files(directory: Path) -> None:
-    """Refuses a directory that is no whole Hugging Face model, and weights that are quantised already."""
+    """Refuses a directory that is no whole Hugging Face model, one that asks for code of its own, and weights that are quantised
+    already."""
     for needed in ("config.json", "tokenizer_config.json"):
         if not (directory / needed).is_file():
             raise UserError(f"Model directory {directory} has no {needed}. Expected a Hugging Face model directory.")
-        read_object(directory / needed)
-    for file in [*directory.glob("*.model"), *directory.glob("tokenizer.json")]:
-        _refuse_pointer(file)
-    for optional in ("generation_config.json", "special_tokens_map.json", "added_tokens.json"):
-        if (directory / optional).is_file():  # transformers passes over a broken one without a word
-            read_object(directory / optional)
-    quantised = read_object(directory / "config.json").get("quantization_config") or {}
-    if quantised.get("quant_method", "bitsandbytes") != "bitsandbytes":
-        raise UserError(
-            f"The weights in {directory} are quantised already ({quantised['quant_method']}), so they can't be trained. Use the "
-            "original model; train.adapter.quantization=nf4 quantises it when it is loaded."
-        )
+    check_settings(directory)
+    config = read_object(directory / "config.json")
+    quantised = config.get("quantization_config") or config.get("compression_config")
+    kind = quantised.get("quant_method", "bitsandbytes") if isinstance(quantised, dict) else quantised
+    if quantised and kind != "bitsandbytes":
+        _refuse_quantised(directory, str(kind))
+    held = held_in(directory)
+    for name, (kind, shape) in held.items() if not quantised else ():
+        if kind in PACKED and len(shape) > 1 and not name.endswith("bias"):
+            _refuse_quantised(directory, f"{name} is of type {kind}")
+    _check_sizes(directory / "config.json", config, held)
+
+
+def check_settings(directory: Path) -> None:
+    """Refuses files of settings and of a tokenizer that are damaged, pointers to somewhere else, or ask for code."""
+    for file in sorted(file for file in directory.iterdir() if file.is_file()):
+        if file.suffix in (".json", ".jinja", ".model", ".txt", ".tiktoken"):
+            refuse_pointer(file)
+        if file.suffix != ".json" or not ("config" in file.name or file.name.endswith(("_map.json", "_tokens.json"))):
+            continue
+        asked = _code(read_object(file))
+        if asked is not None:
+            raise UserError(
+                f"{file} asks for Python code to be run ({asked}), which this program never does. If transformers knows the model "
+                "without it, take that entry out of the file; else use another model."
+            )
+
+
+def _check_sizes(file: Path, config: dict[str, Any], held: Shapes) -> None:
+    """Refuses sizes that the weights can't have: to make room for them could take all memory there is."""
+    numbers = sum(math.prod(shape) for _, shape in held.values())
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key, value in part.items():
+            most = len(held) if re.match("(n|num|max|encoder|decoder)_.*(layer|expert)", key) else numbers
+            if isinstance(value, int) and value > most and re.search("layer|expert|size|dim|heads|embd", key):
+                raise UserError(
+                    f"{file}: {key}={str(value)[:40]} does not fit the weights beside it, which are {len(held)} tensors with "
+                    f"{numbers} numbers together. Fetch or write both again."
+                )
+
+
+def _code(settings: Any) -> str | None:
+    """The first entry, at whatever depth, that names code."""
+    left = [settings]
+    while left:
+        here = left.pop()
+        if isinstance(here, dict):
+            if found := next((key for key in OWN_CODE if here.get(key)), None):
+                return f"{found}: {str(here[found])[:100]}"
+            left += here.values()
+        elif isinstance(here, list):
+            left += here
+    return None
+
+
+def _refuse_quantised(directory: Path, why: str) -> None:
+    raise UserError(
+        f"The weights in {directory} are quantised already ({why}), so they can't be trained. Use the original model; "
+        "train.adapter.quantization=nf4 quantises it when it is loaded."
+    )
+
+
+def held_in(directory: Path) -> Shapes:
+    """All tensors of a full model, from the headers of its files."""
+    found: Shapes = {}
     for file in weight_files(directory):
-        tensor_names(file)
+        found |= tensors(file)
+    return found
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -38,6 +106,8 @@ def weight_files(directory: Path) -> list[Path]:
         if not isinstance(index, dict) or not index:
             raise UserError(f"{directory / INDEX} has no weight_map. Fetch the file again.")
         names = sorted(set(map(str, index.values())))
+        if outside := [name for name in names if Path(name).name != name]:
+            raise UserError(f"{directory / INDEX} names {outside[0]}, which is no file beside it. Fetch the file again.")
         if missing := [name for name in names if not (directory / name).is_file()]:
             raise UserError(f"Model directory {directory} lacks weights: {INDEX} names {', '.join(missing)}. Fetch them again.")
         return [directory / name for name in names]
@@ -49,35 +119,48 @@ def weight_files(directory: Path) -> list[Path]:
     return [directory / SINGLE]
 
 
-def tensor_names(file: Path) -> list[str]:
-    """The names in a safetensors file, from its header; refuses one that is damaged or cut short."""
-    _refuse_pointer(file)
+def tensors(file: Path) -> Shapes:
+    """What a safetensors file holds, from its header; refuses one that is damaged, or cut short."""
+    refuse_pointer(file)
     size = file.stat().st_size
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         try:
             header = json.loads(opened.read(length) if 8 + length <= size else "")
-            tensors = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
-        except (ValueError, AttributeError, TypeError, KeyError, IndexError):
-            raise UserError(f"{file} is no safetensors file, or a damaged one. Fetch or write it again.") from None
-    if 8 + length + max(tensors.values(), default=0) != size:
+            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            found = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
+            spans = sorted(tuple(entry["data_offsets"]) for entry in entries.values())
+            sound = all(_fits(*found[name], *entry["data_offsets"]) for name, entry in entries.items())
+        except (ValueError, AttributeError, TypeError, KeyError, IndexError, RecursionError):
+            sound, found, spans = False, {}, []
+    ends = [0, *(end for _, end in spans)]
+    if not sound or [begin for begin, _ in spans] != ends[:-1]:  # one after the other, without a gap
+        raise UserError(f"{file} is no safetensors file, or a damaged one. Fetch or write it again.")
+    if 8 + length + ends[-1] != size:
         raise UserError(f"{file} is cut short or too long: {size} bytes do not fit its header. Fetch or write it again.")
-    return sorted(tensors)
+    return found
+
+
+def _fits(kind: str, shape: tuple[int, ...], begin: int, end: int) -> bool:
+    numbers = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+    return numbers and math.prod(shape) * (BYTES | PACKED | COUNTS).get(kind, -1) == end - begin
 
 
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in a file."""
-    _refuse_pointer(file)
+    refuse_pointer(file)
+    if file.stat().st_size > MOST_JSON:
+        raise UserError(f"{file} has {file.stat().st_size} bytes, which is no file of settings. Fetch or write it again.")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not readable as JSON: {error}. Fetch or write it again.") from error
     if not isinstance(found, dict):
         raise UserError(f"{file}: expected a JSON object, found {type(found).__name__}.")
     return found
 
 
-def _refuse_pointer(file: Path) -> None:
+def refuse_pointer(file: Path) -> None:
     with open(file, "rb") as opened:
         if opened.read(len(POINTER)) == POINTER:
             raise UserError(f"{file} is a Git LFS pointer, not the file itself. Fetch it: git lfs pull.")

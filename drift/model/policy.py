@@ -15,8 +15,9 @@ from typing import Any, Literal
 from drift.errors import UserError
 from drift.files import hash_file
 from drift.model.adapter import BASE, CONFIG, WEIGHTS, base_of
-from drift.model.files import read_object, tensor_names
-from drift.model.template import with_arguments
+from drift.model.files import read_object, tensors
+from drift.model.template import check_form, with_arguments
+from drift.model.weights import refuse_unlike
 from drift.records import digest, write_json
 
 Quantization = Literal["none", "nf4"]
@@ -86,6 +87,7 @@ def load_tokenizer(policy: Policy) -> Any:
     """The policy's tokenizer; its chat template begins with the policy's arguments."""
     tokenizer = _read_tokenizer(policy.tokenizer)
     if tokenizer.chat_template:
+        check_form(tokenizer.chat_template, policy.tokenizer)
         tokenizer.chat_template = with_arguments(tokenizer.chat_template, policy.template, policy.tokenizer)
     return tokenizer
 
@@ -94,7 +96,7 @@ def _read_tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the libraries below raise a bare Exception for files that they can't read
         why = " ".join(str(error).split())[:300]
         raise UserError(f"The tokenizer in {directory} can't be read (or the config.json beside it): {why}") from error
@@ -113,7 +115,7 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
 
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    how: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    how: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, by name
     if policy.quantization == "nf4":
         how["device_map"] = {"": device}
@@ -123,7 +125,7 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
     loaded: Any = AutoModelForCausalLM.from_pretrained(policy.base, **how)
     model, info = loaded
     shapes = sorted(name for name, *_ in info["mismatched_keys"])
-    _refuse_unlike(policy.base, missing=sorted(info["missing_keys"]), unexpected=sorted(info["unexpected_keys"]), mismatched=shapes)
+    refuse_unlike(policy.base, missing=sorted(info["missing_keys"]), unexpected=sorted(info["unexpected_keys"]), mismatched=shapes)
     if policy.quantization == "nf4":
         # bitsandbytes' CPU kernel for inference rounds the scales to bfloat16: a reference pass would not be the training's model.
         for part in model.modules():
@@ -135,11 +137,8 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
         from peft import PeftModel, get_peft_model_state_dict
 
         model = PeftModel.from_pretrained(model, str(policy.directory), is_trainable=trainable)
-        known, found = (
-            set(get_peft_model_state_dict(model, save_embedding_layers=False)),
-            set(tensor_names(policy.directory / WEIGHTS)),
-        )
-        _refuse_unlike(policy.directory, missing=sorted(known - found), unexpected=sorted(found - known), mismatched=[])
+        known, found = set(get_peft_model_state_dict(model, save_embedding_layers=False)), set(tensors(policy.directory / WEIGHTS))
+        refuse_unlike(policy.directory, missing=sorted(known - found), unexpected=sorted(found - known), mismatched=[])
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.float()
@@ -153,14 +152,6 @@ def without_adapter(model: Any) -> Any:
     from peft import PeftModel
 
     return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def _refuse_unlike(directory: Path, *, missing: Sequence[str], unexpected: Sequence[str], mismatched: Sequence[str]) -> None:
-    """Refuses weights that are not the model's: transformers would draw what is missing at random and drop what it doesn't know."""
-    wrong = {"missing": missing, "not known to the model": unexpected, "of another shape": mismatched}
-    if any(wrong.values()):
-        said = "; ".join(f"{kind}: {', '.join(names[:4])}{', ...' * (len(names) > 4)}" for kind, names in wrong.items() if names)
-        raise UserError(f"The weights in {directory} do not fit its configuration. {said}. Fetch or write both again.")
 
 
 def save_policy(model: Any, start: Policy, directory: Path) -> None:

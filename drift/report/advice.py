@@ -5,6 +5,7 @@ from pathlib import Path
 
 from drift.alarms import TO_DO
 from drift.report.compare import Comparison
+from drift.report.foreign import iterations
 from drift.report.members import State, last_gains, seeds_of
 from drift.report.verdict import unmatched
 
@@ -50,7 +51,7 @@ def next_steps(
     if unmatched(compared):
         fewest = min(side.fewest for this in compared for side in (this.one, this.other))
         found.append(f"Run the sweep again with pairs_per_iteration={fewest}, so that all train on the same amount.")
-    sounded = dict.fromkeys(alarm["name"] for state in states for alarm in state.get("alarms", []))
+    sounded = dict.fromkeys(alarm["name"] for state in states for alarm in state.get("alarms", []) if alarm["name"] in TO_DO)
     for remedy in dict.fromkeys(TO_DO[name] for name in sounded):
         names = [name for name in sounded if TO_DO[name] == remedy]
         found.append(f"The alarm{'s' * (len(names) > 1)} {' and '.join(names)} sounded: {remedy}.")
@@ -69,5 +70,5 @@ def next_steps(
 
 def policy_of(folder: Path) -> Path:
     """Of a run: the last iteration's policy."""
-    policies = sorted(folder.glob("iteration_*/policy"), key=lambda path: int(path.parent.name.split("_")[1]))
+    policies = iterations(folder, "policy")
     return policies[-1] if policies else folder

@@ -13,7 +13,7 @@ from drift.data.rows import Aside
 from drift.data.usable import usable
 from drift.errors import UserError
 from drift.records import Record, digest, write_text
-from drift.report import plots
+from drift.report import page, plots
 from drift.report.card import card, kind_of, share
 from drift.report.console import Progress, say, table
 from drift.report.proposals import propose
@@ -25,8 +25,6 @@ NOT_TOLD = "too short to tell"
 def describe(run: Any, overrides: Sequence[str], file: Path, out: Path) -> None:
     """Writes the page to `out`; the model and the lengths that fit are those of `run`, which is on these records. `overrides`:
     what the user said of it."""
-    from jinja2 import Environment, PackageLoader
-
     from drift.model.policy import load_tokenizer, policy_at
 
     items = [item for part in run.data.files() for item in run.data.conversations(part)]
@@ -52,14 +50,8 @@ def describe(run: Any, overrides: Sequence[str], file: Path, out: Path) -> None:
         ("Tokens of prompt and reply", plots.histogram({name: lengths[name] for name in ("prompt", "reply")}, "tokens")),
         ("User turns before the reply", plots.histogram({"turns": [turns(record) for record in records]}, "user turns")),
     ]
-    environment = Environment(loader=PackageLoader("drift.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.get_template("describe.html.j2")
-    write_text(
-        out,
-        page.render(
-            title=file.name, verdict=verdict, command=command, tables=tables, pictures=pictures, examples=examples(records)
-        ),
-    )
+    shown = {"title": file.name, "verdict": verdict, "command": command, "tables": tables, "pictures": pictures}
+    write_text(out, page.render("describe.html.j2", **shown, examples=examples(records)))
     for line in verdict:
         say(line)
     for heading, rows, note in tables:

@@ -1,18 +1,18 @@
-"""The HTML report of a run or of a study: one self-contained file, built from what is on disk (also of a run still going)."""
+"""The HTML report of a run or of a study: one self-contained file, built from what is on disk (also of a run still going).
 
-import csv
-import json
-import re
+What is on disk may be somebody else's: see foreign.py. The report holds all that can be read, and says what could not.
+"""
+
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from drift.errors import UserError
 from drift.method.filters import NOTED
-from drift.records import read_records, write_text
-from drift.report import advice, card, plots, results, samples, settings, tables, verdict
+from drift.records import Record, write_text
+from drift.report import advice, card, page, plots, results, samples, settings, tables, verdict
 from drift.report.compare import compare
-from drift.report.journal import RUN
+from drift.report.console import say
+from drift.report.foreign import RUN, SETTINGS, Reader, need_members
 from drift.report.members import conversation_of, groups, headline, last_gains, meanings, per_item, scored_names, seeds_of
 from drift.report.statistics import Interval, level
 
@@ -21,24 +21,22 @@ CONTAIN_REPLIES = ("feedback", "pairs", "evaluate")  # kinds of stage in whose s
 
 def report_of(folder: Path) -> Path:
     """The report of a run's folder or of a sweep's, whichever it is."""
-    if (folder / RUN).is_file():
-        return run_report(folder)
-    if members_of(folder):
-        return study_report(folder)
-    raise UserError(f"{folder} holds neither a run ({RUN}) nor a sweep of runs (*/{RUN}). Expected a folder in outputs/.")
+    return run_report(folder) if (folder / RUN).exists() else study_report(folder)
 
 
 def run_report(folder: Path) -> Path:
     """Writes `report.html` into a run folder."""
-    members = members_of(folder)
-    return _render(folder, heading(list(members.values())), members)
+    reader = Reader()
+    members = need_members(reader, folder)
+    return _render(folder, heading(list(members.values())), members, reader)
 
 
 def study_report(folder: Path) -> Path:
     """Writes `report.html`, `results.csv` and `comparisons.csv` into a sweep's folder, from all members that have begun."""
-    members = members_of(folder)
+    reader = Reader()
+    members = need_members(reader, folder)
     results.write(folder, members)
-    return _render(folder, heading(list(members.values())), members)
+    return _render(folder, heading(list(members.values())), members, reader)
 
 
 def heading(states: list[dict[str, Any]]) -> str:
@@ -55,12 +53,6 @@ def heading(states: list[dict[str, Any]]) -> str:
     return found + (f", {begun[:16].replace('T', ' ')}" if begun else "")
 
 
-def members_of(folder: Path) -> dict[Path, dict[str, Any]]:
-    """The folders of a sweep's members, or of the one run that it is -> what they say of themselves."""
-    files = [folder / RUN] if (folder / RUN).is_file() else _runs(folder)
-    return {file.parent: json.loads(file.read_text(encoding="utf-8")) for file in files}
-
-
 def places_of(together: dict[str, list[dict[str, Any]]], members: dict[Path, dict[str, Any]]) -> dict[str, list[Path]]:
     """Group -> the folders of its runs."""
     return {
@@ -69,33 +61,22 @@ def places_of(together: dict[str, list[dict[str, Any]]], members: dict[Path, dic
     }
 
 
-def _natural(file: Path) -> list[tuple[int, str]]:
-    """10-drift comes after 9-drift."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(file.parent))]
-
-
-def _runs(folder: Path) -> list[Path]:
-    """The run.json of a sweep's members in their order, however deep hydra.sweep.subdir puts them."""
-    sweep = (folder / "multirun.yaml").is_file()
-    return sorted(folder.glob(f"**/{RUN}" if sweep else f"*/{RUN}"), key=_natural)
-
-
-def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Path:
-    from jinja2 import Environment, PackageLoader
-
+def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]], reader: Reader) -> Path:
     states = list(members.values())
     together = groups(states)
     grouped = places_of(together, members)
-    logs = {(place / "records.jsonl").resolve() for place in members}  # members that share the stage share the file
-    cards = {log: _cards(log) for log in logs}
+    logs = {reader.find(place, "records.jsonl"): place for place in members}  # members that share the stage share the file
+    cards = {log: _cards(reader.records(place, "records.jsonl")) for log, place in logs.items()}
     usable = {label: members for label, members in together.items() if scored_names(members)}
     main = headline(next(iter(usable.values()))) if usable else "score"
     compared = compare(usable)
-    steps = {label: [_steps(place) for place in places] for label, places in grouped.items()}
+    steps = {label: [reader.steps(place) for place in places] for label, places in grouped.items()}
     lines = _lines(usable, main)
     few = all(change.few for change in last_gains(usable).values() if change is not None)
-    environment = Environment(loader=PackageLoader("drift.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    text = environment.get_template("report.html.j2").render(
+    differing, shown = settings.differing(grouped, reader), samples.items(_side_by_side(grouped, members), reader)
+    described = [_member(place, state, cards[reader.find(place, "records.jsonl")], reader) for place, state in members.items()]
+    text = page.render(
+        "report.html.j2",
         title=title,
         headline=main,
         verdict=verdict.sentences(usable, compared, states),
@@ -113,11 +94,14 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]]) -> Pa
         failed=tables.failed(together),
         dynamics=plots.dynamics(steps),
         signal=tables.signal(steps),
-        differing=settings.differing(grouped),
-        members=[_member(place, state, cards[(place / "records.jsonl").resolve()]) for place, state in members.items()],
-        samples=samples.items(_side_by_side(grouped, members)),
+        differing=differing,
+        members=described,
+        samples=shown,
+        odd=list(reader.odd.values()),
         **_scores(usable),
     )
+    for line in reader.odd.values():
+        say(line)
     report = folder / "report.html"
     write_text(report, text)
     return report
@@ -159,15 +143,15 @@ def _side_by_side(grouped: dict[str, list[Path]], members: dict[Path, dict[str, 
     return {label: places.get(best) or max(places.values(), key=policies.__getitem__) for label, places in by_seed.items()}
 
 
-def _member(folder: Path, state: dict[str, Any], cards: list[Any]) -> dict[str, Any]:
+def _member(folder: Path, state: dict[str, Any], cards: list[Any], reader: Reader) -> dict[str, Any]:
     """What the page says of one run. Of one that does not say that it ended, all we know is when it last wrote."""
-    written, config = datetime.fromtimestamp((folder / RUN).stat().st_mtime), folder / "config.yaml"
+    written = datetime.fromtimestamp((folder / RUN).stat().st_mtime)
     status = {
         "running": f"running, or killed: last written {written:%Y-%m-%d %H:%M}",
         "stopped": f"stopped by hand, {written:%Y-%m-%d %H:%M}: the same command goes on from there, in a folder of its own",
     }.get(state["status"], state["status"])
     found = {"state": state, "status": status, "seconds": _seconds(state), "cards": cards}
-    return found | {"config": config.read_text(encoding="utf-8") if config.is_file() else ""}
+    return found | {"config": reader.text(folder, SETTINGS)}
 
 
 def _seconds(state: dict[str, Any]) -> list[dict[str, Any]]:
@@ -189,16 +173,6 @@ def _seconds(state: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _cards(file: Path) -> list[Any]:
+def _cards(records: list[Record]) -> list[Any]:
     """The data card, where the records come from a log."""
-    records = read_records(file) if file.is_file() else []
     return card.card(records) if records and records[0].provenance else []
-
-
-def _steps(folder: Path) -> list[dict[str, float]]:
-    """Metrics of every optimiser step of a run, in order."""
-    file = folder / "steps.csv"
-    if not file.is_file():
-        return []
-    with open(file, newline="", encoding="utf-8") as text:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(text)]

@@ -24,11 +24,11 @@ from drift.method.filters import NOTED
 from drift.records import Pair, Record, read_jsonl, write_json, write_jsonl
 from drift.report import verdict
 from drift.report.console import say
+from drift.report.foreign import RUN
 from drift.report.statistics import level, paired
 from drift.report.tables import show, show_difference
 from drift.store import Stage, Store, environment
 
-RUN = "run.json"
 NUM_SAMPLES = 24  # pairs and replies that a logger gets
 
 

@@ -1,13 +1,16 @@
-"""Pictures of the report, as inline SVG."""
+"""Pictures of the report, as inline SVG. Names of runs are text, whatever stands in them; the SVG has no style sheet and no style
+attribute, so that a page can forbid them (see page.py)."""
 
 import io
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from drift.report.statistics import Interval
 
+NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 MARKERS = "osD^v"  # one for every ten lines: there are ten colours
 
 
@@ -18,9 +21,9 @@ def by_iteration(lines: dict[str, list[tuple[str, Interval]]], ylabel: str) -> s
     with drawing() as (axes, svg):
         for i, (label, points) in enumerate(lines.items()):
             _line(axes, i, len(lines), label, [(names.index(name), interval) for name, interval in points])
-        axes.set_xticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), [name_of(name) for name in names])
         _keep_means_in_sight(axes, [interval for points in lines.values() for _, interval in points])
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel(name_of(ylabel))
         axes.grid(axis="y", alpha=0.3)
         if len(lines) > 1:
             axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=_columns(lines))
@@ -33,7 +36,7 @@ def histogram(values: dict[str, Sequence[float]], xlabel: str) -> str:
         most = max(max(numbers) for numbers in values.values())
         bins = range(0, int(most) + 2) if most < 30 else 40
         for label, numbers in values.items():
-            axes.hist(numbers, bins=bins, histtype="stepfilled", alpha=0.5, label=label)
+            axes.hist(numbers, bins=bins, histtype="stepfilled", alpha=0.5, label=name_of(label))
         axes.set_xlabel(xlabel)
         axes.set_ylabel("records")
         if len(values) > 1:
@@ -67,8 +70,8 @@ def dynamics(lines: dict[str, list[list[dict[str, float]]]]) -> str:
         for axes, name in zip(grid.flat, shown, strict=False):
             for label, values in means.items():
                 known = np.flatnonzero(~np.isnan(values[name]))  # some are measured at some steps only
-                marker = "." if len(known) * 2 < len(moments) else ""
-                axes.plot(known + 1, values[name][known], label=label, linewidth=1.3, marker=marker)
+                marker = "." if len(known) * 2 < len(moments) or len(known) == 1 else ""
+                axes.plot(known + 1, values[name][known], label=name_of(label), linewidth=1.3, marker=marker)
             for border in np.flatnonzero(np.diff([iteration for iteration, _ in moments])):
                 axes.axvline(border + 1.5, color="#c3ccd6", linewidth=0.8)
             axes.set_title(DYNAMICS[name], fontsize=9, loc="left")
@@ -113,7 +116,8 @@ def drawing(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3
     from matplotlib import pyplot as plt
 
     svg: list[str] = []
-    with plt.rc_context({"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}):
+    settings: Any = {"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
+    with plt.rc_context(settings | {"text.parse_math": False}):  # a dollar sign is a dollar sign
         figure, axes = plt.subplots(rows, columns, figsize=size)
         yield axes, svg
         for part in figure.axes:
@@ -132,7 +136,37 @@ def drawing(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3
         around = "tight" if legends else None  # costs as much as the picture, and only a legend lies outside
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches=around)
         plt.close(figure)
-    svg.append(text.getvalue()[text.getvalue().index("<svg") :])
+    svg.append(without_styles(text.getvalue()[text.getvalue().index("<svg") :]))
+
+
+def without_styles(svg: str) -> str:
+    """The same picture with attributes for styles."""
+    from xml.etree import ElementTree
+
+    space = "http://www.w3.org/2000/svg"
+    ElementTree.register_namespace("", space)
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    root = ElementTree.fromstring(NO_XML.sub("\N{REPLACEMENT CHARACTER}", svg))
+    for parent in list(root.iter()):
+        for part in list(parent):
+            if part.tag in (f"{{{space}}}style", f"{{{space}}}metadata"):
+                parent.remove(part)
+        for rule in filter(None, parent.attrib.pop("style", "").split("; ")):
+            name, _, value = rule.partition(": ")
+            if name == "font":  # "10px 'DejaVu Sans', sans-serif", as older versions write it
+                size, _, value = value.partition("px ")
+                parent.set("font-size", f"{size.split()[-1]}px")
+                name = "font-family"
+            parent.set(name, value)
+    root.attrib.update({"stroke-linejoin": "round", "stroke-linecap": "butt"})  # what the style sheet said of all parts
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def name_of(label: str) -> str:
+    """A label that a legend shows and a picture can hold: matplotlib leaves out those that begin with _, and has no glyph for
+    a line's end or half a character."""
+    text = NO_XML.sub("\N{REPLACEMENT CHARACTER}", " ".join(label.split()))
+    return f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text
 
 
 def _keep_means_in_sight(axes: Any, intervals: list[Interval]) -> None:
@@ -150,4 +184,4 @@ def _line(axes: Any, index: int, count: int, label: str, points: list[tuple[int,
     x, y = [p + shift for p, _ in points], [interval.mean for _, interval in points]
     down = [interval.mean - (interval.low if interval.low is not None else interval.mean) for _, interval in points]
     up = [(interval.high if interval.high is not None else interval.mean) - interval.mean for _, interval in points]
-    axes.errorbar(x, y, yerr=[down, up], marker=MARKERS[index // 10 % len(MARKERS)], capsize=3, label=label)
+    axes.errorbar(x, y, yerr=[down, up], marker=MARKERS[index // 10 % len(MARKERS)], capsize=3, label=name_of(label))

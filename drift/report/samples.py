@@ -5,16 +5,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from drift.records import digest, read_jsonl, read_records
+from drift.records import digest
+from drift.report.foreign import Reader, iterations
+from drift.report.shapes import Answered, Trained
 
 NUM_SHOWN = 120  # of each kind: a page stays a few megabytes
+MOST_SHOWN, MOST_REPLIES = 10_000, 100  # characters of a text; replies to one prompt
 
 Item = dict[str, Any]  # kind, prompt, logged: [(title, text)], replies: [(title, text, remark, note)]
 
 
-def items(folders: Mapping[str, Path]) -> list[Item]:
+def items(folders: Mapping[str, Path], reader: Reader) -> list[Item]:
     """`folders`: what a run is called -> its folder."""
-    return [*answers(folders), *trained_on(folders)]
+    return [*answers(folders, reader), *trained_on(folders, reader)]
 
 
 def gone(folders: Iterable[Path]) -> str:
@@ -29,53 +32,58 @@ def gone(folders: Iterable[Path]) -> str:
     )
 
 
-def answers(folders: Mapping[str, Path]) -> list[Item]:
+def answers(folders: Mapping[str, Path], reader: Reader) -> list[Item]:
     """Evaluation prompts with the first reply of the start model (of each, where runs differ in it or in how it was sampled) and of
     every run's last policy (same noise)."""
     found: dict[str, Item] = {}
-    starts: dict[Path, str] = {}
+    starts: dict[Path, tuple[str, Path]] = {}
     for name, folder in folders.items():
-        if (file := folder / "iteration_0/replies.jsonl").is_file():
-            starts.setdefault(file.resolve(), name)  # runs with the same start share the stage
-    columns = [("start model" if len(starts) == 1 else f"start model ({name})", file) for file, name in starts.items()]
-    for title, file in [*columns, *((name, last(folder, "replies.jsonl", warm_start=True)) for name, folder in folders.items())]:
-        if file is None or not file.is_file():
-            continue
-        for row in read_jsonl(file):
+        if (file := reader.find(folder, "iteration_0/replies.jsonl")) is not None:
+            starts.setdefault(file, (name, folder))  # runs with the same start share the stage
+    begins = starts.values()
+    columns = [("start model" if len(begins) == 1 else f"start model ({name})", folder, "iteration_0") for name, folder in begins]
+    ends = [(name, folder, last(folder, "replies.jsonl", warm_start=True)) for name, folder in folders.items()]
+    for title, folder, where in [*columns, *ends]:
+        for row in reader.rows(folder, f"{where}/replies.jsonl", Answered) if where is not None else ():
             item = found.setdefault(digest(row["prompt"]), _item("evaluation", row["prompt"]))
             if not item["logged"] and "logged" in row:
-                item["logged"] = _logged(row["label"], row["logged"], row["feedback"])
+                item["logged"] = _logged(row.get("label", "sat"), row["logged"], row.get("feedback"))
             if title not in [known for known, *_ in item["replies"]]:
                 remark = {True: "useful", False: "not useful", None: ""}[row.get("useful")]
-                item["replies"].append((title, row["reply"], remark, shape(row)))
+                item["replies"].append((title, short(row["reply"]), remark, shape(row)))
     return list(found.values())[:NUM_SHOWN]
 
 
-def trained_on(folders: Mapping[str, Path]) -> list[Item]:
+def trained_on(folders: Mapping[str, Path], reader: Reader) -> list[Item]:
     """Logged replies with what the user said to them, and the fresh replies that each run's last pairs set against them."""
     found: dict[str, Item] = {}
     for title, folder in folders.items():
-        if (file := last(folder, "pairs.jsonl")) is None:
+        if (where := last(folder, "pairs.jsonl")) is None:
             continue
-        refreshed = file.parent / "records.jsonl"  # where the iteration has a log of its own
-        log = refreshed if refreshed.is_file() else folder / "records.jsonl"
-        if not log.is_file():
-            continue
-        records = {record.id: record for record in read_records(log)}
-        for pair in read_jsonl(file):
+        refreshed = f"{where}/records.jsonl"  # where the iteration has a log of its own
+        log = refreshed if (folder / refreshed).exists() else "records.jsonl"
+        records = {record.id: record for record in reader.records(folder, log)}
+        for pair in reader.rows(folder, f"{where}/pairs.jsonl", Trained) if records else ():
             record = records.get(pair["record"])
             item = found.setdefault(record.key if record else pair["record"], _item("training", pair["prompt"]))
             if record is not None and not item["logged"]:
                 item["logged"] = _logged(record.label, record.reply, record.feedback)
-            item["replies"] += [(title, pair[side], side, "" if pair[f"{side}_ended"] else "cut off") for side in pair["fresh"]]
+            fresh = pair["fresh"] if len(item["replies"]) < MOST_REPLIES else []
+            item["replies"] += [(title, short(pair[side]), side, "" if pair[f"{side}_ended"] else "cut off") for side in fresh]
     return sorted(found.values(), key=lambda item: -len({title for title, *_ in item["replies"]}))[:NUM_SHOWN]
 
 
-def last(folder: Path, name: str, *, warm_start: bool = False) -> Path | None:
-    """The file of that name of the last iteration that has it, the start model's (iteration_0) left out; else the warm start's."""
-    files = sorted(folder.glob(f"iteration_[1-9]*/{name}"), key=lambda file: int(file.parent.name.split("_")[1]))
-    first = folder / "warm_start" / name
-    return files[-1] if files else first if warm_start and first.is_file() else None
+def last(folder: Path, name: str, *, warm_start: bool = False) -> str | None:
+    """What holds the file of that name: the last iteration that has it, the start model's (iteration_0) left out; else the warm
+    start."""
+    files = [file for file in iterations(folder, name) if file.parent.name != "iteration_0"]
+    first = "warm_start" if warm_start and (folder / "warm_start" / name).exists() else None
+    return files[-1].parent.name if files else first
+
+
+def short(text: str) -> str:
+    """A text that a page can hold."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} ... ({len(text) - MOST_SHOWN} more characters)"
 
 
 def shape(row: Mapping[str, Any]) -> str:
@@ -86,9 +94,10 @@ def shape(row: Mapping[str, Any]) -> str:
 
 
 def _logged(label: str, reply: str, feedback: str | None) -> list[tuple[str, str]]:
-    return [("disliked" if label == "dsat" else "liked", reply), *([("then the user", feedback)] if feedback else [])]
+    said = [("then the user", short(feedback))] if feedback else []
+    return [("disliked" if label == "dsat" else "liked", short(reply)), *said]
 
 
 def _item(kind: str, prompt: list[dict[str, str]]) -> Item:
     said = [message["content"] for message in prompt if message["role"] != "system"]
-    return {"kind": kind, "prompt": said[-1], "turns": len(said), "logged": [], "replies": []}
+    return {"kind": kind, "prompt": short(said[-1]) if said else "", "turns": len(said), "logged": [], "replies": []}

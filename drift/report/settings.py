@@ -1,20 +1,18 @@
-"""Which settings the runs of a study do not have in common."""
+"""Which settings the runs of a study do not have in common. A config.yaml is read as text: nothing in it is built, filled in or
+repeated, whatever its tags, interpolations and aliases say."""
 
 from pathlib import Path
 from typing import Any
 
+from drift.report.foreign import SETTINGS, Odd, Reader
 
-def differing(grouped: dict[str, list[Path]]) -> list[dict[str, str]]:
+MOST_NESTED = 30
+
+
+def differing(grouped: dict[str, list[Path]], reader: Reader) -> list[dict[str, str]]:
     """A row per setting whose value is not the same everywhere, a column per group of runs: their values."""
-    from omegaconf import OmegaConf
-
     read = {
-        label: [
-            _flat(OmegaConf.to_container(OmegaConf.load(place / "config.yaml")))
-            for place in places
-            if (place / "config.yaml").is_file()
-        ]
-        for label, places in grouped.items()
+        label: [flat for place in places if (flat := _settings(place, reader)) is not None] for label, places in grouped.items()
     }
     everyone = [flat for flats in read.values() for flat in flats]
     return [
@@ -25,10 +23,43 @@ def differing(grouped: dict[str, list[Path]]) -> list[dict[str, str]]:
     ]
 
 
-def _flat(value: Any, path: str = "") -> dict[str, str]:
-    if not isinstance(value, dict):
-        return {path: "null" if value is None else str(value)}
-    found: dict[str, str] = {}
-    for key, inner in value.items():
-        found |= _flat(inner, f"{path}.{key}" if path else str(key))
-    return found
+def _settings(place: Path, reader: Reader) -> dict[str, str] | None:
+    import yaml
+
+    text = reader.text(place, SETTINGS)
+    try:
+        return flat_yaml(text) if text else None
+    except (yaml.YAMLError, Odd) as error:
+        reader.leave_out(place / SETTINGS, error)
+        return None
+
+
+def flat_yaml(text: str) -> dict[str, str]:
+    """Dotted path -> value as it is written, of a yaml text; of a list its items. Raises Odd for aliases and deep nesting."""
+    import yaml
+
+    found: dict[str, list[str]] = {}
+    open_nodes: list[dict[str, Any]] = []  # the mappings and lists that the events are in: their path, and a mapping's key
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise Odd("it has aliases")
+        if isinstance(event, yaml.CollectionEndEvent):
+            open_nodes.pop()
+        elif isinstance(event, yaml.NodeEvent):
+            above = open_nodes[-1] if open_nodes else {"path": "", "mapping": False, "key": None}
+            if above["mapping"] and above["key"] is None:
+                above["key"] = event.value if isinstance(event, yaml.ScalarEvent) else "?"
+                if not isinstance(event, yaml.ScalarEvent):
+                    raise Odd("a key is no text")
+                continue
+            path = f"{above['path']}.{above['key']}".strip(".") if above["mapping"] else above["path"]
+            above["key"] = None
+            if isinstance(event, yaml.ScalarEvent):
+                found.setdefault(path, []).append(event.value)
+                continue
+            open_nodes.append({"path": path, "mapping": isinstance(event, yaml.MappingStartEvent), "key": None})
+            if isinstance(event, yaml.SequenceStartEvent):
+                found.setdefault(path, [])
+            if len(open_nodes) > MOST_NESTED:
+                raise Odd(f"it is nested more than {MOST_NESTED} deep")
+    return {path: ", ".join(values) for path, values in found.items()}

@@ -84,7 +84,7 @@ def signal(lines: dict[str, list[list[dict[str, float]]]]) -> Table:
     metrics of every step. Empty where nothing was measured."""
     found = []
     for label, seeds in lines.items():
-        measured = [row for rows in seeds for row in rows if "dpo_norm" in row]
+        measured = [row for rows in seeds for row in rows if {"dpo_norm", "dpo_pair_norm"} <= row.keys()]
         for iteration in sorted({row["iteration"] for row in measured}):
             here = [row for row in measured if row["iteration"] == iteration]
             alone, together = (sum(row[name] for row in here) / len(here) for name in ("dpo_pair_norm", "dpo_norm"))

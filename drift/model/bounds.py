@@ -1,0 +1,54 @@
+"""Bounds on what somebody else's program may take while it runs in this process: computing time, and memory."""
+
+import os
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+AGAIN = 0.2  # seconds: a library may swallow what a signal raises
+
+
+class TooLong(Exception):
+    """The computing time is used up."""
+
+
+@contextmanager
+def bounded(*, seconds: float, memory: int) -> Iterator[None]:
+    """Raises TooLong after so many seconds of computing (a machine that is busy with other things takes none of them), and
+    MemoryError where the process grows by more than `memory` bytes (on Linux). Only the main thread can be bounded: elsewhere it
+    does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    handler = signal.signal(signal.SIGVTALRM, _too_long)
+    try:
+        if (size := _size()) is not None:
+            most = min([size + memory, *(old for old in (soft, hard) if old != resource.RLIM_INFINITY)])
+            resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds, AGAIN)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        signal.signal(signal.SIGVTALRM, handler)
+
+
+def _size() -> int | None:
+    """Bytes of this process's address space, where the system says so; in a few microseconds, as it is asked at every rendering."""
+    try:
+        file = os.open("/proc/self/statm", os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        return int(os.read(file, 100).split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    finally:
+        os.close(file)
+
+
+def _too_long(*_: Any) -> None:
+    raise TooLong

@@ -1,0 +1,23 @@
+"""Intervals of evaluations that are larger than memory holds of their resamples."""
+
+import resource
+
+import numpy as np
+import pytest
+
+from drift.report import statistics
+
+
+def test_an_evaluation_of_any_size_takes_bounded_memory_and_its_interval_is_that_of_all_its_prompts(monkeypatch):
+    """Of 20 times as many prompts as blocks: the interval is the normal one's, 1.96 standard errors to either side."""
+    monkeypatch.setattr(statistics, "MOST_BLOCKS", 500)
+    values = np.random.default_rng(0).exponential(1.0, 10_000)
+    now = {str(i): float(value) for i, value in enumerate(values)}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = statistics.level([now]), statistics.paired([now], [dict.fromkeys(now, 1.0)])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024  # KiB; all at once would be 800 MB, twice
+    half = 1.96 * values.std(ddof=1) / 100
+    for interval, mean in zip(found, (values.mean(), values.mean() - 1), strict=True):
+        assert interval.mean == pytest.approx(mean) and interval.over == "10000 prompts"
+        assert interval.high is not None and interval.low is not None
+        assert interval.high - interval.low == pytest.approx(2 * half, rel=0.08)
