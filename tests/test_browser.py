@@ -9,6 +9,7 @@ from conftest import command, feedback_file
 from jinja2 import Environment, PackageLoader
 
 from drift.report.html import report_of
+from drift.report.page import render
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -112,6 +113,20 @@ def test_a_phone_scrolls_tables_and_not_the_page(page):
 def test_a_member_that_was_killed_is_in_the_report(page):
     text = page.locator("body").inner_text()
     assert "running, or killed" in text and "spin: only 1 of 2 runs has evaluated a trained policy so far" in text
+
+
+def test_what_slips_into_a_page_unescaped_neither_runs_nor_loads(chromium, tmp_path):
+    """As a picture, which a page takes as it is."""
+    slipped = '<script>document.title = "taken over"</script><img src="http://127.0.0.1:9/x.png" onerror="document.title = 1">'
+    values = {"verdict": [], "command": "", "tables": [], "examples": [], "pictures": [("a picture", slipped)]}
+    page, said, asked = chromium.new_page(), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("requestfailed", lambda request: asked.append((request.url, request.failure)))
+    (tmp_path / "page.html").write_text(render("describe.html.j2", title="ours", **values))
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.title() == "ours" and len(said) >= 2 and all("Content Security Policy" in line for line in said), said
+    assert all(why == "csp" for _, why in asked), asked
+    page.close()
 
 
 def test_many_samples_come_a_page_at_a_time_and_the_filter_looks_at_all(chromium, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, SMALL, command, feedback_file, foreign, perform
 
 from drift.report import samples
+from drift.report.foreign import Reader
 
 LOG_SETTINGS = [
     "model=tiny", "data=jsonl", "iterations=2", "pairs_per_iteration=6", "train.pairs_per_step=2", "train.tokens_per_batch=500",
@@ -114,7 +115,8 @@ def test_a_refreshed_log_is_what_users_say_to_the_policy_of_the_iteration_before
     assert any(pair["rejected"] != old[pair["record"]] for pair in pairs), "training changed no reply: the test shows nothing"
     state = json.loads((tmp_path / "run/run.json").read_text())
     assert state["data"]["DSAT, iteration 2"] + state["data"]["SAT, iteration 2"] == len(second)
-    shown = {text for item in samples.trained_on({"run": tmp_path / "run"}) for kind, text in item["logged"] if kind == "disliked"}
+    items = samples.trained_on({"run": tmp_path / "run"}, Reader())
+    shown = {text for item in items for kind, text in item["logged"] if kind == "disliked"}
     assert shown == {pair["rejected"] for pair in pairs}
 
 

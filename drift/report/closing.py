@@ -5,7 +5,6 @@ from pathlib import Path
 from drift.report import advice, html, tables, verdict
 from drift.report.compare import compare
 from drift.report.console import say, table
-from drift.report.foreign import members_of
 from drift.report.members import groups, scored_names
 
 
@@ -17,7 +16,7 @@ def run(folder: Path, report: Path, *, member: bool) -> None:
 
 def sweep(folder: Path) -> None:
     """Of all members that have begun."""
-    if not members_of(folder):
+    if not html.members_of(folder):
         return
     summary(folder, brief=False)
     say(f"Numbers: {shown(folder / 'results.csv')}, {shown(folder / 'comparisons.csv')}")
@@ -26,7 +25,7 @@ def sweep(folder: Path) -> None:
 
 def summary(folder: Path, *, brief: bool) -> None:
     """`brief`: the table alone."""
-    members = members_of(folder)
+    members = html.members_of(folder)
     states = list(members.values())
     together = groups(states)
     usable = {label: group for label, group in together.items() if scored_names(group)}

@@ -13,6 +13,7 @@ from drift.report import advice, card, page, plots, results, samples, settings, 
 from drift.report.compare import compare
 from drift.report.console import say
 from drift.report.foreign import RUN, SETTINGS, Reader, need_members
+from drift.report.foreign import members_of as members_of  # for those who ask the report
 from drift.report.members import conversation_of, groups, headline, last_gains, meanings, per_item, scored_names, seeds_of
 from drift.report.statistics import Interval, level
 
