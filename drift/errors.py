@@ -4,6 +4,7 @@ import difflib
 import errno
 import importlib.util
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -82,6 +83,12 @@ def _unwritable(folder: str, error: Exception) -> str | None:
         path = os.path.realpath(os.fsdecode(error.filename))
         together = os.path.commonpath([path, folder])
         return f"{error.strerror} ({path})" if together in (path, folder) else None
+    if (told := re.search(r"\(os error (\d+)\)", str(error))) and int(told[1]) in FULL:  # as Rust's libraries say it
+        return os.strerror(int(told[1]))
+    under: BaseException | None = error
+    while (under := under.__cause__ or under.__context__) is not None:  # what a library made something of
+        if isinstance(under, OSError) and under.errno in FULL and under.filename is None:
+            return under.strerror
     try:
         place = next(above for above in (Path(folder), *Path(folder).parents) if above.exists())
         return "the disk is full" if shutil.disk_usage(place).free < FULL_BYTES else None

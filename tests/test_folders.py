@@ -113,6 +113,15 @@ def test_a_full_disk_in_a_stage_is_one_sentence_and_errors_about_other_files_pas
         with open("/dev/full", "w") as file:
             file.write("x" * 10000)
 
+    def in_the_words_of_a_library(progress, output):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def hidden_by_a_library(progress, output):
+        try:
+            on_a_full_disk(progress, output)
+        except OSError:
+            raise RuntimeError("unexpected pos 768 vs 662")  # noqa: B904
+
     def without_a_file(progress, output):
         os.stat(tmp_path / "log.jsonl")
 
@@ -121,6 +130,10 @@ def test_a_full_disk_in_a_stage_is_one_sentence_and_errors_about_other_files_pas
 
     with pytest.raises(UserError, match="can't be written to: No space left on device. .*store.dir=FOLDER"):
         run(on_a_full_disk)
+    for work in (in_the_words_of_a_library, hidden_by_a_library):
+        with pytest.raises(UserError, match="No space left on device. .*store.dir=FOLDER"):
+            run(work)
+    assert not list((tmp_path / "store").glob("kind/*"))  # a full disk is not made fuller
     with pytest.raises(FileNotFoundError):
         run(without_a_file)
     with pytest.raises(PermissionError):

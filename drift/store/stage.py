@@ -105,13 +105,14 @@ class Store:
         self._set_damaged_aside(final)
         progress, output = _progress(final, token), final.with_name(f"{final.name}.output.{token}")
         try:
-            output.mkdir()
-            started = time.monotonic()
-            facts = work(progress, output)
-            seconds = round(time.monotonic() - started, 3)
-            kept = {"facts": facts, "seconds": seconds, "peak_gib": peak_gib()}
-            manifest.write(output, parts | kept | {"environment": environment()})
-            self._put(output, final)
+            with writable(Path(self.dir), "store.dir"):  # whether the disk is full can be seen until something is removed
+                output.mkdir()
+                started = time.monotonic()
+                facts = work(progress, output)
+                seconds = round(time.monotonic() - started, 3)
+                kept = {"facts": facts, "seconds": seconds, "peak_gib": peak_gib()}
+                manifest.write(output, parts | kept | {"environment": environment()})
+                self._put(output, final)
         except BaseException as error:
             lost = isinstance(error, Exception) and not output.is_dir()
             discard(output)

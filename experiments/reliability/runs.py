@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -49,8 +49,8 @@ def load() -> None:
     assert tasks == 1, f"{tasks} threads: this build of torch can't be forked from"
 
 
-def command(kind: str, folder: Path, cache: Path, store: Path | None = None) -> list[str]:
-    """Arguments of run.py for a run in `folder/run` (its store beside it, or another)."""
+def command(kind: str, folder: Path, cache: Path, store: Path | None = None, changes: Sequence[str] = ()) -> list[str]:
+    """Arguments of run.py for a run in `folder/run` (its store beside it, or another). `changes`: settings, instead of these."""
     place = f"hydra.sweep.dir={folder}/run" if "-m" in KINDS[kind] else f"hydra.run.dir={folder}/run"
     data = []
     if kind == "log":
@@ -60,7 +60,11 @@ def command(kind: str, folder: Path, cache: Path, store: Path | None = None) -> 
             log.write_text("".join(json.dumps(row) + "\n" for row in rows()))
         data = [f"data.path={log}"]
     settings = [item for item in TINY if kind != "log" or not item.startswith(("data.", "evaluation."))]
-    return [*settings, *KINDS[kind], *data, place, f"store.dir={store or folder / 'store'}", f"model.cache_dir={cache}"]
+    if not any(change.startswith("model=") for change in changes):
+        settings.append(f"model.cache_dir={cache}")
+    named = {change.partition("=")[0] for change in changes}
+    kept = [item for item in [*settings, *KINDS[kind]] if item.partition("=")[0] not in named]
+    return [*kept, *changes, *data, place, f"store.dir={store or folder / 'store'}"]
 
 
 def rows() -> list[dict]:
@@ -132,10 +136,10 @@ def artefacts(run: Path) -> dict[str, str]:
     return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(ours)}
 
 
-def undisturbed(kind: str, folder: Path, cache: Path) -> tuple[dict[str, str], float]:
+def undisturbed(kind: str, folder: Path, cache: Path, changes: Sequence[str] = ()) -> tuple[dict[str, str], float]:
     """The artefacts of a run that nobody disturbs, and its seconds."""
     begun = time.monotonic()
-    code = finish(start(command(kind, folder, cache), folder / "printed.txt"))
+    code = finish(start(command(kind, folder, cache, changes=changes), folder / "printed.txt"), 3600)
     assert code == 0, (folder / "printed.txt").read_text()
     found = artefacts(folder / "run")
     assert len(found) >= 6, found
