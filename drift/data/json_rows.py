@@ -111,18 +111,21 @@ class _Text:
 
 
 def _values(text: _Text) -> Iterator[Any]:
-    """The values of an array, or of objects that follow one another. BadRow is raised where it can't be read on."""
+    """The values of arrays, or of objects that follow one another. BadRow is raised where it can't be read on."""
     decode = json.JSONDecoder().raw_decode
     held = text.more(CHUNK).lstrip(BLANK)
-    in_array, at, count = held.startswith("["), int(held.startswith("[")), 0
+    in_array, at, count = False, 0, 0
     while True:
         while at < len(held) and held[at] in BETWEEN:
             at += 1
         if at == len(held) and (more := text.more(CHUNK)):
             held, at = more, 0
             continue
-        if (in_array and held.startswith("]", at)) or (not in_array and at == len(held)):
+        if at == len(held) and not in_array:
             return
+        if held.startswith("]" if in_array else "[", at):
+            in_array, at = not in_array, at + 1
+            continue
         try:
             row, end = decode(held, at)
             if end == len(held) and isinstance(row, int | float):
