@@ -23,7 +23,7 @@ from drift.errors import UserError, need_package
 from drift.records import Record, digest
 from drift.report.console import Progress
 
-VERSION = 2
+VERSION = 3
 TOGETHER = 512  # conversations that the miner gets at once
 
 

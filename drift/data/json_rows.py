@@ -14,10 +14,11 @@ from drift.data.aside import BadRow, damaged
 from drift.data.contents import AS_UTF8, peeked
 from drift.data.fields import MAIN
 
-MOST = 32 << 20  # bytes of one row
+MOST = 16 << 20  # bytes of one row
 CHUNK = 1 << 20  # characters of an array looked at together
 ESCAPED = re.compile("[\udc80-\udcff]")  # what bytes that are not UTF-8 are read as
-BLANK, BETWEEN = " \t\r\n\0", ", \t\r\n\0"  # a log that was cut while it was written to begins with zeros
+BLANK, BETWEEN = " \t\r\n\0", ", \t\r\n\0"
+BLANK_BYTES = BLANK.encode()  # a log that was cut while it was written to begins with zeros
 ROW_FIELDS = {name for names in MAIN.values() for name in names}
 OBJECT, ARRAY = "one JSON object a line, or a JSON array of them", "a JSON array that is whole"
 WIDTH = f"at most {MOST >> 20} MiB"
@@ -57,10 +58,10 @@ def not_utf8() -> BadRow:
 
 
 def _lines(pieces: Iterator[bytes]) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(_split(pieces), 1):
+    for number, line in _split(pieces):
         if line is None:
             yield number, BadRow("(row)", WIDTH, "more", "row too large")
-        elif line := line.strip(b" \t\r\n\0"):
+        elif line := line.strip(BLANK_BYTES):
             try:
                 yield number, json.loads(line.decode("utf-8"))
             except UnicodeDecodeError:
@@ -69,10 +70,10 @@ def _lines(pieces: Iterator[bytes]) -> Iterator[tuple[int, Any]]:
                 yield number, BadRow("(row)", "a JSON object", _why(error))
 
 
-def _split(pieces: Iterator[bytes]) -> Iterator[bytes | None]:
-    """Lines, whichever of the three characters end them; None for one of more than `MOST` bytes."""
+def _split(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """(number, line), whichever of the three characters end them; None for one of more than `MOST` bytes."""
     parts: list[bytes] = []
-    length, dropped = 0, False
+    number, length, dropped = 0, 0, False
     for piece in pieces:
         parts.append(piece)
         length += len(piece)
@@ -80,13 +81,17 @@ def _split(pieces: Iterator[bytes]) -> Iterator[bytes | None]:
             lines = b"".join(parts).splitlines(keepends=True)
             parts = [] if lines[-1].endswith(b"\n") else [lines.pop()]  # after "\r" may come "\n"
             length = sum(map(len, parts))
+            if not dropped and not piece.strip(BLANK_BYTES) and not any(line.strip(BLANK_BYTES) for line in lines[:1]):
+                number += len(lines)  # a million empty ones cost no more than this
+                continue
             for line in lines:
-                yield None if dropped or len(line) > MOST else line
+                number += 1
+                yield number, None if dropped or len(line) > MOST else line
                 dropped = False
         if length > MOST:
             parts, length, dropped = [parts[-1][-1:]], 1, True  # the last byte says whether the line ends here
     if parts:
-        yield None if dropped else b"".join(parts)
+        yield number + 1, None if dropped else b"".join(parts)
 
 
 class _Text:
@@ -133,7 +138,8 @@ def _values(text: _Text) -> Iterator[Any]:
         except (ValueError, RecursionError) as error:
             if len(held) - at > MOST:
                 raise BadRow("(file)", f"rows of {WIDTH}", "a larger one; the rest is not read", "row too large") from error
-            more = text.more(max(CHUNK, len(held) - at))  # doubles, so that a long row isn't parsed again and again
+            length = len(held) - at  # grows fourfold, so that a long row isn't parsed again and again
+            more = text.more(max(CHUNK, min(3 * length, MOST + 1 - length)))
             if more:
                 held, at = held[at:] + more, 0
                 continue
