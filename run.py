@@ -18,6 +18,7 @@ from drift.errors import CANT_WRITE, UserError
 from drift.folders import owned
 from drift.masking import mask
 from drift.overrides import quote_paths
+from drift.report.console import say, visible
 
 CONF = Path(__file__).resolve().parent / "conf"
 
@@ -40,10 +41,10 @@ def main(config: DictConfig) -> None:
         with suppress(OSError):  # a refused run leaves no empty folder
             folder.rmdir()
         if not sweep:
-            sys.exit(f"\n{error}")
+            sys.exit(visible(f"\n{error}"))
         if mine is None or not (mine / "run.json").is_file():
             raise  # nothing on disk says that it failed: Hydra has to
-        print(f"\n{error}\n", flush=True)  # at once: the sweep goes on with its other members, and says at its end who failed
+        say(f"\n{error}\n")  # at once: the sweep goes on with its other members, and says at its end who failed
 
 
 if __name__ == "__main__":
@@ -52,7 +53,7 @@ if __name__ == "__main__":
         sys.argv[1:] = quote_paths(sys.argv[1:])
         main()
     except UserError as error:
-        sys.exit(f"\n{error}")
+        sys.exit(visible(f"\n{error}"))
     except HydraException as error:
         sys.exit(mask(f"\n{explain(error, CONF)}"))
     except OSError as error:

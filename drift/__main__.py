@@ -11,6 +11,7 @@ from pathlib import Path
 
 from drift import quiet, stop
 from drift.errors import UserError
+from drift.report.console import visible
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SETTINGS = "settings, as intake.max_records=4000 (NAME=VALUE, as in run.py); what holds when nothing is said:\n"
@@ -130,4 +131,4 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"\n{error}")
+        sys.exit(visible(f"\n{error}"))

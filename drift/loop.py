@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from drift.alarms import Alarms
 from drift.data.collected import nothing
-from drift.data.intake import Intake
+from drift.data.intake import Intake, contents
 from drift.data.leakage import apart
 from drift.data.usable import usable
 from drift.errors import UserError
@@ -133,7 +133,7 @@ def feedback_stage(run: Run, policy: Policy, tokenizer: Any) -> Stage:
             with Draw(sampler=run.sampler, policy=policy, store=run.store, seed=run.data.seed, purpose="log", iteration=0) as draw:
                 collected = run.data.collect(draw)
         else:
-            collected = run.intake.collect(run.data, run.mine)
+            collected = run.intake.collect(run.data, run.mine, log)
         limits = {"max_tokens": run.train.max_tokens, "max_new_tokens": run.sampler.max_new_tokens}
         records, unusable = usable(collected.records, tokenizer, **limits)
         aside = [*collected.set_aside, *unusable]
@@ -151,7 +151,8 @@ def feedback_stage(run: Run, policy: Policy, tokenizer: Any) -> Stage:
         return {"counts": collected.facts | facts | dict(reasons), "set_aside": aside[:20]}
 
     sampler = identity(run.sampler) if run.data.uses_policy else {"max_new_tokens": run.sampler.max_new_tokens}
-    data = run.data.key() if run.data.uses_policy else run.intake.key(run.data, run.mine)
+    log = [] if run.data.uses_policy else contents(run.data)  # what is in the key is what is read, if the log grows meanwhile
+    data = run.data.key() if run.data.uses_policy else run.intake.key(run.data, run.mine, log)
     parts = [named(part) for part in ([run.data] if run.data.uses_policy else [run.data, run.intake, run.mine])]
     settings = {"data": data, "parts": parts, "sampler": sampler, "max_tokens": run.train.max_tokens}
     return run.store.run("feedback", work, version=VERSION, settings=settings, inputs={"policy": policy.fingerprint})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drift.data.turns import printable
+from drift.data.aside import printable
 from drift.errors import UserError
 
 PATH = re.compile(r"(^|[._])(path|dir)$")  # data.path, model.path, store.dir, mine.endpoint.cache_dir, …

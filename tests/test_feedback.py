@@ -341,10 +341,9 @@ def test_files_of_any_form_are_read_or_named(tmp_path):
         (name, "file not read") for name in ("2.jsonl.zst", "3.csv", "4.bz2")
     ]
     array = json.dumps([json.loads(line) for line in text.splitlines()])
-    for name, wrong, words in (
-        ("lines.json", text, "Rename it to end with .jsonl"), ("array.jsonl", array, "Rename it to end with .json"),
-        ("wrapped.json", f'{{"rows": {array}}}', "found an object"),
-    ):  # fmt: skip
+    for name, wrong in (("lines.json", text), ("array.jsonl", array), ("pretty.jsonl", json.dumps(json.loads(array), indent=1))):
         (tmp_path / name).write_text(wrong)
-        with pytest.raises(UserError, match=words):
-            collected(tmp_path / name)
+        assert labels(collected(tmp_path / name)) == ["dsat", "sat"], name
+    (tmp_path / "wrapped.json").write_text(f'{{"version": 1, "rows": {array}}}')
+    row = collected(tmp_path / "wrapped.json").set_aside[0]
+    assert "a list under 'rows'" in row["found"] and "jq '.[\"rows\"]'" in row["remedy"]

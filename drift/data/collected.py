@@ -27,5 +27,7 @@ def nothing(facts: Mapping[str, Any], set_aside: Sequence[Mapping[str, Any]]) ->
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     return (
         f"No usable record: all {len(set_aside)} rows were set aside ({why}). "
-        f"The first is {where}, {first['field']}: expected {first['expected']}, found {first.get('found', 'nothing')}. ({read})"
+        f"The first is {where}, {first['field']}: expected {first['expected']}, found {first.get('found', 'nothing')}"
+        + (f" ({first['remedy']})" if "remedy" in first else "")
+        + f". ({read})"
     )

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from drift.data.aside import printable
 from drift.records import Message, Record, digest
 
 Label = Literal["dsat", "sat", "both", "none"]
@@ -75,6 +76,8 @@ def to_records(conversation: Conversation, source: str) -> Iterator[Record]:
 
     def record(i: int, reply: str, label: Literal["dsat", "sat"], verdict: Verdict, name: str, **rest: Any) -> Record:
         provenance = {"source": source, "file": conversation.file, "row": conversation.row, "turn": i, **asdict(verdict)}
+        if verdict.evidence is not None:
+            provenance["evidence"] = printable(verdict.evidence)
         return Record(
             id=name, conversation=conversation.thread, prompt=messages[:i], reply=reply, label=label, ended=True, truth=None,
             provenance=provenance | {"confidence": round(verdict.confidence, 3)}, **rest,

@@ -34,6 +34,7 @@ HARMLESS_ENDS = frozenset(
     "id ids token tokens time ms seconds at date timestamp latency format fingerprint cost length model url language lang".split()
 )  # "completion_tokens" is no reply
 HARMLESS = frozenset({"operating_system", "file_system"})
+LITERAL = 1_000_000  # characters; Python's form of longer texts is not read, which would take a hundred times their memory
 PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 MAIN = {  # fields of the rows of a source (an option of the config group data), the most telling first
     "wildfeedback_pairs": ("conversations", "chosen", "rejected"),
@@ -126,7 +127,7 @@ def decoded(value: Any, *needed: str) -> Any:
     the fields `needed`; any other value as it is."""
     if not isinstance(value, str) or not value[:8].lstrip().startswith("[{"):
         return value
-    for read in (json.loads, ast.literal_eval):
+    for read in (json.loads, ast.literal_eval) if len(value) < LITERAL else (json.loads,):
         try:
             items = read(value.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -7,24 +7,23 @@ kept, and `max_records` of them at most.
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
+from drift.data.aside import Aside, Asides
 from drift.data.collected import Collected
 from drift.data.conversations import Conversation, Verdict, named, to_records
 from drift.data.duplicates import Seen, duplicate
-from drift.data.files import SUFFIXES, not_read
+from drift.data.files import Content, content, not_read
 from drift.data.opinions import Votes, agreed, judged, unused
-from drift.data.rows import Aside, position
+from drift.data.rows import position, up_to
 from drift.errors import UserError, need_package
-from drift.files import hash_file
 from drift.records import Record, digest
 from drift.report.console import Progress
 
-VERSION = 2
+VERSION = 3
 TOGETHER = 512  # conversations that the miner gets at once
 
 
@@ -61,23 +60,26 @@ class Intake:
             need_package("phonenumbers", "intake.redact", extra="logs")
             need_package("detect_secrets", "intake.redact", extra="logs")
 
-    def key(self, source: Any, miner: Any) -> dict[str, Any]:
+    def key(self, source: Any, miner: Any, log: Sequence[Content] | None = None) -> dict[str, Any]:
+        """`log`: what the source's files hold (None: now)."""
         return {
             "intake": VERSION,
             "source": source.name,
             "version": source.version,
             "reading": {name: value for name, value in asdict(source).items() if name != "path"},
-            "files": [hash_file(file) for file in source.files()],
+            "files": [file.sha256 for file in log or contents(source)],
             "settings": {name: value for name, value in asdict(self).items() if name != "leakage"},
             "miner": miner.key(),
         }
 
-    def collect(self, source: Any, miner: Any) -> Collected:
-        aside: list[Aside] = []
+    def collect(self, source: Any, miner: Any, log: Sequence[Content] | None = None) -> Collected:
+        """The records of a log and what was set aside. `log`: what the source's files hold, which is what is read (None: now)."""
+        log = log or contents(source)
         counts: Counter[str] = Counter()
+        aside = Asides(counts)
         chosen, votes, seen = Choice(self.max_records, self.seed), Votes(), Seen(self.near_duplicates)
         miner.counts.clear()
-        for conversation in named(self._judged(self._wanted(source, aside, counts, chosen), miner, aside, counts), counts):
+        for conversation in named(self._judged(self._wanted(source, log, aside, counts, chosen), miner, aside, counts), counts):
             records = []
             for record in to_records(self._redacted(conversation), source.name):
                 if not conversation.revised:  # of a pair a reply is only better or worse than the other one
@@ -91,15 +93,17 @@ class Intake:
             for record in records:
                 counts[f"{record.label.upper()} replies found"] += 1
                 chosen.offer(record)
-        aside += [unread_file(file) for file in not_read(source.path, source.files())]
+        aside.extend(not_read(source.path, {file.file for file in log}))
         if contradictory := votes.contradictory():
             counts["replies with contradictory votes"] = contradictory
         kept = agreed(chosen.records(), votes, aside)
-        return Collected(records=kept, set_aside=[asdict(row) for row in aside], facts=dict(counts + miner.counts))
+        return Collected(records=kept, set_aside=list(aside.plain()), facts=dict(counts + miner.counts))
 
-    def _wanted(self, source: Any, aside: list[Aside], counts: Counter[str], chosen: "Choice") -> Iterator[Conversation]:
+    def _wanted(
+        self, source: Any, log: Sequence[Content], aside: Asides, counts: Counter[str], chosen: "Choice"
+    ) -> Iterator[Conversation]:
         """Well-formed conversations in a language and with flags that are wanted; finished records are chosen from at once."""
-        for item in watched(source):
+        for item in watched(source, log):
             counts["rows read" if isinstance(item, Record) else "conversations read"] += 1
             if isinstance(item, Record):
                 chosen.offer(item)
@@ -131,7 +135,7 @@ class Intake:
         return None
 
     def _judged(
-        self, conversations: Iterable[Conversation], miner: Any, aside: list[Aside], counts: Counter[str]
+        self, conversations: Iterable[Conversation], miner: Any, aside: Asides, counts: Counter[str]
     ) -> Iterator[Conversation]:
         """Those with a reply that pleased or displeased and can be learnt from."""
         remaining = iter(conversations)
@@ -167,23 +171,21 @@ class Intake:
         )
 
 
-def unread_file(file: Path) -> Aside:
-    return Aside(
-        file=str(file), row=0, field="(file)", expected=f"a name that this source reads ({', '.join(SUFFIXES)})", found=file.name,
-        reason="file not read", remedy="convert, unpack or rename it, or leave it out",
-    )  # fmt: skip
+def contents(source: Any) -> list[Content]:
+    return [content(file) for file in source.files()]
 
 
-def watched(source: Any) -> Iterator[Any]:
+def watched(source: Any, log: Sequence[Content]) -> Iterator[Any]:
     """What the source yields, file by file, under a progress bar (its unit: bytes of the files)."""
-    files = source.files()
-    sizes = [file.stat().st_size / 1e6 for file in files]
+    sizes = [file.size / 1e6 for file in log]
     with Progress("reading and judging", total=max(1, round(sum(sizes))), unit="MB") as bar:
-        for i, file in enumerate(files):
-            for number, item in enumerate(source.conversations(file)):
-                yield item
-                if number % 256 == 0:
-                    bar.reach(sum(sizes[:i]) + position(file) / 1e6)
+        for i, file in enumerate(log):
+            with up_to(file.file, file.size):
+                for number, item in enumerate(source.conversations(file.file)):
+                    yield item
+                    if number % 256 == 0:
+                        bar.reach(sum(sizes[:i]) + position(file.file) / 1e6)
+            file.check()
         bar.reach(sum(sizes))
 
 

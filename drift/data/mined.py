@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.data.collected import Collected
-from drift.errors import UserError
+from drift.errors import MOST_LISTED, UserError
 from drift.mine.unread import UNREAD
 from drift.records import read_jsonl, write_jsonl
 from drift.report.console import say, table
@@ -28,6 +28,8 @@ def mine(run: Any, out: Path, overwrite: bool) -> None:
     table([{"label": label, "category": category, "records": str(count)} for (label, category), count in sorted(kinds.items())])
     for reason, count in Counter(row["reason"] for row in collected.set_aside).most_common():
         say(f"set aside, {reason}: {count}")
+    for row in [row for row in collected.set_aside if row["field"] == "(file)"][:MOST_LISTED]:
+        say(f"  {row['file']}: {row['found']} ({row['remedy']})")
     say(f"{len(collected.records)} records in {out}, {len(collected.set_aside)} rows set aside in {quarantine}")
 
 

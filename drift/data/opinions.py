@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from drift.data.aside import Aside, Asides
 from drift.data.conversations import Conversation, Label, Verdict
-from drift.data.rows import Aside
 from drift.mine import rules
 from drift.records import Message, Record, digest
 
@@ -81,7 +81,7 @@ class Votes:
         return sum(all(votes) for votes in self.of.values())
 
 
-def agreed(records: list[Record], votes: Votes, aside: list[Aside]) -> list[Record]:
+def agreed(records: list[Record], votes: Votes, aside: Asides) -> list[Record]:
     """The records whose label most votes on the reply agree with; of a tie, none."""
     kept = []
     for record in records:

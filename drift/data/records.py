@@ -2,19 +2,26 @@
 
 {"id": "QWJhYvA_0:3", "conversation": "QWJhYvA", "prompt": [{"role": "user", "content": "..."}], "reply": "...", "label": "dsat",
  "ended": true, "feedback": "No, shorter.", "revised": "...", "satisfied": false, "truth": null, "provenance": {...}}
+
+They may have been through other hands since, so every field is checked. NaN, which data frames write for null, is read as null
+where null may stand.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from drift.data.aside import printable
 from drift.data.files import files
 from drift.data.rows import BadRow, each
 from drift.data.turns import found, last_user, to_messages, to_text
 from drift.records import Record
 
 FIELDS = {field.name for field in fields(Record)}
+TEXTS = ("source", "file", "label", "category", "detector", "evidence")  # of a provenance
+MAY_BE_NULL = ("category", "evidence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +31,7 @@ class Records:
     path: str
 
     name = "records"
-    version = 1
+    version = 2
     knows_truth = False
     uses_policy = False
 
@@ -41,9 +48,66 @@ class Records:
 def parse(row: dict[str, Any], file: str, number: int) -> Record:
     """One row; raises BadRow."""
     if row.keys() != FIELDS:
-        wrong = sorted(row.keys() ^ FIELDS)[0]
+        wrong = sorted(map(str, row.keys() ^ FIELDS))[0]
         raise BadRow(wrong, f"the fields {', '.join(sorted(FIELDS))}, and no others", "missing" if wrong in FIELDS else "unknown")
     if row["label"] not in ("dsat", "sat"):
         raise BadRow("label", "dsat or sat", found(row["label"]))
-    prompt = last_user(to_messages(row["prompt"], role="role", content="content", field="prompt"), "prompt")
-    return Record(**(row | {"prompt": prompt, "reply": to_text(row["reply"], "reply")}))
+    return Record(
+        id=_text(row["id"], "id"),
+        conversation=_text(row["conversation"], "conversation"),
+        prompt=last_user(to_messages(row["prompt"], role="role", content="content", field="prompt"), "prompt"),
+        reply=to_text(row["reply"], "reply"),
+        label=row["label"],
+        ended=_flag(row["ended"], "ended"),
+        feedback=_or_null(row["feedback"], "feedback", to_text),
+        revised=_or_null(row["revised"], "revised", to_text),
+        satisfied=_flag(row["satisfied"], "satisfied"),
+        truth=_or_null(row["truth"], "truth", _texts),
+        provenance=_or_null(row["provenance"], "provenance", _provenance),
+    )
+
+
+def _or_null(value: Any, field: str, read: Callable[[Any, str], Any]) -> Any:
+    return None if value is None or value != value else read(value, field)
+
+
+def _flag(value: Any, field: str) -> bool:
+    if not isinstance(value, bool):
+        raise BadRow(field, "true or false", found(value))
+    return value
+
+
+def _text(value: Any, field: str) -> str:
+    """Text as it is: an id's spaces are its own."""
+    if not isinstance(value, str) or not value or printable(value) != value:
+        raise BadRow(field, "text that is not empty, in valid Unicode", found(value))
+    return value
+
+
+def _texts(value: Any, field: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise BadRow(field, "an object of texts, or null", found(value))
+    return {_text(name, field): _text(part, f"{field}.{name}") for name, part in value.items()}
+
+
+def _provenance(value: Any, field: str) -> dict[str, Any]:
+    """Texts under TEXTS, whole numbers for `row` and `turn`, a share for `confidence`; others are plain values."""
+    if not isinstance(value, dict):
+        raise BadRow(field, "an object, or null", found(value))
+    read: dict[str, Any] = {}
+    for name, part in value.items():
+        where = f"{field}.{_text(name, field)}"
+        if part is None or part != part:
+            if name in MAY_BE_NULL:
+                read[name] = None
+        elif name in TEXTS:
+            read[name] = _text(part, where)
+        elif name in ("row", "turn") and type(part) is not int:
+            raise BadRow(where, "a whole number", found(part))
+        elif name == "confidence" and (type(part) not in (int, float) or not 0 <= part <= 1):
+            raise BadRow(where, "a number from 0 to 1", found(part))
+        elif not isinstance(part, str | bool | int | float) or part in (math.inf, -math.inf) or printable(part) != str(part):
+            raise BadRow(where, "text, a finite number, true, false or null", found(part))
+        else:
+            read[name] = part
+    return read

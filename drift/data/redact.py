@@ -3,13 +3,22 @@
 Phone numbers are found by Google's phonenumbers (with a country code, or as the United States write them), keys by Yelp's
 detect-secrets (tokens of known form: cloud and code-hosting keys, private keys, web tokens). A help against accidents, not
 anonymity: names, addresses and account numbers stay.
+
+The time grows with the length of the text and no faster: expressions that look for a key's end from every place where one may begin
+get the text in windows.
 """
 
 import re
+import sys
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
-EMAIL = re.compile(r"\b[\w.+-]+@[\w-]+(\.[\w-]+)+\b")
+EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]++@[\w-]+(\.[\w-]+)+\b")  # begins where no other could that ends with the same "@"
+KEY_END = re.compile(r"[\w.+/=-]{0,16384}")
+PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL)
+WINDOW, OVERLAP = 4096, 512  # characters; a key is shorter than the overlap, or goes on past its window
+NEEDED = {"OpenAIDetector": "T3BlbkFJ", "NpmDetector": "_authToken=", "JwtTokenDetector": "eyJ"}  # else a plugin finds nothing
 PLUGINS = (
     "AWSKeyDetector", "AzureStorageKeyDetector", "DiscordBotTokenDetector", "GitHubTokenDetector", "GitLabTokenDetector",
     "JwtTokenDetector", "MailchimpDetector", "NpmDetector", "OpenAIDetector", "PrivateKeyDetector", "PypiTokenDetector",
@@ -20,15 +29,39 @@ REGION = "US"
 
 
 def redact(text: str) -> str:
-    from phonenumbers import PhoneNumberMatcher
+    from phonenumbers import Leniency, PhoneNumberMatcher
 
     text = EMAIL.sub("[EMAIL]", text)
-    for match in reversed(list(PhoneNumberMatcher(text, REGION))):
-        text = f"{text[: match.start]}[PHONE]{text[match.end :]}"
-    for plugin in _plugins():
-        for secret in sorted(set(plugin.analyze_string(text)), key=len, reverse=True):
-            text = text.replace(secret, "[KEY]")
-    return text
+    numbers = PhoneNumberMatcher(text, REGION, Leniency.VALID, sys.maxsize)
+    text = replaced(text, ((match.start, match.end) for match in numbers), "[PHONE]")
+    text = PRIVATE_KEY.sub("[KEY]", text)
+    return replaced(text, _keys(text), "[KEY]")
+
+
+def replaced(text: str, spans: Iterable[tuple[int, int]], by: str) -> str:
+    """The text with `by` in the place of every (start, end); those that overlap are one."""
+    parts, at = [], 0
+    for start, end in sorted(spans):
+        if start >= at:
+            parts += [text[at:start], by]
+        at = max(at, end)
+    return "".join([*parts, text[at:]])
+
+
+def _keys(text: str) -> Iterator[tuple[int, int]]:
+    """(start, end) of what the plugins take for a key. What they return may be a part of it ("ghp" of a GitHub token), so their
+    expressions are asked."""
+    for begin in range(0, max(1, len(text) - OVERLAP), WINDOW - OVERLAP):
+        window = text[begin : begin + WINDOW]
+        for plugin in _plugins():
+            if NEEDED.get(type(plugin).__name__, "") not in window:
+                continue
+            for match in (match for expression in plugin.denylist for match in expression.finditer(window)):
+                start, end = begin + match.start(), begin + match.end()
+                if match.end() == len(window) and (rest := KEY_END.match(text, end)) is not None:
+                    end = rest.end()
+                if start < end and (type(plugin).__name__ != "JwtTokenDetector" or plugin.is_formally_valid(text[start:end])):
+                    yield start, end
 
 
 @cache

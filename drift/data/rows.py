@@ -1,48 +1,27 @@
-"""Rows of a user's files, one after another, however large: json arrays, jsonl, parquet; .gz of the first two.
+"""Rows of a user's files, one after another, however large: json arrays and lines, plain or as .gz; parquet and Arrow tables.
 
 A file's rows are counted from 1; those of jsonl are its lines, empty ones too. A row that can't be read comes as a BadRow in its
-turn, so a reader that hands every row on or sets it aside loses none. A json array that is broken or cut off is read up to there;
-its last row says so. What is wrong with a whole file (its form, a field that should be read and is not) is a UserError.
+turn, so a reader that hands every row on or sets it aside loses none. A file that is damaged is read up to there; its last row says
+so. What is wrong with a whole log (its form, a field that should be read and is not) is a UserError.
 """
 
-import codecs
-import gzip
-import io
-import json
-import re
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from drift.data.aside import Aside, BadRow, damaged, malformed
+from drift.data.contents import ARROW, BEGINNING, PARQUET, STREAM, refuse_others, text
 from drift.data.fields import Fields, check_fields, decoded, other_source, without
 from drift.data.files import name_of
-from drift.errors import UserError, need_package
+from drift.data.json_rows import json_rows
+from drift.data.tables import table_rows
+from drift.errors import UserError
 
-CHUNK = 1 << 20  # characters of a json array read at once
-ESCAPED = re.compile("[\udc80-\udcff]")  # what bytes that are not UTF-8 are read as
-MALFORMED, CORRECT = "malformed row", "correct the row, or leave it out"
+MOST_HELD = 10_000  # rows at the beginning of a file that can't be read, until one can
 
-
-class BadRow(ValueError):
-    """A row that can't be used: (field, what was expected, what was found), and why in a word or two."""
-
-    def __init__(self, field: str, expected: str, found: str, reason: str = MALFORMED, remedy: str = CORRECT) -> None:
-        super().__init__(field, expected, found)
-        self.field, self.expected, self.found, self.reason, self.remedy = field, expected, found, reason, remedy
-
-
-@dataclass(frozen=True, kw_only=True)
-class Aside:
-    """A row that is not used, and why. `reason` in a word or two (reports count by it); `remedy`: what the user can do."""
-
-    file: str
-    row: int
-    field: str
-    expected: str
-    found: str
-    reason: str
-    remedy: str
+__all__ = ["Aside", "BadRow", "each", "malformed", "position", "read", "up_to"]
 
 
 def each(
@@ -70,6 +49,8 @@ def each(
             yield parse(row, name, number)
         except BadRow as error:
             yield malformed(str(file), number, error)
+        except RecursionError:
+            yield malformed(str(file), number, BadRow("(row)", "a JSON object", "a row nested too deeply"))
 
 
 def _other(file: Path, option: str, other: str) -> str:
@@ -79,103 +60,66 @@ def _other(file: Path, option: str, other: str) -> str:
     return said + (f", or mine them first: python -m drift mine {file} --source {other} --out records.jsonl" if logs else "") + "."
 
 
-def malformed(file: str, row: int, error: BadRow) -> Aside:
-    return Aside(
-        file=file, row=row, field=error.field, expected=error.expected, found=error.found,
-        reason=error.reason, remedy=error.remedy,
-    )  # fmt: skip
-
-
 def read(file: Path) -> Iterator[tuple[int, Any]]:
-    """(number, row) of every row; the row is a BadRow where it can't be read."""
-    with open(file, "rb") as opened:
-        _opened[file] = opened
-        try:
-            yield from _rows(file, opened)
-        finally:
-            del _opened[file]
+    """(number, row) of every row; the row is a BadRow where it can't be read. A file in which none can be read, for the same
+    reason, is one BadRow, and so is what ends the reading early."""
+    held: list[tuple[int, BadRow]] | None = []
+    for number, row in _up_to_the_damage(file):
+        if held is not None and isinstance(row, BadRow) and row.field == "(row)" and len(held) < MOST_HELD:
+            held.append((number, row))
+            continue
+        yield from held or ()
+        held = None
+        yield number, row
+    if held and len(held) > 1 and len({row.reason for _, row in held}) == 1:
+        row = held[0][1]
+        found = f"none in {len(held)} rows that can be read; in row {held[0][0]}: {row.found}"
+        yield 0, BadRow("(file)", row.expected, found, row.reason, row.remedy)
+    else:
+        yield from held or ()
+
+
+def _up_to_the_damage(file: Path) -> Iterator[tuple[int, Any]]:
+    number = 0
+    try:
+        with open(file, "rb") as opened:
+            _opened[file] = opened
+            size = _sizes.get(file, os.fstat(opened.fileno()).st_size)
+            for number, row in _rows(file, opened, size):  # noqa: B007
+                yield number, row
+    except BadRow as error:
+        yield (number + 1 if number else 0), error
+    except OSError as error:
+        yield (number + 1 if number else 0), damaged(f"an error of the file system: {error.strerror or error}", "a file to read")
+    finally:
+        _opened.pop(file, None)
 
 
 _opened: dict[Path, Any] = {}
+_sizes: dict[Path, int] = {}
+
+
+@contextmanager
+def up_to(file: Path, size: int) -> Iterator[None]:
+    """Within it, only the first `size` bytes of a file are read, however it grows."""
+    _sizes[file] = size
+    try:
+        yield
+    finally:
+        del _sizes[file]
 
 
 def position(file: Path) -> int:
     """Bytes of a file that `read` has taken in so far."""
-    return _opened[file].tell() if file in _opened else 0
+    return _opened[file].tell() if file in _opened and not _opened[file].closed else 0
 
 
-def _rows(file: Path, opened: Any) -> Iterator[tuple[int, Any]]:
-    name = file.name.lower()
-    if name.endswith(".parquet"):
-        yield from enumerate(_parquet(file, opened), 1)
-        return
-    plain = gzip.GzipFile(fileobj=opened) if name.endswith(".gz") else opened
-    if name.removesuffix(".gz").endswith(".json"):
-        yield from enumerate(_array(io.TextIOWrapper(plain, "utf-8", "surrogateescape"), file), 1)
+def _rows(file: Path, opened: Any, size: int) -> Iterator[tuple[int, Any]]:
+    begins, named_table = opened.read(BEGINNING), file.name.lower().endswith((".parquet", ".arrow"))
+    opened.seek(0)
+    if named_table:
+        refuse_others(begins, file.name)
+    if begins.startswith((PARQUET, ARROW, STREAM)) or (named_table and not begins.lstrip().startswith((b"{", b"["))):
+        yield from enumerate(table_rows(opened, begins, size, str(file)), 1)
     else:
-        yield from _lines(plain, file)
-
-
-def _parquet(file: Path, opened: Any) -> Iterator[Any]:
-    need_package("pyarrow", f"{file}", extra="logs")
-    import pyarrow.parquet
-
-    for batch in pyarrow.parquet.ParquetFile(opened).iter_batches(batch_size=256):
-        yield from batch.to_pylist()
-
-
-def _lines(opened: Any, file: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(opened, 1):
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            yield number, BadRow("(row)", "a JSON object in UTF-8", str(error))
-            continue
-        if number == 1 and isinstance(row, list) and row and isinstance(row[0], dict) and row[0]:
-            raise UserError(f"{file}: expected one JSON object a line, and found a JSON array. Rename it to end with .json.")
-        yield number, row
-
-
-def _array(opened: Any, file: Path) -> Iterator[Any]:
-    decode = json.JSONDecoder().raw_decode
-    text, at = opened.read(CHUNK).lstrip("\ufeff \r\n\t"), 1
-    if text.startswith("{"):
-        lines = re.match(r"\{.*\}\s*\n\s*\{", text) is not None
-        raise UserError(
-            f"{file}: expected a JSON array, [...], and found "
-            + ("one JSON object a line. Rename it to end with .jsonl." if lines else "an object. Write its list of rows alone.")
-        )
-    if not text.startswith("["):
-        yield BadRow("(file)", "a JSON array", ascii(text[:20]))
-        return
-    while True:
-        while at < len(text) and text[at] in ", \r\n\t":
-            at += 1
-        if text.startswith("]", at):
-            return
-        try:
-            row, end = decode(text, at)
-            if end == len(text) and isinstance(row, int | float):
-                raise ValueError("a number may go on in the next chunk")
-        except (ValueError, RecursionError) as error:
-            more = opened.read(max(CHUNK, len(text) - at))  # doubles, so that a long row isn't parsed again and again
-            if more:
-                text, at = text[at:] + more, 0
-                continue
-            yield BadRow("(file)", "a JSON array that is whole", _ending(error, text, at))
-            return
-        yield BadRow("(row)", "a JSON object in UTF-8", "bytes that are not UTF-8") if ESCAPED.search(text, at, end) else row
-        at = end
-
-
-def _ending(error: Exception, text: str, at: int) -> str:
-    """Why an array can't be read on from `at`, where no more text follows."""
-    if at >= len(text):
-        return "the file ends here"
-    if not isinstance(error, json.JSONDecodeError) or error.pos > len(text) - 8 or "Unterminated" in error.msg:
-        return "the file ends inside this row"
-    return f"{error.msg} in this row; the rest is not read"
+        yield from json_rows(text(opened, size, file.name), file.name)

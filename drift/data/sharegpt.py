@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drift.data.aside import printable
 from drift.data.conversations import Conversation
 from drift.data.fields import empty
 from drift.data.files import files
 from drift.data.rows import BadRow, each
-from drift.data.turns import found, printable, to_turns
+from drift.data.turns import found, to_turns
 from drift.errors import UserError
 
 PACKAGED = "ShareGPT_V3_unfiltered_cleaned_split.json"

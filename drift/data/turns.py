@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from drift.data.aside import BadRow, printable
 from drift.data.fields import decoded, empty
-from drift.data.rows import BadRow
 from drift.records import Message
 
 INVISIBLE = " \t\r\n\u200b\u200c\u200d\ufeff"  # some replies of ShareGPT hold nothing but a zero-width space
@@ -143,11 +143,6 @@ def to_text(value: Any, field: str) -> str:
     if printable(value) != value:
         raise BadRow(field, "text in valid Unicode", "half of a surrogate pair")
     return value.strip(INVISIBLE)
-
-
-def printable(value: Any) -> str:
-    """A value as text that can be written as UTF-8."""
-    return str(value).encode("utf-8", "replace").decode("utf-8")
 
 
 def found(value: Any) -> str:

@@ -71,12 +71,14 @@ def _conversation(part: list[tuple[int, Any]], file: Path, called: str) -> Any:
             at = part[0][0] + int(error.field.removeprefix("rows[").partition("]")[0])
             error = BadRow(error.field.partition("].")[2], error.expected, error.found)
         return malformed(str(file), at, error)
+    except RecursionError:
+        return malformed(str(file), at, BadRow("(row)", "a JSON object", "a row nested too deeply"))
 
 
 def parse(rows: list[dict[str, Any]], file: str, number: int) -> Conversation:
     """The rows of one conversation; raises BadRow."""
     roles = {"User": "user", "Agent": "assistant"}
-    turns = [row | {"Role": roles.get(row.get("Role"), row.get("Role"))} for row in rows]  # type: ignore[arg-type]
+    turns = [row | {"Role": roles.get(str(row.get("Role")), row.get("Role"))} for row in rows]
     messages = to_messages(turns, role="Role", content="Content", field="rows")
     verdicts = {i - 1: verdict for i, row in enumerate(rows) if i >= 2 and i % 2 == 0 and (verdict := _verdict(row, i)) is not None}
     name = f"{file}:{number}"

@@ -1,5 +1,6 @@
 """The console: progress with rate and time left, on a terminal as a bar, elsewhere as a line every few seconds."""
 
+import re
 import sys
 import time
 from typing import Any
@@ -8,6 +9,9 @@ from drift import stop
 from drift.masking import mask
 
 LINE_EVERY_SECONDS = 15.0
+ACTS = re.compile(  # control characters but the tab, line separators, overrides of direction, halves of surrogate pairs
+    "[\\x00-\\x08\\x0a-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
 
 
 class Progress:
@@ -72,10 +76,19 @@ class Progress:
 
 def table(rows: list[dict[str, str]]) -> None:
     """Prints rows of equal keys as aligned columns."""
+    rows = [{visible(name, breaks=False): visible(value, breaks=False) for name, value in row.items()} for row in rows]
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
     for row in [{name: name for name in widths}, *rows]:
         say("  " + "  ".join(row[name].ljust(width) for name, width in widths.items()).rstrip())
 
 
 def say(text: str) -> None:
-    print(mask(text), flush=True)
+    print(visible(mask(text)), flush=True)
+
+
+def visible(text: str, *, breaks: bool = True) -> str:
+    """Text of whatever origin as a terminal may have it: what would move its cursor, change its colours or title, or turn the
+    direction of writing stands there by its number (\\x1b), and so do characters that its encoding lacks. `breaks`: lines end."""
+    safe = ACTS.sub(lambda found: found[0] if breaks and found[0] == "\n" else ascii(found[0])[1:-1], text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return safe.encode(encoding, "backslashreplace").decode(encoding)
