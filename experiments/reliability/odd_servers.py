@@ -157,7 +157,8 @@ def twins_and_kills(folder: Path) -> None:
     """Three processes with one cache ask once; a killed one costs what was under way, and no more, beyond its cap's resumption."""
     with Server(slow=0.05) as server:
         file = log(folder, 60)
-        twins = [mine(folder, file, settings(folder, server.server_port), f"{i}.jsonl") for i in range(3)]
+        ample = settings(folder, server.server_port, max_dollars=100, timeout_seconds=5)
+        twins = [mine(folder, file, ample, f"{i}.jsonl") for i in range(3)]
         must([twin.wait(timeout=200) for twin in twins] == [0, 0, 0], "twins: exit codes")
         must(server.served == 60, f"twins: {server.served} requests for 60 questions")
     for seconds in (0.2, 0.5, 0.8):
