@@ -18,21 +18,33 @@ SHORTEST, SHORTEST_TOLD = 8, 4  # characters; a shorter value is a word ("none",
 
 def mask(text: str, *secrets: str) -> str:
     """The text without secrets; `secrets`: further ones, whatever their variable is called."""
-    known = {value for name, value in os.environ.items() if NAMED.search(name) and len(value) >= SHORTEST}
-    known |= {part for value in known for part in value.split() if len(part) >= SHORTEST}  # of "Basic …"
-    known |= {part for value in secrets for part in (value, *value.split()) if len(part) >= SHORTEST_TOLD and part != "Basic"}
-    for value in sorted(known, key=len, reverse=True):
-        for form in {value, quote(value, safe=""), repr(value)[1:-1]}:
-            text = text.replace(form, HIDDEN)
-    return IN_URL.sub(HIDDEN, text)
+    return _without(text, _forms(secrets))
 
 
 def masked(value: Any) -> Any:
     """Plain data without secrets."""
+    return _walk(value, _forms(()))
+
+
+def _forms(secrets: tuple[str, ...]) -> list[str]:
+    """Every secret as it may be written, the longest first."""
+    known = {value for name, value in os.environ.items() if NAMED.search(name) and len(value) >= SHORTEST}
+    known |= {part for value in known for part in value.split() if len(part) >= SHORTEST}  # of "Basic …"
+    known |= {part for value in secrets for part in (value, *value.split()) if len(part) >= SHORTEST_TOLD and part != "Basic"}
+    return sorted({form for value in known for form in (value, quote(value, safe=""), repr(value)[1:-1])}, key=len, reverse=True)
+
+
+def _without(text: str, forms: list[str]) -> str:
+    for form in forms:
+        text = text.replace(form, HIDDEN)
+    return IN_URL.sub(HIDDEN, text) if "://" in text else text
+
+
+def _walk(value: Any, forms: list[str]) -> Any:
     if isinstance(value, str):
-        return mask(value)
+        return _without(value, forms)
     if isinstance(value, dict):
-        return {mask(name) if isinstance(name, str) else name: masked(inner) for name, inner in value.items()}
+        return {_walk(name, forms): _walk(inner, forms) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [masked(inner) for inner in value]
+        return [_walk(inner, forms) for inner in value]
     return value

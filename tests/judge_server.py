@@ -29,6 +29,9 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
+    def handle_error(self, request, client_address):
+        pass  # those who ask are killed
+
 
 class Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments):

@@ -22,8 +22,10 @@ from judge_server import Server, endpoint  # noqa: E402
 from network_watch import Watch  # noqa: E402
 from odd_server import ANSWERS, KEY, SERVERS, OddServer, body, http  # noqa: E402
 
+from drift import answer  # noqa: E402
 from drift.errors import UserError  # noqa: E402
 
+answer.LONGEST_PAUSE = 0.5  # or the server that asks for an hour takes a minute
 os.environ["JUDGE_KEY"] = KEY
 PRICE = 103e-6  # dollars of an answer that says its tokens, at a dollar a million
 wrong: Counter[str] = Counter()
@@ -50,7 +52,7 @@ def after(status, **headers):
 
 WAYS = {  # how a server sends what it has: (handler, data, whether the question is new)
     "at once": lambda handler, data, first: handler.wfile.write(data),
-    "in pieces of 7 bytes": in_pieces(700, 0.001),
+    "in pieces of 700 bytes": in_pieces(700, 0.001),
     "half a second late": lambda handler, data, first: (time.sleep(0.5), handler.wfile.write(data)),
     "after an early hint": lambda handler, data, first: handler.wfile.write(b"HTTP/1.1 103 E\r\nlink: x\r\n\r\n" + data),
     "after a 429 with Retry-After": after(429, retry_after="0.05"),
@@ -155,7 +157,8 @@ def twins_and_kills(folder: Path) -> None:
     """Three processes with one cache ask once; a killed one costs what was under way, and no more, beyond its cap's resumption."""
     with Server(slow=0.05) as server:
         file = log(folder, 60)
-        twins = [mine(folder, file, settings(folder, server.server_port), f"{i}.jsonl") for i in range(3)]
+        ample = settings(folder, server.server_port, max_dollars=100, timeout_seconds=5)
+        twins = [mine(folder, file, ample, f"{i}.jsonl") for i in range(3)]
         must([twin.wait(timeout=200) for twin in twins] == [0, 0, 0], "twins: exit codes")
         must(server.served == 60, f"twins: {server.served} requests for 60 questions")
     for seconds in (0.2, 0.5, 0.8):
