@@ -53,7 +53,7 @@ def test_members_that_failed_end_the_sweep_with_their_names(tmp_path):
         (tmp_path / str(number)).mkdir()
         title = {"method": "spin", "seed": str(number)}
         state = {"status": status, "title": title, "notes": {}, "error": "Broken: it is", "points": [], "stages": [], "data": {}}
-        state |= {"alarms": [], "watched": {}, "environment": {}, "begun": "2026-11-26T12:00:00", "seconds": 1.0}
+        state |= {"alarms": [], "watched": [], "environment": {}, "begun": "2026-11-26T12:00:00", "seconds": 1.0}
         (tmp_path / str(number) / "run.json").write_text(json.dumps(state))
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
     with pytest.raises(SystemExit, match="1 of 2 members failed .*: method=spin, seed=1"):
