@@ -62,7 +62,8 @@ def _other(file: Path, option: str, other: str) -> str:
 
 
 def read(file: Path) -> Iterator[tuple[int, Any]]:
-    """(number, row) of every row; the row is a BadRow where it can't be read. A file in which none can be read is one BadRow, and so is what ends the reading early."""
+    """(number, row) of every row; the row is a BadRow where it can't be read. A file in which none can be read is one BadRow, and
+    so is what ends the reading early."""
     held: list[tuple[int, BadRow]] | None = []
     for number, row in _up_to_the_damage(file):
         if held is not None and isinstance(row, BadRow) and row.field == "(row)" and len(held) < MOST_HELD:
