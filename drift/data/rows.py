@@ -6,6 +6,7 @@ so. What is wrong with a whole log (its form, a field that should be read and is
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,8 +62,8 @@ def _other(file: Path, option: str, other: str) -> str:
 
 
 def read(file: Path) -> Iterator[tuple[int, Any]]:
-    """(number, row) of every row; the row is a BadRow where it can't be read. A file in which none can be read, for the same
-    reason, is one BadRow, and so is what ends the reading early."""
+    """(number, row) of every row; the row is a BadRow where it can't be read. A file in which none can be read is one BadRow, and
+    so is what ends the reading early."""
     held: list[tuple[int, BadRow]] | None = []
     for number, row in _up_to_the_damage(file):
         if held is not None and isinstance(row, BadRow) and row.field == "(row)" and len(held) < MOST_HELD:
@@ -71,9 +72,10 @@ def read(file: Path) -> Iterator[tuple[int, Any]]:
         yield from held or ()
         held = None
         yield number, row
-    if held and len(held) > 1 and len({row.reason for _, row in held}) == 1:
-        row = held[0][1]
-        found = f"none in {len(held)} rows that can be read; in row {held[0][0]}: {row.found}"
+    if held and len(held) > 1:
+        reason = Counter(row.reason for _, row in held).most_common(1)[0][0]
+        at, row = next(item for item in held if item[1].reason == reason)
+        found = f"none in {len(held)} rows that can be read; in row {at}: {row.found}"
         yield 0, BadRow("(file)", row.expected, found, row.reason, row.remedy)
     else:
         yield from held or ()

@@ -18,7 +18,6 @@ import socket
 import sys
 import tempfile
 import time
-import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -37,8 +36,10 @@ VALID = {
     "messages": {"id": "a", "messages": [USER, REPLY | {"rating": -1, "comment": "Too long."}, USER, REPLY], "model": "m"},
     "jsonl": {"prompt": [USER], "rejected": [REPLY], "user_preference": {"content": "No."}},
     "preference": {"prompt": [USER], "chosen": [REPLY], "rejected": [REPLY | {"content": "No"}], "score_chosen": 2},
-    "sharegpt": {"id": "a", "conversations": [{"from": who, "value": "That is wrong."} for who in ("human", "gpt", "human")]},
-    "wildchat": {"conversation_hash": "a", "conversation": [USER | {"toxic": False}, REPLY, USER], "language": "English"},
+    "sharegpt": {"id": "a", "conversations": [{"from": who, "value": text} for who, text in
+                                                (("human", "Hi"), ("gpt", "Yes"), ("human", "That is wrong."))]},
+    "wildchat": {"conversation_hash": "a", "conversation": [USER | {"toxic": False}, REPLY, USER | {"content": "That is wrong."}],
+                 "language": "English"},
     "wildfeedback_pairs": {"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"value": "a"},
                            "rejected": {"value": "b"}},
     "ultrafeedback": {
@@ -79,7 +80,8 @@ def odd_rows(source, count, rng):
         row = VALID[source]
         for _ in range(rng.randrange(4)):
             row = spoilt(row, rng)
-        line = bytearray(json.dumps(row, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass"))
+        text = json.dumps(row, ensure_ascii=rng.random() < 0.5).replace('"Hi"', f'"Hi {len(lines)}"')
+        line = bytearray(text.encode("utf-8", "surrogatepass"))
         if rng.random() < 0.05:
             line = line[: rng.randrange(1, len(line) + 1)]
         if rng.random() < 0.05:
@@ -105,6 +107,7 @@ def rows_kept(folder, count, rng):
         if source != "wildfeedback":  # one of its conversations is several rows
             assert given == len(lines), (source, given, len(lines))
         accounted(done, source)
+        print(f"{source}: {len(lines)} rows, {len(done.records)} records, {len(done.set_aside)} set aside", flush=True)
         found.update({"rows": len(lines), "records": len(done.records), "set aside": len(done.set_aside)})
     return found
 
@@ -139,6 +142,16 @@ def table(rows, **settings):
     return held.getvalue()
 
 
+def same(count):
+    """A table of one text of a MiB so many times, in a few kB."""
+    import pyarrow
+    import pyarrow.parquet
+
+    held, text = io.BytesIO(), pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * count, pyarrow.int32()), ["x" * (1 << 20)])
+    pyarrow.parquet.write_table(pyarrow.table({"text": text}), held, store_schema=False)
+    return held.getvalue()
+
+
 def stream(rows):
     import pyarrow
     import pyarrow.ipc
@@ -157,9 +170,9 @@ def flipped(data, rng, count=20):
 
 
 def bomb(piece, times):
-    """gzip of a text many times over, made piece by piece."""
-    pack = zlib.compressobj(9, zlib.DEFLATED, 31)
-    return b"".join([*(pack.compress(piece) for _ in range(times)), pack.flush()])
+    """gzip of a text many times over, in members of at most 64 of it."""
+    together = min(64, times)
+    return gzip.compress(piece * together) * (times // together)
 
 
 def odd_files(rng, scale):
@@ -195,7 +208,7 @@ def odd_files(rng, scale):
         ("lists.json", b'[{"messages": [' + b"[]," * (min(scale, 100) << 18) + b"[]]}]"),
         ("zeros.jsonl.gz", bomb(bytes(1 << 20), scale)), ("blank.jsonl.gz", bomb(b"\n" * (1 << 20), scale)),
         ("long.json.gz", bomb(b"[" + large, scale)), ("long.jsonl.gz", bomb(large, scale)),
-        ("same.parquet", table([{"text": "x" * (1 << 20), "n": i} for i in range(scale)])),
+        ("same.parquet", same(scale)),
     ]  # fmt: skip
 
 
@@ -252,6 +265,7 @@ def check(folder, *, num_rows, num_files, scale, seed):
         before = memory()
         figures = one_file(folder, name, data, [talk(f"good {i}") for i in range(5)])
         files.append((name, *figures, memory() - before))
+        print("{:22} records {:5}  set aside {:5}  {:5.1f} s  memory {:+5.0f} MiB".format(*files[-1]), flush=True)
     return rows, files
 
 
@@ -259,14 +273,12 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--files", type=int, default=1000, help="at most")
-    parser.add_argument("--scale", type=int, default=2048, help="MiB that a bomb unpacks to")
+    parser.add_argument("--scale", type=int, default=1500, help="MiB that a bomb unpacks to")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         rows, files = check(Path(folder), num_rows=given.rows, num_files=given.files, scale=given.scale, seed=given.seed)
-    for name, records, aside, seconds, grown in files:
-        print(f"{name:22} records {records:5}  set aside {aside:5}  {seconds:5.1f} s  memory {grown:+5.0f} MiB")
     print(dict(rows), f"{len(files)} files, {time.monotonic() - started:.0f} s, at most {memory():.0f} MiB")
 
 
