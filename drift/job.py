@@ -14,8 +14,8 @@ from drift.report.journal import Journal
 
 
 def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
-    """Runs in `folder`, which is this run's alone, and writes report.html there. `config`: the composed settings, as they are kept
-    beside the results."""
+    """Runs in `folder`, which is this run's alone; writes report.html there unless it is a sweep's member. `config`: the composed
+    settings, as they are kept beside the results."""
     (folder / "config.yaml").write_text(config, encoding="utf-8")
     quiet.libraries(folder / "libraries.log")
     sweep = str(hydra.mode).endswith("MULTIRUN")
@@ -50,14 +50,18 @@ def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
 
 
 def finish(kept: Journal, error: BaseException | None, study: Path | None) -> None:
-    """The last word in journal and reports. That of a study is built when the sweep ends, which a signal makes it do here."""
+    """The last word in journal and reports. A sweep's members have one together, built at its end; a signal ends it here."""
     kept.finish(error)
-    report = html.run_report(kept.folder)
-    if not isinstance(error, (KeyboardInterrupt, SystemExit)):
-        sys.stdout.flush()
-        closing.run(kept.folder, report, member=study is not None)
-    elif study is not None:
+    stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+    sys.stdout.flush()
+    if study is None:
+        report = html.run_report(kept.folder)
+        if not stopped:
+            closing.run(kept.folder, report)
+    elif stopped:
         html.study_report(study)
+    else:
+        closing.member(kept.folder)
 
 
 def unusual(run: Run) -> list[str]:

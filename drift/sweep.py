@@ -1,6 +1,7 @@
 """A sweep as a whole: its members are checked before the first one runs, it has a folder of its own, and says who failed."""
 
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Members(Callback):
         except UserError as error:
             sys.exit(f"\n{error}")
         print(f"Sweep of {len(members)} members in {mine}", flush=True)
+        print(f"  its report is built at the end, and earlier by: python -m drift report {shlex.quote(str(mine))}", flush=True)
         quoted = str(mine).replace("\\", "\\\\").replace("'", "\\'")
         with read_write(config.hydra):
             config.hydra.sweep.dir = str(mine)  # for Hydra, and for the members, whose configs are composed anew:

@@ -8,10 +8,15 @@ from drift.report.console import say, table
 from drift.report.members import groups, scored_names
 
 
-def run(folder: Path, report: Path, *, member: bool) -> None:
-    """Of a single run, or, in short, of one member of a sweep."""
-    summary(folder, brief=member)
+def run(folder: Path, report: Path) -> None:
+    """Of a single run."""
+    summary(folder, brief=False)
     say(f"Report: {shown(report)}")
+
+
+def member(folder: Path) -> None:
+    """Of one member of a sweep."""
+    summary(folder, brief=True)
 
 
 def sweep(folder: Path) -> None:
