@@ -11,6 +11,7 @@ import os, signal, time
 from drift import stop
 from drift.report.console import Progress
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background jobs ignore it
 stop.install()
 
 class Library:

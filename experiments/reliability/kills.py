@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*")
     arguments = parser.parse_args()
     folder, cache, rng = arguments.folder.resolve(), arguments.folder.resolve() / "cache", random.Random(0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background jobs ignore it
     load()
     changes, kinds = arguments.settings, [arguments.kind] if arguments.kind else list(KINDS)
     expected = {kind: undisturbed(kind, folder / f"undisturbed-{kind}", cache, changes) for kind in kinds}
