@@ -64,6 +64,7 @@ def command(kind: str, folder: Path, cache: Path, store: Path | None = None, cha
         settings.append(f"model.cache_dir={cache}")
     named = {change.partition("=")[0] for change in changes}
     kept = [item for item in [*settings, *KINDS[kind]] if item.partition("=")[0] not in named]
+    kept.sort(key=lambda item: item != "-m")  # which Hydra wants first
     return [*kept, *changes, *data, place, f"store.dir={store or folder / 'store'}"]
 
 
