@@ -28,7 +28,7 @@ class ReferenceModule(lightning.LightningModule):
         self.layout, self.on_batch = layout, on_batch
 
     def cpu(self) -> "ReferenceModule":
-        """Stays where it is when its Trainer ends, and is freed there: 7B parameters took ten seconds to move (measured, H100)."""
+        """Stays where it is when its Trainer ends, and is freed there: Lightning would move all its weights."""
         return self
 
     def predict_step(self, batch: dict[str, Any]) -> Tensor:
