@@ -4,12 +4,15 @@ import json
 import os
 import runpy
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from drift import __main__ as command
 from drift.data import mined
+from drift.data.messages import Messages
 from drift.errors import UserError
 
 
@@ -49,6 +52,28 @@ def test_nothing_found_says_why_by_reason_with_counts(mine, tmp_path):
     assert not (tmp_path / "r.jsonl").exists() and len((tmp_path / "r.quarantine.jsonl").read_text().splitlines()) >= 2
     with pytest.raises(UserError, match="No record was found"):
         mine("log.jsonl", "--out", "r.jsonl")  # the next try is not refused because of what this one left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meanwhile(Messages):
+    """While it is read, another mining ends."""
+
+    other: Any
+
+    def conversations(self, file):
+        mined.mine(self.other, Path("r.jsonl"), overwrite=False)
+        return Messages.conversations(self, file)
+
+
+def test_of_two_minings_into_one_file_the_second_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("log.jsonl", "other.jsonl"):
+        (tmp_path / name).write_text(ONE)
+    run, other = (command.compose(["data=messages", f"data.path={name}.jsonl", "mine=rules"]) for name in ("log", "other"))
+    slow = replace(run, data=Meanwhile(**vars(run.data), other=other))
+    with pytest.raises(UserError, match="r.jsonl was written by another process meanwhile"):
+        mined.mine(slow, Path("r.jsonl"), overwrite=False)
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_log_that_nobody_answers_in_is_told_so(mine, tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 
 from drift.data.collected import Collected
 from drift.errors import MOST_LISTED, UserError
+from drift.files import create
 from drift.mine.unread import UNREAD
 from drift.records import read_jsonl, write_jsonl
 from drift.report.console import say, table
@@ -18,6 +19,8 @@ def mine(run: Any, out: Path, overwrite: bool) -> None:
     check_out(run.data.files(), out, quarantine, overwrite)
     collected = run.intake.collect(run.data, run.mine)
     out.parent.mkdir(parents=True, exist_ok=True)
+    if collected.records and not overwrite:
+        reserve(out)
     write_jsonl(quarantine, collected.set_aside)
     if not collected.records:
         raise UserError(why_nothing(collected, run.data.path, quarantine))
@@ -46,6 +49,14 @@ def check_out(logs: list[Path], out: Path, quarantine: Path, overwrite: bool) ->
             raise UserError(f"--out {out} would write over {file}, which is the log itself. Give another name.")
         if not overwrite and not (file == quarantine and not out.exists() and left_by(logs, file)):
             raise UserError(f"{file} is there already. Give another name with --out, or add --overwrite to replace it.")
+
+
+def reserve(out: Path) -> None:
+    """Makes the file, empty: another mining may have written it since `check_out` looked."""
+    try:
+        create(out, b"", sync=False)
+    except FileExistsError:
+        raise UserError(f"{out} was written by another process meanwhile. Give another name with --out.") from None
 
 
 def left_by(logs: list[Path], quarantine: Path) -> bool:
