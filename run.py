@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from drift import stop
 from drift.config import build, explain
+from drift.console import say, visible
 from drift.errors import CANT_WRITE, UserError
 from drift.folders import owned
 from drift.masking import mask
 from drift.overrides import quote_paths
-from drift.report.console import say, visible
 
 CONF = Path(__file__).resolve().parent / "conf"
 

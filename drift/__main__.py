@@ -10,8 +10,8 @@ import textwrap
 from pathlib import Path
 
 from drift import quiet, stop
+from drift.console import visible
 from drift.errors import UserError
-from drift.report.console import visible
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SETTINGS = "settings, as intake.max_records=4000 (NAME=VALUE, as in run.py); what holds when nothing is said:\n"
@@ -41,11 +41,11 @@ def main() -> None:
 
         print(f"Report: {html.report_of(arguments.folder)}")
     elif arguments.command == "workspace":
-        from drift.report import workspace as page
+        from drift.logger import workspace as page
 
         page.workspace(arguments.entity, arguments.project, arguments.spec)
     elif arguments.command == "mine":
-        from drift.data import mined
+        from drift.intake import mined
 
         quote_paths([arguments.logs, str(arguments.out)])  # refuses a name that is not UTF-8
         run = compose([f"data={arguments.source}", override("data.path", literal(arguments.logs)), *overrides])

@@ -80,7 +80,7 @@ class Alarms:
         return found
 
     def in_sampling(self, counts: dict[str, int]) -> dict[str, str]:
-        """As above, of the counts of an iteration's candidate pairs (see method/filters.py)."""
+        """As above, of the counts of an iteration's candidate pairs (see examples/filters.py)."""
         found, cut = {}, counts["kept_truncated"]
         copies = sum(counts[name] for name in ("identical", "copied", "echo", "kept_echo"))
         if self.copied_share is not None and copies > self.copied_share * counts["seen"]:

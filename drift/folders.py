@@ -15,9 +15,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from drift.console import say
 from drift.errors import writable
 from drift.records import digest
-from drift.report.console import say
 
 OWNER = ".owner"
 WRITTEN = (  # by a run or a sweep

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from drift import quiet, stop
+from drift.console import say
+from drift.journal import Journal
 from drift.loop import Run, execute
 from drift.masking import masked
 from drift.model import precision
 from drift.report import closing, html
-from drift.report.console import say
-from drift.report.journal import Journal
 
 
 def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:

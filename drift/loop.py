@@ -13,28 +13,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drift.alarms import Alarms
-from drift.data.collected import nothing
-from drift.data.intake import Intake, contents
-from drift.data.leakage import apart
-from drift.data.usable import usable
+from drift.console import say
+from drift.engine.ask import Ask
 from drift.errors import UserError
+from drift.examples.filters import Filters
+from drift.examples.guidance import Guidance
 from drift.identity import identity, named
-from drift.method.filters import Filters
-from drift.method.guided import Guidance
+from drift.intake.collected import nothing
+from drift.intake.intake import Intake, contents
+from drift.intake.leakage import apart
+from drift.intake.usable import usable
+from drift.journal import Journal
 from drift.method.warmup import Warmup
 from drift.model.architecture import check_architecture
 from drift.model.chat import check_template
 from drift.model.policy import Policy, load_tokenizer, policy_at
 from drift.model.weights import check_weights
+from drift.randomness import order
 from drift.records import Pair, Record, digest, read_pairs, read_records, write_jsonl
-from drift.report.console import say
-from drift.report.journal import Journal
-from drift.sampler.draw import Draw
-from drift.sampler.noise import order
+from drift.score.plan import layout_module, plan, tokenize
+from drift.score.reference import reference_stage
 from drift.store import Stage, Store
 from drift.train.fit import train_stage
-from drift.train.reference import reference_stage
-from drift.train.rows import layout_module, plan, tokenize
 from drift.train.settings import Train
 
 VERSION = 1
@@ -130,8 +130,8 @@ def feedback_stage(run: Run, policy: Policy, tokenizer: Any) -> Stage:
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
         if run.data.uses_policy:
-            with Draw(sampler=run.sampler, policy=policy, store=run.store, seed=run.data.seed, purpose="log", iteration=0) as draw:
-                collected = run.data.collect(draw)
+            with Ask(sampler=run.sampler, policy=policy, store=run.store, seed=run.data.seed, purpose="log", iteration=0) as ask:
+                collected = run.data.collect(ask)
         else:
             collected = run.intake.collect(run.data, run.mine, log)
         limits = {"max_tokens": run.train.max_tokens, "max_new_tokens": run.sampler.max_new_tokens}
@@ -191,8 +191,8 @@ def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: 
     def work(progress: Path, output: Path) -> dict[str, Any]:
         keys = [record.key for record in records]
         shuffled = [records[i] for i in order(run.seed, "records", iteration, keys)]
-        with Draw(sampler=run.sampler, policy=policy, store=run.store, seed=run.seed, purpose="pairs", iteration=iteration) as draw:
-            pairs, counts = run.filters.take(method.make_pairs(shuffled, draw), wanted, tokenizer)
+        with Ask(sampler=run.sampler, policy=policy, store=run.store, seed=run.seed, purpose="pairs", iteration=iteration) as ask:
+            pairs, counts = run.filters.take(method.make_examples(shuffled, ask), wanted, tokenizer)
         if not pairs:
             raise UserError(
                 f"The method made no usable pair out of {len(records)} records ({counts}). "
@@ -205,7 +205,7 @@ def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: 
                 f"that train on more are no comparison; pairs_per_iteration={len(pairs)} would match them."
             )
         write_jsonl(output / "pairs.jsonl", pairs)
-        return {"counts": counts, "drawn": draw.drawn}
+        return {"counts": counts, "drawn": ask.drawn}
 
     warmup = isinstance(method, Warmup)
     wanted = None if warmup else run.pairs_per_iteration

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drift.data.aside import printable
 from drift.errors import UserError
+from drift.intake.aside import printable
 
 PATH = re.compile(r"(^|[._])(path|dir)$")  # data.path, model.path, store.dir, mine.endpoint.cache_dir, …
 

@@ -88,7 +88,7 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that this program wrote (a user's file goes through `data/jsonl.py`, which checks it)."""
+    """The rows of a file that this program wrote (a user's file goes through `intake/rows.py`, which checks it)."""
     with open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 

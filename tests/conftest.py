@@ -116,9 +116,9 @@ def perform(folder, *overrides):
     import json
 
     from drift.config import build
+    from drift.journal import Journal
     from drift.loop import execute
     from drift.report import html
-    from drift.report.journal import Journal
 
     run = build(compose(*overrides))
     folder.mkdir(parents=True, exist_ok=True)

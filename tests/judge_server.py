@@ -5,7 +5,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from drift.endpoint import Endpoint
+from drift.engine.endpoint import Endpoint
 
 TOKENS = 1_000_000  # that every request takes: a dollar at the price of `endpoint`
 USAGE = {"prompt_tokens": TOKENS, "completion_tokens": 0, "total_tokens": TOKENS}

@@ -9,7 +9,7 @@ import torch
 from drift.errors import UserError
 from drift.model.architecture import check_architecture, shares_beginnings
 from drift.sampler.decode import Row, sample
-from drift.train.attention import refuse_other_arithmetic
+from drift.score.attention import refuse_other_arithmetic
 from drift.train.lora import Lora, unreached
 
 SIZES = dict(

@@ -3,8 +3,8 @@
 import pytest
 from templates import SHAPES, THOUGHT
 
-from drift.data.usable import usable
 from drift.errors import UserError
+from drift.intake.usable import usable
 from drift.model.chat import NotAPrefix, check_template, end_of_turn, prompt_ids, reply_ids
 from drift.model.policy import load_tokenizer, policy_at
 from drift.model.template import DATE, check_arguments, with_arguments

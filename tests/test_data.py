@@ -5,17 +5,17 @@ import json
 import pytest
 from conftest import feedback_file, perform
 
-from drift.data.conversations import Conversation, to_records
 from drift.data.deployment import Deployment, split_topics
-from drift.data.intake import Intake
 from drift.data.jsonl import Jsonl, parse
-from drift.data.leakage import apart
 from drift.data.messages import Messages
-from drift.data.opinions import judged
 from drift.data.requests import REQUESTS, feedback, verify
-from drift.data.rows import BadRow
-from drift.data.usable import usable
 from drift.errors import UserError
+from drift.intake.conversations import Conversation, to_records
+from drift.intake.intake import Intake
+from drift.intake.leakage import apart
+from drift.intake.opinions import judged
+from drift.intake.rows import BadRow
+from drift.intake.usable import usable
 from drift.mine.classifier import Classifier
 from drift.mine.rules import Rules
 

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from drift.__main__ import compose
-from drift.data.language import told
+from drift.intake.language import told
 from drift.overrides import override, quote_paths
 from drift.records import Record
 from drift.report.describe import NOT_TOLD, languages, unread

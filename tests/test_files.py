@@ -16,13 +16,13 @@ import pyarrow.parquet
 import pytest
 from conftest import collected, defaults, made
 
-from drift.data import aside, contents, json_rows, redact
-from drift.data.files import content
-from drift.data.intake import contents as contents_of
-from drift.data.rows import BadRow, read
+from drift.console import visible
 from drift.errors import UserError
+from drift.intake import aside, contents, json_rows, redact
+from drift.intake.files import content
+from drift.intake.intake import contents as contents_of
+from drift.intake.rows import BadRow, read
 from drift.mine.rules import Rules
-from drift.report.console import visible
 
 
 def talk(number, said="That is wrong."):
@@ -282,7 +282,7 @@ def test_nothing_foreign_acts_on_the_terminal():
 
 
 def test_nothing_foreign_acts_on_the_terminal_through_mine(tmp_path, capsys):
-    from drift.report.console import say, table
+    from drift.console import say, table
 
     say("equal to a\x1b]0;t\x07")
     table([{"category": "x\x1b[2J\ny", "records": "1"}])

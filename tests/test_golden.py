@@ -87,8 +87,8 @@ def composed(case, folder):
 
 def trajectory(run, place):
     """What a run puts out, row by row: the start model's scores, then every iteration's pairs, steps and scores."""
+    from drift.journal import Journal
     from drift.loop import execute
-    from drift.report.journal import Journal
 
     place.mkdir()
     execute(run, Journal(place, {"method": "golden", "seed": "0"}, {}, run.store, run.logger, run.alarms))

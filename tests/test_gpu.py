@@ -15,9 +15,9 @@ from conftest import ROOT, SMALL, perform
 
 from drift.sampler.decode import Row as Prompt
 from drift.sampler.decode import sample
-from drift.train import padded, shared
-from drift.train.logprobs import token_logprobs
-from drift.train.rows import Row
+from drift.score import padded, shared
+from drift.score.logprobs import token_logprobs
+from drift.score.plan import Row
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -109,7 +109,7 @@ def test_training_repeats_the_reference_pass_bit_for_bit():
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.gpu
 def test_chunked_log_probs_equal_whole_logits(trained, monkeypatch):
-    from drift.train import logprobs
+    from drift.score import logprobs
 
     monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, DEVICE.type, 7 * 500)
     generator = torch.Generator().manual_seed(0)
@@ -145,8 +145,8 @@ def test_greedy_decoding_equals_generate(banded):
 
 @pytest.mark.gpu
 def test_a_trainer_leaves_the_model_on_its_device():
+    from drift.score.reference import make_trainer
     from drift.train.modules import ReferenceModule
-    from drift.train.reference import make_trainer
 
     model = random_model().float().to(DEVICE)
     loader = torch.utils.data.DataLoader([shared.collate(batch_of(SIZES[1]), 0)], batch_size=None)

@@ -24,8 +24,8 @@ class Drift:  # named like the one that is shipped
     guidance: object
     rounds: int
 
-    def make_pairs(self, records, draw):
-        for record, (reply,) in draw(records, lambda record: [record.prompt], first_sample=0, label="fresh replies"):
+    def make_examples(self, records, ask):
+        for record, (reply,) in ask.draw(records, lambda record: [record.prompt], first_sample=0, label="fresh replies"):
             yield Pair(
                 prompt=record.prompt, chosen=reply.text, rejected={rejected}, chosen_ended=True, rejected_ended=True,
                 fresh=("chosen",), feedback=None, record=record.id,
@@ -84,11 +84,11 @@ def test_the_code_of_a_part_holds_its_bases_and_its_own_helpers(written):
 
 
 def test_a_part_is_named_by_module_class_and_source():
+    from drift.examples.guidance import Guidance
     from drift.method.drift import Drift
-    from drift.method.guided import Guidance
 
     found = identity(Drift(rounds=2, guidance=Guidance(share=0.5, instruction="i")))
-    guidance = {"class": "drift.method.guided.Guidance", "code": code(Guidance), "share": 0.5, "instruction": "i"}
+    guidance = {"class": "drift.examples.guidance.Guidance", "code": code(Guidance), "share": 0.5, "instruction": "i"}
     assert found == {"class": "drift.method.drift.Drift", "code": code(Drift), "rounds": 2, "guidance": guidance}
     assert code(Drift) != code(Guidance) and len(code(Drift)) == 64
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from conftest import collected, defaults, made
 
-from drift.data.collected import nothing
-from drift.data.leakage import apart
 from drift.errors import UserError
+from drift.intake.collected import nothing
+from drift.intake.leakage import apart
 from drift.records import Record
 
 DOWN, UP = {"feedback": "down"}, {"feedback": "up"}

@@ -12,10 +12,10 @@ from drift.config import build
 from drift.errors import UserError
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at, save_policy
-from drift.train import padded
+from drift.score import padded
+from drift.score.plan import Row
 from drift.train.lora import Lora
 from drift.train.modules import adamw_8bit
-from drift.train.rows import Row
 
 
 def test_weights_below_an_adapter_are_in_four_bits_for_whoever_loads_the_policy(tiny, tokenizer, tmp_path):

@@ -1,17 +1,18 @@
-"""Methods make the right pairs, filters count what they drop, all with a scripted `draw` and nothing else."""
+"""Methods make the right pairs, filters count what they drop, all with a scripted `ask` and nothing else."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, compose
 from hydra.utils import instantiate
 
 from drift.config import build
+from drift.examples.filters import Filters
+from drift.examples.guidance import Guidance
 from drift.judge.verifier import Verifier
 from drift.loop import one_pass, pairs_stage
 from drift.method.drift import Drift
-from drift.method.filters import Filters
-from drift.method.guided import Guidance
 from drift.method.iterdpo import IterDpo
 from drift.method.random_logged import RandomLogged
 from drift.method.spin import Spin
@@ -36,7 +37,7 @@ LOG = [record(0, "dsat"), record(1, "sat"), record(2, "dsat"), record(3, "sat")]
 
 
 def scripted(*texts, ended=True):
-    """A draw that answers with the given texts in turn, and remembers the prompts that it was asked for."""
+    """An `ask` that answers with the given texts in turn, and remembers the prompts that it was asked for."""
     script, asked = itertools.cycle(texts), []
 
     def draw(items, prompts_of, *, first_sample, label):
@@ -45,8 +46,7 @@ def scripted(*texts, ended=True):
             asked.extend((item.id, first_sample + j, prompt) for j, prompt in enumerate(prompts))
             yield item, [Reply(text=next(script), num_tokens=3, ended=ended) for _ in prompts]
 
-    draw.asked = asked
-    return draw
+    return SimpleNamespace(draw=draw, asked=asked)
 
 
 def pair(**changes):
@@ -59,7 +59,7 @@ def pair(**changes):
 
 
 def test_drift_rejects_the_logged_dsat_reply_and_chooses_a_fresh_one():
-    pairs = list(Drift(guidance=UNGUIDED, rounds=1).make_pairs(LOG, scripted("fresh")))
+    pairs = list(Drift(guidance=UNGUIDED, rounds=1).make_examples(LOG, scripted("fresh")))
     assert [(p.record, p.chosen, p.rejected, p.fresh) for p in pairs] == [
         ("r0", "fresh", "logged dsat 0", ("chosen",)),
         ("r2", "fresh", "logged dsat 2", ("chosen",)),
@@ -83,45 +83,45 @@ def test_a_paper_size_model_goes_through_its_records_once():
 
 
 def test_guided_samples_see_reply_and_feedback_but_the_pair_keeps_the_original_prompt():
-    draw = scripted("fresh")
-    (first, _) = Drift(guidance=Guidance(share=1.0, instruction="Do better."), rounds=1).make_pairs(LOG, draw)
-    shown = draw.asked[0][2]
+    ask = scripted("fresh")
+    (first, _) = Drift(guidance=Guidance(share=1.0, instruction="Do better."), rounds=1).make_examples(LOG, ask)
+    shown = ask.asked[0][2]
     assert [m["role"] for m in shown] == ["user", "assistant", "user"]
     assert shown[1]["content"] == "logged dsat 0" and shown[2]["content"] == "No commas please.\n\nDo better."
     assert first.prompt == LOG[0].prompt
 
 
 def test_the_control_rejects_logged_replies_whatever_the_user_thought():
-    pairs = list(RandomLogged(guidance=UNGUIDED, rounds=1).make_pairs(LOG, scripted("fresh")))
+    pairs = list(RandomLogged(guidance=UNGUIDED, rounds=1).make_examples(LOG, scripted("fresh")))
     assert [(p.record, p.rejected) for p in pairs] == [(record.id, record.reply) for record in LOG]
     assert {(p.chosen, p.fresh) for p in pairs} == {("fresh", ("chosen",))}
 
 
 def test_spin_chooses_the_logged_sat_reply_and_goes_round_with_new_samples():
-    draw = scripted("fresh a", "fresh b", "fresh c", "fresh d")
-    pairs = list(Spin(rounds=2).make_pairs(LOG, draw))
+    ask = scripted("fresh a", "fresh b", "fresh c", "fresh d")
+    pairs = list(Spin(rounds=2).make_examples(LOG, ask))
     assert [(p.record, p.chosen, p.rejected) for p in pairs] == [
         ("r1", "logged sat 1", "fresh a"), ("r3", "logged sat 3", "fresh b"),
         ("r1", "logged sat 1", "fresh c"), ("r3", "logged sat 3", "fresh d"),
     ]  # fmt: skip
-    assert [sample for _, sample, _ in draw.asked] == [0, 0, 1, 1] and all(p.fresh == ("rejected",) for p in pairs)
+    assert [sample for _, sample, _ in ask.asked] == [0, 0, 1, 1] and all(p.fresh == ("rejected",) for p in pairs)
 
 
 def test_iterdpo_ranks_its_samples_by_the_judge_and_reports_ties():
     judge = Verifier(noise=0.0, seed=0)
     method = IterDpo(num_samples=2, guidance=UNGUIDED, rounds=1, judge=judge)
     good, bad = "Tea is warm and good.", "Tea, warm, and good."
-    (first, second) = method.make_pairs(LOG, scripted(bad, good, good, good))
+    (first, second) = method.make_examples(LOG, scripted(bad, good, good, good))
     assert (first.chosen, first.rejected, first.fresh) == (good, bad, ("chosen", "rejected"))
     assert second is None
     assert judge.label == "oracle, same function as the metric"
 
 
 def test_iterdpo_can_guide_any_share_of_its_samples():
-    draw = scripted("a", "b", "c", "d")
+    ask = scripted("a", "b", "c", "d")
     judge = Verifier(noise=0.5, seed=0)
-    list(IterDpo(num_samples=4, guidance=Guidance(share=0.5, instruction="."), rounds=1, judge=judge).make_pairs(LOG, draw))
-    lengths = [len(prompt) for name, _, prompt in draw.asked if name == "r0"]
+    list(IterDpo(num_samples=4, guidance=Guidance(share=0.5, instruction="."), rounds=1, judge=judge).make_examples(LOG, ask))
+    lengths = [len(prompt) for name, _, prompt in ask.asked if name == "r0"]
     assert lengths == [3, 3, 1, 1]
 
 
@@ -137,7 +137,7 @@ def test_the_noisy_judge_is_repeatable_and_as_noisy_as_it_says():
 
 def test_warm_start_pairs_are_the_dsat_records_whose_second_answer_satisfied():
     log = [*LOG, record(5, "dsat", revised="better", satisfied=True), record(6, "dsat", revised="no better", satisfied=False)]
-    (only,) = Warmup().make_pairs(log, None)
+    (only,) = Warmup().make_examples(log, None)
     assert (only.chosen, only.rejected, only.fresh) == ("better", "logged dsat 5", ())
 
 

@@ -17,9 +17,9 @@ from hydra.utils import instantiate
 from judge_server import Server, endpoint
 
 from drift.config import build
-from drift.data import mined
-from drift.endpoint import Endpoint
+from drift.engine.endpoint import Endpoint
 from drift.errors import UserError
+from drift.intake import mined
 from drift.mine import classifier, features, rules
 from drift.mine.cascade import Cascade, read
 from drift.mine.classifier import Classifier
@@ -71,8 +71,8 @@ def test_every_reply_that_a_user_turn_follows_is_judged_system_message_or_not():
 
 def test_what_is_looked_for_first_is_in_whatever_a_rule_finds():
     """Over the real turns: no complaint is missed because none of its traces is there."""
-    from drift.data.conversations import Conversation
     from drift.data.sharegpt import ShareGpt
+    from drift.intake.conversations import Conversation
 
     source = ShareGpt(path=None, ignore_fields=[])
     talks = (item for file in source.files() for item in source.conversations(file) if isinstance(item, Conversation))

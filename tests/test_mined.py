@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from drift import __main__ as command
-from drift.data import mined
 from drift.data.messages import Messages
 from drift.errors import UserError
+from drift.intake import mined
 
 
 def rows(*talks):

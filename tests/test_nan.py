@@ -21,10 +21,10 @@ from drift.report import verdict
 from drift.report.compare import compare
 from drift.report.members import groups
 from drift.sampler.choose import choose
+from drift.score.plan import plan, tokenize
+from drift.score.reference import recheck, score_rows
 from drift.train.fit import fit
 from drift.train.modules import check_start
-from drift.train.reference import recheck, score_rows
-from drift.train.rows import plan, tokenize
 
 NAN, INF = float("nan"), float("inf")
 LN2 = math.log(2)

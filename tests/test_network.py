@@ -13,8 +13,8 @@ import pytest
 from judge_server import Server, endpoint
 from odd_server import ANSWERS, KEY, SERVERS, OddServer, body, bomb, http
 
-from drift import answer
-from drift.answer import Failure, read, same_model
+from drift.engine import answer
+from drift.engine.answer import Failure, read, same_model
 from drift.errors import UserError
 from drift.masking import mask, masked
 from drift.stop import Stopped

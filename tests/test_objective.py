@@ -8,10 +8,10 @@ import torch
 from drift.model.chat import prompt_ids, reply_ids
 from drift.model.policy import load_model, policy_at
 from drift.records import Pair
+from drift.score.padded import collate, reply_logprobs
+from drift.score.plan import Row, plan, tokenize
 from drift.train import objective
 from drift.train.modules import check_start
-from drift.train.padded import collate, reply_logprobs
-from drift.train.rows import Row, plan, tokenize
 
 HELLO = [{"role": "user", "content": "Hello?"}]
 

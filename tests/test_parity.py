@@ -16,11 +16,11 @@ from trl import DPOConfig, DPOTrainer
 from drift.model.policy import Policy, load_model, load_tokenizer, policy_at
 from drift.model.tiny import Tiny
 from drift.records import Pair
-from drift.train import padded
+from drift.score import padded
+from drift.score.plan import PairRows, layout_module, plan, tokenize
 from drift.train.frozen import kept, load, removed
 from drift.train.lora import Lora
 from drift.train.modules import PolicyModule, ReferenceModule
-from drift.train.rows import PairRows, layout_module, plan, tokenize
 from drift.train.settings import Loss, Train
 
 BETA, NLL_WEIGHT = 0.1, 0.3

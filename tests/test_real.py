@@ -5,8 +5,8 @@ import torch
 from conftest import compose
 from hydra.utils import instantiate
 
-from drift.data.conversations import Conversation
 from drift.data.sharegpt import ShareGpt
+from drift.intake.conversations import Conversation
 from drift.mine import rules
 
 

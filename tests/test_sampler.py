@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from drift.engine.ask import Ask
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at
-from drift.sampler import bands, skinny
+from drift.randomness import order, uniforms
 from drift.sampler.choose import choose
+from drift.sampler.cpu import bands, skinny
 from drift.sampler.decode import Row, sample
-from drift.sampler.draw import Draw
-from drift.sampler.noise import order, uniforms
 from drift.sampler.transformers import Transformers
 from drift.store import Store
 from drift.train.lora import Lora
@@ -27,9 +27,11 @@ def draw_all(tiny, folder, group_size, count=12, samples=2, temperature=1.0, tok
         tokens_per_batch=tokens_per_batch, precision="float32",
     )  # fmt: skip
     store = Store(dir=str(folder), strict=False, verify=False, lease_seconds=30.0)
-    with Draw(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="test", iteration=1) as draw:
+    with Ask(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="test", iteration=1) as ask:
         items = [Question(i) for i in range(count)]
-        found = [(i.key, [r.text for r in rs]) for i, rs in draw(items, lambda i: [i.prompt] * samples, first_sample=0, label="t")]
+        found = [
+            (i.key, [r.text for r in rs]) for i, rs in ask.draw(items, lambda i: [i.prompt] * samples, first_sample=0, label="t")
+        ]
     return found, store
 
 
@@ -151,8 +153,8 @@ def test_items_that_want_unequal_numbers_of_replies_are_refused_and_not_given_ea
         precision="float32",
     )  # fmt: skip
     store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0)
-    with Draw(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="t", iteration=0) as draw:
-        drawing = draw([Question(1), Question(2)], lambda item: [item.prompt] * int(item.key), first_sample=0, label="t")
+    with Ask(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="t", iteration=0) as ask:
+        drawing = ask.draw([Question(1), Question(2)], lambda item: [item.prompt] * int(item.key), first_sample=0, label="t")
         with pytest.raises(AssertionError, match="1 prompts of the first item"):
             next(drawing)
 
@@ -170,9 +172,9 @@ def test_too_long_prompts_are_passed_over_and_counted(tiny, tokenizer, tmp_path)
     )
     store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0)
     items = [Question(0), Question(4), Question(5)]
-    with Draw(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="t", iteration=0) as draw:
-        kept = [item.key for item, _ in draw(items, lambda i: [i.prompt], first_sample=0, label="t")]
-    assert kept == ["0", "5"] and draw.drawn["prompts_too_long"] == 1
+    with Ask(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="t", iteration=0) as ask:
+        kept = [item.key for item, _ in ask.draw(items, lambda i: [i.prompt], first_sample=0, label="t")]
+    assert kept == ["0", "5"] and ask.drawn["prompts_too_long"] == 1
 
 
 @pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[5, 6], [5, 7, 8, 9]], [[1], [2, 3]]])
@@ -187,9 +189,9 @@ def test_prefill_copes_with_any_shared_beginning(tiny, prompts):
 def test_merging_a_float32_adapter_changes_no_log_prob(tiny, tokenizer, tmp_path):
     """What is sampled from is what was trained: re-scored, merged against apart, 1e-5 nats."""
     from drift.model.policy import save_policy
+    from drift.score.padded import collate, reply_logprobs
+    from drift.score.plan import Row as Scored
     from drift.train.lora import Lora
-    from drift.train.padded import collate, reply_logprobs
-    from drift.train.rows import Row as Scored
 
     start = policy_at(tiny)
     model = Lora(rank=4, scale=2.0, top_share=1.0, quantization="none").attach(load_model(start, torch.float32))

@@ -10,9 +10,9 @@ from conftest import ROOT, float64_throughout
 
 from drift.errors import UserError
 from drift.model.policy import load_model, policy_at
-from drift.train import attention, logprobs, padded, shared
+from drift.score import attention, logprobs, padded, shared
+from drift.score.plan import Row
 from drift.train.lora import Lora
-from drift.train.rows import Row
 
 PROMPT = list(range(3, 40))
 ROWS = [  # several replies to one prompt, prompts that begin alike, a reply of one token, one that is longer than a tile
@@ -126,8 +126,8 @@ def test_chunked_gradients_are_those_of_whole_logits(monkeypatch, trained):
 PEAK = """
 import resource, sys, torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from drift.train import shared
-from drift.train.rows import Row
+from drift.score import shared
+from drift.score.plan import Row
 config = LlamaConfig(vocab_size=int(sys.argv[1]), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
 model = LlamaForCausalLM(config)
 rows = [Row(prompt=[1, 2, 3], reply=[5 + i] * 500) for i in range(4)]

@@ -6,19 +6,19 @@ import random
 
 import pytest
 
-from drift.data.conversations import Conversation
-from drift.data.intake import Intake
 from drift.data.jsonl import Jsonl
 from drift.data.messages import Messages
 from drift.data.preference import Preference
 from drift.data.records import Records
-from drift.data.rows import Aside, position, read
 from drift.data.sharegpt import ShareGpt
 from drift.data.ultrafeedback import UltraFeedback
 from drift.data.wildchat import WildChat
 from drift.data.wildfeedback import WildFeedback
 from drift.data.wildfeedback_pairs import WildFeedbackPairs
 from drift.errors import UserError
+from drift.intake.conversations import Conversation
+from drift.intake.intake import Intake
+from drift.intake.rows import Aside, position, read
 from drift.mine.rules import Rules
 from drift.records import write_jsonl
 

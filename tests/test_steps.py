@@ -12,11 +12,11 @@ from test_objective import pair
 
 from drift.model.policy import load_model, policy_at
 from drift.records import read_jsonl
-from drift.train import shared
+from drift.score import shared
+from drift.score.plan import plan, tokenize
+from drift.score.reference import score_rows
 from drift.train.fit import fit
 from drift.train.modules import PolicyModule, dynamics, rate_share
-from drift.train.reference import score_rows
-from drift.train.rows import plan, tokenize
 
 
 def test_the_metrics_of_two_pairs_by_hand():

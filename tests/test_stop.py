@@ -9,7 +9,7 @@ from conftest import ROOT
 BEGIN = """
 import os, signal, time
 from drift import stop
-from drift.report.console import Progress
+from drift.console import Progress
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background jobs ignore it
 stop.install()

@@ -12,10 +12,10 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from drift.config import build
 from drift.model.policy import policy_at
 from drift.records import Pair
+from drift.score.plan import plan, tokenize
+from drift.score.reference import reference_stage
 from drift.store import Store
 from drift.train.fit import fit, train_stage
-from drift.train.reference import reference_stage
-from drift.train.rows import plan, tokenize
 
 SCHEDULERS = {
     "slurm": {

@@ -9,13 +9,12 @@ Topics are split once and for all: train (the log), validation (all tuning happe
 
 import dataclasses
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from drift.data import requests
-from drift.data.collected import Collected
 from drift.errors import UserError
+from drift.intake.collected import Collected
 from drift.records import Prompt, Record, digest
 
 VERSION = 3
@@ -76,10 +75,10 @@ class Deployment:
             tasks.setdefault(task.key, task)
         return list(tasks.values())
 
-    def collect(self, draw: Callable[..., Any]) -> Collected:
+    def collect(self, ask: Any) -> Collected:
         """The log: a reply to every prompt and the user's feedback; after a complaint, if asked for, a second try and its check."""
         records: list[Record] = []
-        for task, (reply,) in draw(
+        for task, (reply,) in ask.draw(
             self.tasks("train", self.num_prompts), _prompts, first_sample=0, label="deployment: first replies"
         ):
             verdict = requests.verify(task.truth, reply.text)
@@ -101,7 +100,7 @@ class Deployment:
             )
         unhappy = [record for record in records if record.label == "dsat" and self.second_tries]
         second: dict[str, Record] = {}
-        for record, (reply,) in draw(unhappy, after_complaint, first_sample=0, label="deployment: second tries"):
+        for record, (reply,) in ask.draw(unhappy, after_complaint, first_sample=0, label="deployment: second tries"):
             happy = requests.verify(record.truth, reply.text).useful and reply.ended
             second[record.id] = dataclasses.replace(record, revised=reply.text, satisfied=happy)
         return Collected(

@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from drift.data.aside import printable
-from drift.data.conversations import Conversation, by_source
-from drift.data.fields import empty
-from drift.data.files import files
-from drift.data.marks import CLICKS, Mark, Scale, read_mark
-from drift.data.rows import BadRow, each
-from drift.data.turns import Turns, last_user, one_reply, to_turns
+from drift.intake.aside import printable
+from drift.intake.conversations import Conversation, by_source
+from drift.intake.fields import empty
+from drift.intake.files import files
+from drift.intake.marks import CLICKS, Mark, Scale, read_mark
+from drift.intake.rows import BadRow, each
+from drift.intake.turns import Turns, last_user, one_reply, to_turns
 from drift.records import digest
 
 ON_ROWS = CLICKS | {"kto_tag"}

@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from drift.data.conversations import Conversation, by_source
-from drift.data.fields import decoded, empty
-from drift.data.files import files
-from drift.data.rows import BadRow, each
-from drift.data.turns import beside, found, last_user, one_reply, to_messages, to_text
+from drift.intake.conversations import Conversation, by_source
+from drift.intake.fields import decoded, empty
+from drift.intake.files import files
+from drift.intake.rows import BadRow, each
+from drift.intake.turns import beside, found, last_user, one_reply, to_messages, to_text
 from drift.records import Message, digest
 
 SCORES = ("score_{}", "{}_score", "{}-score", "rating_{}", "{}_rating", "{}-rating")  # of "chosen" and of "rejected"

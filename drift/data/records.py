@@ -13,10 +13,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from drift.data.aside import printable
-from drift.data.files import files
-from drift.data.rows import BadRow, each
-from drift.data.turns import found, last_user, to_messages, to_text
+from drift.intake.aside import printable
+from drift.intake.files import files
+from drift.intake.rows import BadRow, each
+from drift.intake.turns import found, last_user, to_messages, to_text
 from drift.records import Record
 
 FIELDS = {field.name for field in fields(Record)}

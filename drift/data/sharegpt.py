@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.data.aside import printable
-from drift.data.conversations import Conversation
-from drift.data.fields import empty
-from drift.data.files import files
-from drift.data.rows import BadRow, each
-from drift.data.turns import found, to_turns
 from drift.errors import UserError
+from drift.intake.aside import printable
+from drift.intake.conversations import Conversation
+from drift.intake.fields import empty
+from drift.intake.files import files
+from drift.intake.rows import BadRow, each
+from drift.intake.turns import found, to_turns
 
 PACKAGED = "ShareGPT_V3_unfiltered_cleaned_split.json"
 FIELDS = {

@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from drift.data.conversations import Conversation, Verdict
-from drift.data.files import files
-from drift.data.rows import BadRow, each
-from drift.data.turns import found, to_text
+from drift.intake.conversations import Conversation, Verdict
+from drift.intake.files import files
+from drift.intake.rows import BadRow, each
+from drift.intake.turns import found, to_text
 from drift.records import digest
 
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")

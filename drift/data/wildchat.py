@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.data.aside import printable
-from drift.data.conversations import Conversation
-from drift.data.fields import empty
-from drift.data.files import files
-from drift.data.rows import each
-from drift.data.turns import to_turns
+from drift.intake.aside import printable
+from drift.intake.conversations import Conversation
+from drift.intake.fields import empty
+from drift.intake.files import files
+from drift.intake.rows import each
+from drift.intake.turns import to_turns
 
 FIELDS = {
     "": frozenset({"conversation", "openai_moderation", "detoxify_moderation", "system", "system_prompt", "system_message"}),

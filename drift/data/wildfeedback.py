@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.data.conversations import Conversation, Label, Verdict
-from drift.data.files import files, name_of
-from drift.data.rows import BadRow, malformed, read
-from drift.data.turns import found, to_messages
+from drift.intake.conversations import Conversation, Label, Verdict
+from drift.intake.files import files, name_of
+from drift.intake.rows import BadRow, malformed, read
+from drift.intake.turns import found, to_messages
 
 SAT, DSAT = "Satisfaction", "Disatisfaction"
 WHY = {"dsat": "Dissatisfaction-Justificiation", "both": "Dissatisfaction-Justificiation", "sat": "Satisfaction-Justificiation"}

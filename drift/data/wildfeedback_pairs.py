@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.data.conversations import Conversation, by_source
-from drift.data.files import files
-from drift.data.rows import BadRow, each
-from drift.data.turns import found, last_user, one_reply, to_messages
+from drift.intake.conversations import Conversation, by_source
+from drift.intake.files import files
+from drift.intake.rows import BadRow, each
+from drift.intake.turns import found, last_user, one_reply, to_messages
 from drift.records import Message, digest
 
 FIELDS = {

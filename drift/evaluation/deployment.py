@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from drift.data.requests import verify
+from drift.engine.ask import Ask
 from drift.errors import UserError
 from drift.evaluation import replies
 from drift.evaluation.metric import metric
@@ -17,7 +18,6 @@ from drift.evaluation.replies import means
 from drift.identity import identity, named
 from drift.model.policy import Policy
 from drift.records import Record, Reply, write_json, write_jsonl
-from drift.sampler.draw import Draw
 from drift.store import Stage, Store
 
 VERSION = 3
@@ -60,8 +60,10 @@ class Deployment:
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
             tasks = self.data.tasks(self.split, self.num_prompts)
-            with Draw(sampler=sampler, policy=policy, store=store, seed=self.data.seed, purpose="evaluation", iteration=0) as draw:
-                drawn = list(draw(tasks, lambda task: [task.prompt] * self.num_samples, first_sample=0, label="evaluation replies"))
+            with Ask(sampler=sampler, policy=policy, store=store, seed=self.data.seed, purpose="evaluation", iteration=0) as ask:
+                drawn = list(
+                    ask.draw(tasks, lambda task: [task.prompt] * self.num_samples, first_sample=0, label="evaluation replies")
+                )
             if not drawn:
                 raise UserError("No evaluation prompt fits sampler.max_prompt_tokens.")
             scored = drawn[: self.num_perplexity_prompts]
@@ -77,7 +79,7 @@ class Deployment:
                     for verdict in [verify(task.truth, reply.text)]
                 ],
             )
-            return draw.drawn
+            return ask.drawn
 
         own = {name: getattr(self, name) for name in ("split", "num_prompts", "num_samples", "num_perplexity_prompts")}
         settings = {

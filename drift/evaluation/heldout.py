@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from drift.data.requests import words
+from drift.engine.ask import Ask
 from drift.errors import UserError
 from drift.evaluation import outlook, replies
 from drift.evaluation.metric import metric
 from drift.identity import identity, named
 from drift.model.policy import Policy, load_tokenizer
 from drift.records import Record, Reply, digest, write_json, write_jsonl
-from drift.sampler.draw import Draw
 from drift.store import Stage, Store
 
 VERSION = 4
@@ -80,14 +80,14 @@ class Heldout:
         asked = list({digest(list(record.prompt)): record for record in reversed(used)}.values())[::-1][: self.num_sampled_prompts]
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
-            with Draw(sampler=sampler, policy=policy, store=store, seed=NOISE, purpose="evaluation", iteration=0) as draw:
-                drawn = list(draw(asked, lambda record: [record.prompt], first_sample=0, label="replies to held-out prompts"))
+            with Ask(sampler=sampler, policy=policy, store=store, seed=NOISE, purpose="evaluation", iteration=0) as ask:
+                drawn = list(ask.draw(asked, lambda record: [record.prompt], first_sample=0, label="replies to held-out prompts"))
             found = self.scores(store, used, train, policy, start)
             if drawn:
                 found["metrics"] |= replies.measure(drawn, replies.perplexity(drawn, train, start))
                 write_jsonl(output / "replies.jsonl", [as_row(record, reply) for record, (reply,) in drawn])
             write_json(output / "scores.json", found | {"conversations": {record.key: record.conversation for record in used}})
-            return draw.drawn | {"records": len(used)}
+            return ask.drawn | {"records": len(used)}
 
         settings = {
             "evaluation": named(self),
@@ -104,8 +104,8 @@ class Heldout:
     def scores(self, store: Store, records: Sequence[Record], train: Any, policy: Policy, start: Policy) -> dict[str, Any]:
         """The metrics of the log's own replies."""
         from drift.model.chat import prompt_ids, reply_ids
-        from drift.train.reference import score_stage
-        from drift.train.rows import Row
+        from drift.score.plan import Row
+        from drift.score.reference import score_stage
 
         tokenizer = load_tokenizer(start)
         rows: dict[tuple[str, str], Row] = {}

@@ -1,6 +1,6 @@
 """What is measured on sampled replies, whatever the prompts are: length, word pairs that repeat, missing ends, perplexity.
 
-A collapse shows in these first. `drawn`: what `Draw` yields, items (anything with a `key` and a `prompt`) with their replies.
+A collapse shows in these first. `drawn`: what `Ask` yields, items (anything with a `key` and a `prompt`) with their replies.
 """
 
 import math
@@ -47,8 +47,8 @@ def distinct2(texts: Sequence[str]) -> float:
 def perplexity(drawn: Drawn, train: Any, start: Policy) -> float | None:
     """Of the first reply to every item under the start model, over all their tokens; None without any text."""
     from drift.model.chat import NotAPrefix, prompt_ids, reply_ids
-    from drift.train.reference import score_rows
-    from drift.train.rows import Row
+    from drift.score.plan import Row
+    from drift.score.reference import score_rows
 
     tokenizer, rows = load_tokenizer(start), list[Row]()
     for item, (reply, *_) in drawn:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from drift.console import say
 from drift.errors import UserError, need_package
 from drift.logger.csv import Csv, CsvFiles
-from drift.report.console import say
 
 LONGEST = 4000  # characters of a text
 

@@ -1,14 +1,14 @@
 """DRIFT (arXiv 2510.02341): rejected is the logged reply that drew dissatisfaction, chosen is a fresh sample of the policy.
 
 Where we differ from the official script: chat template instead of plain text, seeded sampling, and rules for empty, cut,
-identical and copied replies (`filters.py`). One sample a record; more rounds only if there are too few records.
+identical and copied replies (`examples/filters.py`). One sample a record; more rounds only if there are too few records.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drift.method.guided import Guidance
+from drift.examples.guidance import Guidance
 from drift.records import Pair, Prompt, Record
 
 
@@ -20,9 +20,9 @@ class Drift:
     guidance: Guidance
     rounds: int
 
-    def make_pairs(self, records: Sequence[Record], draw: Any) -> Iterator[Pair]:
+    def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Pair]:
         for k in range(self.rounds):
-            for record, (reply,) in draw(self.rejected(records), self.prompts_of, first_sample=k, label="fresh replies"):
+            for record, (reply,) in ask.draw(self.rejected(records), self.prompts_of, first_sample=k, label="fresh replies"):
                 yield Pair(
                     prompt=record.prompt,
                     chosen=reply.text,

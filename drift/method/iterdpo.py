@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drift.errors import UserError
-from drift.method.guided import Guidance
+from drift.examples.guidance import Guidance
 from drift.records import Pair, Prompt, Record
 
 
@@ -25,11 +25,11 @@ class IterDpo:
         if self.num_samples < 2:
             raise UserError(f"method.num_samples={self.num_samples}: ranking needs at least 2.")
 
-    def make_pairs(self, records: Sequence[Record], draw: Any) -> Iterator[Pair | None]:
+    def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Pair | None]:
         unhappy = [record for record in records if record.label == "dsat"]
         for k in range(self.rounds):
             first = k * self.num_samples
-            for record, replies in draw(unhappy, self.prompts_of, first_sample=first, label="fresh replies"):
+            for record, replies in ask.draw(unhappy, self.prompts_of, first_sample=first, label="fresh replies"):
                 scores = self.judge.scores(record, [reply.text for reply in replies])
                 best, worst = (
                     max(range(len(scores)), key=scores.__getitem__),

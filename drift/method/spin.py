@@ -17,10 +17,10 @@ class Spin:
 
     rounds: int
 
-    def make_pairs(self, records: Sequence[Record], draw: Any) -> Iterator[Pair]:
+    def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Pair]:
         happy = [record for record in records if record.label == "sat"]
         for k in range(self.rounds):
-            for record, (reply,) in draw(happy, lambda record: [record.prompt], first_sample=k, label="fresh replies"):
+            for record, (reply,) in ask.draw(happy, lambda record: [record.prompt], first_sample=k, label="fresh replies"):
                 yield Pair(
                     prompt=record.prompt,
                     chosen=record.reply,

@@ -14,7 +14,7 @@ from drift.records import Pair, Record
 class Warmup:
     """Seed pairs of the records that have one; draws nothing."""
 
-    def make_pairs(self, records: Sequence[Record], draw: Any) -> Iterator[Pair]:
+    def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Pair]:
         for record in records:
             if record.label == "dsat" and record.satisfied and record.revised:
                 yield Pair(

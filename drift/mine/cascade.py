@@ -11,14 +11,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from drift.data.conversations import CATEGORIES, Label, Verdict
-from drift.endpoint import Endpoint
+from drift.console import Progress
+from drift.engine.endpoint import Endpoint
 from drift.errors import UserError
+from drift.intake.conversations import CATEGORIES, Label, Verdict
 from drift.mine import rules
 from drift.mine.classifier import Classifier
 from drift.mine.features import Turn
 from drift.records import Message
-from drift.report.console import Progress
 
 VERSION = 2
 LONGEST, MAX_TOKENS = 1500, 20  # characters of a text that the judge reads; tokens of its answer

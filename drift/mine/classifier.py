@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from drift.data.conversations import CATEGORIES, Label, Verdict
 from drift.errors import UserError, need_package
+from drift.intake.conversations import CATEGORIES, Label, Verdict
 from drift.mine import features, rules
 from drift.mine.unread import count_unread
 from drift.records import Message

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from drift.data.conversations import Label, Verdict
+from drift.intake.conversations import Label, Verdict
 from drift.mine.unread import count_unread
 from drift.records import Message
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from drift.data.language import told
+from drift.intake.language import told
 
 UNREAD = "conversations that the miner can't read (it reads English), in "
 READ = 300  # characters of a turn, and twice as many of all turns

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from drift.console import say
 from drift.errors import writable
 from drift.files import Seal, beside, create, damage, discard, put, seal
-from drift.report.console import say
 
 SEAL = ".seal"  # in the model's folder: size, time and sha256 of its files
 LEFT_SECONDS = 86400.0  # no conversion takes so long: its scratch folder is one that a killed process left

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from drift.console import say, table
 from drift.report import advice, html, tables, verdict
 from drift.report.compare import compare
-from drift.report.console import say, table
 from drift.report.members import groups, scored_names
 
 

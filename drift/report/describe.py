@@ -7,15 +7,15 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from drift.data.duplicates import Seen
-from drift.data.language import told
-from drift.data.rows import Aside
-from drift.data.usable import usable
+from drift.console import Progress, say, table
 from drift.errors import UserError
+from drift.intake.duplicates import Seen
+from drift.intake.language import told
+from drift.intake.rows import Aside
+from drift.intake.usable import usable
 from drift.records import Record, digest, write_text
 from drift.report import page, plots
 from drift.report.card import card, kind_of, share
-from drift.report.console import Progress, say, table
 from drift.report.proposals import propose
 
 EXAMPLES_OF_EACH, ALIKE, WIDTH = 2, 0.8, 110

@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from drift.method.filters import NOTED
+from drift.console import say
+from drift.examples.filters import NOTED
 from drift.records import Record, write_text
 from drift.report import advice, card, page, plots, results, samples, settings, tables, verdict
 from drift.report.compare import compare
-from drift.report.console import say
 from drift.report.foreign import RUN, SETTINGS, Reader, need_members
 from drift.report.foreign import members_of as members_of  # for those who ask the report
 from drift.report.members import conversation_of, groups, headline, last_gains, meanings, per_item, scored_names, seeds_of

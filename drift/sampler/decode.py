@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from drift.sampler import bands
 from drift.sampler.choose import choose
+from drift.sampler.cpu import bands
 from drift.sampler.prefill import prefill
 
 

@@ -7,7 +7,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from drift.model.architecture import shares_beginnings
-from drift.sampler import bands
+from drift.sampler.cpu import bands
 
 MAX_PREFILL_TOKENS = 1024  # of one slice: larger ones only fall out of the CPU's cache
 SIMILAR = 1.5  # the longest prompt of a band to its shortest

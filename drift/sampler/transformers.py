@@ -54,7 +54,8 @@ class Transformers:
 
         from drift.model import policy as policies
         from drift.model.chat import NotAPrefix, prompt_ids
-        from drift.sampler import decode, skinny
+        from drift.sampler import decode
+        from drift.sampler.cpu import skinny
 
         tokenizer = policies.load_tokenizer(policy)
         loaded = [policies.load_model(policy, getattr(torch, precision.resolve(self.precision)), merge=True)]

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from drift import stop
+from drift.console import say
 from drift.files import create
-from drift.report.console import say
 
 UNREADABLE_SECONDS = 2.0  # between the making of a lease and its first byte there is less; after a power cut it stays empty
 SAID_AFTER_SECONDS = 5.0

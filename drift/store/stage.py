@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from drift import stop
+from drift.console import say
 from drift.errors import UserError, writable
 from drift.files import beside, discard, put
 from drift.records import digest
-from drift.report.console import say
 from drift.store import manifest
 from drift.store.environment import environment, peak_gib
 from drift.store.lease import lease

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from drift.console import say
 from drift.files import NEW, sync
-from drift.report.console import say
 
 DIGEST = hashlib.sha256().digest_size  # bytes
 

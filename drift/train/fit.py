@@ -10,14 +10,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from drift.console import Progress, say
 from drift.model.policy import Policy
+from drift.randomness import order
 from drift.records import digest, write_jsonl
-from drift.report.console import Progress, say
-from drift.sampler.noise import order
+from drift.score.plan import Plan, layout_module
+from drift.score.reference import make_trainer, recheck
 from drift.store import Stage, Store
 from drift.train.frozen import load, num_frozen, removed
-from drift.train.reference import make_trainer, recheck
-from drift.train.rows import Plan, layout_module
 from drift.train.settings import Train
 
 VERSION = 7

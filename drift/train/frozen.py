@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.model.policy import Policy, without_adapter
-from drift.train.rows import Plan
+from drift.score.plan import Plan
 from drift.train.settings import Train
 
 BYTES = {"float32": 4, "bfloat16": 2}

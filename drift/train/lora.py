@@ -5,9 +5,9 @@ The experts of a mixture are no linear modules but stacked weights: they stay as
 from dataclasses import dataclass
 from typing import Any
 
+from drift.console import say
 from drift.errors import UserError, need_package
 from drift.model.policy import Quantization
-from drift.report.console import say
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from drift.errors import UserError, need_package
 from drift.model import precision
+from drift.score.plan import Layout
 from drift.train.lora import Lora
-from drift.train.rows import Layout
 
 
 @dataclass(frozen=True, kw_only=True)

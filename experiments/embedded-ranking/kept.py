@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from drift.errors import UserError  # noqa: E402
+from drift.journal import RUN  # noqa: E402
 from drift.records import read_jsonl, write_json, write_jsonl  # noqa: E402
-from drift.report.journal import RUN  # noqa: E402
 from drift.report.statistics import FEWEST  # noqa: E402
 
 DROPPED = ("stages", "notes", "data")

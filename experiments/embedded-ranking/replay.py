@@ -19,9 +19,9 @@ sys.path.insert(0, str(ROOT))
 
 from drift.__main__ import compose  # noqa: E402
 from drift.alarms import Alarms  # noqa: E402
+from drift.console import table  # noqa: E402
 from drift.errors import UserError  # noqa: E402
 from drift.records import read_jsonl, write_jsonl  # noqa: E402
-from drift.report.console import table  # noqa: E402
 
 WATCHED = ("utility", "words", "distinct-2", "missing ends", "perplexity under start")
 

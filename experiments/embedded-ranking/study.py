@@ -26,11 +26,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from drift.console import say, table  # noqa: E402
 from drift.errors import UserError  # noqa: E402
 from drift.records import write_json  # noqa: E402
 from drift.report import html, members, tables  # noqa: E402
 from drift.report.compare import compare  # noqa: E402
-from drift.report.console import say, table  # noqa: E402
 from drift.report.statistics import paired  # noqa: E402
 
 ARMS = {

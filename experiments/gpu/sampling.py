@@ -47,8 +47,8 @@ def measure(size: str, say: Callable) -> None:
 def ours(model: Any, words: Any, texts: list[Any], new_tokens: int, *, banded: bool) -> int:
     """Tokens drawn."""
     from drift.model.chat import prompt_ids
+    from drift.randomness import uniforms
     from drift.sampler.decode import Row, sample
-    from drift.sampler.noise import uniforms
 
     rows = [
         Row(prompt=prompt_ids(words, text), uniforms=uniforms(0, "speed", 0, str(i), 0, new_tokens)) for i, text in enumerate(texts)

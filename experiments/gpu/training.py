@@ -117,7 +117,7 @@ def needed(case: Case, data: list[dict[str, str]]) -> tuple[float, int]:
 
 def our_rows(data: list[dict[str, str]]) -> list[Any]:
     from drift.records import Pair
-    from drift.train.rows import tokenize
+    from drift.score.plan import tokenize
 
     pairs = [
         Pair(
@@ -147,11 +147,11 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
     from side_by_side import composed
     from torch.utils.data import DataLoader
 
-    from drift.train import shared
+    from drift.score import shared
+    from drift.score.plan import plan
+    from drift.score.reference import make_trainer
     from drift.train.fit import Steps
     from drift.train.modules import PolicyModule, ReferenceModule
-    from drift.train.reference import make_trainer
-    from drift.train.rows import plan
 
     overrides = [
         f"train={'lora' if case.adapter else 'full'}",

@@ -20,8 +20,8 @@ from scipy.sparse import csr_matrix
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from drift.data.conversations import CATEGORIES, Conversation  # noqa: E402
 from drift.data.sharegpt import ShareGpt  # noqa: E402
+from drift.intake.conversations import CATEGORIES, Conversation  # noqa: E402
 from drift.mine import classifier, features, rules  # noqa: E402
 
 STRENGTH, FOLDS, RESAMPLES = 30.0, 8, 2000

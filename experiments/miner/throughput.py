@@ -17,10 +17,10 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from drift.data.conversations import Conversation  # noqa: E402
-from drift.data.intake import TOGETHER, Intake  # noqa: E402
 from drift.data.sharegpt import ShareGpt  # noqa: E402
 from drift.data.wildfeedback import WildFeedback  # noqa: E402
+from drift.intake.conversations import Conversation  # noqa: E402
+from drift.intake.intake import TOGETHER, Intake  # noqa: E402
 from drift.mine.classifier import Classifier  # noqa: E402
 from drift.mine.rules import Rules  # noqa: E402
 

@@ -22,7 +22,7 @@ from judge_server import Server, endpoint  # noqa: E402
 from network_watch import Watch  # noqa: E402
 from odd_server import ANSWERS, KEY, SERVERS, OddServer, body, http  # noqa: E402
 
-from drift import answer  # noqa: E402
+from drift.engine import answer  # noqa: E402
 from drift.errors import UserError  # noqa: E402
 
 answer.LONGEST_PAUSE = 0.5  # or the server that asks for an hour takes a minute

@@ -18,16 +18,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from drift.console import say, table  # noqa: E402
 from drift.model.chat import prompt_ids  # noqa: E402
 from drift.model.policy import Policy, load_model, load_tokenizer, policy_at  # noqa: E402
 from drift.model.tiny import Tiny  # noqa: E402
 from drift.records import digest  # noqa: E402
-from drift.report.console import say, table  # noqa: E402
+from drift.score import shared  # noqa: E402
+from drift.score.plan import PairRows, Row, plan  # noqa: E402
+from drift.score.reference import reference_stage, score_rows  # noqa: E402
 from drift.store import Store  # noqa: E402
-from drift.train import objective, shared, signal  # noqa: E402
+from drift.train import objective, signal  # noqa: E402
 from drift.train.fit import train_stage  # noqa: E402
-from drift.train.reference import reference_stage, score_rows  # noqa: E402
-from drift.train.rows import PairRows, Row, plan  # noqa: E402
 
 PAIRS, ITERATIONS, BETA, RATE, SHARPNESS = 512, 48, 0.1, 2e-3, 2
 TOKENS = 6  # of a reply, at most

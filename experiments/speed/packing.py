@@ -19,7 +19,7 @@ def main() -> None:
     from hydra.utils import instantiate
 
     from drift.model.policy import policy_at
-    from drift.train.reference import score_rows
+    from drift.score.reference import score_rows
 
     directory = model_directory(arguments.model)
     pairs = tokenized(directory, real_pairs(directory, arguments.data, arguments.pairs))

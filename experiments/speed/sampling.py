@@ -52,7 +52,7 @@ def real_prompts(directory: Path, data: str | None, count: int, max_prompt: int)
 
 def measure(side: str, model: str, prompts: str, precision: str, samples: int, max_new_tokens: int) -> dict[str, float]:
     from drift.model.policy import policy_at
-    from drift.sampler.noise import uniforms
+    from drift.randomness import uniforms
     from drift.sampler.transformers import Transformers
 
     texts = [[{"role": "user", "content": text}] for text in json.loads(Path(prompts).read_text()) for _ in range(samples)]

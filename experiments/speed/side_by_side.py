@@ -91,8 +91,8 @@ def model_directory(name: str) -> Path:
 
 def conversations(data: str | None) -> Iterator[list[str]]:
     """The turns of real ShareGPT conversations that a user begins, in a random order that is always the same."""
-    from drift.data.rows import read
     from drift.data.sharegpt import ShareGpt
+    from drift.intake.rows import read
 
     rows = [row for file in ShareGpt(path=data, ignore_fields=[]).files() for _, row in read(file) if isinstance(row, dict)]
     random.Random(0).shuffle(rows)

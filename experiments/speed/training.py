@@ -78,7 +78,7 @@ def tokenized(model: Path, data: list[dict[str, str]]) -> list[Any]:
     """These pairs as our training takes them."""
     from drift.model.policy import load_tokenizer, policy_at
     from drift.records import Pair
-    from drift.train.rows import tokenize
+    from drift.score.plan import tokenize
 
     pairs = [
         Pair(
@@ -122,10 +122,10 @@ def ours(
     from hydra.utils import instantiate
 
     from drift.model.policy import policy_at
+    from drift.score.plan import plan
+    from drift.score.reference import reference_stage
     from drift.store import Store
     from drift.train.fit import train_stage
-    from drift.train.reference import reference_stage
-    from drift.train.rows import plan
 
     train = instantiate(
         composed(

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from drift.data.aside import printable
+from drift.intake.aside import printable
 from drift.records import Message, Record, digest
 
 Label = Literal["dsat", "sat", "both", "none"]

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drift.data.conversations import Conversation
-from drift.data.rows import Aside
+from drift.intake.conversations import Conversation
+from drift.intake.rows import Aside
 from drift.records import Record, digest
 
 WORDS = 5  # a shingle

@@ -17,13 +17,13 @@ from typing import Any
 
 from drift import stop
 from drift.alarms import Alarms
+from drift.console import say
 from drift.errors import UserError
+from drift.examples.filters import NOTED
 from drift.files import beside
 from drift.masking import masked
-from drift.method.filters import NOTED
 from drift.records import Pair, Record, read_jsonl, write_json, write_jsonl
 from drift.report import verdict
-from drift.report.console import say
 from drift.report.foreign import RUN
 from drift.report.statistics import level, paired
 from drift.report.tables import show, show_difference

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from drift.alarms import Alarms
+from drift.console import say
 from drift.errors import need_package
 from drift.logger.wandb import complaints
 from drift.records import write_text
-from drift.report.console import say
 
 SCORES = (
     "utility",

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from drift.batches import cut
+from drift.randomness import order
 from drift.records import Pair, digest
-from drift.sampler.noise import order
 
 VERSION = 2
 
@@ -66,7 +66,7 @@ class Plan:
 
 def layout_module(layout: Layout) -> Any:
     """The module of a layout: its check_model(directory), num_tokens(rows), collate(rows, pad_id), reply_logprobs(model, batch)."""
-    from drift.train import padded, shared
+    from drift.score import padded, shared
 
     return {"shared": shared, "padded": padded}[layout]
 

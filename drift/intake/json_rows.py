@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from drift.data.aside import BadRow, damaged
-from drift.data.contents import AS_UTF8, peeked
-from drift.data.fields import MAIN
+from drift.intake.aside import BadRow, damaged
+from drift.intake.contents import AS_UTF8, peeked
+from drift.intake.fields import MAIN
 
 MOST = 16 << 20  # bytes of one row
 CHUNK = 1 << 20  # characters of an array looked at together

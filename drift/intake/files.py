@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from drift.data.aside import Aside, printable
 from drift.errors import UserError
+from drift.intake.aside import Aside, printable
 
 TEXTS = (".json", ".jsonl", ".ndjson")
 SUFFIXES = (*TEXTS, *(f"{suffix}.gz" for suffix in TEXTS), ".parquet", ".arrow")

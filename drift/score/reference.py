@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from drift.batches import cut
+from drift.console import Progress
 from drift.errors import memory_advice
 from drift.finite import broken_weights, need_finite
 from drift.model.policy import Policy
 from drift.records import digest
-from drift.report.console import Progress
+from drift.score.plan import Layout, Plan, Row, layout_module
 from drift.store import Stage, Store
 from drift.train.frozen import kept, num_frozen
-from drift.train.rows import Layout, Plan, Row, layout_module
 from drift.train.settings import Train
 
 VERSION = 2

@@ -12,16 +12,16 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
-from drift.data.aside import Aside, Asides
-from drift.data.collected import Collected
-from drift.data.conversations import Conversation, Verdict, named, to_records
-from drift.data.duplicates import Seen, duplicate
-from drift.data.files import Content, content, not_read
-from drift.data.opinions import Votes, agreed, judged, unused
-from drift.data.rows import position, up_to
+from drift.console import Progress
 from drift.errors import UserError, need_package
+from drift.intake.aside import Aside, Asides
+from drift.intake.collected import Collected
+from drift.intake.conversations import Conversation, Verdict, named, to_records
+from drift.intake.duplicates import Seen, duplicate
+from drift.intake.files import Content, content, not_read
+from drift.intake.opinions import Votes, agreed, judged, unused
+from drift.intake.rows import position, up_to
 from drift.records import Record, digest
-from drift.report.console import Progress
 
 VERSION = 3
 TOGETHER = 512  # conversations that the miner gets at once
@@ -124,7 +124,7 @@ class Intake:
                 remedy=f"intake.drop_flagged without {flagged[0]} keeps it",
             )  # fmt: skip
         if self.languages is not None:
-            from drift.data.language import language
+            from drift.intake.language import language
 
             spoken = language(conversation)
             if spoken not in self.languages:
@@ -157,7 +157,7 @@ class Intake:
     def _redacted(self, conversation: Conversation) -> Conversation:
         if not self.redact:
             return conversation
-        from drift.data.redact import redact
+        from drift.intake.redact import redact
 
         def in_words(verdict: Verdict) -> Verdict:
             return verdict if verdict.evidence is None else replace(verdict, evidence=redact(verdict.evidence))

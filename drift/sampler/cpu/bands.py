@@ -16,7 +16,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
 
 from drift.model.policy import without_adapter
-from drift.train.attention import refuse_other_arithmetic
+from drift.score.attention import refuse_other_arithmetic
 
 NAME = "banded_replies"
 KINDS = {"llama", "qwen2"}

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from drift.data.aside import BadRow, damaged
+from drift.intake.aside import BadRow, damaged
 
 PIECE = 1 << 16  # bytes of a file read at once
 UNPACKED = 1 << 20  # bytes that a compressed piece gives at once

@@ -12,11 +12,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drift.data.conversations import Label
-from drift.data.fields import empty, harmless, unread
-from drift.data.rows import BadRow
-from drift.data.turns import found, to_text
 from drift.errors import UserError
+from drift.intake.conversations import Label
+from drift.intake.fields import empty, harmless, unread
+from drift.intake.rows import BadRow
+from drift.intake.turns import found, to_text
 
 CLICKS = frozenset({"feedback", "thumbs", "rating", "label", "annotation"})
 INSIDE = ("rating", "thumbs", "label", "score", "value")  # the names of a verdict in an object: "annotation": {"rating": -1}

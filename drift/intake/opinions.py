@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from drift.data.aside import Aside, Asides
-from drift.data.conversations import Conversation, Label, Verdict
+from drift.intake.aside import Aside, Asides
+from drift.intake.conversations import Conversation, Label, Verdict
 from drift.mine import rules
 from drift.records import Message, Record, digest
 

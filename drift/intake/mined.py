@@ -4,12 +4,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from drift.data.collected import Collected
+from drift.console import say, table
 from drift.errors import MOST_LISTED, UserError
 from drift.files import create
+from drift.intake.collected import Collected
 from drift.mine.unread import UNREAD
 from drift.records import read_jsonl, write_jsonl
-from drift.report.console import say, table
 
 
 def mine(run: Any, out: Path, overwrite: bool) -> None:

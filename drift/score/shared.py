@@ -17,9 +17,9 @@ from torch import Tensor
 
 from drift.errors import UserError
 from drift.model.policy import without_adapter
-from drift.train import attention
-from drift.train.logprobs import token_logprobs
-from drift.train.rows import Row
+from drift.score import attention
+from drift.score.logprobs import token_logprobs
+from drift.score.plan import Row
 
 
 def num_tokens(rows: Sequence[Row]) -> int:

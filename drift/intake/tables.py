@@ -7,10 +7,10 @@ a file that was cut off nothing can be read.
 from collections.abc import Iterator
 from typing import Any
 
-from drift.data.aside import BadRow, damaged
-from drift.data.contents import ARROW, most_unpacked, too_large
-from drift.data.json_rows import MOST, WIDTH, not_utf8
 from drift.errors import need_package
+from drift.intake.aside import BadRow, damaged
+from drift.intake.contents import ARROW, most_unpacked, too_large
+from drift.intake.json_rows import MOST, WIDTH, not_utf8
 
 TOGETHER = 16  # rows, so that large ones don't take much memory together
 

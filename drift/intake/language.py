@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-from drift.data.conversations import Conversation
+from drift.intake.conversations import Conversation
 
 LONGEST = 2000  # characters that are looked at
 SURE = 0.4  # of 1,170 conversations of ShareGPT one in English is told otherwise; 18 short complaints in six languages are told

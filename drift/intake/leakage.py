@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from drift.data.duplicates import PERMUTATIONS, WORDS, sketch
 from drift.errors import UserError
+from drift.intake.duplicates import PERMUTATIONS, WORDS, sketch
 from drift.records import Prompt, Record, digest
 
 GRAM = 13  # words, as GPT-3's authors looked for (arXiv 2005.14165)

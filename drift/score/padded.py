@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drift.train.rows import Row
+from drift.score.plan import Row
 
 
 def num_tokens(rows: Sequence[Row]) -> int:

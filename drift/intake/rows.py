@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from drift.data.aside import Aside, BadRow, damaged, malformed
-from drift.data.contents import ARROW, BEGINNING, PARQUET, STREAM, refuse_others, text
-from drift.data.fields import Fields, check_fields, decoded, other_source, without
-from drift.data.files import name_of
-from drift.data.json_rows import json_rows
-from drift.data.tables import table_rows
 from drift.errors import UserError
+from drift.intake.aside import Aside, BadRow, damaged, malformed
+from drift.intake.contents import ARROW, BEGINNING, PARQUET, STREAM, refuse_others, text
+from drift.intake.fields import Fields, check_fields, decoded, other_source, without
+from drift.intake.files import name_of
+from drift.intake.json_rows import json_rows
+from drift.intake.tables import table_rows
 
 MOST_HELD = 10_000  # rows at the beginning of a file that can't be read, until one can
 

@@ -1,6 +1,6 @@
-"""`draw`: the function that a method, a data set or an evaluation asks for fresh replies.
+"""`Ask`: what a method, a data set or an evaluation asks for fresh replies.
 
-    for item, replies in draw(items, prompts_of, first_sample=0, label="fresh replies"): ...
+    for item, replies in ask.draw(items, prompts_of, first_sample=0, label="fresh replies"): ...
 
 `prompts_of(item)` lists one prompt per reply wanted. Items (anything with a `key`) are cut into fixed groups in the order
 given; a group is drawn when the loop reaches it, is a stage of the store, and is shared by everybody who asks for the same
@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from drift.console import Progress
 from drift.identity import identity
 from drift.model.policy import Policy
+from drift.randomness import uniforms
 from drift.records import Prompt, Reply, digest
-from drift.report.console import Progress
-from drift.sampler.noise import uniforms
 from drift.store import Store
 
 VERSION = 2
@@ -32,7 +32,7 @@ class Item(Protocol):
 T = TypeVar("T", bound=Item)
 
 
-class Draw:
+class Ask:
     """Fresh replies of `policy` for one `purpose`. Use as a context manager: the model is loaded when the first group is
     missing and freed at the end. `drawn`: replies, their tokens, and prompts that were too long to sample from."""
 
@@ -43,13 +43,13 @@ class Draw:
         self._stack = ExitStack()
         self._generate: Any = None  # of the loaded model: (prompts, noise, tick) -> replies
 
-    def __enter__(self) -> "Draw":
+    def __enter__(self) -> "Ask":
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
 
-    def __call__(
+    def draw(
         self, items: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], *, first_sample: int, label: str
     ) -> Iterator[tuple[T, list[Reply]]]:
         """Yields every item with a reply to each of its prompts, in order; the noise of the j-th is that of sample

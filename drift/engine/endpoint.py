@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drift import answer
-from drift.budget import Budget
 from drift.claim import claimed
+from drift.console import say
+from drift.engine import answer
+from drift.engine.budget import Budget
 from drift.errors import UserError, need_package, writable
 from drift.masking import mask
 from drift.records import Message, digest, write_json
-from drift.report.console import say
 
 GIVE_UP = 10  # questions in a row without an answer: the others would fare no better
 

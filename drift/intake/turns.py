@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drift.data.aside import BadRow, printable
-from drift.data.fields import decoded, empty
+from drift.intake.aside import BadRow, printable
+from drift.intake.fields import decoded, empty
 from drift.records import Message
 
 INVISIBLE = " \t\r\n\u200b\u200c\u200d\ufeff"  # some replies of ShareGPT hold nothing but a zero-width space

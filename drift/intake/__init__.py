@@ -1,0 +1,1 @@
+"""What every log goes through on its way to records: files, rows, conversations, duplicates, language, redaction, leakage."""

@@ -1,0 +1,1 @@
+"""Decoding on processors: attention without padding and products of few rows."""
