@@ -63,6 +63,28 @@ class Reply:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """One reply of an example. `ended`: with the end-of-turn token. `fresh`: just sampled, not logged. `good`: which side it is
+    on."""
+
+    text: str
+    ended: bool
+    fresh: bool
+    good: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """What a method makes and the trainer learns from: a prompt and its labelled replies. Two replies, one of them good, are a
+    pair; one alone is unpaired. `record`: the id of the record that it comes from, `feedback`: what that user said."""
+
+    prompt: Prompt
+    replies: tuple[Labelled, ...]
+    feedback: str | None
+    record: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pair:
     """One preference: `chosen` over `rejected` as the answer to `prompt`. `fresh` names the sides just sampled."""
 
