@@ -25,7 +25,7 @@ LONGEST = 28  # tokens of the longest row that are computed, in training and in 
 NEW = 7  # tokens that decoding adds; of the last one nothing is computed
 SIZES = dict(
     vocab_size=120, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-    initializer_range=0.2, eos_token_id=0, pad_token_id=0, bos_token_id=None,
+    initializer_range=0.15, eos_token_id=0, pad_token_id=0, bos_token_id=None,
 )  # fmt: skip
 HALF_TURNED = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
 TWO_ROTARIES = {"sliding_attention": {"rope_type": "default", "rope_theta": 50.0}, "full_attention": {"rope_theta": 1e4}}
@@ -251,7 +251,7 @@ def test_other_models_are_refused_by_the_fast_paths_with_the_reason(kind, tmp_pa
     padded.check_model(tmp_path, LONGEST)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in REFUSED if kind != "llama"])
+@pytest.mark.parametrize("kind", sorted(REFUSED.keys() - {"llama", "gemma4_text"}))  # gemma4's import alone takes seconds
 def test_padded_rows_of_other_models_give_the_numbers_of_single_ones(kind):
     """Windows of 8 tokens, caps, factors, experts: against the formula on one row at a time."""
     model = tiny_model(kind, REFUSED[kind][0])
