@@ -21,10 +21,11 @@ from drift.train.frozen import kept, load, removed
 from drift.train.lora import Lora
 
 CLOSE, FAR = 1e-5, 1e-3
+VOCABULARY = 120
 LONGEST = 28  # tokens of the longest row that are computed, in training and in decoding: what a window must hold
 NEW = 7  # tokens that decoding adds; of the last one nothing is computed
 SIZES = dict(
-    vocab_size=120, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+    vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
     initializer_range=0.15, eos_token_id=0, pad_token_id=0, bos_token_id=None,
 )  # fmt: skip
 HALF_TURNED = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
@@ -48,7 +49,7 @@ CASES = {
 
 
 def tokens(seed, count):
-    return torch.randint(1, SIZES["vocab_size"], (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.randint(1, VOCABULARY, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 ASKED = tokens(0, 20)
