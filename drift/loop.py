@@ -112,7 +112,7 @@ def check_model(run: Run, start: Policy, tokenizer: Any) -> None:
     check_template(tokenizer, start.tokenizer, system=getattr(run.data, "system", None) is not None)
     longest = max(run.train.max_tokens, run.sampler.max_prompt_tokens + run.sampler.max_new_tokens)
     check_architecture(start.base, tokenizer, longest=longest)
-    layout_module(run.train.rows).check_model(start.base)
+    layout_module(run.train.rows).check_model(start.base, longest)
 
 
 def learnt_from(run: Run, journal: Journal, iteration: int, policy: Policy, tokenizer: Any) -> tuple[list[Record], list[Record]]:

@@ -94,7 +94,8 @@ class Plan:
 
 
 def layout_module(layout: Layout) -> Any:
-    """The module of a layout: its check_model(directory), num_tokens(rows), collate(rows, pad_id), reply_logprobs(model, batch)."""
+    """The module of a layout: its check_model(directory, longest), num_tokens(rows), collate(rows, pad_id) and
+    reply_logprobs(model, batch)."""
     from drift.score import padded, shared
 
     return {"shared": shared, "padded": padded}[layout]
