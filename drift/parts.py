@@ -165,10 +165,12 @@ class Evaluation(Protocol):
 
 class Source(Protocol):
     """A data set. One that asks users of a policy (`uses_policy`) has `collect(ask)`; a log is read by `parse`, row by row, and
-    goes through drift/intake. `knows_truth`: its records have a `truth` that a verifier can check. `system`: the system
+    goes through drift/intake. `gives_records`: what it gives is finished, so that no miner judges it and the intake only chooses.
+    `knows_truth`: its records have a `truth` that a verifier can check. `system`: the system
     message it sends, or None."""
 
     uses_policy: ClassVar[bool]
+    gives_records: ClassVar[bool]
     knows_truth: ClassVar[bool]
 
     def key(self) -> dict[str, Any]: ...
