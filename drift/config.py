@@ -204,7 +204,9 @@ def explain(error: Exception, conf: Path) -> str:
     if "Could not override" in str(error):
         name = str(error).split("'")[1].split("@")[0]
         known = [*all_keys(conf), *(f.name for f in conf.iterdir() if f.is_dir())]
-        hint = DEVICES if name.rpartition(".")[2] in OF_DEVICES else chosen.belongs(name, conf) or nearest(name, known)
+        if place := chosen.belongs(name, conf):
+            return f"Unknown key {name}.{place} ({EVERY_KEY})"
+        hint = DEVICES if name.rpartition(".")[2] in OF_DEVICES else nearest(name, known)
         return f"{str(error).splitlines()[0].rstrip('.')}.{hint} ({EVERY_KEY})"
     return unreadable(error)
 

@@ -62,7 +62,7 @@ NOT_TAKEN = [  # (command line, what is said)
     ("method=spin method.guidance.share=1", "method.guidance.share. It goes with method=drift, iterdpo or random_logged, not with"),
     ("method.judge.noise=0", "^Unknown key method.judge.noise. It goes with method=iterdpo, not with the option of method that is"),
     ("judge.noise=0", "^Unknown key judge.noise. A judge goes with method=iterdpo, and its settings are method.judge"),
-    ("judge=verifier", "A judge goes with method=iterdpo"),
+    ("judge=verifier", "^Unknown key judge. A judge goes with method=iterdpo"),
     ("method=iterdpo judge=verifyer", "Did you mean verifier"),
     ("guidance.share=1", "Did you mean method.guidance.share"),
     ("train=full train.adapter.rank=8", "It goes with train=lora or qlora"),

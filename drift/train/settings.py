@@ -49,8 +49,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """How a policy is trained. What each setting means and its unit stand in conf/train.yaml and conf/train/*.yaml; `rows` and the
-    losses in score/ and objective.py, `signal_every` in signal.py."""
+    """How a policy is trained. What each setting means, and its unit, is said in conf/train.yaml and conf/train/*.yaml."""
 
     learning_rate: float
     optimizer: Literal["adamw", "adamw_8bit", "rmsprop"]
