@@ -126,6 +126,7 @@ def refuse(run: Any, given: Sequence[str]) -> None:
 def idle(run: Any, given: Sequence[str]) -> list[str]:
     """What was given and changes nothing in this run, as sentences."""
     once = "nothing: there is one iteration"
+    unused = run.data.uses_policy and run.data.second_tries and not run.warmup_epochs
     cases: Iterable[tuple[str, bool, str]] = (
         ("previous_share", run.iterations < 2 and run.previous_share > 0, once),
         ("refresh_log", run.iterations < 2, once),
@@ -133,7 +134,7 @@ def idle(run: Any, given: Sequence[str]) -> list[str]:
         ("reference", run.iterations < 2 and not run.warmup_epochs, "nothing: the one iteration starts from the start model"),
         ("method.rounds", run.pairs_per_iteration is None, "nothing: pairs_per_iteration=null goes through the records once"),
         ("intake.seed", not _chooses(run), "nothing: intake.max_records=null takes all"),
-        ("data.second_tries", not run.warmup_epochs, "the log only: warmup_epochs=0 trains on no second try"),
+        ("data.second_tries", unused, "the log only: warmup_epochs=0 trains on no second try"),
     )
     return [f"{setting} changes {what}." for setting, holds, what in cases if holds and said(setting, given)]
 

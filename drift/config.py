@@ -72,8 +72,8 @@ def parts(part: Any) -> Iterator[Any]:
         yield part
         for item in fields(part):
             yield from parts(getattr(part, item.name))
-    elif isinstance(part, list | tuple):
-        for item in part:
+    elif isinstance(part, list | tuple | dict):
+        for item in part.values() if isinstance(part, dict) else part:
             yield from parts(item)
 
 

@@ -171,6 +171,7 @@ ONE = ["iterations=1"]
         (["pairs_per_iteration=null", "method.rounds=8"], "method.rounds changes nothing: pairs_per_iteration=null goes through"),
         (["pairs_per_iteration=null"], None),
         (["data.second_tries=true"], "data.second_tries changes the log only"),
+        (["data.second_tries=false"], None),
     ],
 )
 def test_a_setting_that_changes_nothing_in_this_run_is_noted(given, message):
