@@ -9,6 +9,7 @@ import inspect
 import math
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from drift.errors import UserError, nearest
-from drift.overrides import unreadable
+from drift.overrides import quote_paths, unreadable
 
-EVERY_KEY = "python run.py --cfg job shows every key."
+HERE = Path(__file__).resolve().parent
+CONF = next(at for at in (HERE / "conf", HERE.parent / "conf") if at.is_dir())  # in an installed wheel; in a clone
+EVERY_KEY = "drift run --cfg job shows every key."
 OF_DEVICES = ("devices", "device", "gpus", "gpu", "num_gpus", "accelerator", "num_nodes", "nodes", "world_size", "strategy")
 DEVICES = (
     " A run uses one device: the first GPU that CUDA_VISIBLE_DEVICES shows, or the CPU. Several runs can go on side by side on "
@@ -41,6 +44,20 @@ PLUGINS = {
     "hydra/job_logging": {"colorlog": "hydra-colorlog"},
     "hydra/hydra_logging": {"colorlog": "hydra-colorlog"},
 }
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The config that these settings (name=value) give, unchecked; raises UserError for what Hydra can't read or does not find."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose("config", quote_paths(overrides))
+    except HydraException as error:
+        raise UserError(explain(error)) from error
 
 
 def build(config: DictConfig) -> Any:
@@ -167,12 +184,12 @@ def _suggest(value: Any, hint: Any) -> str:
     return ""
 
 
-def explain(error: Exception, conf: Path) -> str:
+def explain(error: Exception) -> str:
     """Hydra's own complaint about an override, with the nearest valid key or option added."""
     text = str(error.__cause__ or error)
     if "is not in struct" in text:
         wrong = text.split("full_key: ")[1].splitlines()[0].strip()
-        known, group = all_keys(conf), wrong.partition(".")[0]
+        known, group = all_keys(), wrong.partition(".")[0]
         hint = f" It belongs to another option of {group} than the one chosen." if wrong in known else nearest(wrong, known)
         return f"Unknown key {wrong}.{DEVICES if wrong.rpartition('.')[2] in OF_DEVICES else hint} ({EVERY_KEY})"
     if "Could not find" in str(error):
@@ -180,12 +197,12 @@ def explain(error: Exception, conf: Path) -> str:
         group, _, option = name.rpartition("/")
         if group in PLUGINS:
             return _plugin(group, option)
-        hint = nearest(option, known := [file.stem for file in (conf / group).glob("*.yaml")])
+        hint = nearest(option, known := [file.stem for file in (CONF / group).glob("*.yaml")])
         listed = "" if "Known:" in hint else f" Known: {', '.join(sorted(known))}."
-        return f"{group}={option}: there is no {conf.name}/{name}.yaml.{hint}{listed}"
+        return f"{group}={option}: there is no conf/{name}.yaml.{hint}{listed}"
     if "Could not override" in str(error):
         name = str(error).split("'")[1].split("@")[0]
-        known = [*all_keys(conf), *(f.name for f in conf.iterdir() if f.is_dir())]
+        known = [*all_keys(), *(f.name for f in CONF.iterdir() if f.is_dir())]
         hint = DEVICES if name.rpartition(".")[2] in OF_DEVICES else nearest(name, known)
         return f"{str(error).splitlines()[0].rstrip('.')}.{hint} ({EVERY_KEY})"
     return unreadable(error)
@@ -198,14 +215,8 @@ def _plugin(group: str, option: str) -> str:
     return f"{group}={option}: there is no such choice.{nearest(option, ['basic', *PLUGINS[group]])}"
 
 
-def all_keys(conf: Path) -> list[str]:
+def all_keys() -> list[str]:
     """Every key of the default config, dotted."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose("config")
 
     def walk(node: Any, path: str) -> list[str]:
         if not isinstance(node, DictConfig):
@@ -214,4 +225,4 @@ def all_keys(conf: Path) -> list[str]:
         below = [name for key in keys for name in walk(node._get_node(key), f"{path}.{key}".strip("."))]
         return [path, *below] if path else below
 
-    return walk(config, "")
+    return walk(compose(), "")

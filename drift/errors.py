@@ -44,7 +44,7 @@ def need_package(package: str, setting: str, *, extra: str) -> None:
 
 @contextmanager
 def memory_advice(setting: str, value: int) -> Iterator[None]:
-    """Turns an out-of-memory error into one that names the setting to halve (DESIGN: never retried in silence)."""
+    """Turns an out-of-memory error into one that names the setting to halve (it is never retried in silence)."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -31,7 +31,7 @@ class Members(Callback):
         except UserError as error:
             sys.exit(f"\n{error}")
         print(f"Sweep of {len(members)} members in {mine}", flush=True)
-        print(f"  its report is built at the end, and earlier by: python -m drift report {shlex.quote(str(mine))}", flush=True)
+        print(f"  its report is built at the end, and earlier by: drift report {shlex.quote(str(mine))}", flush=True)
         quoted = str(mine).replace("\\", "\\\\").replace("'", "\\'")
         with read_write(config.hydra):
             config.hydra.sweep.dir = str(mine)  # for Hydra, and for the members, whose configs are composed anew:
@@ -61,7 +61,7 @@ def _report(folder: Path) -> str | None:
         return str(error)
     except Exception:
         traceback.print_exc()
-        return f"The report could not be built. `python -m drift report {folder}` tries again; the runs themselves are kept."
+        return f"The report could not be built. `drift report {folder}` tries again; the runs themselves are kept."
     return None
 
 

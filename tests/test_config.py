@@ -6,9 +6,8 @@ import sys
 
 import pytest
 from conftest import ROOT, command, compose, feedback_file
-from hydra.errors import HydraException
 
-from drift.config import build, explain
+from drift.config import build
 from drift.errors import UserError, memory_advice, nearest, need_package
 
 WRONG = [
@@ -69,13 +68,13 @@ def test_wrong_settings_are_refused_with_what_to_do(overrides, message, monkeypa
         ("devices=4", "^Unknown key devices. A run uses one device"),
         ("+trainer.devices=4", "Unknown key trainer"),
         ("num_nodes=2", "A run uses one device"),
-        ("qwertyuiop=1", r"^Unknown key qwertyuiop. \(python run.py --cfg job shows every key.\)$"),
+        ("qwertyuiop=1", r"^Unknown key qwertyuiop. \(drift run --cfg job shows every key.\)$"),
     ],
 )
 def test_what_hydra_refuses_is_answered_in_a_sentence(override, message):
-    with pytest.raises((HydraException, UserError)) as refused:
+    with pytest.raises(UserError) as refused:
         build(compose(override))
-    said = explain(refused.value, ROOT / "conf") if isinstance(refused.value, HydraException) else str(refused.value)
+    said = str(refused.value)
     assert re.search(message, said) and len(said) < 400, said
 
 
@@ -136,7 +135,7 @@ def test_help_lists_choices_and_usage():
     done = command("--help")
     assert done.returncode == 0
     for text in (
-        "python run.py -m method=drift,spin,iterdpo",
+        "drift run -m method=drift,spin,iterdpo",
         "method: drift, iterdpo, random_logged, spin",
         "pairs_per_iteration",
     ):

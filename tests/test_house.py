@@ -35,7 +35,7 @@ def test_every_experiment_composes_and_has_its_study_folder(file):
 
 def test_only_methods_and_their_configs_know_a_methods_name():
     names = [file.stem for file in (CONF / "method").glob("*.yaml")]
-    blind = [ROOT / "drift/loop.py", *(ROOT / "drift/store").glob("*.py"), ROOT / "drift/job.py", ROOT / "run.py"]
+    blind = [ROOT / "drift/loop.py", *(ROOT / "drift/store").glob("*.py"), ROOT / "drift/job.py", ROOT / "drift/run.py"]
     for room in ("train", "evaluation", "report", "sampler", "logger"):
         blind += sorted((ROOT / "drift" / room).glob("*.py"))
     for file in blind:
