@@ -39,7 +39,7 @@ def need_package(package: str, setting: str, *, extra: str) -> None:
     as a namespace without a file of its own.)"""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise UserError(f"{setting} needs the package {package}. Install it: pip install -c constraints.txt -e '.[{extra}]'.")
+        raise UserError(f"{setting} needs the package {package}. Install it: pip install 'drift[{extra}]'.")
 
 
 @contextmanager

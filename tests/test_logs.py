@@ -113,7 +113,8 @@ def test_adding_a_source_as_the_readme_says(cache, tmp_path):
     )
     (copy / "conf/data/votes.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /evaluation: heldout\n\n"
-        "data:\n  _target_: drift.data.votes.Votes\n  path: ???\n  split: ''\n  turn_markers: refuse\n  ignore_fields: []\n"
+        "data:\n  _target_: drift.data.votes.Votes\n  path: ???\n  config: null\n  split: null\n"
+        "  turn_markers: refuse\n  ignore_fields: []\n"
     )
     rows = [{"question": f"Question {i}?", "winner": f"Good {i}.", "loser": f"Bad {i}."} for i in range(8)]
     (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

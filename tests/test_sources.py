@@ -43,9 +43,10 @@ def collected(source, intake=INTAKE):
 
 
 PLAIN = {
-    Messages: {"displeased_up_to": None, "pleased_from": None, "ignore_fields": []},
-    Preference: {"split": "", "turn_markers": "refuse", "ignore_fields": []},
-    **{kind: {"ignore_fields": []} for kind in (Jsonl, ShareGpt, WildChat, WildFeedbackPairs)},
+    Messages: {"displeased_up_to": None, "pleased_from": None, "ignore_fields": [], "config": None, "split": None},
+    Preference: {"turn_markers": "refuse", "ignore_fields": [], "config": None, "split": None},
+    Jsonl: {"ignore_fields": [], "config": None, "split": None},
+    **{kind: {"ignore_fields": []} for kind in (ShareGpt, WildChat, WildFeedbackPairs)},
 }
 
 
