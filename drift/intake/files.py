@@ -29,9 +29,7 @@ def files(path: str, pattern: str, *, config: str | None = None, split: str | No
     and `split` choose of a hub data set (see drift/intake/hub.py); of a directory `split` is a part of the file names."""
     local = _local(path)
     if config is not None and os.path.lexists(local):
-        raise UserError(
-            f"data.config={config} chooses of a hub data set, and {path} is a file or directory. Leave it out."
-        )
+        raise UserError(f"data.config={config} chooses of a hub data set, and {path} is a file or directory. Leave it out.")
     if os.path.isfile(local):
         if not readable(local):
             raise UserError(f"data.path={path}: expected a file that ends with {', '.join(SUFFIXES)}.")

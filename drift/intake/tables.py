@@ -4,8 +4,8 @@ Row groups before a damaged one are handed out; then a BadRow about "(file)" is 
 a file that was cut off nothing can be read.
 
 The library `datasets` finds the files of a hub data set (drift/intake/hub.py) but does not read them: it copies all of a file into
-its cache first, and gives the file up at the first damage and at the first row that can't be converted. Here pyarrow, which it reads
-with, is asked for a few rows at a time.
+its cache first, and gives the file up at the first damage and at the first row that can't be converted. Here pyarrow, with which it
+reads, is asked for a few rows at a time.
 """
 
 from collections.abc import Iterator
