@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT, command
 
 
@@ -30,6 +31,7 @@ def chats(path, count=24):
     return path
 
 
+@pytest.mark.slow
 def test_mine_describe_and_learn(cache, tmp_path):
     log = chats(tmp_path / "chats.jsonl")
     mined = drift("mine", str(log), "--out", str(tmp_path / "records.jsonl"), "mine=rules", "intake.near_duplicates=null")
@@ -64,6 +66,7 @@ def test_mine_describe_and_learn(cache, tmp_path):
     assert ".79 [.55, .98]" in (tmp_path / "run/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_text_of_a_log_is_escaped_in_the_page(cache, tmp_path):
     evil = "<script>alert(1)</script>"
     row = {"id": evil, "messages": [{"role": "user", "content": evil}, {"role": "assistant", "content": evil, "feedback": "down"}]}

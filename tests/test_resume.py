@@ -266,6 +266,8 @@ HOLD = """
 import sys
 from pathlib import Path
 from drift.store import lease
+
+pytestmark = pytest.mark.slow
 with lease(Path(sys.argv[1]), 3600, lambda: False):
     print("held", flush=True)
     sys.stdin.read()

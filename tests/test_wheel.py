@@ -10,6 +10,8 @@ import zipfile
 import pytest
 from conftest import ROOT, SMALL
 
+pytestmark = pytest.mark.slow
+
 AT_RUN_TIME = (".py", ".yaml", ".j2", ".safetensors", ".typed")
 
 
