@@ -31,7 +31,7 @@ def cached(path: str, config: str | None, split: str | None) -> Path | list[Path
                 splits = {str(name): [Path(file) for file in files] for name, files in named.items()}
             else:
                 splits = _prepared(datasets.load_dataset_builder(path, config))
-        except (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
+        except (ConnectionError, FileNotFoundError) as error:  # as the library says that it has no such data set
             raise UserError(
                 f"Data set {path} is not in the local Hugging Face cache, and a run never downloads by itself. "
                 f"Fetch it first: hf download --repo-type dataset {path}"
