@@ -59,8 +59,9 @@ def test_top_level_holds_what_the_design_says():
 
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     top = {Path(name).parts[0] for name in tracked}
-    small = {"LICENSE", "constraints.txt", ".gitignore", ".pre-commit-config.yaml", ".ci"}
-    assert top - small == {"conf", "docs", "drift", "experiments", "outputs", "tests", "pyproject.toml", "README.md", "run.py"}
+    pages = {"README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CITATION.cff", "LICENSE"}
+    small = {"pyproject.toml", "constraints.txt", "run.py", ".gitignore", ".pre-commit-config.yaml", ".ci", ".github"}
+    assert top == {"conf", "docs", "drift", "experiments", "outputs", "tests"} | pages | small
 
 
 def test_every_value_stands_once():
