@@ -22,6 +22,8 @@ import pytest
 
 from drift.store import MANIFEST, lease
 
+pytestmark = pytest.mark.slow
+
 KINDS = {"feedback", "replies", "pairs", "reference", "train", "evaluate"}
 ITERATIONS = 2
 OVERRIDES = [
@@ -266,8 +268,6 @@ HOLD = """
 import sys
 from pathlib import Path
 from drift.store import lease
-
-pytestmark = pytest.mark.slow
 with lease(Path(sys.argv[1]), 3600, lambda: False):
     print("held", flush=True)
     sys.stdin.read()
