@@ -22,7 +22,7 @@ from drift.errors import UserError
 from drift.examples.filters import NOTED
 from drift.files import beside
 from drift.masking import masked
-from drift.records import Pair, Record, read_jsonl, write_json, write_jsonl
+from drift.records import Example, Record, read_jsonl, write_json, write_jsonl
 from drift.report import verdict
 from drift.report.foreign import RUN
 from drift.report.statistics import level, paired
@@ -87,9 +87,9 @@ class Journal:
         self.state["data"]["training records with prompts of the evaluation"] = len(rows)
         self.write()
 
-    def sampled(self, iteration: int, made: Stage, pairs: list[Pair], log: list[Record]) -> None:
+    def sampled(self, iteration: int, made: Stage, examples: list[Example], log: list[Record]) -> None:
         """Looks at the pairs before anything is trained on them; `log`: the records that they were made from."""
-        found = self.alarms.in_sampling(made.facts["counts"]) | self.alarms.in_pairs(pairs, log)
+        found = self.alarms.in_sampling(made.facts["counts"]) | self.alarms.in_examples(examples, log)
         self.raise_alarms(iteration, "sampling", found)
 
     def watch(self, iteration: int, history: list[dict[str, float]]) -> None:
@@ -115,32 +115,32 @@ class Journal:
                     f"alarms.action=warn or alarms.{name}=null goes on."
                 )
 
-    def trained(self, iteration: int, made: Stage, trained: Stage, pairs: list[Pair]) -> None:
+    def trained(self, iteration: int, made: Stage, trained: Stage, examples: list[Example]) -> None:
         folder = self.folder / f"iteration_{iteration}"
-        link(made.path / "pairs.jsonl", folder / "pairs.jsonl")
+        link(made.path / "examples.jsonl", folder / "examples.jsonl")
         for name in ("policy", "steps.jsonl"):
             link(trained.path / name, folder / name)
         steps = read_jsonl(trained.path / "steps.jsonl")
         for done in range(1, len(steps) + 1):  # again for those that were found in the store
             self.watch(iteration, steps[:done])
-        self.log.samples(iteration, "pairs", [asdict(pair) for pair in pairs[:NUM_SAMPLES]])
+        self.log.samples(iteration, "examples", [asdict(example) for example in examples[:NUM_SAMPLES]])
         counts = made.facts["counts"]
         self.state["points"].append(
             {
                 "iteration": iteration,
-                "distinct prompts": len({pair.record for pair in pairs}),
-                "pairs": trained.facts["pairs"],
+                "distinct prompts": len({example.record for example in examples}),
+                "pairs": trained.facts["examples"],
                 "steps": trained.facts["steps"],
                 "generated tokens": made.facts["drawn"]["tokens"],
                 "prompts too long": made.facts["drawn"]["prompts_too_long"],
                 "counts": counts,
-                "first step": {name: steps[0][name] for name in ("dpo", "margin")},
+                "first step": {name: steps[0][name] for name in ("dpo", "margin") if name in steps[0]},
             }
         )
         rules = ", ".join(f"{value} {NOTED[name]}" for name, value in counts.items() if value and name in NOTED)
         done = trained.facts
         self.store.say_found()
-        say(f"  {done['pairs']} pairs of {counts['seen']} candidates ({rules or 'none dropped'}), {done['steps']} steps")
+        say(f"  {done['examples']} examples of {counts['seen']} candidates ({rules or 'none dropped'}), {done['steps']} steps")
         self.write()
 
     def scored(self, iteration: int, name: str, stage: Stage) -> None:

@@ -26,7 +26,7 @@ COMMON = [
 ]  # fmt: skip
 CHANGES = {
     "lora": ["train=lora", "train.adapter.rank=4", "train.learning_rate=5e-3"],
-    "full": ["train=full", "train.loss.nll=0.1", "train.learning_rate=1e-4"],
+    "full": ["train=full", "train.learning_rate=1e-4"],
     "drift": ["method=drift"],
     "spin": ["method=spin"],
 }
@@ -97,17 +97,18 @@ def trajectory(run, place):
     found = []
     for iteration in (0, 1, 2):
         if iteration:
-            found += [{"pair": shown(row)} for row in read_jsonl(place / f"iteration_{iteration}/pairs.jsonl")]
+            found += [{"pair": shown(row)} for row in read_jsonl(place / f"iteration_{iteration}/examples.jsonl")]
             found += [{name: row[name] for name in OF_A_STEP} for row in read_jsonl(place / f"iteration_{iteration}/steps.jsonl")]
         metrics = json.loads((place / f"iteration_{iteration}/scores.json").read_text())["metrics"]
         found.append({name: content["value"] for name, content in metrics.items()})
     return found
 
 
-def shown(pair):
+def shown(example):
     """The last words of the prompt, the chosen reply, the rejected one."""
-    sides = [pair[side] + ("<end>" if pair[f"{side}_ended"] else "") for side in ("chosen", "rejected")]
-    return [pair["prompt"][-1]["content"], *sides]
+    assert [reply["good"] for reply in example["replies"]] == [True, False]
+    sides = [reply["text"] + ("<end>" if reply["ended"] else "") for reply in example["replies"]]
+    return [example["prompt"][-1]["content"], *sides]
 
 
 def written_down():

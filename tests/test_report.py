@@ -442,9 +442,9 @@ def test_a_report_says_that_samples_went_with_the_store(tmp_path):
     (tmp_path / "run/iteration_1").mkdir(parents=True)
     (tmp_path / "run/run.json").write_text(json.dumps(state("one", 0, 0.1)))
     assert "are gone" not in html.run_report(tmp_path / "run").read_text()
-    (tmp_path / "run/iteration_1/pairs.jsonl").symlink_to("../../store/pairs/abc/pairs.jsonl")
+    (tmp_path / "run/iteration_1/examples.jsonl").symlink_to("../../store/examples/abc/examples.jsonl")
     text = html.run_report(tmp_path / "run").read_text()
-    assert "1 entries of this folder link to files that are gone (pairs.jsonl)" in text and "store/pairs/abc" in text
+    assert "1 entries of this folder link to files that are gone (examples.jsonl)" in text and "store/examples/abc" in text
 
 
 def test_a_member_of_a_sweep_is_called_by_its_path_from_here(tmp_path, monkeypatch):
@@ -485,9 +485,9 @@ def test_text_of_a_data_set_is_escaped(tmp_path):
         "revised": None, "satisfied": False, "truth": None, "provenance": {"detector": attack, "category": attack, "confidence": 1},
     }  # fmt: skip
     (folder / "records.jsonl").write_text(json.dumps(record) + "\n")
-    row = {"prompt": prompt, "chosen": attack, "rejected": attack, "feedback": attack, "fresh": ["chosen"], "record": "r"}
-    row |= {"chosen_ended": False, "rejected_ended": True}
-    (folder / "iteration_1" / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    sides = [{"text": attack, "ended": good, "fresh": good, "good": good} for good in (True, False)]
+    row = {"prompt": prompt, "replies": sides, "feedback": attack, "record": "r"}
+    (folder / "iteration_1" / "examples.jsonl").write_text(json.dumps(row) + "\n")
     text = html.run_report(folder).read_text()
     assert attack not in text and text.count("&lt;script&gt;") == 6
     assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(

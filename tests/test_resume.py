@@ -154,7 +154,7 @@ def artefacts(run: Path) -> dict[str, bytes]:
     """What a run leaves behind, by name, every file of the list there."""
     names = ["records.jsonl", "quarantine.jsonl", "iteration_0/scores.json", "iteration_0/replies.jsonl"]
     for iteration in range(1, ITERATIONS + 1):
-        made = ("pairs.jsonl", "policy/adapter_model.safetensors", "steps.jsonl", "scores.json", "replies.jsonl")
+        made = ("examples.jsonl", "policy/adapter_model.safetensors", "steps.jsonl", "scores.json", "replies.jsonl")
         names += [f"iteration_{iteration}/{name}" for name in made]
     return {name: (run / name).read_bytes() for name in names}
 

@@ -62,7 +62,9 @@ def next_steps(
             policy = policy_of(places[label][0])
             found.append(f"{label} is better: its policy is {policy}; model=pretrained model.path=THAT goes on from it.")
         elif change.separable:
-            found.append(f"{label} is worse: a lower train.learning_rate, or more train.loss.nll, keeps it near the start model.")
+            found.append(
+                f"{label} is worse: a lower train.learning_rate, or a higher objective.nll.weight, keeps it near the start model."
+            )
     if len({seeds_of(state) for state in states}) == 1:
         found.append("One seed says little about a method: -m seed=0,1,2 gives intervals over sampling and training.")
     return found[:MOST]

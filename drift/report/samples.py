@@ -58,18 +58,21 @@ def trained_on(folders: Mapping[str, Path], reader: Reader) -> list[Item]:
     """Logged replies with what the user said to them, and the fresh replies that each run's last pairs set against them."""
     found: dict[str, Item] = {}
     for title, folder in folders.items():
-        if (where := last(folder, "pairs.jsonl")) is None:
+        if (where := last(folder, "examples.jsonl")) is None:
             continue
         refreshed = f"{where}/records.jsonl"  # where the iteration has a log of its own
         log = refreshed if (folder / refreshed).exists() else "records.jsonl"
         records = {record.id: record for record in reader.records(folder, log)}
-        for pair in reader.rows(folder, f"{where}/pairs.jsonl", Trained) if records else ():
-            record = records.get(pair["record"])
-            item = found.setdefault(record.key if record else pair["record"], _item("training", pair["prompt"]))
+        for row in reader.rows(folder, f"{where}/examples.jsonl", Trained) if records else ():
+            record = records.get(row["record"])
+            item = found.setdefault(record.key if record else row["record"], _item("training", row["prompt"]))
             if record is not None and not item["logged"]:
                 item["logged"] = _logged(record.label, record.reply, record.feedback)
-            fresh = pair["fresh"] if len(item["replies"]) < MOST_REPLIES else []
-            item["replies"] += [(title, short(pair[side]), side, "" if pair[f"{side}_ended"] else "cut off") for side in fresh]
+            fresh = [reply for reply in row["replies"] if reply["fresh"]] if len(item["replies"]) < MOST_REPLIES else []
+            item["replies"] += [
+                (title, short(reply["text"]), "chosen" if reply["good"] else "rejected", "" if reply["ended"] else "cut off")
+                for reply in fresh
+            ]
     return sorted(found.values(), key=lambda item: -len({title for title, *_ in item["replies"]}))[:NUM_SHOWN]
 
 

@@ -113,15 +113,18 @@ class Logged(TypedDict):
     provenance: Provenance | None
 
 
+class Side(TypedDict):
+    text: str
+    ended: bool
+    fresh: bool
+    good: bool
+
+
 class Trained(TypedDict):
-    """A line of pairs.jsonl."""
+    """A line of examples.jsonl."""
 
     prompt: list[Message]
-    chosen: str
-    rejected: str
-    chosen_ended: bool
-    rejected_ended: bool
-    fresh: list[Literal["chosen", "rejected"]]
+    replies: list[Side]
     record: str
 
 
@@ -221,7 +224,7 @@ def wrong_state(state: Any) -> str | None:
             return f"points[{i}] has scores and lacks name"
         if scores["headline"] not in scores["metrics"]:
             return f"points[{i}].scores: headline {scores['headline'][:60]!r} is no metric of it"
-        needed = {"counts": ("seen", "used"), "first step": ("dpo",)}
+        needed = {"counts": ("seen", "used")}
         if "counts" in point and not {"first step", "prompts too long"} <= point.keys():
             return f"points[{i}] has counts and lacks first step, or prompts too long"
         if lacking := [
