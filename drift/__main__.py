@@ -1,27 +1,42 @@
-"""What is done before any model is trained and after: logs to records, records described, reports built anew.
+"""Learn from user dissatisfaction: the command line, `drift` or `python -m drift`.
 
-`mine` and `describe` take the same settings as run.py, by the same names: `mine=rules`, `intake.languages=[en]`,
-`model=qwen2.5-7b-instruct`. `python -m drift mine --help` lists those that matter there.
+`run`, `mine` and `describe` take the same settings by the same names: `mine=rules`, `intake.languages=[en]`,
+`model=qwen2.5-7b-instruct`. `drift run --help` lists them all, `drift mine --help` those that matter there.
 """
 
 import argparse
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from drift import quiet, stop
+from drift.compose import CONF
 from drift.console import visible
 from drift.errors import UserError
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
-SETTINGS = "settings, as intake.max_records=4000 (NAME=VALUE, as in run.py); what holds when nothing is said:\n"
+SETTINGS = "settings, as intake.max_records=4000 (NAME=VALUE, as in `drift run`); what holds when nothing is said:\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m drift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """The console script `drift`."""
+    stop.install()
+    if sys.argv[1:2] == ["run"]:
+        from drift import run
+
+        run.main(sys.argv[2:])
+        return
+    try:
+        dispatch(sys.argv[1:])
+    except UserError as error:
+        sys.exit(visible(f"\n{error}"))
+
+
+def dispatch(words: Sequence[str]) -> None:
+    """Every command but `run`, whose arguments Hydra reads."""
+    parser = argparse.ArgumentParser(prog="drift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", add_help=False, help="train and evaluate: a run, or with -m a sweep")
     parsers = {"mine": mine_parser(commands), "describe": describe_parser(commands)}
     report = commands.add_parser("report", help="build the report of a run or a study anew, finished or not")
     report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
@@ -29,11 +44,13 @@ def main() -> None:
     workspace.add_argument("--entity", required=True, help="user or team")
     workspace.add_argument("--project", default="drift")
     workspace.add_argument("--spec", type=Path, help="write its specification here, and send nothing")
-    arguments, overrides = parser.parse_known_args()
+    arguments, overrides = parser.parse_known_args(words)
     quiet.libraries(None)
     of = parsers.get(arguments.command)
     for wrong in (item for item in overrides if of is None or "=" not in item or item.startswith("-")):
         (of or parser).error(f"{wrong} is neither an option nor a setting of the form name=value (--help lists them)")
+    from drift.compose import compose
+    from drift.config import build
     from drift.overrides import literal, override, quote_paths
 
     if arguments.command == "report":
@@ -48,13 +65,13 @@ def main() -> None:
         from drift.intake import mined
 
         quote_paths([arguments.logs, str(arguments.out)])  # refuses a name that is not UTF-8
-        run = compose([f"data={arguments.source}", override("data.path", literal(arguments.logs)), *overrides])
+        run = build(compose([f"data={arguments.source}", override("data.path", literal(arguments.logs)), *overrides]))
         mined.mine(run, arguments.out, arguments.overwrite)
     else:
         from drift.report import describe as page
 
         quote_paths([str(arguments.records), str(arguments.out)])
-        run = compose(["data=records", override("data.path", literal(str(arguments.records))), *overrides])
+        run = build(compose(["data=records", override("data.path", literal(str(arguments.records))), *overrides]))
         page.describe(run, overrides, arguments.records, arguments.out or arguments.records.with_suffix(".html"))
 
 
@@ -62,7 +79,7 @@ def mine_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     config, miners = (CONF / "config.yaml").read_text(encoding="utf-8"), ("classifier", "cascade")
     mine = commands.add_parser(
         "mine",
-        usage="python -m drift mine LOGS --out FILE [--source KIND] [--overwrite] [name=value ...]",
+        usage="drift mine LOGS --out FILE [--source KIND] [--overwrite] [name=value ...]",
         help="judge the replies of chat logs, and write those that pleased or displeased as records",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=SETTINGS
@@ -83,7 +100,7 @@ def mine_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
 def describe_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     describe = commands.add_parser(
         "describe",
-        usage="python -m drift describe RECORDS [--out PAGE] [name=value ...]",
+        usage="drift describe RECORDS [--out PAGE] [name=value ...]",
         help="say what a file of records holds, as a table and as an HTML page",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=SETTINGS
@@ -111,24 +128,5 @@ def block(name: str, text: str) -> str:
     return f"  {name}\n{textwrap.indent(chr(10).join(kept), '    ')}\n"
 
 
-def compose(overrides: list[str]):
-    """The checked run of a composed config (see drift/config.py)."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-
-    from drift.config import build, explain
-    from drift.overrides import quote_paths
-
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return build(compose("config", quote_paths(overrides)))
-    except HydraException as error:
-        raise UserError(explain(error, CONF)) from error
-
-
 if __name__ == "__main__":
-    stop.install()
-    try:
-        main()
-    except UserError as error:
-        sys.exit(visible(f"\n{error}"))
+    main()

@@ -11,41 +11,13 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from drift import chosen
+from drift.compose import CONF
 from drift.errors import UserError, nearest
-from drift.overrides import unreadable
-
-HERE = Path(__file__).resolve().parent
-CONF = next(at for at in (HERE / "conf", HERE.parent / "conf") if at.is_dir())  # in an installed wheel; in a clone
-EVERY_KEY = "python run.py --cfg job shows every key."
-OF_DEVICES = ("devices", "device", "gpus", "gpu", "num_gpus", "accelerator", "num_nodes", "nodes", "world_size", "strategy")
-DEVICES = (
-    " A run uses one device: the first GPU that CUDA_VISIBLE_DEVICES shows, or the CPU. Several runs can go on side by side on "
-    "one store: start each with its own CUDA_VISIBLE_DEVICES, or give the members of a sweep to a launcher (hydra/launcher=joblib)."
-)
-PLUGINS = {
-    "hydra/launcher": {
-        "joblib": "hydra-joblib-launcher",
-        "submitit_slurm": "hydra-submitit-launcher",
-        "submitit_local": "hydra-submitit-launcher",
-        "ray": "hydra-ray-launcher",
-        "ray_aws": "hydra-ray-launcher",
-        "rq": "hydra-rq-launcher",
-    },
-    "hydra/sweeper": {
-        "optuna": "hydra-optuna-sweeper",
-        "ax": "hydra-ax-sweeper",
-        "nevergrad": "hydra-nevergrad-sweeper",
-    },
-    "hydra/job_logging": {"colorlog": "hydra-colorlog"},
-    "hydra/hydra_logging": {"colorlog": "hydra-colorlog"},
-}
-
 
 DEFAULT = {"objective": "[dpo,nll]", "evaluation": "[deployment]"}
 
@@ -195,55 +167,3 @@ def _suggest(value: Any, hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return nearest(str(value), [str(option) for option in typing.get_args(hint)])
     return ""
-
-
-def explain(error: Exception, conf: Path) -> str:
-    """Hydra's own complaint about an override, with the nearest valid key or option added."""
-    text = str(error.__cause__ or error)
-    if "is not in struct" in text:
-        wrong = text.split("full_key: ")[1].splitlines()[0].strip()
-        typed = str(error).split("'")[1] if "Could not override '" in str(error) else wrong
-        hint = DEVICES if typed.rpartition(".")[2] in OF_DEVICES else chosen.belongs(wrong, conf) or nearest(typed, all_keys(conf))
-        return f"Unknown key {typed}.{hint} ({EVERY_KEY})"
-    if "Could not find" in str(error):
-        name = str(error).split("Could not find '")[1].split("'")[0]
-        group, _, option = name.rpartition("/")
-        if group in PLUGINS:
-            return _plugin(group, option)
-        hint = nearest(option, known := [file.stem for file in (conf / group).glob("*.yaml")])
-        listed = "" if "Known:" in hint else f" Known: {', '.join(sorted(known))}."
-        return f"{group}={option}: there is no {conf.name}/{name}.yaml.{hint}{listed}"
-    if "Could not override" in str(error):
-        name = str(error).split("'")[1].split("@")[0]
-        known = [*all_keys(conf), *(f.name for f in conf.iterdir() if f.is_dir())]
-        if place := chosen.belongs(name, conf):
-            return f"Unknown key {name}.{place} ({EVERY_KEY})"
-        hint = DEVICES if name.rpartition(".")[2] in OF_DEVICES else nearest(name, known)
-        return f"{str(error).splitlines()[0].rstrip('.')}.{hint} ({EVERY_KEY})"
-    return unreadable(error)
-
-
-def _plugin(group: str, option: str) -> str:
-    """What to install for a launcher or a sweeper of Hydra's that is not there."""
-    if option in PLUGINS[group]:
-        return f"{group}={option} needs a plugin of Hydra that is not installed. Install it: pip install {PLUGINS[group][option]}."
-    return f"{group}={option}: there is no such choice.{nearest(option, ['basic', *PLUGINS[group]])}"
-
-
-def all_keys(conf: Path) -> list[str]:
-    """Every key of the default config, dotted."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose("config")
-
-    def walk(node: Any, path: str) -> list[str]:
-        if not isinstance(node, DictConfig):
-            return [path]
-        keys = [str(key) for key in node if not str(key).startswith("_")]
-        below = [name for key in keys for name in walk(node._get_node(key), f"{path}.{key}".strip("."))]
-        return [path, *below] if path else below
-
-    return walk(config, "")

@@ -39,12 +39,12 @@ def need_package(package: str, setting: str, *, extra: str) -> None:
     as a namespace without a file of its own.)"""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise UserError(f"{setting} needs the package {package}. Install it: pip install -c constraints.txt -e '.[{extra}]'.")
+        raise UserError(f"{setting} needs the package {package}. Install it: pip install 'drift[{extra}]'.")
 
 
 @contextmanager
 def memory_advice(setting: str, value: int) -> Iterator[None]:
-    """Turns an out-of-memory error into one that names the setting to halve (DESIGN: never retried in silence)."""
+    """Turns an out-of-memory error into one that names the setting to halve (it is never retried in silence)."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

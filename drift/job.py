@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from drift import chosen, quiet, stop
-from drift.config import CONF
+from drift.compose import CONF
 from drift.console import say
 from drift.journal import Journal
 from drift.loop import Run, execute

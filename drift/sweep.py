@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from drift.config import CONF, build, explain
+from drift.compose import explain
+from drift.config import build
 from drift.errors import UserError, writable
 from drift.folders import owned
 from drift.masking import mask
@@ -36,7 +37,7 @@ class Members(Callback):
         except UserError as error:
             sys.exit(f"\n{error}")
         print(f"Sweep of {len(members)} members in {mine}", flush=True)
-        print(f"  its report is built at the end, and earlier by: python -m drift report {shlex.quote(str(mine))}", flush=True)
+        print(f"  its report is built at the end, and earlier by: drift report {shlex.quote(str(mine))}", flush=True)
         quoted = str(mine).replace("\\", "\\\\").replace("'", "\\'")
         with read_write(config.hydra):
             config.hydra.sweep.dir = str(mine)  # for Hydra, and for the members, whose configs are composed anew:
@@ -66,7 +67,7 @@ def _report(folder: Path) -> str | None:
         return str(error)
     except Exception:
         traceback.print_exc()
-        return f"The report could not be built. `python -m drift report {folder}` tries again; the runs themselves are kept."
+        return f"The report could not be built. `drift report {folder}` tries again; the runs themselves are kept."
     return None
 
 
@@ -94,6 +95,6 @@ def _checked(config: DictConfig, name: str) -> Iterator[str]:
             wrong.append((error, mask(" ".join(member))))
     if wrong:
         error, member = wrong[0]
-        text = explain(error, CONF) if isinstance(error, HydraException) else error
+        text = explain(error) if isinstance(error, HydraException) else error
         sys.exit(f"\n{text}\nIn the member {member}; nothing was begun.{APART if right else ''}")
     yield from right

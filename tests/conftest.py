@@ -103,12 +103,9 @@ def float64_throughout(model):
 
 def compose(*overrides):
     """The composed config of these overrides."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+    from drift.compose import compose as composed
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+    return composed(overrides)
 
 
 def perform(folder, *overrides):

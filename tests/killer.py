@@ -65,11 +65,10 @@ def start(job: dict[str, Any]) -> int:
         os.dup2(log, 2)
         signal.alarm(SECONDS)
         tempfile.tempdir = job["tmpdir"]
-        import run
+        from drift import run
 
         watch(job["kill"])
-        sys.argv = ["run.py", *job["overrides"]]
-        run.main()
+        run.main(job["overrides"])
         code = 0
     except BaseException:
         import traceback

@@ -151,6 +151,7 @@ def test_every_collapse_of_an_unseen_seed_is_told_of_the_slow_one_late():
     assert before < start
 
 
+@pytest.mark.slow
 def test_stop_ends_the_run_and_the_same_command_without_it_goes_on(cache, tmp_path):
     common = [
         *SMALL, f"model.cache_dir={cache}", "iterations=1", "alarms.entropy_share=2", f"store.dir={tmp_path}/store",
@@ -170,6 +171,7 @@ def test_stop_ends_the_run_and_the_same_command_without_it_goes_on(cache, tmp_pa
         assert re.fullmatch(r"training, step \d", state["alarms"][0]["during"])
 
 
+@pytest.mark.slow
 def test_pairs_that_are_copies_stop_a_run_before_it_trains(cache, tmp_path):
     done = command(
         *SMALL, f"model.cache_dir={cache}", "iterations=1", "alarms.copied_share=-1", "alarms.action=stop",

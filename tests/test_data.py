@@ -103,11 +103,11 @@ def test_max_records_is_a_seeded_choice_that_does_not_depend_on_the_rows_order(t
 
 
 def jsonl(path):
-    return Jsonl(path=str(path), ignore_fields=[])
+    return Jsonl(path=str(path), config=None, split=None, ignore_fields=[])
 
 
 def messages(path):
-    return Messages(path=str(path), displeased_up_to=None, pleased_from=None, ignore_fields=[])
+    return Messages(path=str(path), config=None, split=None, displeased_up_to=None, pleased_from=None, ignore_fields=[])
 
 
 def chat(*turns, name="a"):

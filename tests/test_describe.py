@@ -6,9 +6,10 @@ import shlex
 
 import pytest
 
-from drift.__main__ import compose
+from drift.compose import compose
+from drift.config import build
 from drift.intake.language import told
-from drift.overrides import override, quote_paths
+from drift.overrides import override
 from drift.records import Record
 from drift.report.describe import NOT_TOLD, languages, unread
 from drift.report.proposals import held_out_share, propose, reply_room
@@ -45,7 +46,7 @@ def test_the_command_has_what_is_proposed_keeps_what_the_user_said_and_can_be_ru
     file = tmp_path / "März (1).jsonl"
     records = [record(i, revised="Better." if i < 98 else None) for i in range(300)]
     file.write_text("".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in records))
-    run = compose(["data=records", override("data.path", str(file)), "model=tiny"])
+    run = build(compose(["data=records", override("data.path", str(file)), "model=tiny"]))
     found = propose(records, {"reply": [20] * 300}, run, ["model=tiny"])
     held = [
         r
@@ -55,12 +56,12 @@ def test_the_command_has_what_is_proposed_keeps_what_the_user_said_and_can_be_ru
     assert found.settings == {
         "sampler.max_new_tokens": "32", "evaluation.share": "0.5", "evaluation.max_records": str(len(held))
     } and found.max_new_tokens == 32  # fmt: skip
-    python, script, *rest = shlex.split(found.command(file, ["model=tiny"]))
-    again = compose(quote_paths(rest))
-    assert (python, script, again.data.path, again.sampler.max_new_tokens) == ("python", "run.py", str(file), 32)
+    program, command, *rest = shlex.split(found.command(file, ["model=tiny"]))
+    again = build(compose(rest))
+    assert (program, command, again.data.path, again.sampler.max_new_tokens) == ("drift", "run", str(file), 32)
     assert (again.evaluation.share, again.evaluation.max_records) == (0.5, len(held))
     said = ["sampler.max_new_tokens=99", "evaluation.share=0.3", "evaluation.max_records=10"]
-    kept = propose(records, {"reply": [20] * 300}, compose(["data=records", override("data.path", str(file)), *said]), said)
+    kept = propose(records, {"reply": [20] * 300}, build(compose(["data=records", override("data.path", str(file)), *said])), said)
     assert kept.settings == {} and kept.max_new_tokens == 99
 
 

@@ -315,7 +315,7 @@ def test_a_tool_call_costs_its_reply_and_no_other(tmp_path):
 def test_rows_of_another_source_are_refused_with_the_source_to_give(tmp_path):
     shared = {"conversations": [{"from": "human", "value": ASK}, {"from": "gpt", "value": REPLY}]}
     for source, row, words in (
-        ("records", log({})[0], "look like those of data=messages, not of data=records.* python -m drift mine"),
+        ("records", log({})[0], "look like those of data=messages, not of data=records.* drift mine"),
         ("records", shared, "look like those of data=sharegpt.* or mine them first"),
         ("messages", shared, "Give data=sharegpt"),
         ("sharegpt", log({})[0], "Give data=messages"),

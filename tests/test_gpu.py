@@ -163,6 +163,7 @@ def test_one_iteration_of_drift_on_the_tiny_model(cache, tmp_path):
     assert json.loads(first)["dpo"] == pytest.approx(math.log(2), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_measuring_script_runs_end_to_end_at_tiny_shapes(tmp_path):
     """Both comparisons, against TRL and `generate`; the tests above are its third part."""
     script = [sys.executable, ROOT / "experiments/gpu/check.py", "--tiny", "--output", tmp_path]

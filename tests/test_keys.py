@@ -7,6 +7,8 @@ import pytest
 from conftest import compose, perform
 from omegaconf import OmegaConf
 
+pytestmark = pytest.mark.slow
+
 BASE = [
     "model=tiny", "data.num_prompts=8", "iterations=1", "pairs_per_iteration=6",
     "train.pairs_per_step=2", "train.tokens_per_batch=2000",

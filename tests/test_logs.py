@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT, command
 
 
@@ -30,6 +31,7 @@ def chats(path, count=24):
     return path
 
 
+@pytest.mark.slow
 def test_mine_describe_and_learn(cache, tmp_path):
     log = chats(tmp_path / "chats.jsonl")
     mined = drift("mine", str(log), "--out", str(tmp_path / "records.jsonl"), "mine=rules", "intake.near_duplicates=null")
@@ -45,7 +47,7 @@ def test_mine_describe_and_learn(cache, tmp_path):
     assert described.returncode == 0 and described.stderr == "", described.stderr
     assert "12 DSAT and 6 SAT (2.0 : 1)" in described.stdout and "style" in described.stdout
     assert "Precision, not measured on your log" in described.stdout
-    assert f"python run.py data=records data.path={tmp_path}/records.jsonl sampler.max_new_tokens=" in described.stdout
+    assert f"drift run data=records data.path={tmp_path}/records.jsonl sampler.max_new_tokens=" in described.stdout
     page = (tmp_path / "records.html").read_text()
     assert page.count("<svg") == 2 and not re.search(r"(src|href)=.http", page)
     assert page.count(".79 [.55, .98]") == 1 and page.count("<details") == len({r["provenance"]["category"] for r in records})
@@ -64,6 +66,7 @@ def test_mine_describe_and_learn(cache, tmp_path):
     assert ".79 [.55, .98]" in (tmp_path / "run/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_text_of_a_log_is_escaped_in_the_page(cache, tmp_path):
     evil = "<script>alert(1)</script>"
     row = {"id": evil, "messages": [{"role": "user", "content": evil}, {"role": "assistant", "content": evil, "feedback": "down"}]}
@@ -113,7 +116,8 @@ def test_adding_a_source_as_the_readme_says(cache, tmp_path):
     )
     (copy / "conf/data/votes.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /evaluation: heldout\n\n"
-        "data:\n  _target_: drift.data.votes.Votes\n  path: ???\n  split: ''\n  turn_markers: refuse\n  ignore_fields: []\n"
+        "data:\n  _target_: drift.data.votes.Votes\n  path: ???\n  config: null\n  split: null\n"
+        "  turn_markers: refuse\n  ignore_fields: []\n"
     )
     rows = [{"question": f"Question {i}?", "winner": f"Good {i}.", "loser": f"Bad {i}."} for i in range(8)]
     (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

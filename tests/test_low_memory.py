@@ -45,6 +45,7 @@ def test_a_quantised_start_is_another_policy(tiny):
     assert policy_at(tiny, "nf4").fingerprint != policy_at(tiny).fingerprint
 
 
+@pytest.mark.slow
 def test_qlora_runs_two_iterations(cache, tmp_path):
     """The step-0 check of both says that sampling's policy, reference and training's start are one model."""
     state = perform(tmp_path / "run", *SMALL, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store", "train=qlora",

@@ -69,6 +69,7 @@ def test_every_reply_that_a_user_turn_follows_is_judged_system_message_or_not():
     assert {i: v.label for i, v in with_system.items()} == {2: "sat", 4: "dsat"}
 
 
+@pytest.mark.slow
 def test_what_is_looked_for_first_is_in_whatever_a_rule_finds():
     """Over the real turns: no complaint is missed because none of its traces is there."""
     from drift.data.sharegpt import ShareGpt
@@ -160,6 +161,8 @@ def test_the_cascade_asks_the_judge_about_uncertain_turns_only(tmp_path):
     assert found[0] == sure[0]
 
 
+@pytest.mark.slow
+@pytest.mark.peer
 def test_the_judge_may_be_a_real_server(tiny, tmp_path):
     """`transformers serve` with random weights: its answers are no verdicts, but they are answers, and are kept."""
     with socket() as free:

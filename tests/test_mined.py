@@ -1,4 +1,4 @@
-"""`python -m drift mine`: what it says where nothing is found, and whose files it never writes over."""
+"""`drift mine`: what it says where nothing is found, and whose files it never writes over."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from drift import __main__ as command
+from drift.compose import compose
+from drift.config import build
 from drift.data.messages import Messages
 from drift.errors import UserError
 from drift.intake import mined
@@ -25,12 +27,11 @@ def rows(*talks):
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """`python -m drift mine`, in a folder of its own and in this process."""
+    """`drift mine`, in a folder of its own and in this process."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["drift", "mine", *arguments, "mine=rules"])
-        command.main()
+        command.dispatch(["mine", *arguments, "mine=rules"])
 
     return call
 
@@ -69,7 +70,7 @@ def test_of_two_minings_into_one_file_the_second_is_refused(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     for name in ("log.jsonl", "other.jsonl"):
         (tmp_path / name).write_text(ONE)
-    run, other = (command.compose(["data=messages", f"data.path={name}.jsonl", "mine=rules"]) for name in ("log", "other"))
+    run, other = (build(compose(["data=messages", f"data.path={name}.jsonl", "mine=rules"])) for name in ("log", "other"))
     slow = replace(run, data=Meanwhile(**vars(run.data), other=other))
     with pytest.raises(UserError, match="r.jsonl was written by another process meanwhile"):
         mined.mine(slow, Path("r.jsonl"), overwrite=False)
@@ -138,10 +139,9 @@ def test_a_log_of_any_name_is_mined_into_records_of_any_name(mine, tmp_path, nam
     assert json.loads((tmp_path / f"records of {name}").read_text())["label"] == "dsat"
 
 
-def test_help_lists_the_settings_with_their_values_and_comments(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["drift", "mine", "--help"])
+def test_help_lists_the_settings_with_their_values_and_comments(capsys):
     with pytest.raises(SystemExit):
-        command.main()
+        command.dispatch(["mine", "--help"])
     said = capsys.readouterr().out
     for words in (
         "name=value ...",

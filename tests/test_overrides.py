@@ -5,13 +5,12 @@ import random
 import shlex
 
 import pytest
-from conftest import ROOT
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from drift.__main__ import compose
-from drift.config import explain
+from drift.compose import compose, explain
+from drift.config import build
 from drift.errors import UserError
 from drift.overrides import literal, override, quote_paths
 
@@ -52,7 +51,7 @@ def test_any_name_of_a_file_or_folder_is_read_as_it_is(files):
 def test_names_reach_the_run_that_mine_and_run_build(files):
     for name in ("conversations (1).jsonl", "${x}.jsonl", "2024", "~mine.jsonl"):
         for argument in (override("data.path", literal(name)), f"data.path={name}"):
-            run = compose(["data=messages", "mine=rules", argument])
+            run = build(compose(["data=messages", "mine=rules", argument]))
             assert [file.read_text() for file in run.data.files()] == ["{}\n"], name
 
 
@@ -116,7 +115,7 @@ def test_a_value_that_hydra_cannot_read_is_refused_with_the_quotes_that_it_needs
     assert quoted == ["method.guidance.instruction='Try again (please)!'"] and read(*quoted) == "Try again (please)!"
     with pytest.raises(UserError, match="foo is no setting. Expected the form key=value."):
         compose(["foo"])
-    assert explain(ValueError("as it is"), ROOT / "conf") == "as it is"
+    assert explain(ValueError("as it is")) == "as it is"
 
 
 def test_a_name_that_is_not_utf8_is_refused():

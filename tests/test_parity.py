@@ -267,6 +267,7 @@ def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor],
         "+".join(value) if isinstance(value, dict) else "full" if value is None else "lora" if value is LORA else value
     ),
 )
+@pytest.mark.peer
 def test_loss_rewards_and_gradients_are_those_of_trl(
     start: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, adapter: Lora | None, losses: dict[str, float]
 ) -> None:

@@ -41,6 +41,7 @@ class Cell(ranking.Cell):
         return subprocess.Popen(["mv", str(place / "state"), str(place / "run.json")])
 
 
+@pytest.mark.slow
 def test_every_arm_and_configuration_composes_and_arms_differ(tmp_path):
     tune = ranking.tuning(tmp_path)
     assert {len(cells) for cells in tune.values()} == {4} and len(tune) == 6
@@ -97,6 +98,7 @@ def test_nothing_begins_when_the_time_is_up_and_begun_runs_do_not_count(tmp_path
     assert cell.states() == [] and not cell.done
 
 
+@pytest.mark.slow
 def test_the_best_configuration_is_that_of_the_highest_mean_gain(tmp_path, monkeypatch):
     monkeypatch.setattr(ranking, "last_policy", lambda arm: "iteration 1")
     cells = [Cell(tmp_path, f"SPIN-{i}", ranking.TUNE_SEEDS, gain) for i, gain in enumerate((0.1, 0.3, 0.2, 0.3))]

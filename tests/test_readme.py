@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT, compose
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))]
-LINES = [(page, line) for page in PAGES for line in re.findall(r"(?m)^.*\bpython run\.py.*$", page.read_text())]
-COMMANDS = sorted({line.split("python run.py", 1)[1].split("`")[0].split("#")[0].strip() for _, line in LINES})
+FOUND = [match for page in PAGES for match in re.findall(r"(?m)\b(?:python run\.py|drift run)\b([^`#\n]*)", page.read_text())]
+COMMANDS = sorted({match.strip() for match in FOUND})
 
 
 @pytest.mark.parametrize("arguments", COMMANDS)
@@ -34,6 +34,21 @@ def test_ci_runs_the_readmes_test_command():
         and command.endswith("-m pytest")
         and command in (ROOT / "README.md").read_text()
     )
+
+
+def test_github_and_the_contributors_page_have_the_commands_of_ci():
+    workflows = "".join(file.read_text() for file in (ROOT / ".github/workflows").glob("*.yml"))
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    assert "bash .ci/run" in workflows
+    for command in ("pip install -c constraints.txt -e '.[dev]'", "ruff check .", "ruff format --check .", "pyright"):
+        assert command in workflows and command in page
+
+
+def test_every_file_that_the_design_and_the_contributors_page_name_is_there():
+    for page in ("DESIGN.md", "CONTRIBUTING.md"):
+        named = re.findall(r"(?:`|\()((?:drift|tests|conf)/[\w./-]+|[A-Z]+\.md)(?:`|\)| holds)", (ROOT / page).read_text())
+        wanted = {name for name in named if not re.search(r"\b(NAME|GROUP)\b", name)}
+        assert len(wanted) > 3 and not {name for name in wanted if not (ROOT / name).exists()}, page
 
 
 def test_the_main_command_is_one_line_that_ends_in_the_default_run():

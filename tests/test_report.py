@@ -116,6 +116,7 @@ def test_items_of_one_conversation_are_no_more_than_one():
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 8])
+@pytest.mark.slow
 def test_intervals_hold_what_they_say(seeds):
     """96 prompts of which .3 succeed, under two equal policies: how often the interval of level and of difference has the truth."""
     rng, runs = np.random.default_rng(seeds), 400 if seeds == 1 else 3000

@@ -22,6 +22,8 @@ import pytest
 
 from drift.store import MANIFEST, lease
 
+pytestmark = pytest.mark.slow
+
 KINDS = {"feedback", "replies", "pairs", "reference", "train", "evaluate"}
 ITERATIONS = 2
 OVERRIDES = [

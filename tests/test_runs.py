@@ -36,6 +36,7 @@ def artefacts(folder):
     return found
 
 
+@pytest.mark.slow
 def test_a_sweep_equals_its_members_run_alone_and_shares_their_stages(cache, tmp_path):
     """`-m method=drift,spin` through the real command line, against each method alone with a store of its own."""
     log = feedback_file(tmp_path / "log.jsonl", dsat=12, sat=12)
@@ -57,6 +58,7 @@ def test_a_sweep_equals_its_members_run_alone_and_shares_their_stages(cache, tmp
     assert "drift" in text and "spin" in text and done.stdout.rstrip().splitlines()[-1].startswith("Report: ")
 
 
+@pytest.mark.slow
 def test_the_same_run_again_computes_nothing(cache, tmp_path):
     overrides = [
         *SMALL,
@@ -80,6 +82,7 @@ def test_the_same_run_again_computes_nothing(cache, tmp_path):
     ],
     ids=["reference-start", "spin-full-mixed", "full-bf16", "lora-bf16-guided"],
 )
+@pytest.mark.slow
 def test_every_run_starts_at_ln_two_and_learns_its_pairs(cache, tmp_path, overrides):
     log = feedback_file(tmp_path / "log.jsonl", dsat=12, sat=12)
     state = perform(tmp_path / "run", *settings(cache, log, tmp_path / "store"), "train.tokens_per_batch=1", *overrides)
@@ -101,6 +104,7 @@ def test_later_iterations_can_learn_more_slowly(cache, tmp_path):
     assert rates[1] == pytest.approx([rate / 4 for rate in rates[0]]) and rates[0][0] > 0
 
 
+@pytest.mark.slow
 def test_a_refreshed_log_is_what_users_say_to_the_policy_of_the_iteration_before(cache, tmp_path):
     changes = ["refresh_log=true", "train.learning_rate=0.05", "filters.truncated=keep"]
     perform(tmp_path / "run", *SMALL, *changes, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store")
@@ -139,6 +143,7 @@ def test_the_warm_start_is_a_stage_before_the_first_iteration(cache, tmp_path):
     assert warm["pairs"] >= 4 and warm["steps"] == 2 * -(-warm["pairs"] // 2) and warm["generated tokens"] == 0
 
 
+@pytest.mark.slow
 def test_the_papers_settings_go_through_a_whole_run(cache, tmp_path):
     common = settings(cache, second_tries(tmp_path / "log.jsonl"), tmp_path / "store")
     state = perform(tmp_path / "run", "experiment=paper-0.5b", *common, "pairs_per_iteration=null", "iterations=1")
@@ -149,6 +154,7 @@ def test_the_papers_settings_go_through_a_whole_run(cache, tmp_path):
     assert not (tmp_path / "run/iteration_1/policy/adapter_config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
     """A new method in a folder of its own, found through Python's and Hydra's search paths; no file of ours is touched."""
     (tmp_path / "conf" / "method").mkdir(parents=True)
@@ -177,6 +183,7 @@ def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
     assert (tmp_path / "run" / "config.yaml").read_text().count("longest.Longest") == 1
 
 
+@pytest.mark.slow
 def test_a_member_that_fails_is_named_and_the_others_finish(cache, tmp_path):
     log = feedback_file(tmp_path / "log.jsonl", dsat=8, sat=0)
     rows = settings(cache, log, tmp_path / "store")
@@ -192,6 +199,7 @@ def test_a_member_that_fails_is_named_and_the_others_finish(cache, tmp_path):
     assert values[0] == 0 < values[1]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_sweep_with_its_report_and_not_only_one_member(cache, tmp_path):
     """In the middle of training, where Lightning catches the signal; 143 is 128 + SIGTERM."""
     log = feedback_file(tmp_path / "log.jsonl")

@@ -136,6 +136,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
+@pytest.mark.slow
 def test_a_larger_vocabulary_costs_its_weights_and_their_gradients_only():
     """50,000 -> 200,000 tokens of 16 float32 are 9.6 MB a copy: two matrices, their gradients, and a second pass's before they are
     added. Whole logits of 2,000 reply tokens would take 1.2 GB more, forward alone."""

@@ -29,6 +29,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.slow
 def test_the_norm_of_the_mean_is_the_steps_gradient_norm_and_measuring_changes_no_weight(way, cache, tmp_path):
     """Without an NLL term the preference part is all there is. A batch holds several pairs of a prompt, a step several batches."""
     found = {}
@@ -54,6 +55,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (folder / "policy").glob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_the_report_says_how_much_pairs_agree(cache, tmp_path):
     perform(
         tmp_path / "run", *SMALL, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store", "iterations=2", "train.signal_every=2"

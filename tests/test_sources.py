@@ -43,9 +43,10 @@ def collected(source, intake=INTAKE):
 
 
 PLAIN = {
-    Messages: {"displeased_up_to": None, "pleased_from": None, "ignore_fields": []},
-    Preference: {"split": "", "turn_markers": "refuse", "ignore_fields": []},
-    **{kind: {"ignore_fields": []} for kind in (Jsonl, ShareGpt, WildChat, WildFeedbackPairs)},
+    Messages: {"displeased_up_to": None, "pleased_from": None, "ignore_fields": [], "config": None, "split": None},
+    Preference: {"turn_markers": "refuse", "ignore_fields": [], "config": None, "split": None},
+    Jsonl: {"ignore_fields": [], "config": None, "split": None},
+    **{kind: {"ignore_fields": []} for kind in (ShareGpt, WildChat, WildFeedbackPairs)},
 }
 
 
@@ -312,6 +313,7 @@ def test_rows_in_are_rows_out_whatever_is_in_them(kind, tmp_path):
     assert [row for row in silent if any(v.label != "none" for i in found if i.row == row for v in i.verdicts.values())] == []
 
 
+@pytest.mark.slow
 def test_arrays_lines_and_gzip_give_the_same_rows_and_say_where_they_end(tmp_path):
     rows = [{"n": i, "text": "é" * (i % 7) * 100_000} for i in range(40)]
     (tmp_path / "a.json").write_text(json.dumps(rows))

@@ -9,6 +9,8 @@ import sys
 import pytest
 from conftest import ROOT, SMALL
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def chats(tmp_path_factory):

@@ -234,6 +234,7 @@ def test_names_that_can_be_guessed_lead_nowhere(tmp_path):
         files.create(tmp_path / ".f.json.part", b"x", sync=False)
 
 
+@pytest.mark.slow
 def test_a_lease_that_is_renewed_is_waited_for_and_the_work_done_once(tmp_path):
     store, calls = make(tmp_path, lease_seconds=1.0), []
 

@@ -13,6 +13,8 @@ import pytest
 from conftest import ROOT, SMALL, command, feedback_file
 from network_watch import Watch
 
+pytestmark = pytest.mark.slow
+
 BLOCK = 32768
 ONLINE_BY_THE_SHELL = {
     "WANDB_MODE": "online", "WANDB_API_KEY": "0123456789" * 4, "WANDB_ERROR_REPORTING": "true", "HF_HUB_OFFLINE": "0",

@@ -29,9 +29,12 @@ FIELDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Jsonl:
-    """`path`: a .jsonl file, or a directory of them. `ignore_fields`: fields to leave unread."""
+    """`path`: a .jsonl file, a directory of them, or a hub data set in the cache, of which `config` and `split` choose (null: all).
+    `ignore_fields`: fields to leave unread."""
 
     path: str
+    config: str | None
+    split: str | None
     ignore_fields: list[str]
 
     name = "drift-jsonl"
@@ -44,7 +47,7 @@ class Jsonl:
         self.files()
 
     def files(self) -> list[Path]:
-        return files(self.path, "*")
+        return files(self.path, "*", config=self.config, split=self.split)
 
     def conversations(self, file: Path) -> Iterator[Any]:
         return each(file, parse, option="jsonl", path=self.path, fields=FIELDS, ignore=self.ignore_fields)

@@ -34,10 +34,13 @@ FIELDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Messages:
-    """`path`: a .jsonl, .json or .parquet file, or a directory of them. `displeased_up_to`, `pleased_from`: what numbers mean (see
-    `Scale`). `ignore_fields`: fields to leave unread."""
+    """`path`: a .jsonl, .json or .parquet file, a directory of them, or a hub data set in the cache, of which `config` and `split`
+    choose (null: all). `displeased_up_to`, `pleased_from`: what numbers mean (see `Scale`). `ignore_fields`: fields to leave
+    unread."""
 
     path: str
+    config: str | None
+    split: str | None
     displeased_up_to: float | None
     pleased_from: float | None
     ignore_fields: list[str]
@@ -56,7 +59,7 @@ class Messages:
         return Scale(displeased_up_to=self.displeased_up_to, pleased_from=self.pleased_from)
 
     def files(self) -> list[Path]:
-        return files(self.path, "*")
+        return files(self.path, "*", config=self.config, split=self.split)
 
     def conversations(self, file: Path) -> Iterator[Any]:
         read = partial(parse, scale=self.scale())

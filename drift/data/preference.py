@@ -34,11 +34,12 @@ ASKS, ANSWERS = (re.compile(rf"^\W*({names})\W*:", re.MULTILINE | re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """`path`: file, directory, or hub data set in the cache. `split`: part of the file names to use ("train_prefs").
+    """`path`: file, directory, or hub data set in the cache, of which `config` and `split` ("train_prefs") choose (null: all).
     `turn_markers`: what becomes of a prompt text that holds turns. `ignore_fields`: fields to leave unread."""
 
     path: str
-    split: str
+    config: str | None
+    split: str | None
     turn_markers: Literal["refuse", "keep"]
     ignore_fields: list[str]
 
@@ -52,7 +53,7 @@ class Preference:
         self.files()
 
     def files(self) -> list[Path]:
-        return files(self.path, f"*{self.split}*")
+        return files(self.path, "*", config=self.config, split=self.split)
 
     def conversations(self, file: Path) -> Iterator[Any]:
         read = partial(parse, marked=self.turn_markers == "keep")

@@ -1,4 +1,4 @@
-"""Records that `python -m drift mine` wrote: one a line, with their provenance, checked and chosen already.
+"""Records that `drift mine` wrote: one a line, with their provenance, checked and chosen already.
 
 {"id": "QWJhYvA_0:3", "conversation": "QWJhYvA", "prompt": [{"role": "user", "content": "..."}], "reply": "...", "label": "dsat",
  "ended": true, "feedback": "No, shorter.", "revised": "...", "satisfied": false, "truth": null, "provenance": {...}}

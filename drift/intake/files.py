@@ -24,9 +24,12 @@ PIECE = 1 << 20  # bytes hashed at once
 KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"))
 
 
-def files(path: str, pattern: str) -> list[Path]:
-    """A file as it is; of a directory, or of a hub data set that is in the local cache, those whose names match `pattern`."""
+def files(path: str, pattern: str, *, config: str | None = None, split: str | None = None) -> list[Path]:
+    """A file as it is; of a directory, or of a hub data set that is in the local cache, those whose names match `pattern`. `config`
+    and `split` choose of a hub data set (see drift/intake/hub.py); of a directory `split` is a part of the file names."""
     local = _local(path)
+    if config is not None and os.path.lexists(local):
+        raise UserError(f"data.config={config} chooses of a hub data set, and {path} is a file or directory. Leave it out.")
     if os.path.isfile(local):
         if not readable(local):
             raise UserError(f"data.path={path}: expected a file that ends with {', '.join(SUFFIXES)}.")
@@ -34,7 +37,13 @@ def files(path: str, pattern: str) -> list[Path]:
     if not os.path.isdir(local):
         if os.path.lexists(local):
             raise UserError(f"data.path={path} is {odd(local)}. Expected a file or a directory.")
-        local = _cached(path)
+        from drift.intake.hub import cached
+
+        chosen = cached(path, config, split)
+        if isinstance(chosen, list):
+            return chosen
+        local = chosen
+    pattern = pattern if split is None else f"*{split}*"
     found = [file for file in _all(local) if readable(file) and file.match(pattern) and odd(file) is None]
     tables = {file.parent for file in found if file.name.lower().endswith(".arrow")}
     found = [file for file in found if file.name not in SAVED or not any(file.parent in (at, *at.parents) for at in tables)]
@@ -71,21 +80,6 @@ def odd(file: Path) -> str | None:
         kind = next((kind for test, kind in KINDS if test(mode)), "a device")
         return f"a link to {kind}" if os.path.islink(file) else kind
     return None if os.access(file, os.R_OK) else "a file that you may not read"
-
-
-def _cached(path: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    if path.count("/") != 1 or path.startswith((".", "/", "~")):
-        raise UserError(f"data.path={path}: no such file or directory, nor a hub data set of the form owner/name.")
-    try:
-        return Path(snapshot_download(path, repo_type="dataset", local_files_only=True))
-    except LocalEntryNotFoundError as error:
-        raise UserError(
-            f"Data set {path} is not in the local Hugging Face cache, and a run never downloads by itself. "
-            f"Fetch it first: hf download --repo-type dataset {path}"
-        ) from error
 
 
 def readable(file: Path) -> bool:

@@ -1,4 +1,4 @@
-"""`python -m drift mine`: the records of a log in a file of their own."""
+"""`drift mine`: the records of a log in a file of their own."""
 
 from collections import Counter
 from pathlib import Path

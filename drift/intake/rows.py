@@ -58,7 +58,7 @@ def _other(file: Path, option: str, other: str) -> str:
     """What to say of a file that looks like one of another source."""
     said = f"{file}: its rows look like those of data={other}, not of data={option}. Give data={other} (for mine: --source {other})"
     logs = other in ("messages", "sharegpt", "wildchat") and option == "records"
-    return said + (f", or mine them first: python -m drift mine {file} --source {other} --out records.jsonl" if logs else "") + "."
+    return said + (f", or mine them first: drift mine {file} --source {other} --out records.jsonl" if logs else "") + "."
 
 
 def read(file: Path) -> Iterator[tuple[int, Any]]:

@@ -1,13 +1,16 @@
-"""Rows of tables: parquet, and the Arrow files that `datasets.save_to_disk` writes.
+"""Rows of tables: parquet, and the Arrow files that `datasets` writes (its cache, `save_to_disk`).
 
 Row groups before a damaged one are handed out; then a BadRow about "(file)" is raised. Parquet's end says where its data is, so of
 a file that was cut off nothing can be read.
+
+The library `datasets` finds the files of a hub data set (drift/intake/hub.py) but does not read them: it copies all of a file into
+its cache first, and gives the file up at the first damage and at the first row that can't be converted. Here pyarrow, with which it
+reads, is asked for a few rows at a time.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-from drift.errors import need_package
 from drift.intake.aside import BadRow, damaged
 from drift.intake.contents import ARROW, most_unpacked, too_large
 from drift.intake.json_rows import MOST, WIDTH, not_utf8
@@ -16,7 +19,6 @@ TOGETHER = 16  # rows, so that large ones don't take much memory together
 
 
 def table_rows(opened: Any, begins: bytes, size: int, name: str) -> Iterator[Any]:
-    need_package("pyarrow", name, extra="logs")
     import pyarrow
 
     opened.seek(0)

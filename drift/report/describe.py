@@ -1,4 +1,4 @@
-"""`python -m drift describe`: what a file of records holds, on the console and as a self-contained HTML page."""
+"""`drift describe`: what a file of records holds, on the console and as a self-contained HTML page."""
 
 import textwrap
 from collections import Counter
@@ -30,9 +30,7 @@ def describe(run: Any, overrides: Sequence[str], file: Path, out: Path) -> None:
     items = [item for part in run.data.files() for item in run.data.conversations(part)]
     records, broken = [i for i in items if isinstance(i, Record)], [i for i in items if isinstance(i, Aside)]
     if not records:
-        raise UserError(
-            f"{file} holds no record ({len(broken)} rows that can't be read). Expected what `python -m drift mine` writes."
-        )
+        raise UserError(f"{file} holds no record ({len(broken)} rows that can't be read). Expected what `drift mine` writes.")
     tokenizer = load_tokenizer(policy_at(run.model.directory(), template=run.model.template))
     lengths = lengths_of(records, tokenizer)
     proposal = propose(records, lengths, run, overrides)

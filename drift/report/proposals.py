@@ -34,7 +34,7 @@ class Proposal:
     def command(self, file: Path, overrides: Sequence[str]) -> str:
         """The run, to copy into a shell."""
         said = [f"{name}={value}" for name, value in self.settings.items()]
-        return shlex.join(["python", "run.py", "data=records", f"data.path={file}", *said, *overrides])
+        return f"drift run {shlex.join(['data=records', f'data.path={file}', *said, *overrides])}"
 
 
 def propose(records: Sequence[Record], lengths: Mapping[str, list[int]], run: Any, overrides: Sequence[str]) -> Proposal:

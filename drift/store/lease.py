@@ -108,9 +108,9 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, Seen]:
             raise
     try:
         holder = json.loads(content)
-        known = isinstance(holder, dict) and all(name in holder for name in _me())
     except (ValueError, RecursionError):
-        known = False
+        holder = None
+    known = isinstance(holder, dict) and all(name in holder for name in _me())
     return holder if known else None, (content, status.st_mtime_ns)
 
 

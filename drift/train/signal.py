@@ -1,6 +1,6 @@
 """How strong the preference signal of a step is: gradients of its pairs one by one, without the NLL term.
 
-The paper's Lemma 1 (METHOD: arXiv 2510.02341) bounds the mean of their norms from below. What moves the policy is the norm of their
+The paper's Lemma 1 (arXiv 2510.02341) bounds the mean of their norms from below. What moves the policy is the norm of their
 mean: n pairs whose gradients have nothing in common keep about 1 / sqrt(n) of the former. That comparison is ours.
 """
 

@@ -17,8 +17,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from drift.__main__ import compose  # noqa: E402
 from drift.alarms import Alarms  # noqa: E402
+from drift.compose import compose  # noqa: E402
+from drift.config import build  # noqa: E402
 from drift.console import table  # noqa: E402
 from drift.errors import UserError  # noqa: E402
 from drift.records import read_jsonl, write_jsonl  # noqa: E402
@@ -35,7 +36,7 @@ def main() -> None:
     runs = [run for place in arguments.places if "=" not in place for run in read(Path(place))]
     if arguments.keep:
         write_jsonl(arguments.keep, runs)
-    alarms = compose(overrides).alarms
+    alarms = build(compose(overrides)).alarms
     rows = [row for run in runs for row in replay(alarms, run)]
     if not rows:
         raise UserError("Nothing to replay. Expected folders of runs in which a policy was evaluated, or a file that --keep wrote.")

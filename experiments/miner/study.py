@@ -129,11 +129,11 @@ def curve(chance: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.nda
 
 
 def evaluate() -> None:
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    with initialize_config_dir(str(HERE.parents[1] / "conf"), version_base="1.3"):
-        miner = instantiate(compose("config", ["mine=classifier"]).mine)
+    from drift.compose import compose
+
+    miner = instantiate(compose(["mine=classifier"]).mine)
     rows, turns = labelled("held_out")
     weight = weights_of(rows)
     readings = [features.Reading(turn) for turn in turns]

@@ -18,7 +18,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBL
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import run as program  # noqa: E402
+from drift import run as program  # noqa: E402
 
 TINY = [
     "model=tiny", "data.num_prompts=24", "iterations=1", "pairs_per_iteration=8", "train.pairs_per_step=2",
@@ -50,7 +50,7 @@ def load() -> None:
 
 
 def command(kind: str, folder: Path, cache: Path, store: Path | None = None, changes: Sequence[str] = ()) -> list[str]:
-    """Arguments of run.py for a run in `folder/run` (its store beside it, or another). `changes`: settings, instead of these."""
+    """Arguments of a run in `folder/run` (its store beside it, or another). `changes`: settings, instead of these."""
     place = f"hydra.sweep.dir={folder}/run" if "-m" in KINDS[kind] else f"hydra.run.dir={folder}/run"
     data = []
     if kind == "log":
@@ -88,11 +88,7 @@ def start(arguments: list[str], printed: Path, change: Callable[[], None] = lamb
         os.dup2(log, 1)
         os.dup2(log, 2)
         change()
-        sys.argv = ["run.py", *arguments]
-        from drift import stop
-
-        stop.install()
-        program.main()
+        program.main(arguments)
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1

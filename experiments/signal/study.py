@@ -40,16 +40,16 @@ class Study:
     """The models, their pairs, and what is measured of them."""
 
     def __init__(self, folder: Path) -> None:
-        from hydra import compose, initialize_config_dir
         from hydra.utils import instantiate
+
+        from drift.compose import compose
 
         overrides = [
             "train=full", "train.precision=float32", "train.optimizer=adamw",
             "train.pairs_per_step=32", "train.warmup_share=0", "train.final_rate_share=1", "train.gradient_checkpointing=false",
             "train.signal_every=0",
         ]  # fmt: skip
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            self.train = instantiate(compose("config", overrides).train)
+        self.train = instantiate(compose(overrides).train)
         self.store = Store(dir=str(folder / "store"), strict=False, verify=False, lease_seconds=60.0)
         self.deployed, author = (
             policy_at(Tiny(layers=2, hidden_size=32, weights_seed=seed, cache_dir=str(folder), template={}).directory())

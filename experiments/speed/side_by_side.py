@@ -36,10 +36,9 @@ def arguments_of(description: str | None) -> argparse.ArgumentParser:
 
 def composed(*overrides: str) -> Any:
     """The config that these overrides give."""
-    from hydra import compose, initialize_config_dir
+    from drift.compose import compose
 
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", list(overrides))
+    return compose(overrides)
 
 
 def child(script: str, settings: dict[str, Any]) -> dict[str, float]:

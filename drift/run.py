@@ -1,0 +1,65 @@
+"""`drift run`: the entry that Hydra calls. Checks the config, builds the parts, runs the loop, writes the report."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and are shown once, below
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from drift import stop
+from drift.compose import CONF, explain
+from drift.config import build
+from drift.console import say, visible
+from drift.errors import CANT_WRITE, UserError
+from drift.folders import owned
+from drift.masking import mask
+from drift.overrides import quote_paths
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`arguments`: settings (name=value) and Hydra's options (-m, --help, --cfg job). Ends the program where a user's error ends
+    the run."""
+    stop.install()
+    try:
+        sys.argv = ["drift run", *quote_paths(arguments)]  # where Hydra reads its arguments, and its name for usage messages
+        _run()
+    except UserError as error:
+        sys.exit(visible(f"\n{error}"))
+    except HydraException as error:
+        sys.exit(mask(f"\n{explain(error)}"))
+    except OSError as error:
+        if error.errno not in CANT_WRITE or not error.filename:
+            raise
+        sys.exit(f"\n{error.filename} can't be written to: {error.strerror}. Put the run elsewhere with hydra.run.dir=FOLDER.")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _run(config: DictConfig) -> None:
+    """One run, or one member of a sweep."""
+    stop.install()  # a launcher may have started this process
+    stop.check()  # a sweep's next member
+    settings = HydraConfig.get()
+    folder, sweep = Path(settings.runtime.output_dir), "MULTIRUN" in str(settings.mode)
+    mine: Path | None = None
+    try:
+        run = build(config, settings.overrides.task)
+        from drift import job
+
+        text = mask(OmegaConf.to_yaml(config, resolve=True))
+        with owned(folder, text, "hydra.sweep.dir" if sweep else "hydra.run.dir") as mine:
+            job.perform(run, mine, settings, text)
+    except UserError as error:
+        with suppress(OSError):  # a refused run leaves no empty folder
+            folder.rmdir()
+        if not sweep:
+            sys.exit(visible(f"\n{error}"))
+        if mine is None or not (mine / "run.json").is_file():
+            raise  # nothing on disk says that it failed: Hydra has to
+        say(f"\n{error}\n")  # at once: the sweep goes on with its other members, and says at its end who failed
