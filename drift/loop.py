@@ -30,14 +30,14 @@ from drift.model.chat import check_template
 from drift.model.policy import Policy, load_tokenizer, policy_at
 from drift.model.weights import check_weights
 from drift.randomness import order
-from drift.records import Pair, Record, digest, read_pairs, read_records, write_jsonl
+from drift.records import Example, Labelled, Pair, Record, digest, read_pairs, read_records, write_jsonl
 from drift.score.plan import layout_module, plan, tokenize
 from drift.score.reference import reference_stage
 from drift.store import Stage, Store
 from drift.train.fit import train_stage
 from drift.train.settings import Train
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def execute(run: Run, journal: Journal) -> None:
     tokenizer = load_tokenizer(start)
     check_model(run, start, tokenizer)
     records, held_out = learnt_from(run, journal, 1, start, tokenizer)
-    journal.expects(run.evaluation.meanings, run.evaluation.outlook(records, held_out))
+    journal.expects({evaluation_name(run): run.evaluation.meanings}, run.evaluation.outlook(records, held_out))
     score(run, journal, 0, "start", start, start, held_out)
     policy = start
     if run.warmup_epochs:
@@ -181,12 +181,12 @@ def improve(
     watch = partial(journal.watch, iteration)
     train = run.train.at(iteration)
     trained = train_stage(run.store, train, policy, reference, rows, scored, epochs=epochs, watch=watch)
-    journal.trained(iteration, made, trained, pairs)
+    journal.trained(iteration, made, trained, [example_of_pair(pair) for pair in pairs])
     return policy_at(trained.path / "policy", template=policy.template), new
 
 
 def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: list[Record], tokenizer: Any) -> Stage:
-    """`pairs.jsonl`: the first usable pairs of the method, records taken in an order of this seed and iteration."""
+    """`pairs.jsonl` (and `examples.jsonl`): the first usable pairs of the method, records in an order of this iteration."""
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
         keys = [record.key for record in records]
@@ -205,6 +205,7 @@ def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: 
                 f"that train on more are no comparison; pairs_per_iteration={len(pairs)} would match them."
             )
         write_jsonl(output / "pairs.jsonl", pairs)
+        write_jsonl(output / "examples.jsonl", map(example_of_pair, pairs))
         return {"counts": counts, "drawn": ask.drawn}
 
     warmup = isinstance(method, Warmup)
@@ -226,4 +227,17 @@ def one_pass(method: Any) -> Any:
 
 def score(run: Run, journal: Journal, iteration: int, name: str, policy: Policy, start: Policy, held_out: list[Record]) -> None:
     stage = run.evaluation.stage(run.store, run.sampler, run.train, policy, start, held_out)
-    journal.scored(iteration, name, stage)
+    journal.scored(iteration, name, {evaluation_name(run): stage})
+
+
+def evaluation_name(run: Run) -> str:
+    return type(run.evaluation).__name__.lower()
+
+
+def example_of_pair(pair: Pair) -> Example:
+    """Until methods make examples."""
+    sides = [
+        Labelled(text=pair.chosen, ended=pair.chosen_ended, fresh="chosen" in pair.fresh, good=True),
+        Labelled(text=pair.rejected, ended=pair.rejected_ended, fresh="rejected" in pair.fresh, good=False),
+    ]
+    return Example(prompt=pair.prompt, replies=tuple(sides), feedback=pair.feedback, record=pair.record)

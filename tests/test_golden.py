@@ -97,16 +97,17 @@ def trajectory(run, place):
     found = []
     for iteration in (0, 1, 2):
         if iteration:
-            found += [{"pair": shown(row)} for row in read_jsonl(place / f"iteration_{iteration}/pairs.jsonl")]
+            found += [{"pair": shown(row)} for row in read_jsonl(place / f"iteration_{iteration}/examples.jsonl")]
             found += [{name: row[name] for name in OF_A_STEP} for row in read_jsonl(place / f"iteration_{iteration}/steps.jsonl")]
-        metrics = json.loads((place / f"iteration_{iteration}/scores.json").read_text())["metrics"]
+        (scores,) = (place / f"iteration_{iteration}").glob("*/scores.json")
+        metrics = json.loads(scores.read_text())["metrics"]
         found.append({name: content["value"] for name, content in metrics.items()})
     return found
 
 
 def shown(pair):
     """The last words of the prompt, the chosen reply, the rejected one."""
-    sides = [pair[side] + ("<end>" if pair[f"{side}_ended"] else "") for side in ("chosen", "rejected")]
+    sides = [reply["text"] + ("<end>" if reply["ended"] else "") for reply in pair["replies"]]  # the good one first
     return [pair["prompt"][-1]["content"], *sides]
 
 

@@ -84,9 +84,9 @@ def test_every_run_starts_at_ln_two_and_learns_its_pairs(cache, tmp_path, overri
     log = feedback_file(tmp_path / "log.jsonl", dsat=12, sat=12)
     state = perform(tmp_path / "run", *settings(cache, log, tmp_path / "store"), "train.tokens_per_batch=1", *overrides)
     trained = [point for point in state["points"] if "counts" in point]
-    assert len(trained) == 2 and all(point["pairs"] == 6 and point["steps"] == 3 for point in trained)
+    assert len(trained) == 2 and all(point["examples"] == 6 and point["steps"] == 3 for point in trained)
     check = trained[:1] if "reference=start" in overrides else trained
-    assert all(abs(point["first step"]["dpo"] - 0.6931471805599453) <= 1e-6 for point in check)
+    assert all(abs(point["first_step"]["dpo"] - 0.6931471805599453) <= 1e-6 for point in check)
     steps = [json.loads(line) for line in (tmp_path / "run" / "iteration_1" / "steps.jsonl").read_text().splitlines()]
     assert all(step["grad_norm"] > 0 for step in steps) and steps[-1]["dpo"] < steps[0]["dpo"]
 
@@ -110,14 +110,15 @@ def test_a_refreshed_log_is_what_users_say_to_the_policy_of_the_iteration_before
     )
     assert [row["prompt"] for row in first] == [row["prompt"] for row in second]
     old, new = ({row["id"]: row["reply"] for row in log} for log in (first, second))
-    pairs = [json.loads(line) for line in (tmp_path / "run/iteration_2/pairs.jsonl").read_text().splitlines()]
-    assert all(pair["rejected"] == new[pair["record"]] for pair in pairs)
-    assert any(pair["rejected"] != old[pair["record"]] for pair in pairs), "training changed no reply: the test shows nothing"
+    pairs = [json.loads(line) for line in (tmp_path / "run/iteration_2/examples.jsonl").read_text().splitlines()]
+    bad = [(pair["record"], *(reply["text"] for reply in pair["replies"] if not reply["good"])) for pair in pairs]
+    assert all(text == new[record] for record, text in bad)
+    assert any(text != old[record] for record, text in bad), "training changed no reply: the test shows nothing"
     state = json.loads((tmp_path / "run/run.json").read_text())
     assert state["data"]["DSAT, iteration 2"] + state["data"]["SAT, iteration 2"] == len(second)
     items = samples.trained_on({"run": tmp_path / "run"}, Reader())
     shown = {text for item in items for kind, text in item["logged"] if kind == "disliked"}
-    assert shown == {pair["rejected"] for pair in pairs}
+    assert shown == {text for _, text in bad}
 
 
 def test_the_warm_start_is_a_stage_before_the_first_iteration(cache, tmp_path):
@@ -129,7 +130,7 @@ def test_the_warm_start_is_a_stage_before_the_first_iteration(cache, tmp_path):
     names = [point["name"] for point in state["points"]]
     warm = state["points"][1]
     assert names == ["start", "warm start", "iteration 1"]
-    assert warm["pairs"] >= 4 and warm["steps"] == 2 * -(-warm["pairs"] // 2) and warm["generated tokens"] == 0
+    assert warm["examples"] >= 4 and warm["steps"] == 2 * -(-warm["examples"] // 2) and warm["generated_tokens"] == 0
 
 
 def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
@@ -155,8 +156,9 @@ def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
         "iterations=1", f"hydra.run.dir={tmp_path}/run", PYTHONPATH=str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    pairs = [json.loads(line) for line in (tmp_path / "run" / "iteration_1" / "pairs.jsonl").read_text().splitlines()]
-    assert len(pairs) == 6 and all(len(pair["chosen"]) >= len(pair["rejected"]) for pair in pairs)
+    pairs = [json.loads(line) for line in (tmp_path / "run" / "iteration_1" / "examples.jsonl").read_text().splitlines()]
+    texts = [[reply["text"] for reply in pair["replies"]] for pair in pairs]
+    assert len(texts) == 6 and all(len(good) >= len(bad) for good, bad in texts)
     assert (tmp_path / "run" / "config.yaml").read_text().count("longest.Longest") == 1
 
 
@@ -171,7 +173,7 @@ def test_a_member_that_fails_is_named_and_the_others_finish(cache, tmp_path):
     start, after = json.loads((tmp_path / "study" / "1-drift" / "run.json").read_text())[
         "points"
     ]  # of complaints alone: more is better
-    values = [point["scores"]["metrics"]["log-prob lost per disliked token"]["value"] for point in (start, after)]
+    values = [point["scores"]["heldout"]["metrics"]["log-prob lost per disliked token"]["value"] for point in (start, after)]
     assert values[0] == 0 < values[1]
 
 

@@ -136,11 +136,11 @@ def test_metrics_are_those_of_the_csv_files_and_samples_are_tables(sweep):
         for row, expected in zip(scores, numbers(member / "scores.csv"), strict=True):
             assert row["iteration"] == expected.pop("iteration")
             assert {name: row[f"scores/{name}"] for name in expected} == pytest.approx(expected)
-        assert tables(member)["pairs"][0]["columns"] == ["iteration", "prompt", "chosen", "rejected", "feedback"]
+        assert tables(member)["examples"][0]["columns"] == ["iteration", "prompt", "good", "bad", "feedback"]
 
 
-def test_alarms_are_there_and_pairs_and_replies_are_tables_unless_switched_off(cache, tmp_path):
-    for choice, kinds in (("true", {"pairs": 1, "replies": 2}), ("false", {})):
+def test_alarms_are_there_and_examples_and_replies_are_tables_unless_switched_off(cache, tmp_path):
+    for choice, kinds in (("true", {"examples": 1, "replies": 2}), ("false", {})):
         done = command(
             *SMALL, f"model.cache_dir={cache}", "iterations=1", "logger=wandb", f"logger.samples={choice}",
             "alarms.copied_share=-1", f"store.dir={tmp_path}/store", f"hydra.run.dir={tmp_path}/{choice}",
@@ -170,7 +170,7 @@ def tables(member):
 def test_the_workspace_is_specified_without_a_server(sweep, tmp_path):
     spec = tmp_path / "workspace.json"
     done = subprocess.run(
-        [sys.executable, "-m", "drift", "workspace", "--entity", "team", "--project", "p", "--spec", str(spec)],
+        [sys.executable, "-m", "drift", "workspace", str(sweep), "--entity", "team", "--project", "p", "--spec", str(spec)],
         cwd=ROOT, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
