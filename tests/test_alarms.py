@@ -12,6 +12,8 @@ from test_methods import pair, record
 
 from drift.alarms import TO_DO
 from drift.errors import UserError
+from drift.journal import Journal
+from drift.logger.csv import Csv
 
 STUDY = ROOT / "experiments/embedded-ranking"
 OFF = dict.fromkeys(
@@ -99,6 +101,24 @@ def test_evaluation_alarms_compare_with_the_start_model(settings, metric, fine, 
     assert watching.in_evaluation({metric: fine}, start) == {}
     assert list(watching.in_evaluation({metric: bad}, start)) == list(settings)
     assert watching.in_evaluation({metric: None}, start) == {} == watching.in_evaluation({}, {})
+
+
+def test_steps_found_in_the_store_raise_the_alarms_of_steps_that_come_one_by_one(tmp_path):
+    """A thousand steps: the log-probability falls from the 500th on, entropy is halved from the 700th on."""
+    rows = steps([0.0] * 500 + [-0.5] * 500, [2.0] * 700 + [0.5] * 300)
+    rows = [{"step": i + 1} | row for i, row in enumerate(rows)]
+    store = instantiate(compose(f"store.dir={tmp_path}/store").store)
+    found = {}
+    for way, seen in (("at once", [1000]), ("one by one", range(1, 1001))):
+        (tmp_path / way).mkdir()
+        watching = alarms(chosen_shift=-0.25, entropy_share=0.5)
+        journal = Journal(tmp_path / way, {"method": "one"}, {}, store, Csv(), watching)
+        for done in seen:
+            journal.watch(1, rows[:done])
+        found[way] = [(alarm.name, alarm.during) for alarm in journal.state.alarms]
+        assert (tmp_path / way / "steps.csv").read_text().count("\n") == 1001
+    assert found["at once"] == [("chosen_shift", "training, step 503"), ("entropy_share", "training, step 703")]
+    assert found["one by one"] == found["at once"]
 
 
 def test_nan_metrics_raise_the_alarm():

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from drift.errors import UserError
+from drift.logger.csv import CsvFiles
 from drift.report import closing, foreign, html, plots, samples, tables, verdict
 from drift.report.compare import MOST_COMPARED, NO_DIFFERENCE, compare
 from drift.report.members import gain, grouped, groups
@@ -532,3 +534,88 @@ def test_text_of_a_data_set_is_escaped(tmp_path):
     assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
+
+
+def test_a_run_json_is_read_as_it_was_written(tmp_path):
+    whole = state("one", 0, 0.1)
+    whole.alarms = [Alarm(iteration=1, during="sampling", name="cut_excess", text="cut")]
+    write(tmp_path, whole)
+    assert foreign.members_of(tmp_path) == [Member(folder=tmp_path, state=whole)]
+
+
+def test_a_run_of_the_version_before_has_its_report(tmp_path):
+    """The folder of a run of the tiny model as it was written without a version, with its links as files: eight prompts of the
+    evaluation, six pairs."""
+    shutil.copytree(ROOT / "tests/golden/run-without-version", tmp_path / "run")
+    (member,) = foreign.members_of(tmp_path / "run")
+    start, trained = member.state.points
+    assert (trained.examples, trained.steps, trained.distinct_prompts) == (6, 3, 6) and start.examples is None
+    assert trained.first_step == {"dpo": 0.6931471824645996, "margin": 0.0} and trained.counts["seen"] == 6
+    assert headline(start).metrics["request met"].value == 0.75 and len(headline(start).metrics["utility"].per_item) == 8
+    text = html.run_report(tmp_path / "run").read_text()
+    assert "is left out" not in text and "drift: after iteration 1, utility shows no significant difference" in text
+    assert "6 candidates, 6 used" in text and "share of test prompts whose request is met" in text
+    assert {item["kind"] for item in shown_in(tmp_path / "run")} == {"evaluation", "training"}
+    sides = [remark for item in shown_in(tmp_path / "run") if item["kind"] == "training" for *_, remark, _ in item["replies"]]
+    assert sides == ["good"] * 6  # what was sampled; the logged reply is above it
+
+
+def shown_in(folder):
+    """The samples of a run's page."""
+    (member,) = foreign.members_of(folder)
+    return samples.items({"run": member}, foreign.Reader())
+
+
+def test_further_evaluations_have_tables_with_intervals_of_their_own_and_the_verdict_is_the_first_ones(tmp_path):
+    states = [state(label, seed, gain + seed / 100) for label, gain in (("one", 0.1), ("two", 0.3)) for seed in (0, 1, 2)]
+    for member in states:
+        member.evaluations = {"deployment": {}, "chat": {"rating": "of 0 to 10"}}
+        for i, point in enumerate(member.points):
+            items = {str(k): 5.0 + i * (k % 2 + int(member.title["seed"])) for k in range(8)}
+            rating = Metric(value=sum(items.values()) / 8, per_item=items, digits=1)
+            point.scores["chat"] = Scores(headline="rating", metrics={"rating": rating})
+    text = study(tmp_path, states)
+    first, further = text.split("<h2>Evaluation chat: rating by iteration")
+    further = further.split("<h2>")[0]
+    assert "one: after iteration 1, utility is better" in first and "rating" not in first
+    after = paired([{"0": 5.5 + seed} for seed in (0, 1, 2)], [{"0": 5.0}] * 3)
+    gained = tables.show_difference(replace(after, few=False), 3)
+    assert further.count(f"<td>{gained}</td>") == 2 and "<b>rating</b>: of 0 to 10." in further and "<svg" in further
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [row["chat/rating"] for row in rows[:2]] == ["5.0", "5.5"] and {row["headline"] for row in rows} == {"utility"}
+
+
+def test_pairs_are_shown_side_by_side_and_unpaired_examples_alone(tmp_path):
+    record = {
+        "conversation": "c", "prompt": [{"role": "user", "content": "Which?"}], "ended": True, "feedback": None, "revised": None,
+        "satisfied": False, "truth": None, "provenance": None,
+    }  # fmt: skip
+    records = [
+        record | {"id": "a", "reply": "logged a", "label": "dsat"},
+        record | {"id": "b", "reply": "logged b", "label": "sat"},
+    ]
+    reply = {"ended": True, "fresh": False}
+    pair = [reply | {"text": "fresh a", "fresh": True, "good": True}, reply | {"text": "logged a", "good": False}]
+    other = [reply | {"text": "liked elsewhere", "good": True, "ended": False}, reply | {"text": "logged a", "good": False}]
+    examples = [("a", pair), ("a", other), ("b", [reply | {"text": "logged b", "good": True}])]
+    (tmp_path / "iteration_1").mkdir()
+    write(tmp_path, state("one", 0, 0.1))
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
+    rows = [{"prompt": record["prompt"], "replies": replies, "feedback": None, "record": name} for name, replies in examples]
+    (tmp_path / "iteration_1/examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [(item["logged"], item["replies"]) for item in shown_in(tmp_path)] == [
+        ([("disliked", "logged a")], [("run", "fresh a", "good", ""), ("run", "liked elsewhere", "good", "logged, cut off")]),
+        ([("liked", "logged b")], [("run", "logged b", "good", "logged")]),
+    ]
+
+
+def test_a_metric_that_some_steps_lack_is_an_empty_cell(tmp_path):
+    log = CsvFiles(tmp_path)
+    log.steps(1, [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6, "kl": 3.0}])
+    log.steps(1, [{"step": 3, "loss": 0.5}])
+    log.steps(2, [{"step": 1, "loss": 0.4, "entropy": 2.0}])
+    expected = [(1, 1, 0.7, None, None), (1, 2, 0.6, 3.0, None), (1, 3, 0.5, None, None), (2, 1, 0.4, None, 2.0)]
+    names = ("iteration", "step", "loss", "kl", "entropy")
+    assert foreign.Reader().steps(tmp_path) == [
+        {name: value for name, value in zip(names, row, strict=True) if value is not None} for row in expected
+    ]
