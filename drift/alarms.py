@@ -68,7 +68,7 @@ class Alarms:
         return [item.name for item in fields(self) if item.name != "action" and getattr(self, item.name) is not None]
 
     def in_training(self, rows: Rows) -> dict[str, str]:
-        """Alarm -> what was seen, in an iteration's steps so far: its first ones and its last ones are looked at."""
+        """Alarm -> what was measured, in an iteration's steps so far: its first ones and its last ones are looked at."""
         if len(rows) < WINDOW:
             return {}
         found = {}
@@ -92,8 +92,8 @@ class Alarms:
             found["copied_share"] = f"{copies} of {counts['seen']} fresh replies are copies or talk about the feedback"
         if self.cut_share is not None and cut > self.cut_share * counts["used"]:
             found["cut_share"] = (
-                f"{cut} of {counts['used']} chosen replies were cut off by the length limit, and teach the policy not to end: "
-                f"{TO_DO['cut_share']}"
+                f"{cut} of {counts['used']} chosen replies were cut off by the length limit, which teaches the policy not to "
+                f"end. To do: {TO_DO['cut_share']}"
             )
         return found
 
@@ -104,14 +104,14 @@ class Alarms:
         if self.cut_excess is not None and cut - cut_rejected > self.cut_excess * len(pairs):
             found["cut_excess"] = (
                 f"{cut} of {len(pairs)} chosen replies were cut off by the length limit, and {cut_rejected} of the rejected "
-                f"ones: not to end is what tells them apart, and is learnt. To do: {TO_DO['cut_excess']}"
+                f"ones, so the policy learns not to end its replies. To do: {TO_DO['cut_excess']}"
             )
         words = median(len(pair.chosen.split()) for pair in pairs)
         usual = median(len(record.reply.split()) for record in log)
         if self.chosen_length_ratio is not None and words > self.chosen_length_ratio * usual:
             found["chosen_length_ratio"] = (
-                f"half of the chosen replies have {words:g} words or more, half of the log's {usual:g}: length is learnt. "
-                f"To do: {TO_DO['chosen_length_ratio']}"
+                f"half of the chosen replies have {words:g} words or more, half of the log's {usual:g}: the policy "
+                f"learns to be long. To do: {TO_DO['chosen_length_ratio']}"
             )
         return found
 

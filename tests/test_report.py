@@ -460,7 +460,7 @@ def test_a_page_says_what_it_cost_and_what_to_do_next(tmp_path):
     assert cost in text and "utility: of 0 to 1." in text and "Held out: 1. 1 pair: TOO FEW." in text
     steps = [line.split("</li>")[0] for line in text.split("<li>")[1:]]
     assert steps[0] == "evaluation.share=0.5 helps." and steps[1].startswith(
-        "The alarm cut_excess was raised: raise sampler.max_new"
+        "Because of the alarm cut_excess: raise sampler.max_new"
     )
     write(tmp_path / "0", replace(few, status="running"))
     assert "<li>" not in html.study_report(tmp_path).read_text()  # not before it is over

@@ -51,7 +51,7 @@ class WandbRun(CsvFiles):
         config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
         study = next((above for above in folder.parents if (above / "multirun.yaml").is_file()), folder)
         self.with_samples, self.step = settings.samples, 0
-        with complaints("logger.mode=offline"):
+        with translate_errors("logger.mode=offline"):
             self.run = wandb.init(
                 project=settings.project,
                 entity=settings.entity,
@@ -128,14 +128,14 @@ def sync(folder: Path, study: Path) -> str:
 
 
 @contextmanager
-def complaints(instead: str) -> Iterator[None]:
+def translate_errors(alternative: str) -> Iterator[None]:
     """Turns those of W&B (nobody is logged in, no server answers) into ours, with what sends nothing."""
     from wandb.errors import Error
 
     try:
         yield
     except Error as error:
-        raise UserError(f"W&B: {error} Log in with `wandb login` (or WANDB_API_KEY); or send nothing: {instead}.") from error
+        raise UserError(f"W&B: {error} Log in with `wandb login` (or WANDB_API_KEY); or send nothing: {alternative}.") from error
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from drift.alarms import Alarms
 from drift.console import say
 from drift.errors import UserError, need_package
-from drift.logger.wandb import complaints
+from drift.logger.wandb import translate_errors
 from drift.records import write_text
 from drift.report import dynamics
 from drift.report.foreign import Reader, need_members
@@ -62,7 +62,7 @@ def workspace(folder: Path, entity: str, project: str, spec: Path | None) -> Non
         raise UserError(f"{folder}: nothing has been evaluated yet, so it is not known what to draw. Expected a run with scores.")
     found = build(entity, project, scores, training)
     if spec is None:
-        with complaints("--spec FILE"):
+        with translate_errors("--spec FILE"):
             say(f"Workspace: {found.save().url}")
         return
     write_text(spec, found._to_model().model_dump_json(by_alias=True, indent=1))

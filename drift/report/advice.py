@@ -54,8 +54,7 @@ def next_steps(grouped: Mapping[str, Sequence[Member]], compared: Sequence[Compa
     raised = dict.fromkeys(alarm.name for state in states for alarm in state.alarms if alarm.name in TO_DO)
     for remedy in dict.fromkeys(TO_DO[name] for name in raised):
         names = [name for name in raised if TO_DO[name] == remedy]
-        which = f"The alarm {names[0]} was" if len(names) == 1 else f"The alarms {' and '.join(names)} were"
-        found.append(f"{which} raised: {remedy}.")
+        found.append(f"Because of the alarm{'s' * (len(names) > 1)} {' and '.join(names)}: {remedy}.")
     for label, change in last_gains(runs).items():
         if change is not None and change.significant and change.mean > 0:
             policy = policy_of(grouped[label][0].folder)

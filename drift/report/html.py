@@ -162,7 +162,16 @@ def _member(member: Member, cards: list[Any], reader: Reader) -> dict[str, Any]:
         "stopped": f"stopped by hand, {written:%Y-%m-%d %H:%M}: the same command goes on from there, in a folder of its own",
     }.get(member.state.status, member.state.status)
     found = {"state": member.state, "status": status, "seconds": _seconds(member.state.stages), "cards": cards}
-    return found | {"config": reader.text(member.folder, SETTINGS)}
+    return found | {"feedback": _feedback(member.state), "config": reader.text(member.folder, SETTINGS)}
+
+
+def _feedback(state: RunState) -> dict[str, dict[str, Any]]:
+    """Counts of the first log (""), and of those that were collected later (", iteration 2")."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in state.data.items():
+        count, later, iteration = name.rpartition(", iteration ")
+        found.setdefault(later + iteration if later else "", {})[count or name] = value
+    return found
 
 
 def _seconds(asked: Sequence[SpentStage]) -> list[dict[str, Any]]:
