@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any, Literal
 
 from drift.errors import UserError
-from drift.records import Pair, Record
+from drift.records import Example, Record
 
 WINDOW = 4  # steps over which training's metrics are averaged
 Rows = list[dict[str, float]]
@@ -24,16 +24,16 @@ OF_EVALUATION = {
     "perplexity_ratio": "perplexity under start",
 }  # alarm -> the metric that it needs
 TO_DO = {
-    "chosen_shift": "lower train.learning_rate, or raise train.loss.nll",
-    "entropy_share": "lower train.learning_rate, or raise train.loss.nll",
+    "chosen_shift": "lower train.learning_rate, or raise objective.nll.weight",
+    "entropy_share": "lower train.learning_rate, or raise objective.nll.weight",
     "copied_share": "raise sampler.temperature, or set filters.echo=drop",
     "cut_share": "raise sampler.max_new_tokens, or set filters.truncated=drop",
     "cut_excess": "raise sampler.max_new_tokens, or set filters.truncated=drop",
     "chosen_length_ratio": "set sampler.max_new_tokens to what the log's replies need and filters.truncated=drop",
-    "length_ratio": "lower train.learning_rate, or train.loss.sigmoid_norm=1 train.loss.sigmoid=0, which is per token",
+    "length_ratio": "lower train.learning_rate, or objective=[dpo_norm,nll], which is per token",
     "distinct2_share": "lower train.learning_rate or iterations",
     "missing_ends": "set filters.truncated=drop, or raise sampler.max_new_tokens",
-    "perplexity_ratio": "lower train.learning_rate, or raise train.loss.nll",
+    "perplexity_ratio": "lower train.learning_rate, or raise objective.nll.weight",
 }  # alarm -> the settings to try
 
 
@@ -97,16 +97,17 @@ class Alarms:
             )
         return found
 
-    def in_pairs(self, pairs: Sequence[Pair], log: Sequence[Record]) -> dict[str, str]:
-        """As above, of an iteration's pairs, and of the records that they were made from."""
+    def in_examples(self, examples: Sequence[Example], log: Sequence[Record]) -> dict[str, str]:
+        """As above, of an iteration's examples, and of the records that they were made from."""
         found = {}
-        cut, cut_rejected = sum(not pair.chosen_ended for pair in pairs), sum(not pair.rejected_ended for pair in pairs)
-        if self.cut_excess is not None and cut - cut_rejected > self.cut_excess * len(pairs):
+        sides = {good: [reply for example in examples for reply in example.side(good)] for good in (True, False)}
+        cut = {good: sum(not reply.ended for reply in replies) for good, replies in sides.items()}
+        if self.cut_excess is not None and sides[False] and cut[True] - cut[False] > self.cut_excess * len(examples):
             found["cut_excess"] = (
-                f"{cut} of {len(pairs)} chosen replies were cut off by the length limit, and {cut_rejected} of the rejected "
-                f"ones, so the policy learns not to end its replies. To do: {TO_DO['cut_excess']}"
+                f"{cut[True]} of {len(sides[True])} chosen replies were cut off by the length limit, and {cut[False]} of the "
+                f"rejected ones, so the policy learns not to end its replies. To do: {TO_DO['cut_excess']}"
             )
-        words = median(len(pair.chosen.split()) for pair in pairs)
+        words = median(len(reply.text.split()) for reply in sides[True]) if sides[True] else 0
         usual = median(len(record.reply.split()) for record in log)
         if self.chosen_length_ratio is not None and words > self.chosen_length_ratio * usual:
             found["chosen_length_ratio"] = (

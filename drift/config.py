@@ -52,7 +52,9 @@ def build(config: DictConfig) -> Any:
         raise UserError(f"{missing[0]} has no value yet. Give one: {missing[0]}=VALUE.")
     check_node(config, "")
     run = instantiate(config, _convert_="all")
-    for part in (run, *(getattr(run, item.name) for item in fields(run))):
+    parts = [getattr(run, item.name) for item in fields(run)]
+    named = [inner for part in parts if isinstance(part, dict) for inner in part.values()]
+    for part in (run, *parts, *named):
         if hasattr(part, "check"):
             part.check()
     check_together(run)
@@ -68,6 +70,14 @@ def check_together(run: Any) -> None:
         raise UserError(
             f"warmup_epochs={run.warmup_epochs} learns from complaints with a second try that satisfied, which this deployment "
             "does not collect. Add data.second_tries=true, or set warmup_epochs=0."
+        )
+    if not run.objective:
+        raise UserError("objective=[]: nothing would be learnt. Expected one at least: objective=[dpo,nll].")
+    compares = [name for name, objective in run.objective.items() if objective.paired]
+    if compares and not run.method.paired:
+        raise UserError(
+            f"objective={compares[0]} compares two replies to a prompt, and this method makes examples with one. Use "
+            "objective=[kto] (liked and disliked replies) or objective=[nll] (liked ones), or method=drift, which makes pairs."
         )
     judge = getattr(run.method, "judge", None)
     if judge is not None and judge.needs_truth and not run.data.knows_truth:

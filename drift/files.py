@@ -5,6 +5,7 @@ synced, and is renamed. A folder is synced with all that it holds before it is r
 size, time and sha256 of its files.
 """
 
+import glob
 import hashlib
 import os
 import secrets
@@ -48,6 +49,12 @@ def replace(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(path: Path) -> None:
+    """What a process that was killed while it wrote this file has left beside it; only for who alone may write it now."""
+    for left in path.parent.glob(f".{glob.escape(path.name[:200])}.*"):
+        left.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

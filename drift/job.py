@@ -69,9 +69,9 @@ def unusual(run: Run) -> list[str]:
     found = []
     if not run.iterations and not run.warmup_epochs:
         found.append("iterations=0: nothing is trained, the start model is evaluated.")
-    elif set(run.train.loss.weights()) == {"nll"}:
+    elif run.method.paired and not any(objective.paired for objective in run.objective.values()):
         found.append(
-            f"no preference loss has a weight, only train.loss.nll={run.train.loss.nll:g}: this is supervised fine-tuning on the "
-            "chosen replies, and the rejected ones are not used."
+            f"objective=[{','.join(run.objective)}] compares no replies: this is supervised fine-tuning on the chosen replies, and "
+            "the rejected ones that the method makes are not used. method=sft does the same without sampling."
         )
     return found

@@ -23,7 +23,7 @@ from drift.errors import UserError
 from drift.examples.filters import NOTED
 from drift.files import beside
 from drift.masking import masked
-from drift.records import Example, Pair, Record, read_jsonl, write_json, write_jsonl
+from drift.records import Example, Record, read_jsonl, write_json, write_jsonl
 from drift.report import state, verdict
 from drift.report.members import metrics_of
 from drift.report.shapes import plain
@@ -94,9 +94,9 @@ class Journal:
         self.state.data["training records with prompts of the evaluation"] = len(rows)
         self.write()
 
-    def sampled(self, iteration: int, made: Stage, pairs: list[Pair], log: list[Record]) -> None:
+    def sampled(self, iteration: int, made: Stage, examples: list[Example], log: list[Record]) -> None:
         """Looks at the pairs before anything is trained on them; `log`: the records that they were made from."""
-        found = self.alarms.in_sampling(made.facts["counts"]) | self.alarms.in_pairs(pairs, log)
+        found = self.alarms.in_sampling(made.facts["counts"]) | self.alarms.in_examples(examples, log)
         self.raise_alarms(iteration, "sampling", found)
 
     def watch(self, iteration: int, history: Sequence[dict[str, float]]) -> None:
@@ -173,10 +173,16 @@ class Journal:
         self.store.say_found()
         self._say_scores(name, scores)
         self.write()
-        for i, (evaluation, found) in enumerate(scores.items()):
-            now, before = metrics_of({evaluation: found}), metrics_of({evaluation: self.start[evaluation]})
-            during = f"evaluation ({evaluation})" if i else "evaluation"
-            self.raise_alarms(iteration, during, self.alarms.in_evaluation(now, before))
+        self.raise_alarms(iteration, "evaluation", self._in_evaluations(scores))
+
+    def _in_evaluations(self, scores: Mapping[str, Scores]) -> dict[str, str]:
+        """Alarm -> what was measured, by all evaluations that raise it."""
+        found: dict[str, list[str]] = {}
+        for name, now in scores.items():
+            values = (metrics_of({name: one}) for one in (now, self.start[name]))
+            for alarm, text in self.alarms.in_evaluation(*values).items():
+                found.setdefault(alarm, []).append(text if len(scores) == 1 else f"{name}: {text}")
+        return {alarm: "; ".join(texts) for alarm, texts in found.items()}
 
     def _say_scores(self, name: str, scores: dict[str, Scores]) -> None:
         for i, (evaluation, found) in enumerate(scores.items()):

@@ -30,14 +30,14 @@ from drift.model.chat import check_template
 from drift.model.policy import Policy, load_tokenizer, policy_at
 from drift.model.weights import check_weights
 from drift.randomness import order
-from drift.records import Example, Labelled, Pair, Record, digest, read_pairs, read_records, write_jsonl
+from drift.records import Example, Record, digest, read_examples, read_records, write_jsonl
 from drift.score.plan import layout_module, plan, tokenize
 from drift.score.reference import reference_stage
 from drift.store import Stage, Store
 from drift.train.fit import train_stage
 from drift.train.settings import Train
 
-VERSION = 2
+VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,7 @@ class Run:
     guidance: Guidance
     judge: Any
     train: Train
+    objective: dict[str, Any]
     evaluation: Any
     logger: Any
     alarms: Alarms
@@ -94,7 +95,7 @@ def execute(run: Run, journal: Journal) -> None:
     if run.warmup_epochs:
         policy, _ = improve(run, journal, 0, Warmup(), run.warmup_epochs, policy, start, records, [], tokenizer)
         score(run, journal, 0, "warm start", policy, start, held_out)
-    previous: list[Pair] = []
+    previous: list[Example] = []
     for iteration in range(1, run.iterations + 1):
         if run.refresh_log and iteration > 1:
             records, _ = learnt_from(run, journal, iteration, policy, tokenizer)
@@ -111,7 +112,7 @@ def check_model(run: Run, start: Policy, tokenizer: Any) -> None:
     check_template(tokenizer, start.tokenizer, system=getattr(run.data, "system", None) is not None)
     longest = max(run.train.max_tokens, run.sampler.max_prompt_tokens + run.sampler.max_new_tokens)
     check_architecture(start.base, tokenizer, longest=longest)
-    layout_module(run.train.rows).check_model(start.base)
+    layout_module(run.train.rows).check_model(start.base, longest)
 
 
 def learnt_from(run: Run, journal: Journal, iteration: int, policy: Policy, tokenizer: Any) -> tuple[list[Record], list[Record]]:
@@ -160,52 +161,53 @@ def feedback_stage(run: Run, policy: Policy, tokenizer: Any) -> Stage:
 
 def improve(
     run: Run, journal: Journal, iteration: int, method: Any, epochs: int, policy: Policy, start: Policy,
-    records: list[Record], previous: list[Pair], tokenizer: Any,
-) -> tuple[Policy, list[Pair]]:  # fmt: skip
-    """One turn: pairs, reference pass, training. Returns the next policy and the pairs that were new."""
-    made = pairs_stage(run, iteration, method, policy, records, tokenizer)
-    new = read_pairs(made.path / "pairs.jsonl")
+    records: list[Record], previous: list[Example], tokenizer: Any,
+) -> tuple[Policy, list[Example]]:  # fmt: skip
+    """One turn: examples, reference pass, training. Returns the next policy and the examples that were new."""
+    made = examples_stage(run, iteration, method, policy, records, tokenizer)
+    new = read_examples(made.path / "examples.jsonl")
     journal.sampled(iteration, made, new, records)
     kept = round(len(new) * run.previous_share) if previous else 0
-    pairs = new[: len(new) - kept] + previous[:kept]
+    examples = new[: len(new) - kept] + previous[:kept]
     rows = plan(
-        tokenize(tokenizer, pairs),
+        tokenize(tokenizer, examples),
         layout=run.train.rows,
         pairs_per_step=run.train.pairs_per_step,
         tokens_per_batch=run.train.tokens_per_batch,
         pair_order=run.train.pair_order,
         seed=run.seed,
+        mismatched=any(objective.mismatched for objective in run.objective.values()),
     )
     reference = policy if run.reference == "iteration" else start
     scored = reference_stage(run.store, run.train, reference, policy, rows)
     watch = partial(journal.watch, iteration)
     train = run.train.at(iteration)
-    trained = train_stage(run.store, train, policy, reference, rows, scored, epochs=epochs, watch=watch)
-    journal.trained(iteration, made, trained, [example_of_pair(pair) for pair in pairs])
+    trained = train_stage(run.store, train, run.objective, policy, reference, rows, scored, epochs=epochs, watch=watch)
+    journal.trained(iteration, made, trained, examples)
     return policy_at(trained.path / "policy", template=policy.template), new
 
 
-def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: list[Record], tokenizer: Any) -> Stage:
-    """`pairs.jsonl` (and `examples.jsonl`): the first usable pairs of the method, records in an order of this iteration."""
+def examples_stage(run: Run, iteration: int, method: Any, policy: Policy, records: list[Record], tokenizer: Any) -> Stage:
+    """`examples.jsonl`: the first usable ones of the method, records taken in an order of this seed and iteration."""
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
         keys = [record.key for record in records]
         shuffled = [records[i] for i in order(run.seed, "records", iteration, keys)]
         with Ask(sampler=run.sampler, policy=policy, store=run.store, seed=run.seed, purpose="pairs", iteration=iteration) as ask:
-            pairs, counts = run.filters.take(method.make_examples(shuffled, ask), wanted, tokenizer)
-        if not pairs:
+            examples, counts = run.filters.take(method.make_examples(shuffled, ask), wanted, tokenizer)
+        if not examples:
             raise UserError(
-                f"The method made no usable pair out of {len(records)} records ({counts}). "
+                f"The method made no usable example out of {len(records)} records ({counts}). "
                 "Expected records with the feedback that it learns from: "
                 + ("DSAT with a later reply that satisfied, or warmup_epochs=0." if warmup else "DSAT or SAT.")
             )
-        if wanted is not None and len(pairs) < wanted:
+        if wanted is not None and len(examples) < wanted:
             say(
-                f"  Note: {len(pairs)} pairs of the {wanted} asked for: the records are used up (method.rounds: more passes). Runs "
-                f"that train on more are no comparison; pairs_per_iteration={len(pairs)} would match them."
+                f"  Note: {len(examples)} examples of the {wanted} asked for: the records are used up "
+                "(method.rounds: more passes). Runs that train on more are no comparison; "
+                f"pairs_per_iteration={len(examples)} would match them."
             )
-        write_jsonl(output / "pairs.jsonl", pairs)
-        write_jsonl(output / "examples.jsonl", map(example_of_pair, pairs))
+        write_jsonl(output / "examples.jsonl", examples)
         return {"counts": counts, "drawn": ask.drawn}
 
     warmup = isinstance(method, Warmup)
@@ -217,7 +219,7 @@ def pairs_stage(run: Run, iteration: int, method: Any, policy: Policy, records: 
         "sampler": identity(run.sampler),
     }  # fmt: skip
     inputs = {"policy": policy.fingerprint, "records": digest([asdict(record) for record in records])}
-    return run.store.run("pairs", work, version=VERSION, settings=settings, inputs=inputs)
+    return run.store.run("examples", work, version=VERSION, settings=settings, inputs=inputs)
 
 
 def one_pass(method: Any) -> Any:
@@ -232,12 +234,3 @@ def score(run: Run, journal: Journal, iteration: int, name: str, policy: Policy,
 
 def evaluation_name(run: Run) -> str:
     return type(run.evaluation).__name__.lower()
-
-
-def example_of_pair(pair: Pair) -> Example:
-    """Until methods make examples."""
-    sides = [
-        Labelled(text=pair.chosen, ended=pair.chosen_ended, fresh="chosen" in pair.fresh, good=True),
-        Labelled(text=pair.rejected, ended=pair.rejected_ended, fresh="rejected" in pair.fresh, good=False),
-    ]
-    return Example(prompt=pair.prompt, replies=tuple(sides), feedback=pair.feedback, record=pair.record)

@@ -1,7 +1,7 @@
 """The three things that flow through the program, and their jsonl form.
 
-*Record*: one piece of user feedback on one reply. *Pair*: what a method makes and the trainer learns from.
-*Reply*: one fresh sample of a policy. All are plain data: nothing here knows a model or a method.
+*Record*: one piece of user feedback on one reply. *Reply*: one fresh sample of a policy. *Example*: what a method makes and the
+trainer learns from. All are plain data: nothing here knows a model or a method.
 """
 
 import dataclasses
@@ -83,19 +83,24 @@ class Example:
     feedback: str | None
     record: str
 
+    def side(self, good: bool) -> list[Labelled]:
+        """Its good replies, or the others."""
+        return [reply for reply in self.replies if reply.good == good]
 
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """One preference: `chosen` over `rejected` as the answer to `prompt`. `fresh` names the sides just sampled."""
 
-    prompt: Prompt
-    chosen: str
-    rejected: str
-    chosen_ended: bool
-    rejected_ended: bool
-    fresh: tuple[Literal["chosen", "rejected"], ...]
-    feedback: str | None
-    record: str
+def fresh(reply: Reply, *, good: bool) -> Labelled:
+    """A reply just sampled, as one side of an example."""
+    return Labelled(text=reply.text, ended=reply.ended, fresh=True, good=good)
+
+
+def logged(record: Record, *, good: bool) -> Labelled:
+    """A record's own reply, as one side of an example."""
+    return Labelled(text=record.reply, ended=record.ended, fresh=False, good=good)
+
+
+def example(record: Record, *replies: Labelled) -> Example:
+    """Replies to a record's prompt, with what its user said."""
+    return Example(prompt=record.prompt, replies=replies, feedback=record.feedback, record=record.id)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -119,8 +124,9 @@ def read_records(path: Path) -> list[Record]:
     return [Record(**row) for row in read_jsonl(path)]
 
 
-def read_pairs(path: Path) -> list[Pair]:
-    return [dataclasses.replace(Pair(**row), fresh=tuple(row["fresh"])) for row in read_jsonl(path)]
+def read_examples(path: Path) -> list[Example]:
+    rows = [(row, tuple(Labelled(**reply) for reply in row.pop("replies"))) for row in read_jsonl(path)]
+    return [Example(**row, replies=replies) for row, replies in rows]
 
 
 def write_text(path: Path, text: str) -> None:

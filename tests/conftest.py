@@ -222,3 +222,15 @@ def made(values, **changed):
     module, _, name = values["_target_"].rpartition(".")
     kept = {key: value for key, value in (values | changed).items() if key != "_target_"}
     return getattr(importlib.import_module(module), name)(**kept)
+
+
+def preference(prompt, chosen, rejected, *, chosen_ended=True, rejected_ended=True, fresh=("chosen",), feedback=None, record="r"):
+    """A pair: an example with a good and another reply. `prompt`: messages, or the user's only one as text."""
+    from drift.records import Example, Labelled
+
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    sides = (
+        Labelled(text=chosen, ended=chosen_ended, fresh="chosen" in fresh, good=True),
+        Labelled(text=rejected, ended=rejected_ended, fresh="rejected" in fresh, good=False),
+    )
+    return Example(prompt=messages, replies=sides, feedback=feedback, record=record)

@@ -72,18 +72,21 @@ def pairs_of(lengths, cut=0, cut_rejected=0):
 def test_chosen_replies_that_are_cut_more_often_than_rejected_ones_sound_by_default():
     """25 of 76 chosen replies of a log whose replies all end; as many on both sides, as of a model's own log, are no news."""
     watching, log = instantiate(compose().alarms), [record(0, "dsat", reply="w " * 11)]
-    found = watching.in_pairs(pairs_of([11] * 76, cut=25), log)
+    found = watching.in_examples(pairs_of([11] * 76, cut=25), log)
     assert list(found) == ["cut_excess"] and "25 of 76 chosen replies were cut off" in found["cut_excess"]
-    assert watching.in_pairs(pairs_of([11] * 76, cut=25, cut_rejected=20), log) == {}
-    assert watching.in_pairs(pairs_of([11] * 76, cut=15), log) == {} and alarms().in_pairs(pairs_of([11] * 76, cut=76), log) == {}
+    assert watching.in_examples(pairs_of([11] * 76, cut=25, cut_rejected=20), log) == {}
+    assert (
+        watching.in_examples(pairs_of([11] * 76, cut=15), log) == {}
+        and alarms().in_examples(pairs_of([11] * 76, cut=76), log) == {}
+    )
 
 
 def test_chosen_replies_much_longer_than_the_logs_sound_by_default():
     """A median of 38.5 words (38 and 39 in the middle) against 11."""
     watching, log = instantiate(compose().alarms), [record(i, "dsat", reply="w " * words) for i, words in enumerate((5, 11, 90))]
-    found = watching.in_pairs(pairs_of([10, 38, 39, 60]), log)
+    found = watching.in_examples(pairs_of([10, 38, 39, 60]), log)
     assert list(found) == ["chosen_length_ratio"] and "38.5 words or more, half of the log's 11" in found["chosen_length_ratio"]
-    assert watching.in_pairs(pairs_of([10, 22, 22, 60]), log) == {}
+    assert watching.in_examples(pairs_of([10, 22, 22, 60]), log) == {}
 
 
 @pytest.mark.parametrize(
@@ -207,4 +210,4 @@ def test_pairs_that_are_copies_stop_a_run_before_it_trains(cache, tmp_path):
     )  # fmt: skip
     assert done.returncode == 1 and "Stopped by the alarm copied_share in iteration 1, sampling" in done.stderr
     stages = {stage["name"] for stage in json.loads((tmp_path / "run/run.json").read_text())["stages"]}
-    assert "pairs" in stages and not stages & {"reference", "train"}
+    assert "examples" in stages and not stages & {"reference", "train"}

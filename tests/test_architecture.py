@@ -94,10 +94,11 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer, tmp_path):
 
 
 def test_arguments_of_attention_that_change_numbers_are_not_passed_over():
-    refuse_other_arithmetic({"dropout": 0.0, "sliding_window": None, "use_cache": False})
-    for name, value in (("sliding_window", 16), ("softcap", 50.0), ("s_aux", torch.zeros(4)), ("not_invented_yet", 1)):
+    refuse_other_arithmetic({"dropout": 0.0, "sliding_window": None, "use_cache": False}, 16)
+    refuse_other_arithmetic({"sliding_window": 16}, 16)
+    for name, value in (("sliding_window", 15), ("softcap", 50.0), ("s_aux", torch.zeros(4)), ("not_invented_yet", 1)):
         with pytest.raises(UserError, match=f"attention uses {name}"):
-            refuse_other_arithmetic({name: value})
+            refuse_other_arithmetic({name: value}, 16)
 
 
 def test_lora_on_a_mixture_of_experts_says_what_it_leaves_alone(capsys):

@@ -60,7 +60,7 @@ def test_wrong_settings_are_refused_with_what_to_do(overrides, message, monkeypa
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("method=foo", "method=foo: there is no conf/method.foo.yaml. Known: drift, iterdpo, random_logged, spin.$"),
+        ("method=foo", "method=foo: there is no conf/method.foo.yaml. Known: drift, iterdpo, random_logged, sft, spin, unpaired.$"),
         ("hydra/launcher=submitit_slurm", "pip install hydra-submitit-launcher.$"),
         ("hydra/launcher=joblib", "pip install hydra-joblib-launcher.$"),
         ("hydra/sweeper=optuna", "pip install hydra-optuna-sweeper.$"),
@@ -93,7 +93,9 @@ def test_a_folder_of_a_packages_name_is_not_the_package(tmp_path, monkeypatch):
         ([], None),
         (["iterations=0"], "iterations=0: nothing is trained"),
         (["iterations=0", "warmup_epochs=1", "data.second_tries=true"], None),
-        (["train.loss.sigmoid=0"], "no preference loss has a weight, only train.loss.nll=0.1: this is supervised"),
+        (["objective=[nll]"], "objective=[nll] compares no replies: this is supervised fine-tuning"),
+        (["method=sft"], None),
+        (["method=unpaired"], None),
     ],
 )
 def test_settings_that_nobody_may_have_meant_are_said(overrides, message):
@@ -107,10 +109,12 @@ def test_settings_that_nobody_may_have_meant_are_said(overrides, message):
     ("argument", "message"),
     [
         ("sede=1", "Unknown key sede. Did you mean seed?"),
-        ("method=drfit", "Did you mean drift? Known: drift, iterdpo, random_logged, spin"),
+        ("method=drfit", "Did you mean drift? Known: drift, iterdpo, random_logged, sft, spin, unpaired"),
         ("iterations=-1", "Expected iterations >= 0"),
         ("modle=tiny", "Did you mean model?"),
-        ("train.loss.beta=x", "expected a number"),
+        ("objective.dpo.beta=x", "expected a number"),
+        ("method=sft objective=[dpo]", "objective=dpo compares two replies to a prompt, and this method makes examples with one"),
+        ("objective=[]", "objective=[]: nothing would be learnt"),
         ("data=jsonl data.path=x data.num_prompts=8", "It belongs to another option of data than the one chosen"),
     ],
 )

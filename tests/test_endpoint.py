@@ -51,6 +51,18 @@ def test_one_cap_holds_for_all_questions_of_a_run_and_for_the_run_that_goes_on(t
         assert ask(endpoint(server, tmp_path, max_dollars=8), stiff(8)) == ["dsat style 0.9"] * 8 and server.served == 8
 
 
+def test_what_a_killed_process_left_beside_an_answer_is_gone_once_the_question_is_asked_again(tmp_path):
+    with Server() as server:
+        ask(endpoint(server, tmp_path), stiff(2))
+        first, second = sorted(tmp_path.glob("*.json"))
+        (tmp_path / f".{first.name}.0123456789abcdef").write_text("{")
+        other = tmp_path / f".{second.name}.0123456789abcdef"
+        other.write_text("{")
+        first.unlink()
+        ask(endpoint(server, tmp_path), stiff(2))
+        assert sorted(tmp_path.iterdir()) == sorted([first, second, other]), "nobody asked the other question again"
+
+
 @pytest.mark.parametrize("concurrency", [1, 8, 64])
 def test_the_cap_is_never_exceeded_however_many_ask_at_once(concurrency, tmp_path):
     with Server(slow=0.01) as server, pytest.raises(UserError, match="7 of the 80 questions so far are answered, for 7 dollars"):

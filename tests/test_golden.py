@@ -26,7 +26,7 @@ COMMON = [
 ]  # fmt: skip
 CHANGES = {
     "lora": ["train=lora", "train.adapter.rank=4", "train.learning_rate=5e-3"],
-    "full": ["train=full", "train.loss.nll=0.1", "train.learning_rate=1e-4"],
+    "full": ["train=full", "train.learning_rate=1e-4"],
     "drift": ["method=drift"],
     "spin": ["method=spin"],
 }
@@ -105,10 +105,11 @@ def trajectory(run, place):
     return found
 
 
-def shown(pair):
+def shown(example):
     """The last words of the prompt, the chosen reply, the rejected one."""
-    sides = [reply["text"] + ("<end>" if reply["ended"] else "") for reply in pair["replies"]]  # the good one first
-    return [pair["prompt"][-1]["content"], *sides]
+    assert [reply["good"] for reply in example["replies"]] == [True, False]
+    sides = [reply["text"] + ("<end>" if reply["ended"] else "") for reply in example["replies"]]
+    return [example["prompt"][-1]["content"], *sides]
 
 
 def written_down():

@@ -16,7 +16,7 @@ from drift.records import read_records
 METHOD = """
 from dataclasses import dataclass
 
-from drift.records import Pair
+from drift.records import Example, Labelled
 {imports}
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,13 @@ class Drift:  # named like the one that is shipped
     guidance: object
     rounds: int
 
+    paired = True
+
     def make_examples(self, records, ask):
         for record, (reply,) in ask.draw(records, lambda record: [record.prompt], first_sample=0, label="fresh replies"):
-            yield Pair(
-                prompt=record.prompt, chosen=reply.text, rejected={rejected}, chosen_ended=True, rejected_ended=True,
-                fresh=("chosen",), feedback=None, record=record.id,
-            )
+            chosen = Labelled(text=reply.text, ended=True, fresh=True, good=True)
+            rejected = Labelled(text={rejected}, ended=True, fresh=False, good=False)
+            yield Example(prompt=record.prompt, replies=(chosen, rejected), feedback=None, record=record.id)
 """
 
 
@@ -63,7 +64,7 @@ def test_a_changed_line_of_a_method_outside_the_package_makes_its_pairs_anew(wri
         start = policy_at(run.model.directory())
         tokenizer = load_tokenizer(start)
         records = read_records(loop.feedback_stage(run, start, tokenizer).path / "records.jsonl")
-        return loop.pairs_stage(run, 1, run.method, start, records, tokenizer).hit
+        return loop.examples_stage(run, 1, run.method, start, records, tokenizer).hit
 
     own, first = "method._target_=outside.Drift", METHOD.format(imports="", rejected="record.reply")
     assert not found()

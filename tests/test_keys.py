@@ -17,7 +17,7 @@ BASE = [
 AFTER_TRAIN = {"evaluate", "replies"}
 TRAIN = {"train"} | AFTER_TRAIN
 ROWS = {"reference"} | TRAIN
-PAIRS = {"pairs"} | ROWS
+PAIRS = {"examples"} | ROWS
 ALL = {"feedback"} | PAIRS
 TABLE = {
     "seed=1": PAIRS,
@@ -27,35 +27,28 @@ TABLE = {
     "refresh_log=false": set(),  # from the second iteration on
     "reference=start": set(),  # the same policy in the first iteration
     "guidance.share=1": PAIRS,
-    "guidance.instruction=Again": {"pairs"},  # unused at share 0: the same pairs come out
-    "filters.copied_words=9": {"pairs"},
-    "filters.echo=drop": {"pairs"},
+    "guidance.instruction=Again": {"examples"},  # unused at share 0: the same pairs come out
+    "filters.copied_words=9": {"examples"},
+    "filters.echo=drop": {"examples"},
     "filters.truncated=drop": PAIRS,
     "store.strict=true": set(),
     "store.verify=true": set(),
     "store.lease_seconds=9": set(),
-    "method.rounds=5": {"pairs"},
+    "method.rounds=5": {"examples"},
     "judge.noise=0.1": set(),  # this method asks no judge
     "judge.seed=1": set(),
     "sampler.temperature=1.1": ALL,
     "sampler.top_p=0.5": ALL,
     "sampler.max_new_tokens=7": ALL,
-    "sampler.max_prompt_tokens=900": {"feedback", "replies", "pairs", "evaluate"},  # the same replies, so the same rows
+    "sampler.max_prompt_tokens=900": {"feedback", "replies", "examples", "evaluate"},  # the same replies, so the same rows
     "sampler.group_size=3": set(),  # float32: the same replies
     "sampler.tokens_per_batch=1": set(),
     "sampler.precision=bfloat16": ALL,
     "train.learning_rate=1e-3": TRAIN,
     "train.optimizer=rmsprop": TRAIN,
-    "train.loss.beta=0.2": TRAIN,
-    "train.loss.sigmoid=0.5": TRAIN,
-    "train.loss.hinge=1": TRAIN,
-    "train.loss.robust=1": TRAIN,
-    "train.loss.ipo=1": TRAIN,
-    "train.loss.sigmoid_norm=1": TRAIN,
-    "train.loss.dpop=1": TRAIN,
-    "train.loss.nll=0.2": TRAIN,
-    "train.loss.label_noise=0.2": set(),  # robust's, which has no weight here
-    "train.loss.dpop_penalty=1": set(),
+    "objective.dpo.weight=0.5": TRAIN,
+    "objective.dpo.beta=0.2": TRAIN,
+    "objective.nll.weight=0.2": TRAIN,
     "train.epochs=2": TRAIN,
     "train.pairs_per_step=4": ROWS,
     "train.tokens_per_batch=1": ROWS,
@@ -81,7 +74,7 @@ TABLE = {
     "evaluation.num_perplexity_prompts=1": {"evaluate"},
     "data.seed=1": ALL,
     "data.num_prompts=9": ALL,
-    "data.second_tries=true": {"feedback", "replies", "pairs"},  # the same pairs come out
+    "data.second_tries=true": {"feedback", "replies", "examples"},  # the same pairs come out
     "data.system=Hi": ALL,
     "model.layers=1": ALL,
     "model.hidden_size=16": ALL,
@@ -139,7 +132,7 @@ def warm(cache, tmp_path_factory):
     return folder / "store", overrides
 
 
-JUDGED = {"judge.seed=1": PAIRS, "judge.noise=0.1": {"pairs"}}  # replies that are all wrong have the noise's order at any scale
+JUDGED = {"judge.seed=1": PAIRS, "judge.noise=0.1": {"examples"}}  # replies that are all wrong have the noise's order at any scale
 
 
 def test_a_judge_belongs_to_the_pairs_of_the_method_that_asks_it(warm, tmp_path):
@@ -161,6 +154,18 @@ def test_flipping_a_leaf_recomputes_exactly_what_depends_on_it(flip, warm, tmp_p
     rest = [item for item in overrides if item.split("=")[0] not in (flip.split("=")[0], "store.dir")]
     state = perform(tmp_path / "run", *rest, flip_now, f"store.dir={tmp_path}/store")
     assert {stage["name"] for stage in state["stages"] if not stage["hit"]} == TABLE[flip]
+
+
+OBJECTIVES = ["[dpo]", "[nll]", "[hinge,nll]", "[robust,nll]", "[ipo,nll]", "[dpo_norm,nll]", "[dpop,nll]"]
+
+
+@pytest.mark.parametrize("chosen", OBJECTIVES)
+def test_another_objective_trains_anew_on_the_same_rows(chosen, warm, tmp_path):
+    store, overrides = warm
+    shutil.copytree(store, tmp_path / "store")
+    rest = [item for item in overrides if not item.startswith("store.dir")]
+    state = perform(tmp_path / "run", *rest, f"objective={chosen}", f"store.dir={tmp_path}/store")
+    assert {stage["name"] for stage in state["stages"] if not stage["hit"]} == TRAIN
 
 
 def test_the_table_covers_every_leaf():

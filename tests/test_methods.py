@@ -4,21 +4,23 @@ import itertools
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, compose
+from conftest import ROOT, compose, preference
 from hydra.utils import instantiate
 
 from drift.config import build
 from drift.examples.filters import Filters
 from drift.examples.guidance import Guidance
 from drift.judge.verifier import Verifier
-from drift.loop import one_pass, pairs_stage
+from drift.loop import examples_stage, one_pass
 from drift.method.drift import Drift
 from drift.method.iterdpo import IterDpo
 from drift.method.random_logged import RandomLogged
+from drift.method.sft import Sft
 from drift.method.spin import Spin
+from drift.method.unpaired import Unpaired
 from drift.method.warmup import Warmup
 from drift.model.policy import load_tokenizer, policy_at
-from drift.records import Pair, Record, Reply
+from drift.records import Labelled, Record, Reply
 
 UNGUIDED = Guidance(share=0.0, instruction="Do better.")
 FILTERS = Filters(copied_words=3, truncated="drop", echo="drop")
@@ -55,12 +57,20 @@ def pair(**changes):
         "chosen_ended": True, "rejected_ended": True, "fresh": ("chosen",),
         "feedback": "please write it with many fewer commas now", "record": "r",
     }  # fmt: skip
-    return Pair(**fields | changes)
+    return preference(**fields | changes)
+
+
+def sides(example):
+    """(record, chosen, rejected, which of them are fresh) of a pair."""
+    chosen, rejected = example.replies
+    assert chosen.good and not rejected.good
+    fresh = tuple(name for name, reply in (("chosen", chosen), ("rejected", rejected)) if reply.fresh)
+    return example.record, chosen.text, rejected.text, fresh
 
 
 def test_drift_rejects_the_logged_dsat_reply_and_chooses_a_fresh_one():
     pairs = list(Drift(guidance=UNGUIDED, rounds=1).make_examples(LOG, scripted("fresh")))
-    assert [(p.record, p.chosen, p.rejected, p.fresh) for p in pairs] == [
+    assert [*map(sides, pairs)] == [
         ("r0", "fresh", "logged dsat 0", ("chosen",)),
         ("r2", "fresh", "logged dsat 2", ("chosen",)),
     ]
@@ -72,8 +82,8 @@ def test_without_a_number_of_pairs_to_reach_every_record_is_gone_through_once(na
     settings = ("model=tiny", f"method={name}", "pairs_per_iteration=null", "sampler.max_new_tokens=4", f"store.dir={tmp_path}")
     run, log = build(compose(*settings)), [record(i, label) for i, label in enumerate(["dsat", "sat"] * 3)]
     assert run.method.rounds > 1
-    made = pairs_stage(run, 1, run.method, policy_at(tiny), log, load_tokenizer(policy_at(tiny)))
-    assert made.facts["counts"]["seen"] == (6 if name == "random_logged" else 3)
+    made = examples_stage(run, 1, run.method, policy_at(tiny), log, load_tokenizer(policy_at(tiny)))
+    assert made.facts["counts"]["seen"] == (6 if name in ("random_logged", "unpaired") else 3)
 
 
 def test_a_paper_size_model_goes_through_its_records_once():
@@ -93,18 +103,18 @@ def test_guided_samples_see_reply_and_feedback_but_the_pair_keeps_the_original_p
 
 def test_the_control_rejects_logged_replies_whatever_the_user_thought():
     pairs = list(RandomLogged(guidance=UNGUIDED, rounds=1).make_examples(LOG, scripted("fresh")))
-    assert [(p.record, p.rejected) for p in pairs] == [(record.id, record.reply) for record in LOG]
-    assert {(p.chosen, p.fresh) for p in pairs} == {("fresh", ("chosen",))}
+    assert [*map(sides, pairs)] == [(record.id, "fresh", record.reply, ("chosen",)) for record in LOG]
 
 
 def test_spin_chooses_the_logged_sat_reply_and_goes_round_with_new_samples():
     ask = scripted("fresh a", "fresh b", "fresh c", "fresh d")
     pairs = list(Spin(rounds=2).make_examples(LOG, ask))
-    assert [(p.record, p.chosen, p.rejected) for p in pairs] == [
-        ("r1", "logged sat 1", "fresh a"), ("r3", "logged sat 3", "fresh b"),
-        ("r1", "logged sat 1", "fresh c"), ("r3", "logged sat 3", "fresh d"),
+    rejected = ("rejected",)
+    assert [*map(sides, pairs)] == [
+        ("r1", "logged sat 1", "fresh a", rejected), ("r3", "logged sat 3", "fresh b", rejected),
+        ("r1", "logged sat 1", "fresh c", rejected), ("r3", "logged sat 3", "fresh d", rejected),
     ]  # fmt: skip
-    assert [sample for _, sample, _ in ask.asked] == [0, 0, 1, 1] and all(p.fresh == ("rejected",) for p in pairs)
+    assert [sample for _, sample, _ in ask.asked] == [0, 0, 1, 1]
 
 
 def test_iterdpo_ranks_its_samples_by_the_judge_and_reports_ties():
@@ -112,7 +122,7 @@ def test_iterdpo_ranks_its_samples_by_the_judge_and_reports_ties():
     method = IterDpo(num_samples=2, guidance=UNGUIDED, rounds=1, judge=judge)
     good, bad = "Tea is warm and good.", "Tea, warm, and good."
     (first, second) = method.make_examples(LOG, scripted(bad, good, good, good))
-    assert (first.chosen, first.rejected, first.fresh) == (good, bad, ("chosen", "rejected"))
+    assert sides(first)[1:] == (good, bad, ("chosen", "rejected"))
     assert second is None
     assert judge.label == "oracle, same function as the metric"
 
@@ -135,10 +145,24 @@ def test_the_noisy_judge_is_repeatable_and_as_noisy_as_it_says():
     assert (sum((s - mean) ** 2 for s in scores) / len(scores)) ** 0.5 == pytest.approx(0.5, abs=0.03)
 
 
+def test_sft_takes_the_liked_replies_and_asks_for_none():
+    made = list(Sft(rounds=1).make_examples(LOG, None))
+    assert [(one.record, one.replies) for one in made] == [
+        (f"r{i}", (Labelled(text=f"logged sat {i}", ended=True, fresh=False, good=True),)) for i in (1, 3)
+    ]
+    assert len(list(Sft(rounds=3).make_examples(LOG, None))) == 6
+
+
+def test_unpaired_takes_every_logged_reply_by_what_its_user_thought():
+    made = list(Unpaired(rounds=1).make_examples(LOG, None))
+    assert [(one.record, one.replies[0].good) for one in made] == [("r0", False), ("r1", True), ("r2", False), ("r3", True)]
+    assert {len(one.replies) for one in made} == {1}
+
+
 def test_warm_start_pairs_are_the_dsat_records_whose_second_answer_satisfied():
     log = [*LOG, record(5, "dsat", revised="better", satisfied=True), record(6, "dsat", revised="no better", satisfied=False)]
     (only,) = Warmup().make_examples(log, None)
-    assert (only.chosen, only.rejected, only.fresh) == ("better", "logged dsat 5", ())
+    assert sides(only)[1:] == ("better", "logged dsat 5", ())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Numbers that are none (nan, infinite) end a run where they come up, with the step or the policy and what to do."""
 
+import copy
 import json
-import math
 import shutil
 from dataclasses import replace
 
@@ -17,17 +17,19 @@ from test_sampler import draw_all
 from drift.errors import UserError
 from drift.evaluation.metric import metric
 from drift.model.policy import policy_at
+from drift.objective.dpo import Dpo
+from drift.objective.nll import Nll
 from drift.report import verdict
 from drift.report.compare import compare
 from drift.report.members import groups
 from drift.sampler.choose import choose
 from drift.score.plan import plan, tokenize
-from drift.score.reference import recheck, score_rows
+from drift.score.reference import Reference, recheck, score_rows
 from drift.train.fit import fit
 from drift.train.modules import check_start
 
 NAN, INF = float("nan"), float("inf")
-LN2 = math.log(2)
+OBJECTIVES = {"dpo": Dpo(weight=1.0, beta=0.1), "nll": Nll(weight=0.1)}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,7 @@ def train():
 def planned(tokenizer):
     """Three steps of one pair each."""
     settings = {"layout": "shared", "pairs_per_step": 1, "tokens_per_batch": 500, "pair_order": "shuffled", "seed": 0}
+    settings |= {"mismatched": False}
     return plan(tokenize(tokenizer, [pair(i, "yes", "no") for i in range(3)]), **settings)
 
 
@@ -48,13 +51,13 @@ def reference(train, planned, tiny):
     """Its log-probs of these pairs."""
     rows = planned.rows(range(3))
     sums = score_rows(replace(train, tokens_per_batch=10_000), policy_at(tiny), rows, "test")
-    return [list(both) for both in zip(sums[:3], sums[3:], strict=True)]
+    return Reference(replies=[list(both) for both in zip(sums[:3], sums[3:], strict=True)], mismatched=[])
 
 
 @pytest.fixture
 def values(reference):
     """A copy of them, to be spoilt."""
-    return [list(both) for both in reference]
+    return copy.deepcopy(reference)
 
 
 @pytest.fixture
@@ -69,19 +72,19 @@ def broken(qwen2, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("row", [{"dpo": NAN, "margin": 0.0}, {"dpo": LN2, "margin": NAN}, {"dpo": INF, "margin": 0.0}])
-def test_the_step_zero_check_must_hold(row):
+@pytest.mark.parametrize("off", [NAN, INF, 1e-4])
+def test_the_step_zero_check_must_hold(off):
     with pytest.raises(RuntimeError, match="Step-0 check failed"):
-        check_start(row)
+        check_start(off)
 
 
 def test_the_reference_check_refuses_another_reference_and_nan(train, planned, values, tiny):
     """The pair of the first step, off by 0.0002 nats, twice the tolerance; or not a number. Later pairs are not looked at."""
     first = planned.steps[0][0][0]
     recheck(train, policy_at(tiny), planned, values)
-    for wrong in (values[first][1] + 2e-4, NAN):
-        other = [list(pair) for pair in values]
-        other[first][1] = wrong
+    for wrong in (values.replies[first][1] + 2e-4, NAN):
+        other = copy.deepcopy(values)
+        other.replies[first][1] = wrong
         with pytest.raises(RuntimeError, match="Reference check failed"):
             recheck(train, policy_at(tiny), planned, other)
 
@@ -97,13 +100,13 @@ def trained(train, planned, values, tiny, folder):
     for place in places.values():
         place.mkdir()
     settings = {"same": False, "epochs": 1, "watch": lambda history: None}
-    return fit(replace(train, frozen_cache_gib=0), policy_at(tiny), planned, values, **places, **settings)
+    return fit(replace(train, frozen_cache_gib=0), OBJECTIVES, policy_at(tiny), planned, values, **places, **settings)
 
 
 @pytest.mark.parametrize("wrong", [NAN, INF])
 def test_a_loss_that_is_no_number_stops_training_and_nothing_of_its_step_is_kept(train, planned, values, tiny, tmp_path, wrong):
     """The second step's pair has such a reference. The checkpoint is that of the first step, with weights that are numbers."""
-    values[planned.steps[1][0][0]][0] = wrong
+    values.replies[planned.steps[1][0][0]][0] = wrong
     with pytest.raises(UserError, match="stopped at step 2 of 3: loss is .* no finite number.*Lower train.learning_rate .0.0005"):
         trained(train, planned, values, tiny, tmp_path)
     kept = torch.load(tmp_path / "progress/last.ckpt", weights_only=True)
@@ -112,7 +115,7 @@ def test_a_loss_that_is_no_number_stops_training_and_nothing_of_its_step_is_kept
 
 
 def test_a_first_step_without_a_number_is_not_put_down_to_the_learning_rate(train, planned, values, tiny, tmp_path):
-    values[planned.steps[0][0][0]][0] = NAN
+    values.replies[planned.steps[0][0][0]][0] = NAN
     with pytest.raises(UserError, match="at step 1 of 3.*Check the weights that training starts from, or compute in"):
         trained(train, planned, values, tiny, tmp_path)
     assert not (tmp_path / "progress/last.ckpt").exists()
@@ -123,7 +126,7 @@ def test_an_update_that_breaks_the_weights_is_kept_neither_in_a_checkpoint_nor_a
     train, planned, values, tiny, tmp_path, every
 ):
     """A rate beyond float32 in the last step, whose loss and gradient are numbers still."""
-    last = replace(planned, steps=planned.steps[:1], pairs=planned.pairs)
+    last = replace(planned, steps=planned.steps[:1])
     with pytest.raises(UserError, match="stopped after step 1 of 1: the largest weight of .*lora_.* is .*Lower train.learn"):
         trained(replace(train, learning_rate=1e39, checkpoint_every_steps=every), last, values, tiny, tmp_path)
     assert not (tmp_path / "progress/last.ckpt").exists() and not list((tmp_path / "output").iterdir())

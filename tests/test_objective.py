@@ -4,24 +4,28 @@ import math
 
 import pytest
 import torch
+from conftest import preference
 
 from drift.model.chat import prompt_ids, reply_ids
 from drift.model.policy import load_model, policy_at
-from drift.records import Pair
+from drift.objective.batch import Batch, Step
+from drift.objective.dpo import Dpo, dpo
+from drift.objective.dpo_norm import DpoNorm, dpo_norm
+from drift.objective.dpop import dpop
+from drift.objective.hinge import hinge
+from drift.objective.ipo import Ipo, ipo
+from drift.objective.kto import Kto, kto
+from drift.objective.nll import Nll, nll
+from drift.objective.robust import robust
 from drift.score.padded import collate, reply_logprobs
 from drift.score.plan import Row, plan, tokenize
-from drift.train import objective
 from drift.train.modules import check_start
 
 HELLO = [{"role": "user", "content": "Hello?"}]
 
 
 def pair(i, chosen="yes", rejected="no", ended=True):
-    prompt = [{"role": "user", "content": f"Question {i}"}]
-    return Pair(
-        prompt=prompt, chosen=chosen, rejected=rejected, chosen_ended=ended, rejected_ended=True, fresh=("chosen",),
-        feedback=None, record=str(i),
-    )  # fmt: skip
+    return preference(f"Question {i}", chosen, rejected, chosen_ended=ended, record=str(i))
 
 
 CHOSEN, REJECTED = torch.tensor([3.0]), torch.tensor([1.0])  # log-ratios: chosen gained 3 nats, rejected 1; the margin is 2
@@ -29,51 +33,100 @@ CHOSEN, REJECTED = torch.tensor([3.0]), torch.tensor([1.0])  # log-ratios: chose
 
 def test_dpo_of_a_margin_of_two_nats_at_beta_one_tenth():
     """-ln sigmoid(0.2) = ln(1 + e^-0.2) = 0.5981388693815918."""
-    assert objective.sigmoid(CHOSEN, REJECTED, 0.1).item() == pytest.approx(0.5981388693815918, abs=1e-7)
+    assert dpo(CHOSEN, REJECTED, 0.1).item() == pytest.approx(0.5981388693815918, abs=1e-7)
 
 
 def test_dpo_is_ln_two_where_policy_and_reference_agree():
-    assert objective.sigmoid(torch.zeros(3), torch.zeros(3), 0.1).tolist() == pytest.approx([math.log(2)] * 3, abs=1e-7)
+    assert dpo(torch.zeros(3), torch.zeros(3), 0.1).tolist() == pytest.approx([math.log(2)] * 3, abs=1e-7)
 
 
 def test_hinge_is_what_the_margin_lacks_to_one():
     """1 - 0.1 * 2 = 0.8; a margin of 20 lacks nothing."""
-    assert objective.hinge(CHOSEN, REJECTED, 0.1).item() == pytest.approx(0.8)
-    assert objective.hinge(10 * CHOSEN, 10 * REJECTED, 0.1).item() == 0
+    assert hinge(CHOSEN, REJECTED, 0.1).item() == pytest.approx(0.8)
+    assert hinge(10 * CHOSEN, 10 * REJECTED, 0.1).item() == 0
 
 
 def test_robust_loss_takes_the_flipped_share_out():
     """(0.8 * 0.5981388694 - 0.2 * 0.7981388694) / 0.6 = 0.5314722027; -ln sigmoid(-0.2) = 0.5981388694 + 0.2."""
-    assert objective.robust(CHOSEN, REJECTED, 0.1, 0.2).item() == pytest.approx(0.5314722027, abs=1e-6)
-    assert objective.robust(CHOSEN, REJECTED, 0.1, 0.0).item() == pytest.approx(0.5981388693815918, abs=1e-7)
+    assert robust(CHOSEN, REJECTED, 0.1, 0.2).item() == pytest.approx(0.5314722027, abs=1e-6)
+    assert robust(CHOSEN, REJECTED, 0.1, 0.0).item() == pytest.approx(0.5981388693815918, abs=1e-7)
 
 
 def test_ipo_is_the_squared_distance_of_the_margin_per_token_from_half_over_beta():
     """3 nats over 6 tokens less 1 over 2: margin 0; 1 / (2 * 0.25) = 2; (0 - 2)^2 = 4."""
-    assert objective.ipo(CHOSEN, REJECTED, torch.tensor([6]), torch.tensor([2]), 0.25).item() == 4.0
+    assert ipo(CHOSEN / 6, REJECTED / 2, 0.25).item() == 4.0
 
 
 def test_length_normalised_dpo_divides_each_reply_by_its_tokens():
     """3 / 2 - 1 / 2 = 1; -ln sigmoid(0.2) at beta 0.2."""
-    found = objective.sigmoid_norm(CHOSEN, REJECTED, torch.tensor([2]), torch.tensor([2]), 0.2)
+    found = dpo_norm(CHOSEN / 2, REJECTED / 2, 0.2)
     assert found.item() == pytest.approx(0.5981388693815918, abs=1e-7)
 
 
 def test_dpop_takes_lost_chosen_log_prob_off_the_margin():
     """chosen lost 1 nat, rejected lost 13: margin 12, less 10 * 1 = 2. Where chosen gained, it is DPO."""
-    assert objective.dpop(-REJECTED, torch.tensor([-13.0]), 0.1, 10.0).item() == pytest.approx(0.5981388693815918, abs=1e-7)
-    assert objective.dpop(CHOSEN, REJECTED, 0.1, 10.0).item() == pytest.approx(0.5981388693815918, abs=1e-7)
+    assert dpop(-REJECTED, torch.tensor([-13.0]), 0.1, 10.0).item() == pytest.approx(0.5981388693815918, abs=1e-7)
+    assert dpop(CHOSEN, REJECTED, 0.1, 10.0).item() == pytest.approx(0.5981388693815918, abs=1e-7)
 
 
 def test_nll_is_per_token_over_the_whole_step():
     """Two replies of 3 and 5 tokens with log-probs -6 and -10: 16 / 8 = 2 nats a token (per pair it would be 2 and 2)."""
-    assert objective.nll(torch.tensor([-6.0, -10.0]), 8).item() == 2.0
+    assert nll(torch.tensor([-6.0, -10.0]), 8).item() == 2.0
+
+
+def batch_of(ratios, lengths, good, example):
+    """Replies whose reference log-prob is -20 nats."""
+    return Batch(
+        logps=torch.tensor(ratios) - 20, reference=torch.full((len(ratios),), -20.0), lengths=torch.tensor(lengths),
+        good=tuple(good), example=tuple(example),
+    )  # fmt: skip
+
+
+def step_of(batch, kl=None):
+    num_good = sum(batch.good)
+    return Step(
+        num_examples=len(set(batch.example)), num_good=num_good, num_bad=len(batch.good) - num_good,
+        good_tokens=int(batch.lengths[:num_good].sum()), bad_tokens=int(batch.lengths[num_good:].sum()), kl=kl,
+    )  # fmt: skip
+
+
+def test_an_example_with_three_chosen_replies_weighs_as_much_as_a_pair():
+    """Margins against the one rejected reply (log-ratio 1): 2, -1 and 0; at beta 0.5 -ln sigmoid(1) = .3132617, -ln sigmoid(-.5) =
+    .9740770, ln 2 = .6931472: their mean is .6601620. The pair beside it has a margin of 2: .3132617."""
+    batch = batch_of([3.0, 0.0, 1.0, 5.0, 1.0, 3.0], [2] * 6, [True] * 4 + [False] * 2, [0, 0, 0, 1, 0, 1])
+    loss, metrics = Dpo(weight=1.0, beta=0.5).loss(batch, step_of(batch))
+    assert loss.item() == pytest.approx(0.6601620 + 0.3132617, abs=1e-6)
+    assert metrics["margin"].item() == pytest.approx(0.5 * (1 / 3 + 2), abs=1e-6)
+    assert metrics["accuracy"].item() == pytest.approx(1 / 3 + 1, abs=1e-6)
+
+
+def test_losses_per_token_divide_each_reply_by_its_own_tokens():
+    """Log-ratios 3 over 6 tokens and 1 over 2: both .5 a token, so DPO is ln 2 and IPO at beta .25 is (0 - 2)^2."""
+    batch = batch_of([3.0, 1.0], [6, 2], [True, False], [0, 0])
+    assert DpoNorm(weight=1.0, beta=0.3).loss(batch, step_of(batch))[0].item() == pytest.approx(math.log(2), abs=1e-6)
+    assert Ipo(weight=1.0, beta=0.25).loss(batch, step_of(batch))[0].item() == pytest.approx(4.0, abs=1e-5)
+
+
+def test_kto_of_a_liked_and_a_disliked_reply_around_the_point_of_reference():
+    """KL 1 nat, beta .5. Liked, log-ratio 3: 1 - sigmoid(.5 * 2) = .2689414. Disliked, log-ratio 2: 1 - sigmoid(-.5 * 1) =
+    .6224593. With a weight of 2 on disliked ones: (.2689414 + 1.2449187) / 2 a reply."""
+    found = kto(torch.tensor([3.0, 2.0]), torch.tensor([True, False]), 1.0, 0.5)
+    assert found.tolist() == pytest.approx([0.2689414, 0.6224593], abs=1e-6)
+    batch = batch_of([3.0, 2.0], [4, 4], [True, False], [0, 1])
+    part = Kto(weight=1.0, beta=0.5, desirable_weight=1.0, undesirable_weight=2.0)
+    loss, metrics = part.loss(batch, step_of(batch, kl=1.0))
+    assert loss.item() / 2 == pytest.approx((0.2689414 + 1.2449187) / 2, abs=1e-6) and metrics["kl"].item() / 2 == 1.0
+
+
+def test_nll_of_a_batch_without_a_good_reply_is_nothing():
+    batch = batch_of([1.0], [4], [False], [0])
+    assert Nll(weight=1.0).loss(batch, step_of(batch))[0].item() == 0
 
 
 def test_step_zero_check_names_what_is_wrong():
-    check_start({"dpo": math.log(2), "margin": 0.0})
-    with pytest.raises(RuntimeError, match="expected ln 2"):
-        check_start({"dpo": 0.6932, "margin": 0.0})
+    check_start(0.0)
+    with pytest.raises(RuntimeError, match="2.00e-05 nats more or less likely than under the reference, expected 0"):
+        check_start(2e-5)
 
 
 def test_masks_begin_at_the_first_reply_token_and_end_at_the_end_of_turn(tokenizer):
@@ -106,8 +159,9 @@ def test_log_probs_count_exactly_the_reply_tokens(tiny, tokenizer):
             assert found.item() == pytest.approx(plain.item(), rel=1e-12)
 
 
-def planned(pairs, *, tokens_per_batch=200, pair_order="shuffled", seed=0):
-    return plan(pairs, layout="shared", pairs_per_step=3, tokens_per_batch=tokens_per_batch, pair_order=pair_order, seed=seed)
+def planned(pairs, *, tokens_per_batch=200, pair_order="shuffled", seed=0, mismatched=False):
+    how = {"tokens_per_batch": tokens_per_batch, "pair_order": pair_order, "seed": seed, "mismatched": mismatched}
+    return plan(pairs, layout="shared", pairs_per_step=3, **how)
 
 
 def test_the_plan_holds_every_pair_once_and_does_not_depend_on_their_order(tokenizer):
@@ -123,12 +177,12 @@ def test_the_plan_holds_every_pair_once_and_does_not_depend_on_their_order(token
 
 def test_pairs_of_one_prompt_come_together_when_asked_to(tokenizer):
     pairs = tokenize(tokenizer, [pair(i % 3, chosen=f"yes {i}") for i in range(9)])
-    assert [len({tuple(p.chosen.prompt) for p in one_step(planned(pairs, pair_order="by_prompt"), k)}) for k in range(3)] == [1] * 3
-    assert sum(len({tuple(p.chosen.prompt) for p in one_step(planned(pairs), k)}) for k in range(3)) > 3
+    assert [len({tuple(p.prompt) for p in one_step(planned(pairs, pair_order="by_prompt"), k)}) for k in range(3)] == [1] * 3
+    assert sum(len({tuple(p.prompt) for p in one_step(planned(pairs), k)}) for k in range(3)) > 3
 
 
 def one_step(found, number):
-    return [found.pairs[i] for batch in found.steps[number] for i in batch]
+    return [found.examples[i] for batch in found.steps[number] for i in batch]
 
 
 def test_pairs_are_collated_chosen_first(tokenizer):
@@ -141,3 +195,14 @@ def test_pairs_are_collated_chosen_first(tokenizer):
         [["c<|im_end|>", "aa<|im_end|>"], ["dd<|im_end|>", "b<|im_end|>"]],
     )
     assert batch["reply_lengths"].tolist() == [int(mask.sum()) for mask in batch["reply_mask"]]
+
+
+def test_mismatched_rows_have_a_prompt_and_the_reply_before_it(tokenizer):
+    found = planned(tokenize(tokenizer, [pair(i, f"yes {i}", f"no {i}") for i in range(3)]), mismatched=True, tokens_per_batch=1000)
+    ((rows,),) = found.mismatched
+    own = {tuple(row.prompt): [one.reply for one in example.rows] for example in found.examples for row in example.rows}
+    assert (
+        len(rows) == 3 and len({tuple(row.prompt) for row in rows}) == 3
+    )  # of six replies three stand after one to their own prompt
+    assert all(row.reply not in own[tuple(row.prompt)] for row in rows)
+    assert found.passes[-1] == rows and planned(tokenize(tokenizer, [pair(0)]), mismatched=True).mismatched == [[]]

@@ -1,51 +1,54 @@
 """Our DPO step against two others: TRL's `DPOTrainer`, and the formula written out, one unpadded row at a time."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
 import pytest
 import torch
-from conftest import float64_throughout
+from conftest import float64_throughout, preference
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from drift.model.policy import Policy, load_model, load_tokenizer, policy_at
 from drift.model.tiny import Tiny
-from drift.records import Pair
+from drift.objective.dpo import Dpo
+from drift.objective.dpo_norm import DpoNorm
+from drift.objective.hinge import Hinge
+from drift.objective.ipo import Ipo
+from drift.objective.kto import Kto
+from drift.objective.nll import Nll
+from drift.objective.robust import Robust
+from drift.records import Example
 from drift.score import padded
-from drift.score.plan import PairRows, layout_module, plan, tokenize
+from drift.score.plan import ExampleRows, layout_module, plan, tokenize
+from drift.score.reference import Reference
+from drift.train.fit import Steps
 from drift.train.frozen import kept, load, removed
 from drift.train.lora import Lora
-from drift.train.modules import PolicyModule, ReferenceModule
-from drift.train.settings import Loss, Train
+from drift.train.modules import PolicyModule, ReferenceModule, totals_of
+from drift.train.settings import Train
 
 BETA, NLL_WEIGHT = 0.1, 0.3
-LOSS = {
-    "beta": BETA, "sigmoid": 0.0, "hinge": 0.0, "robust": 0.0, "ipo": 0.0, "sigmoid_norm": 0.0, "dpop": 0.0, "nll": 0.0,
-    "label_noise": 0.2, "dpop_penalty": 5.0,
-}  # fmt: skip
+OBJECTIVES = {
+    "sigmoid": lambda weight: Dpo(weight=weight, beta=BETA), "hinge": lambda weight: Hinge(weight=weight, beta=BETA),
+    "robust": lambda weight: Robust(weight=weight, beta=BETA, label_noise=0.2), "ipo": lambda weight: Ipo(weight=weight, beta=BETA),
+    "sigmoid_norm": lambda weight: DpoNorm(weight=weight, beta=BETA), "nll": lambda weight: Nll(weight=weight),
+}  # fmt: skip  # by TRL's names
 LORA = Lora(rank=4, scale=2.0, top_share=1.0, quantization="none")
 THREE_BATCHES = {"shared": 250, "padded": 530}  # the limits of tokens that cut PAIRS into three batches
 
 
-def pair(*prompt: str, chosen: str, rejected: str, chosen_ended: bool = True, system: str | None = None) -> Pair:
+def pair(*prompt: str, chosen: str, rejected: str, chosen_ended: bool = True, system: str | None = None) -> Example:
     """`prompt`: user and assistant turns, the first and the last one the user's."""
     turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(prompt)]
     messages = [{"role": "system", "content": system}] if system else []
-    return Pair(
-        prompt=messages + turns,
-        chosen=chosen,
-        rejected=rejected,
-        chosen_ended=chosen_ended,
-        rejected_ended=True,
-        fresh=("rejected",),
-        feedback=None,
-        record=prompt[0],
-    )
+    how = {"chosen_ended": chosen_ended, "fresh": ("rejected",), "record": prompt[0]}
+    return preference(messages + turns, chosen, rejected, **how)
 
 
 PAIRS = [
@@ -63,22 +66,47 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     return policy_at(Tiny(layers=2, hidden_size=32, weights_seed=0, cache_dir=cache_dir, template={}).directory())
 
 
-def policy_and_reference(start: Policy, adapter: Lora | None, dtype: torch.dtype) -> tuple[Any, Any]:
+def policy_and_reference(start: Policy, adapter: Lora | None, dtype: torch.dtype, seed: int = 1) -> tuple[Any, Any]:
     """A policy that has moved away from the start policy (with an adapter: by its B matrices), and the start policy."""
     policy, reference = (load_model(start, dtype, trainable=trainable).to("cpu") for trainable in (True, False))
     if adapter is not None:
         policy = adapter.attach(policy)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     for name, parameter in policy.named_parameters():
         if parameter.requires_grad and "lora_A" not in name:
-            parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator).to(dtype)
     return policy, reference
+
+
+def train_settings(pairs_per_step: int, layout: Any) -> Train:
+    """Of one plain step in float32."""
+    return Train(
+        learning_rate=1.0,
+        optimizer="adamw",
+        epochs=1,
+        pairs_per_step=pairs_per_step,
+        pair_order="shuffled",
+        rows=layout,
+        tokens_per_batch=10_000,
+        frozen_cache_gib=1.0,
+        warmup_share=0.0,
+        final_rate_share=1.0,
+        rate_decay=1.0,
+        max_grad_norm=1.0,
+        gradient_checkpointing=False,
+        precision="float32",
+        parameters="float32",
+        max_tokens=4096,
+        signal_every=0,
+        checkpoint_every_steps=1,
+        adapter=None,
+    )
 
 
 def our_step(
     policy: Any,
     reference: Any,
-    rows: list[PairRows],
+    rows: list[ExampleRows],
     pad_id: int,
     *,
     nll_weight: float = 0.0,
@@ -91,49 +119,34 @@ def our_step(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Metrics and gradients of one optimiser step over all rows, as `drift.train.fit.fit` computes them. `frozen`: an empty folder
     for what the layers below the adapter put out."""
-    train = Train(
-        learning_rate=1.0,
-        optimizer="adamw",
-        loss=Loss(**LOSS | (losses or {"sigmoid": 1.0, "nll": nll_weight})),
-        epochs=1,
-        pairs_per_step=len(rows),
-        pair_order="shuffled",
-        rows=layout,
-        tokens_per_batch=tokens_per_batch,
-        frozen_cache_gib=1.0,
-        warmup_share=0.0,
-        final_rate_share=1.0,
-        rate_decay=1.0,
-        max_grad_norm=1.0,
-        gradient_checkpointing=gradient_checkpointing,
-        precision="float32",
-        parameters="float32",
-        max_tokens=4096,
-        signal_every=0,
-        checkpoint_every_steps=1,
-        adapter=adapter,
-    )
+    train = replace(train_settings(len(rows), layout), adapter=adapter, gradient_checkpointing=gradient_checkpointing)
     train.check()
-    planned = plan(rows, layout=layout, pairs_per_step=len(rows), tokens_per_batch=tokens_per_batch, pair_order="shuffled", seed=0)
+    weights = losses or {"sigmoid": 1.0, **({"nll": nll_weight} if nll_weight else {})}
+    objectives = {name: OBJECTIVES[name](weight) for name, weight in weights.items()}
+    how = {"pairs_per_step": len(rows), "tokens_per_batch": tokens_per_batch, "pair_order": "shuffled", "seed": 0}
+    planned = plan(rows, layout=layout, mismatched=False, **how)
     module_of = layout_module(layout)
     scorer = ReferenceModule(reference, module_of, on_batch=lambda rows: None)
     batches = [module_of.collate(planned.rows(indices), pad_id) for indices in planned.steps[0]]
     layers = adapter.layers(policy.config.num_hidden_layers).start if frozen and adapter else 0
     with kept(reference, layers, frozen), torch.no_grad():
         step = [batch | {"reference": scorer.predict_step(batch)} for batch in batches]
+    for batch, indices in zip(step, planned.steps[0], strict=True):
+        batch["good"] = tuple(planned.examples[i].good[k] for i, k in planned.places(indices))
+        batch["example"] = tuple(indices.index(i) for i, _ in planned.places(indices))
     if layers:
         assert frozen is not None
         step = [batch | {"hidden": load(frozen, i)} for i, batch in enumerate(step)]
-    module = PolicyModule(policy, train, module_of, 1, check_start=False, on_step=lambda row: None)
+    module = PolicyModule(policy, train, objectives, module_of, 1, check_start=False, on_step=lambda row: None)
     fabric = lightning.Fabric(accelerator="cpu", devices=1)  # what `manual_backward` asks for, without a whole `fit`
     module.fabric = fabric
     with removed(policy, layers):
-        metrics = module._step_gradients(step)
-    return {name: float(value) for name, value in metrics.items()}, gradients(policy)
+        metrics = module._step_gradients(step, totals_of(step, None))
+    return metrics, gradients(policy)
 
 
 def trl_step(
-    policy: Any, reference: Any, rows: list[PairRows], tokenizer: Any, output_dir: Path, *, losses: dict[str, float]
+    policy: Any, reference: Any, rows: list[ExampleRows], tokenizer: Any, output_dir: Path, *, losses: dict[str, float]
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Metrics and gradients of TRL's loss on one batch of all `PAIRS`, which must hold the tokens of our `rows`.
 
@@ -148,13 +161,13 @@ def trl_step(
         beta=BETA,
         loss_type=["sft" if name == "nll" else name for name in losses],  # "sft" is the mean per chosen token of the batch
         loss_weights=list(losses.values()),
-        label_smoothing=LOSS["label_noise"] if "robust" in losses else 0.0,
+        label_smoothing=0.2 if "robust" in losses else 0.0,
     )
     data = [
         {
             "prompt": pair.prompt,
-            "chosen": [{"role": "assistant", "content": pair.chosen}],
-            "rejected": [{"role": "assistant", "content": pair.rejected}],
+            "chosen": [{"role": "assistant", "content": pair.replies[0].text}],
+            "rejected": [{"role": "assistant", "content": pair.replies[1].text}],
         }
         for pair in PAIRS
     ]
@@ -169,13 +182,13 @@ def trl_step(
     # Ours end at the end-of-turn token, or before it if cut. We take that tail off TRL's rows, and check it is no more.
     examples = []
     for example, pair, row in zip(trainer.train_dataset, PAIRS, rows, strict=True):
-        for side, ended in (("chosen", pair.chosen_ended), ("rejected", pair.rejected_ended)):
-            whole, kept = example[f"{side}_ids"], len(getattr(row, side).reply)
-            assert tokenizer.decode(whole[kept:]) == ("\n" if ended else "<|im_end|>\n")
+        for side, reply, own in zip(("chosen", "rejected"), pair.replies, row.rows, strict=True):
+            whole, kept = example[f"{side}_ids"], len(own.reply)
+            assert tokenizer.decode(whole[kept:]) == ("\n" if reply.ended else "<|im_end|>\n")
             example[f"{side}_ids"] = whole[:kept]
         examples.append(example)
     batch = trainer.data_collator(examples)
-    ours = padded.collate([row.chosen for row in rows] + [row.rejected for row in rows], tokenizer.pad_token_id)
+    ours = padded.collate([row.rows[0] for row in rows] + [row.rows[1] for row in rows], tokenizer.pad_token_id)
     assert torch.equal(batch["input_ids"], ours["input_ids"])
     assert torch.equal(batch["attention_mask"], ours["attention_mask"])
     assert torch.equal(batch["completion_mask"].bool(), ours["reply_mask"])
@@ -198,23 +211,24 @@ def trl_step(
     return metrics, gradients(trainer.model)
 
 
+def logprob(model: Any, prompt: list[int], reply: list[int]) -> Tensor:
+    logits = model(input_ids=torch.tensor([prompt + reply])).logits[0]
+    predicting = log_softmax(logits, dim=-1)[len(prompt) - 1 : -1]  # a reply token at t is predicted at t - 1
+    return predicting.gather(1, torch.tensor(reply)[:, None]).sum()
+
+
 def plain_step(
-    policy: Any, reference: Any, rows: list[PairRows], *, nll_weight: float
+    policy: Any, reference: Any, rows: list[ExampleRows], *, nll_weight: float
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The loss as one would write it down: row by row, nothing padded, nothing shared between rows."""
 
-    def logprob(model: Any, prompt: list[int], reply: list[int]) -> Tensor:
-        logits = model(input_ids=torch.tensor([prompt + reply])).logits[0]
-        predicting = log_softmax(logits, dim=-1)[len(prompt) - 1 : -1]  # a reply token at t is predicted at t - 1
-        return predicting.gather(1, torch.tensor(reply)[:, None]).sum()
-
     dpo = nll = torch.zeros(())
     for row in rows:
-        chosen, rejected = (logprob(policy, side.prompt, side.reply) for side in (row.chosen, row.rejected))
+        chosen, rejected = (logprob(policy, side.prompt, side.reply) for side in row.rows)
         with torch.no_grad():
-            chosen_0, rejected_0 = (logprob(reference, side.prompt, side.reply) for side in (row.chosen, row.rejected))
+            chosen_0, rejected_0 = (logprob(reference, side.prompt, side.reply) for side in row.rows)
         dpo = dpo - logsigmoid(BETA * ((chosen - chosen_0) - (rejected - rejected_0))) / len(rows)
-        nll = nll - chosen / sum(len(row.chosen.reply) for row in rows)
+        nll = nll - chosen / sum(len(row.rows[0].reply) for row in rows)
     loss = dpo + nll_weight * nll
     loss.backward()
     return {"loss": loss.item(), "dpo": dpo.item(), "loss_nll": nll_weight * nll.item()}, gradients(policy)
@@ -287,8 +301,8 @@ def plain(request: pytest.FixtureRequest, start: Policy) -> tuple[Lora | None, d
     return request.param, *plain_step(policy, reference, tokenize(load_tokenizer(start), PAIRS), nll_weight=NLL_WEIGHT)
 
 
-def float64_models(start: Policy, adapter: Lora | None) -> tuple[Any, Any]:
-    policy, reference = policy_and_reference(start, adapter, torch.float64)
+def float64_models(start: Policy, adapter: Lora | None, seed: int = 1) -> tuple[Any, Any]:
+    policy, reference = policy_and_reference(start, adapter, torch.float64, seed)
     return float64_throughout(policy), float64_throughout(reference)  # `Lora.attach` makes its matrices float32
 
 
@@ -359,3 +373,95 @@ def test_frozen_layers_that_were_kept_change_no_gradient(
 
 def first_mlp(model: Any) -> str:
     return next(name for name, _ in model.named_modules() if name.endswith("layers.0.mlp"))
+
+
+SEED = 6  # of a policy that makes replies to other prompts likelier: most do not, and a point of reference of 0 says little
+LIKED = [True, False, True, True, False]  # of PAIRS' chosen replies, taken as single ones
+
+
+def unpaired_step(policy: Any, reference: Any, tokenizer: Any, layout: str) -> tuple[dict[str, float], dict[str, Tensor], Any]:
+    """Our KTO step on PAIRS' chosen replies, some of them disliked: metrics, gradients and the plan, in one batch."""
+    examples = [replace(pair, replies=(replace(pair.replies[0], good=liked),)) for pair, liked in zip(PAIRS, LIKED, strict=True)]
+    how = {"pairs_per_step": len(examples), "tokens_per_batch": 10_000, "pair_order": "shuffled", "seed": 0}
+    planned = plan(tokenize(tokenizer, examples), layout=layout, mismatched=True, **how)
+    module_of, objectives = (
+        layout_module(planned.layout),
+        {"kto": Kto(weight=1.0, beta=BETA, desirable_weight=1.0, undesirable_weight=1.5)},
+    )
+    train = replace(train_settings(len(examples), layout), adapter=None)
+    module = PolicyModule(policy, train, objectives, module_of, 1, check_start=False, on_step=lambda row: None)
+    module.fabric = lightning.Fabric(accelerator="cpu", devices=1)
+    with torch.no_grad():
+        sums = [module_of.reply_logprobs(reference, module_of.collate(rows, 0))[0].tolist() for rows in planned.passes]
+    steps = Steps(module, planned, [0], Reference.of(planned, sums), None, tokenizer.pad_token_id)
+    (step,) = list(steps)
+    row = module._step_gradients(step["batches"], totals_of(step["batches"], module._kl(step["mismatched"])))
+    return row, gradients(policy), planned
+
+
+@pytest.mark.parametrize("layout", ["padded", "shared"])
+def test_kto_is_the_formula_written_out(start: Policy, layout: str) -> None:
+    """Row by row, in float64: the point of reference is the mean log-ratio of every prompt with the reply before its own."""
+    models, tokenizer = float64_models(start, None, SEED), load_tokenizer(start)
+    torch.set_default_dtype(torch.float64)  # of the reference's numbers
+    try:
+        found, found_gradients, planned = unpaired_step(*models, tokenizer, layout)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    expected, kl, expected_gradients = plain_kto(*float64_models(start, None, SEED), planned)
+    assert kl > 0.01, "a point of reference of 0 would say little"
+    assert (found["kl"], found["loss"]) == pytest.approx((kl, expected), rel=1e-9)
+    assert_same_gradients(found_gradients, expected_gradients, 1e-9)
+
+
+def plain_kto(policy: Any, reference: Any, planned: Any) -> tuple[float, float, dict[str, Tensor]]:
+    """Loss, point of reference and gradients."""
+
+    def ratio(row: Any) -> Tensor:
+        with torch.no_grad():
+            before = logprob(reference, row.prompt, row.reply)
+        return logprob(policy, row.prompt, row.reply) - before
+
+    rows = [example.rows[0] for example in planned.examples]
+    inside = [i for batch in planned.steps[0] for i in batch]
+    others = [replace(rows[i], reply=rows[before].reply) for i, before in zip(inside, [inside[-1], *inside[:-1]], strict=True)]
+    kl = max(0.0, float(sum(ratio(row) for row in others) / len(others)))
+    losses = []
+    for i in inside:
+        if planned.examples[i].good[0]:
+            losses.append(1 - torch.sigmoid(BETA * (ratio(rows[i]) - kl)))
+        else:
+            losses.append(1.5 * (1 - torch.sigmoid(BETA * (kl - ratio(rows[i])))))
+    loss = torch.stack(losses).mean()
+    loss.backward()
+    return loss.item(), kl, gradients(policy)
+
+
+def test_kto_and_its_point_of_reference_are_those_of_trl(start: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL is given our examples as one batch, in the order in which our plan has them: it turns the replies of a batch by one."""
+    monkeypatch.setenv("CI", "1")
+    tokenizer = load_tokenizer(start)
+    policy, reference = policy_and_reference(start, None, torch.float32, SEED)
+    theirs = copy.deepcopy(policy), copy.deepcopy(reference)
+    found, found_gradients, planned = unpaired_step(policy, reference, tokenizer, "shared")
+    inside = [planned.examples[i] for batch in planned.steps[0] for i in batch]
+    config = KTOConfig(
+        output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False, max_length=None,
+        beta=BETA, undesirable_weight=1.5, per_device_train_batch_size=len(inside), train_sampling_strategy="sequential",
+    )  # fmt: skip
+    texts = [{"prompt": "a", "completion": str(i), "label": example.good[0]} for i, example in enumerate(inside)]
+    trainer = KTOTrainer(
+        model=theirs[0], ref_model=theirs[1], args=config, train_dataset=Dataset.from_list(texts), processing_class=tokenizer
+    )
+    replies = [example.rows[0].reply for example in inside]
+    rows = [
+        {"prompt_ids": example.prompt, "completion_ids": reply, "KL_completion_ids": other, "label": example.good[0]}
+        for example, reply, other in zip(inside, replies, [replies[-1], *replies[:-1]], strict=True)
+    ]
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
+    loss.backward()
+    trainer.log({})
+    assert found["kl"] == pytest.approx(trainer.state.log_history[-1]["kl"], rel=1e-5, abs=1e-5) and found["kl"] > 0.01
+    assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert_same_gradients(found_gradients, gradients(trainer.model), 1e-5)

@@ -111,14 +111,14 @@ def test_a_refreshed_log_is_what_users_say_to_the_policy_of_the_iteration_before
     assert [row["prompt"] for row in first] == [row["prompt"] for row in second]
     old, new = ({row["id"]: row["reply"] for row in log} for log in (first, second))
     pairs = [json.loads(line) for line in (tmp_path / "run/iteration_2/examples.jsonl").read_text().splitlines()]
-    bad = [(pair["record"], *(reply["text"] for reply in pair["replies"] if not reply["good"])) for pair in pairs]
-    assert all(text == new[record] for record, text in bad)
-    assert any(text != old[record] for record, text in bad), "training changed no reply: the test shows nothing"
+    rejected = [(row["record"], reply["text"]) for row in pairs for reply in row["replies"] if not reply["good"]]
+    assert len(rejected) == len(pairs) and all(text == new[record] for record, text in rejected)
+    assert any(text != old[record] for record, text in rejected), "training changed no reply: the test shows nothing"
     state = json.loads((tmp_path / "run/run.json").read_text())
     assert state["data"]["DSAT, iteration 2"] + state["data"]["SAT, iteration 2"] == len(second)
     items = samples.trained_on({"run": tmp_path / "run"}, Reader())
     shown = {text for item in items for kind, text in item["logged"] if kind == "disliked"}
-    assert shown == {text for _, text in bad}
+    assert shown == {text for _, text in rejected}
 
 
 def test_the_warm_start_is_a_stage_before_the_first_iteration(cache, tmp_path):
@@ -138,16 +138,15 @@ def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
     (tmp_path / "conf" / "method").mkdir(parents=True)
     (tmp_path / "longest.py").write_text(
         "from dataclasses import dataclass\n"
-        "from drift.records import Pair\n\n"
+        "from drift.records import example, fresh\n\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class Longest:\n"
-        "    num_samples: int\n\n"
+        "    num_samples: int\n"
+        "    paired = True\n\n"
         "    def make_examples(self, records, ask):\n"
         "        for record, replies in ask.draw(records, lambda r: [r.prompt] * self.num_samples, first_sample=0, label='f'):\n"
         "            short, *_, long = sorted(replies, key=lambda reply: len(reply.text))\n"
-        "            yield Pair(prompt=record.prompt, chosen=long.text, rejected=short.text,\n"
-        "                       chosen_ended=True, rejected_ended=True,\n"
-        "                       fresh=('chosen', 'rejected'), feedback=record.feedback, record=record.id)\n"
+        "            yield example(record, fresh(long, good=True), fresh(short, good=False))\n"
     )
     (tmp_path / "conf" / "method" / "longest.yaml").write_text("_target_: longest.Longest\nnum_samples: 3\n")
     log = feedback_file(tmp_path / "log.jsonl")
@@ -157,8 +156,8 @@ def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     pairs = [json.loads(line) for line in (tmp_path / "run" / "iteration_1" / "examples.jsonl").read_text().splitlines()]
-    texts = [[reply["text"] for reply in pair["replies"]] for pair in pairs]
-    assert len(texts) == 6 and all(len(good) >= len(bad) for good, bad in texts)
+    lengths = [[len(reply["text"]) for reply in pair["replies"]] for pair in pairs]
+    assert len(pairs) == 6 and all(chosen >= rejected for chosen, rejected in lengths)
     assert (tmp_path / "run" / "config.yaml").read_text().count("longest.Longest") == 1
 
 

@@ -1,6 +1,5 @@
 """Prefix-shared rows against their oracle, plain padded rows: log-probs, entropies, gradients; and what they must not compute."""
 
-import json
 import subprocess
 import sys
 
@@ -8,7 +7,6 @@ import pytest
 import torch
 from conftest import ROOT, float64_throughout
 
-from drift.errors import UserError
 from drift.model.policy import load_model, policy_at
 from drift.score import attention, logprobs, padded, shared
 from drift.score.plan import Row
@@ -146,23 +144,6 @@ def test_a_larger_vocabulary_costs_its_weights_and_their_gradients_only():
         for size in ("50000", "200000")
     )
     assert large - small < 6 * 9.6 + 40  # and 40 MB: chunks don't come out equally long
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"model_type": "gemma2"}, "type is gemma2"),
-        ({"model_type": "qwen2", "use_sliding_window": True}, "sliding-window"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window"),
-    ],
-)
-def test_models_whose_attention_is_not_plain_are_refused(tiny, tmp_path, change, reason):
-    config = json.loads((tiny / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(UserError, match=f"{reason}.*Use train.rows=padded"):
-        shared.check_model(tmp_path)
-    shared.check_model(tiny)
-    padded.check_model(tmp_path)
 
 
 def test_gradients_do_not_depend_on_how_threads_run(tiny):

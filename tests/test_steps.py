@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from test_objective import pair
 
 from drift.model.policy import load_model, policy_at
+from drift.objective.batch import Batch, Step
+from drift.objective.pairwise import metrics
 from drift.records import read_jsonl
 from drift.score import shared
 from drift.score.plan import plan, tokenize
-from drift.score.reference import score_rows
+from drift.score.reference import Reference, score_rows
 from drift.train.fit import fit
 from drift.train.modules import PolicyModule, dynamics, rate_share
 
@@ -22,15 +24,29 @@ from drift.train.modules import PolicyModule, dynamics, rate_share
 def test_the_metrics_of_two_pairs_by_hand():
     """Beta one half. First pair: chosen gained 1 nat, rejected lost 1: rewards .5 and -.5, margin 1. Second: chosen lost 1,
     rejected gained 2: rewards -.5 and 1, margin -1.5. -ln sigmoid(1) = .3132617, -ln sigmoid(-1.5) = 1.7014133; sigmoid(-1) =
-    .2689414, sigmoid(1.5) = .8175745. Chosen replies of 2 and 5 tokens moved by 1/2 and -1/5 nats a token. All are sums."""
-    chosen, rejected = torch.tensor([-6.0, -10.0]), torch.tensor([-8.0, -9.0])
-    ratios, lengths = (torch.tensor([1.0, -1.0]), torch.tensor([-1.0, 2.0])), (torch.tensor([2, 5]), torch.tensor([4, 3]))
-    found = {name: float(value) for name, value in dynamics(chosen, rejected, ratios, lengths, 0.5).items()}
-    assert found == pytest.approx({
+    .2689414, sigmoid(1.5) = .8175745. All are sums over pairs. Chosen replies of 2 and 5 tokens moved by 1/2 and -1/5 nats a token;
+    these are means over the chosen, or over the rejected replies; the four log-ratios are 1.25 nats off in the mean."""
+    logps, ratios = torch.tensor([-6.0, -10.0, -8.0, -9.0]), torch.tensor([1.0, -1.0, -1.0, 2.0])
+    batch = Batch(
+        logps=logps, reference=logps - ratios, lengths=torch.tensor([2, 5, 4, 3]), good=(True, True, False, False),
+        example=(0, 1, 0, 1),
+    )  # fmt: skip
+    assert {name: float(value) for name, value in metrics(batch, 0.5).items()} == pytest.approx({
         "dpo": 0.3132617 + 1.7014133, "reward_chosen": 0.0, "reward_rejected": 0.5, "margin": -0.5, "accuracy": 1,
-        "sigma": 0.2689414 + 0.8175745, "logp_chosen": -16.0, "logp_rejected": -17.0, "chosen_shift": 0.3,
-        "chosen_tokens": 7, "rejected_tokens": 7,
+        "sigma": 0.2689414 + 0.8175745,
     }, abs=1e-6)  # fmt: skip
+    totals = Step(num_examples=2, num_good=2, num_bad=2, good_tokens=7, bad_tokens=7, kl=None)
+    assert {name: float(value) for name, value in dynamics(batch, totals).items()} == pytest.approx({
+        "logp_chosen": -8.0, "logp_rejected": -8.5, "chosen_shift": 0.15, "chosen_tokens": 3.5, "rejected_tokens": 3.5, "off": 1.25,
+    }, abs=1e-6)  # fmt: skip
+
+
+def test_a_step_without_a_good_reply_has_no_metrics_of_good_replies():
+    batch = Batch(
+        logps=torch.tensor([-4.0]), reference=torch.tensor([-3.0]), lengths=torch.tensor([2]), good=(False,), example=(0,)
+    )
+    found = dynamics(batch, Step(num_examples=1, num_good=0, num_bad=1, good_tokens=0, bad_tokens=2, kl=None))
+    assert {name: float(value) for name, value in found.items()} == {"logp_rejected": -4.0, "rejected_tokens": 2.0, "off": 1.0}
 
 
 def rates(num_steps, warmup_share, final_share):
@@ -64,7 +80,7 @@ def two_steps(*overrides):
     """What is left of a weight of 10 after gradients of 1 and 3, as the module sets its optimiser and its rates."""
     train = replace(instantiate(compose(*overrides).train), gradient_checkpointing=False)
     model = torch.nn.Linear(1, 1, bias=False)
-    module = PolicyModule(model, train, shared, num_steps=2, check_start=False, on_step=None)
+    module = PolicyModule(model, train, {}, shared, num_steps=2, check_start=False, on_step=None)
     torch.nn.init.constant_(model.weight, 10.0)
     made = module.configure_optimizers()
     for gradient in (1.0, 3.0):
@@ -99,27 +115,31 @@ NUM_BATCHES = {  # of two steps of eight pairs, by layout and budget of tokens
 
 def steps_of(tokenizer, layout, tokens_per_batch):
     rows = tokenize(tokenizer, PAIRS)
-    return plan(rows, layout=layout, pairs_per_step=8, tokens_per_batch=tokens_per_batch, pair_order="shuffled", seed=0)
+    return plan(
+        rows, layout=layout, pairs_per_step=8, tokens_per_batch=tokens_per_batch, pair_order="shuffled", seed=0, mismatched=False
+    )
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_a_step_is_the_same_however_it_is_cut_into_batches_and_rows_packed_or_padded(adapter, tiny, tokenizer, tmp_path):
     """Eight pairs at once are eight times one pair, and whatever fits a budget of tokens. Float32: metrics within 1e-4, weights as
     far apart as 1e-3 of the way that training moved them (Adam gives a gradient that is rounding alone a whole step)."""
-    overrides = [f"train={adapter}", "train.precision=float32", "train.gradient_checkpointing=false", "train.loss.nll=0.1"]
+    overrides = [f"train={adapter}", "train.precision=float32", "train.gradient_checkpointing=false"]
     others = ["train.learning_rate=1e-3", "train.optimizer=adamw", "train.frozen_cache_gib=0"]
-    train, start = instantiate(compose(*overrides, *others).train), policy_at(tiny)
+    config, start = compose(*overrides, *others), policy_at(tiny)
+    train, objectives = instantiate(config.train), instantiate(config.objective, _convert_="all")
     plans = {how: steps_of(tokenizer, *ask[:2]) for how, ask in NUM_BATCHES.items()}
     assert {how: len(one.batches) for how, one in plans.items()} == {how: ask[2] for how, ask in NUM_BATCHES.items()}
     rows = plans["one, padded"].rows(range(16))
     sums = score_rows(replace(train, rows="padded"), start, rows, "reference")
-    values = [list(both) for both in zip(sums[:16], sums[16:], strict=True)]  # the plans have their pairs in one order
+    replies = [list(both) for both in zip(sums[:16], sums[16:], strict=True)]  # the plans have their pairs in one order
+    values = Reference(replies=replies, mismatched=[])
     found = {}
     for how, planned in plans.items():
         places = [tmp_path / how / name for name in ("frozen", "progress", "output")]
         for place in places:
             place.mkdir(parents=True)
-        fit(train, start, planned, values, *places, same=False, epochs=1, watch=lambda history: None)
+        fit(train, objectives, start, planned, values, *places, same=False, epochs=1, watch=lambda history: None)
         (weights,) = (places[2] / "policy").glob("*.safetensors")
         found[how] = read_jsonl(places[2] / "steps.jsonl"), load_file(weights)
     expected, weights = found.pop("one batch of eight pairs")

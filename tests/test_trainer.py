@@ -6,14 +6,13 @@ import json
 import signal
 
 import pytest
-from conftest import SMALL, compose
+from conftest import SMALL, compose, preference
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from drift.config import build
 from drift.model.policy import policy_at
-from drift.records import Pair
 from drift.score.plan import plan, tokenize
-from drift.score.reference import reference_stage
+from drift.score.reference import Reference, reference_stage
 from drift.store import Store
 from drift.train.fit import fit, train_stage
 
@@ -33,25 +32,21 @@ SCHEDULERS = {
 
 @pytest.fixture(scope="module")
 def work(tiny, tokenizer):
-    """(train settings, start policy, rows) of three steps."""
-    train = build(compose(*SMALL, "train.checkpoint_every_steps=1", "train.precision=float32")).train
-    pairs = [
-        Pair(
-            prompt=[{"role": "user", "content": f"Question {i}?"}], chosen=f"A good answer, {i}.", rejected=f"No {i}.",
-            chosen_ended=True, rejected_ended=True, fresh=("chosen",), feedback=None, record=str(i),
-        )
-        for i in range(6)
-    ]  # fmt: skip
+    """((train settings, objectives), start policy, plan) of three steps."""
+    run = build(compose(*SMALL, "train.checkpoint_every_steps=1", "train.precision=float32"))
+    train = run.train
+    pairs = [preference(f"Question {i}?", f"A good answer, {i}.", f"No {i}.", record=str(i)) for i in range(6)]
     shape = {"layout": train.rows, "pairs_per_step": 2, "tokens_per_batch": 500, "pair_order": train.pair_order, "seed": 0}
-    return train, policy_at(tiny), plan(tokenize(tokenizer, pairs), **shape)
+    shape |= {"mismatched": False}
+    return (train, run.objective), policy_at(tiny), plan(tokenize(tokenizer, pairs), **shape)
 
 
 def trained(work, folder, watch=lambda history: None):
     """Every file of a reference pass and a training in a store of their own."""
-    train, start, rows = work
+    (train, objectives), start, rows = work
     store = Store(dir=str(folder), strict=False, verify=False, lease_seconds=30.0)
     scored = reference_stage(store, train, start, start, rows)
-    done = train_stage(store, train, start, start, rows, scored, epochs=1, watch=watch)
+    done = train_stage(store, train, objectives, start, start, rows, scored, epochs=1, watch=watch)
     files = [file for stage in (scored, done) for file in stage.path.rglob("*") if file.is_file() and file.name != "manifest.json"]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
@@ -85,8 +80,8 @@ class Enough(Exception):
 
 
 def test_a_checkpoint_is_resumed_from_by_its_own_stage_only(plain, work, tmp_path, capsys):
-    train, start, rows = work
-    values = next(json.loads(content) for name, content in plain.items() if name.endswith("reference.json"))
+    (train, objectives), start, rows = work
+    values = next(Reference(**json.loads(content)) for name, content in plain.items() if name.endswith("reference.json"))
     train = dataclasses.replace(train, frozen_cache_gib=0.0)
 
     def attempt(progress, stop_after):
@@ -100,7 +95,7 @@ def test_a_checkpoint_is_resumed_from_by_its_own_stage_only(plain, work, tmp_pat
         for folder in (progress, "output"):
             (tmp_path / folder).mkdir(exist_ok=True)
         folders = (tmp_path / "none", tmp_path / progress, tmp_path / "output")
-        fit(train, start, rows, values, *folders, same=True, epochs=1, watch=watch)
+        fit(train, objectives, start, rows, values, *folders, same=True, epochs=1, watch=watch)
         return made
 
     with pytest.raises(Enough):

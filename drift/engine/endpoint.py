@@ -22,6 +22,7 @@ from drift.console import say
 from drift.engine import answer
 from drift.engine.budget import Budget
 from drift.errors import UserError, need_package, writable
+from drift.files import remove_unfinished
 from drift.masking import mask
 from drift.records import Message, digest, write_json
 
@@ -119,6 +120,7 @@ class Endpoint:
         async with claimed(self._file(name), (self.timeout_seconds + answer.LONGEST_PAUSE) * (self.retries + 1)):
             if self._recall(name, request, asked):  # another process has asked meanwhile
                 return
+            remove_unfinished(self._file(name))
             for tried in range(self.retries + 1):
                 if asked.over():
                     return

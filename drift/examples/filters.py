@@ -1,12 +1,13 @@
-"""What happens to unusable pairs: stated rules, every drop counted. The same for every method."""
+"""What happens to unusable examples: stated rules, every drop counted. The same for every method."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 from drift.errors import UserError
-from drift.records import Pair
+from drift.records import Example
 
 APOLOGY = re.compile(
     r"^(i('m| am) )?(so |very )?(sorry|my apologies|i apologi[sz]e|you're right|as you (asked|requested))",
@@ -23,13 +24,12 @@ NOTED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Rules for fresh replies, in this order; the first that applies is counted.
+    """Rules for an example's replies, in this order; the first that applies to one of them is counted.
 
-    empty: no text. identical: chosen and rejected say the same. copied: a fresh reply starts with the first `copied_words`
-    words of the other one. echo: a fresh chosen reply talks about the feedback (apologises, or repeats six words of it).
-    truncated: the chosen reply was cut off by the length limit (keep: trained on without an end-of-turn token, which
-    teaches the policy not to end). unrenderable: the chat template
-    or the tokenizer does not keep prompt and reply apart."""
+    empty: no text. identical: a chosen and a rejected reply say the same. copied: one starts with the first `copied_words` words of
+    the other, and one of them is fresh. echo: a fresh chosen reply talks about the feedback (apologises, or repeats six words of
+    it). truncated: a chosen reply was cut off by the length limit (keep: trained on without an end-of-turn token, which teaches the
+    policy not to end). unrenderable: the chat template or the tokenizer does not keep prompt and reply apart."""
 
     copied_words: int
     truncated: Literal["keep", "drop"]
@@ -39,60 +39,65 @@ class Filters:
         if self.copied_words < 1:
             raise UserError(f"filters.copied_words={self.copied_words}: expected at least 1.")
 
-    def take(self, candidates: Iterable[Pair | None], wanted: int | None, tokenizer: Any) -> tuple[list[Pair], dict[str, int]]:
-        """The first `wanted` usable pairs (None: all) and the counts: seen, used, one per reason, kept_truncated, kept_echo."""
-        pairs: list[Pair] = []
+    def take(
+        self, candidates: Iterable[Example | None], wanted: int | None, tokenizer: Any
+    ) -> tuple[list[Example], dict[str, int]]:
+        """The first `wanted` usable examples (None: all) and the counts: seen, used, one per reason, kept_truncated, kept_echo."""
+        examples: list[Example] = []
         counts = dict.fromkeys(("seen", "used", "tie", "empty", "identical", "copied", "echo", "truncated", "unrenderable"), 0)
         counts |= {"kept_truncated": 0, "kept_echo": 0}
-        for pair in candidates:
+        for candidate in candidates:
             counts["seen"] += 1
-            reason = self.reason(pair)
+            reason = self.reason(candidate)
             if reason in ("truncated", "echo") and getattr(self, reason) == "keep":
                 counts[f"kept_{reason}"] += 1
                 reason = None
-            if reason is None and not _renderable(tokenizer, pair):
+            if reason is None and not _renderable(tokenizer, candidate):
                 reason = "unrenderable"
             if reason is not None:
                 counts[reason] += 1
                 continue
-            assert pair is not None
-            pairs.append(pair)
-            if len(pairs) == wanted:
+            assert candidate is not None
+            examples.append(candidate)
+            if len(examples) == wanted:
                 break
-        counts["used"] = len(pairs)
-        return pairs, counts
+        counts["used"] = len(examples)
+        return examples, counts
 
-    def reason(self, pair: Pair | None) -> str | None:
+    def reason(self, candidate: Example | None) -> str | None:
         """Why a candidate is unusable, or None. A method yields None itself for a tie."""
-        if pair is None:
+        if candidate is None:
             return "tie"
-        chosen, rejected = pair.chosen.split(), pair.rejected.split()
-        if not chosen or not rejected:
+        if not all(reply.text.split() for reply in candidate.replies):
             return "empty"
-        if chosen == rejected:
+        sides = list(product(candidate.side(True), candidate.side(False)))
+        if any(chosen.text.split() == rejected.text.split() for chosen, rejected in sides):
             return "identical"
-        head = self.copied_words
-        if pair.fresh and len(chosen) >= head and chosen[:head] == rejected[:head]:
+        if any((chosen.fresh or rejected.fresh) and self._copies(chosen.text, rejected.text) for chosen, rejected in sides):
             return "copied"
-        if "chosen" in pair.fresh and self._echoes(pair):
+        if any(chosen.fresh and _echoes(chosen.text, candidate.feedback or "") for chosen in candidate.side(True)):
             return "echo"
-        return None if pair.chosen_ended else "truncated"
+        return None if all(chosen.ended for chosen in candidate.side(True)) else "truncated"
 
-    @staticmethod
-    def _echoes(pair: Pair) -> bool:
-        if APOLOGY.match(pair.chosen.strip()):
-            return True
-        said, reply = (pair.feedback or "").lower().split(), " ".join(pair.chosen.lower().split())
-        return any(" ".join(said[i : i + 6]) in reply for i in range(len(said) - 5))
+    def _copies(self, one: str, other: str) -> bool:
+        head = one.split()[: self.copied_words]
+        return len(head) == self.copied_words and head == other.split()[: self.copied_words]
 
 
-def _renderable(tokenizer: Any, pair: Pair | None) -> bool:
+def _echoes(reply: str, feedback: str) -> bool:
+    if APOLOGY.match(reply.strip()):
+        return True
+    said, words = feedback.lower().split(), " ".join(reply.lower().split())
+    return any(" ".join(said[i : i + 6]) in words for i in range(len(said) - 5))
+
+
+def _renderable(tokenizer: Any, candidate: Example | None) -> bool:
     from drift.model.chat import NotAPrefix, reply_ids
 
-    assert pair is not None
+    assert candidate is not None
     try:
-        for reply in (pair.chosen, pair.rejected):
-            reply_ids(tokenizer, pair.prompt, reply, ended=True)
+        for reply in candidate.replies:
+            reply_ids(tokenizer, candidate.prompt, reply.text, ended=True)
     except NotAPrefix:
         return False
     return True

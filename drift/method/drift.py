@@ -6,10 +6,10 @@ identical and copied replies (`examples/filters.py`). One sample a record; more 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from drift.examples.guidance import Guidance
-from drift.records import Pair, Prompt, Record
+from drift.parts import Ask
+from drift.records import Example, Record, example, fresh, logged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,23 +20,16 @@ class Drift:
     guidance: Guidance
     rounds: int
 
-    def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Pair]:
-        for k in range(self.rounds):
-            for record, (reply,) in ask.draw(self.rejected(records), self.prompts_of, first_sample=k, label="fresh replies"):
-                yield Pair(
-                    prompt=record.prompt,
-                    chosen=reply.text,
-                    rejected=record.reply,
-                    chosen_ended=reply.ended,
-                    rejected_ended=record.ended,
-                    fresh=("chosen",),
-                    feedback=record.feedback,
-                    record=record.id,
-                )
+    paired = True
 
-    def rejected(self, records: Sequence[Record]) -> list[Record]:
-        """Those whose reply becomes a rejected one."""
-        return [record for record in records if record.label == "dsat"]
+    def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
+        disliked = [record for record in records if record.label == "dsat"]
+        return fresh_over_logged(disliked, ask, guidance=self.guidance, rounds=self.rounds)
 
-    def prompts_of(self, record: Record) -> list[Prompt]:
-        return self.guidance.prompts(record, 1)
+
+def fresh_over_logged(records: Sequence[Record], ask: Ask, *, guidance: Guidance, rounds: int) -> Iterator[Example]:
+    """Pairs whose rejected reply is the record's own and whose chosen reply is a fresh sample, a new one in every round."""
+    for k in range(rounds):
+        prompts_of = lambda record: guidance.prompts(record, 1)  # noqa: E731
+        for record, (reply,) in ask.draw(records, prompts_of, first_sample=k, label="fresh replies"):
+            yield example(record, fresh(reply, good=True), logged(record, good=False))

@@ -9,7 +9,7 @@ from typing import Any
 
 from drift.errors import UserError
 from drift.examples.guidance import Guidance
-from drift.records import Pair, Prompt, Record
+from drift.records import Example, Prompt, Record, example, fresh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +21,13 @@ class IterDpo:
     rounds: int
     judge: Any
 
+    paired = True
+
     def check(self) -> None:
         if self.num_samples < 2:
             raise UserError(f"method.num_samples={self.num_samples}: ranking needs at least 2.")
 
-    def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Pair | None]:
+    def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Example | None]:
         unhappy = [record for record in records if record.label == "dsat"]
         for k in range(self.rounds):
             first = k * self.num_samples
@@ -38,16 +40,7 @@ class IterDpo:
                 if scores[best] == scores[worst]:
                     yield None  # a tie: counted by whoever takes the pairs
                     continue
-                yield Pair(
-                    prompt=record.prompt,
-                    chosen=replies[best].text,
-                    rejected=replies[worst].text,
-                    chosen_ended=replies[best].ended,
-                    rejected_ended=replies[worst].ended,
-                    fresh=("chosen", "rejected"),
-                    feedback=record.feedback,
-                    record=record.id,
-                )
+                yield example(record, fresh(replies[best], good=True), fresh(replies[worst], good=False))
 
     def prompts_of(self, record: Record) -> list[Prompt]:
         return self.guidance.prompts(record, self.num_samples)

@@ -3,16 +3,23 @@
 What this gains is owed to "fresh against logged" and to training as such; what DRIFT gains beyond it comes from dissatisfaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from drift.method.drift import Drift
-from drift.records import Record
+from drift.examples.guidance import Guidance
+from drift.method.drift import fresh_over_logged
+from drift.parts import Ask
+from drift.records import Example, Record
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomLogged(Drift):
+class RandomLogged:
     """`guidance` and `rounds` as in DRIFT. The records come in an order that knows no labels."""
 
-    def rejected(self, records: Sequence[Record]) -> list[Record]:
-        return list(records)
+    guidance: Guidance
+    rounds: int
+
+    paired = True
+
+    def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
+        return fresh_over_logged(records, ask, guidance=self.guidance, rounds=self.rounds)

@@ -6,9 +6,9 @@ are gone through several times with different samples until there are enough pai
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from drift.records import Pair, Record
+from drift.parts import Ask
+from drift.records import Example, Record, example, fresh, logged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,17 +17,10 @@ class Spin:
 
     rounds: int
 
-    def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Pair]:
-        happy = [record for record in records if record.label == "sat"]
+    paired = True
+
+    def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
+        liked = [record for record in records if record.label == "sat"]
         for k in range(self.rounds):
-            for record, (reply,) in ask.draw(happy, lambda record: [record.prompt], first_sample=k, label="fresh replies"):
-                yield Pair(
-                    prompt=record.prompt,
-                    chosen=record.reply,
-                    rejected=reply.text,
-                    chosen_ended=record.ended,
-                    rejected_ended=reply.ended,
-                    fresh=("rejected",),
-                    feedback=record.feedback,
-                    record=record.id,
-                )
+            for record, (reply,) in ask.draw(liked, lambda record: [record.prompt], first_sample=k, label="fresh replies"):
+                yield example(record, logged(record, good=True), fresh(reply, good=False))

@@ -5,25 +5,19 @@ The chosen reply answered the feedback turn; the pair's prompt ends at the origi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from drift.records import Pair, Record
+from drift.parts import Ask
+from drift.records import Example, Labelled, Record, example, logged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Warmup:
     """Seed pairs of the records that have one; draws nothing."""
 
-    def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Pair]:
+    paired = True
+
+    def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
         for record in records:
             if record.label == "dsat" and record.satisfied and record.revised:
-                yield Pair(
-                    prompt=record.prompt,
-                    chosen=record.revised,
-                    rejected=record.reply,
-                    chosen_ended=True,
-                    rejected_ended=record.ended,
-                    fresh=(),
-                    feedback=record.feedback,
-                    record=record.id,
-                )
+                later = Labelled(text=record.revised, ended=True, fresh=False, good=True)
+                yield example(record, later, logged(record, good=False))

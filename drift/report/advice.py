@@ -60,7 +60,9 @@ def next_steps(grouped: Mapping[str, Sequence[Member]], compared: Sequence[Compa
             policy = policy_of(grouped[label][0].folder)
             found.append(f"{label} is better. To go on from its policy: model=pretrained model.path={policy}")
         elif change is not None and change.significant:
-            found.append(f"{label} is worse: a lower train.learning_rate, or more train.loss.nll, keeps it near the start model.")
+            found.append(
+                f"{label} is worse: a lower train.learning_rate, or a higher objective.nll.weight, keeps it near the start."
+            )
     if len({seeds_of(state) for state in states}) == 1:
         found.append("One seed tells little about a method: -m seed=0,1,2 gives intervals over sampling and training.")
     return found[:MOST]

@@ -57,10 +57,10 @@ def made(value: Any, hint: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Objects as the plain data that they are made of; a field that is at its default is left out."""
+    """Objects as the plain data that they are made of; what may be missing and is None is left out."""
     if is_dataclass(value):
         kept = {name: getattr(value, name) for name in hints(type(value))}
-        return {name: plain(item) for name, item in kept.items() if name in required(type(value)) or item not in (None, {})}
+        return {name: plain(item) for name, item in kept.items() if name in required(type(value)) or item is not None}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -40,9 +40,11 @@ def sample(
     """Token ids of one reply per row, the stop token included where one was sampled. `temperature` 0 is greedy. `banded`: attention
     without padding (see bands.py; None: on a CPU, where the model is known to allow it and a padded cache would be twice as
     large; on a GPU nobody has measured it)."""
+    prompts = [list(row.prompt) for row in rows]
     if banded is None:
-        banded = bool(model.device.type == "cpu" and bands.supports(model) and bands.saves([row.prompt for row in rows]))
-    logits, state = prefill(model, [list(row.prompt) for row in rows], max_new_tokens, pad_id, banded=banded)
+        longest = max(map(len, prompts)) + max_new_tokens - 1  # of a reply's last token nothing is computed
+        banded = bool(model.device.type == "cpu" and bands.supports(model, longest) and bands.saves(prompts))
+    logits, state = prefill(model, prompts, max_new_tokens, pad_id, banded=banded)
     device = logits.device
     uniforms = torch.stack([torch.as_tensor(row.uniforms) for row in rows]).to(device)  # (B, max_new_tokens)
     stops = torch.tensor(sorted(stop_ids), device=device)

@@ -35,11 +35,17 @@ def plan(spans: Sequence[Span], device: torch.device) -> Any:
     return tuple((low, min(low + TILE, b), p, q, a) for a, b, p, q in spans for low in range(a, b, TILE))
 
 
+def longest_row(spans: Sequence[Span]) -> int:
+    """Tokens of the longest row, of those that are computed: a span and its prefix."""
+    return max(b - a + q - p for a, b, p, q in spans)
+
+
 def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *, who: Any, scaling: float, **rest: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *, who: Any, longest: int, scaling: float, **rest: Any
 ) -> tuple[Tensor, None]:
-    """The attention function that transformers calls: `(1, H, T, D)` queries, `(1, K, T, D)` keys and values to `(1, T, H, D)`."""
-    refuse_other_arithmetic(rest)
+    """The attention function that transformers calls: `(1, H, T, D)` queries, `(1, K, T, D)` keys and values to `(1, T, H, D)`.
+    `longest`: tokens of the longest row, prompt and reply."""
+    refuse_other_arithmetic(rest, longest)
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
     query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
@@ -55,12 +61,16 @@ def attend(
 AttentionInterface.register(NAME, attend)
 
 
-def refuse_other_arithmetic(rest: Mapping[str, Any]) -> None:
-    """An attention function that passes over an argument it does not know (a window, a soft cap, sinks) computes another model."""
-    unknown = sorted(name for name, value in rest.items() if value is not None and name not in NO_ARITHMETIC)
-    if unknown:
+def refuse_other_arithmetic(rest: Mapping[str, Any], longest: int) -> None:
+    """An attention function that passes over an argument it does not know (a soft cap, sinks) computes another model. A window
+    changes nothing where the longest row, of `longest` tokens, fits into it."""
+    given = {name: value for name, value in rest.items() if value is not None and name not in NO_ARITHMETIC}
+    if given.get("sliding_window", 0) >= longest:
+        del given["sliding_window"]
+    if given:
         raise UserError(
-            f"This model's attention uses {', '.join(unknown)}, which prefix-shared rows do not compute. Use train.rows=padded."
+            f"This model's attention uses {', '.join(sorted(given))}, which is not computed here (the longest row has {longest} "
+            "tokens). Use train.rows=padded."
         )
 
 

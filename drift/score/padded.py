@@ -31,7 +31,7 @@ def collate(rows: Sequence[Row], pad_id: int) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": attention, "reply_mask": reply, "reply_lengths": lengths}
 
 
-def check_model(directory: Path) -> None:
+def check_model(directory: Path, longest: int) -> None:
     """Any causal model will do that `model/architecture.py` lets pass."""
 
 

@@ -5,10 +5,11 @@ Each goes through a fresh Lightning `Trainer.predict` on the rows that training 
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,43 +24,58 @@ from drift.store import Stage, Store
 from drift.train.frozen import kept, num_frozen
 from drift.train.settings import Train
 
-VERSION = 2
+VERSION = 3
 NOWHERE = f"{os.devnull}/nothing"  # a path under which no file can be
 
 
 def reference_stage(store: Store, train: Train, reference: Policy, start: Policy, plan: Plan) -> Stage:
-    """Reply log-probs of the plan's rows under the reference: `reference.json`, [chosen, rejected] per pair in plan order; and
-    `frozen/`, what the layers that training from `start` leaves alone put out (see frozen.py)."""
+    """Reply log-probs of the plan's rows under the reference: `reference.json`, see `Reference`; and `frozen/`, the outputs of
+    the layers that training from `start` leaves alone (see frozen.py)."""
     layers = num_frozen(train, start, plan)
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
-        batches = [plan.rows(batch) for batch in plan.batches]
-        sums = _score(train, plan.layout, reference, batches, "reference log-probs", layers, output / "frozen")
-        order = [i for batch in plan.batches for i in batch]
-        by_pair = dict(zip(order, [pair for values in sums for pair in _by_pair(values)], strict=True))
-        (output / "reference.json").write_text(json.dumps([by_pair[i] for i in range(len(plan.pairs))]), encoding="utf-8")
-        return {"rows": 2 * len(plan.pairs)} | plan.workload()
+        sums = _score(train, plan.layout, reference, plan.passes, "reference log-probs", layers, output / "frozen")
+        text = json.dumps(asdict(Reference.of(plan, sums)))
+        (output / "reference.json").write_text(text, encoding="utf-8")
+        return {"rows": sum(map(len, plan.passes))} | plan.workload()
 
     numbers = {"lightning": train.dtype()[0], "dtype": train.dtype()[1], "frozen": layers}
     inputs = {"policy": reference.fingerprint, "rows": plan.key}
     return store.run("reference", work, version=VERSION, settings=numbers, inputs=inputs)
 
 
-def recheck(train: Train, reference: Policy, plan: Plan, values: list[list[float]]) -> None:
-    """Where the reference is not the start, the step-0 loss is not ln 2: the first rows are scored once more instead."""
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Summed log-probs (nats) under the reference. `replies`: of each reply of each example of a plan. `mismatched`: of the plan's
+    mismatched rows, by step and batch."""
+
+    replies: list[list[float]]
+    mismatched: list[list[list[float]]]
+
+    @classmethod
+    def of(cls, plan: Plan, sums: Sequence[list[float]]) -> "Reference":
+        """From the sums of every batch of `plan.passes`."""
+        replies = [[math.nan] * len(one.rows) for one in plan.examples]
+        rest = iter(sums)
+        for batch, values in zip(plan.batches, rest, strict=False):
+            for (i, k), value in zip(plan.places(batch), values, strict=True):
+                replies[i][k] = value
+        return cls(replies=replies, mismatched=[[next(rest) for _ in step] for step in plan.mismatched])
+
+    def rows(self, plan: Plan, batch: Sequence[int]) -> list[float]:
+        """Of a batch's rows, in their order."""
+        return [self.replies[i][k] for i, k in plan.places(batch)]
+
+
+def recheck(train: Train, reference: Policy, plan: Plan, values: Reference) -> None:
+    """Where the reference is not the start, the log-ratios of step 0 are not 0: the first rows are scored once more instead."""
     first = plan.steps[0][0]
-    again = _by_pair(_score(train, plan.layout, reference, [plan.rows(first)], "reference check")[0])
-    off = [abs(a - b) for i, pair in zip(first, again, strict=True) for a, b in zip(values[i], pair, strict=True)]
+    (again,) = _score(train, plan.layout, reference, [plan.rows(first)], "reference check")
+    off = [abs(a - b) for a, b in zip(values.rows(plan, first), again, strict=True)]
     if not all(one <= 1e-4 for one in off):  # so that nan does not pass
         raise RuntimeError(
             f"Reference check failed: log-probs of the first rows are off by {max(off):.2e} nats. Nothing was trained."
         )
-
-
-def _by_pair(sums: list[float]) -> list[list[float]]:
-    """[chosen, rejected] per pair of a batch."""
-    half = len(sums) // 2
-    return [list(pair) for pair in zip(sums[:half], sums[half:], strict=True)]
 
 
 def score_stage(store: Store, train: Train, policy: Policy, rows: Sequence[Row], label: str) -> list[float]:

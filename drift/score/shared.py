@@ -7,7 +7,6 @@ untouched: position ids, and an attention function registered under a name of it
 A reply's last token predicts nothing and is seen by nobody: it is a target only.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor
 
 from drift.errors import UserError
+from drift.model.architecture import causal
+from drift.model.family import objection
 from drift.model.policy import without_adapter
 from drift.score import attention
 from drift.score.logprobs import token_logprobs
@@ -73,11 +74,12 @@ def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     `batch["hidden"]` `(T, H)`, where given, stands for the lower layers, which `frozen.py` has taken off."""
     whole = without_adapter(model)
     whole.set_attn_implementation(attention.NAME)
-    who = attention.plan(batch["spans"], batch["position_ids"].device)
+    head = plain_head(whole)
+    who, longest = attention.plan(batch["spans"], batch["position_ids"].device), attention.longest_row(batch["spans"])
     start = {"inputs_embeds": batch["hidden"][None]} if "hidden" in batch else {"input_ids": batch["input_ids"]}
-    out = whole.base_model(**start, position_ids=batch["position_ids"], who=who, use_cache=False)
+    out = whole.base_model(**start, position_ids=batch["position_ids"], who=who, longest=longest, use_cache=False)
     hidden = out.last_hidden_state[0].index_select(0, batch["predict"])  # (N, H); plain indexing adds up gradients in any order
-    logp, entropy = token_logprobs(hidden, whole.get_output_embeddings().weight, batch["targets"])
+    logp, entropy = token_logprobs(hidden, head.weight, batch["targets"])
     return _by_reply(logp, batch["reply_lengths"]), _by_reply(entropy, batch["reply_lengths"])
 
 
@@ -87,14 +89,15 @@ def _by_reply(values: Tensor, lengths: Tensor) -> Tensor:
     return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
 
 
-def check_model(directory: Path) -> None:
-    """Refuses models whose attention the tiles would change."""
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    kind, layers = config.get("model_type"), set(config.get("layer_types") or ["full_attention"])
-    if kind not in ("llama", "qwen2"):
-        why = f"its type is {kind}; Llama and Qwen2 models are known to give the same numbers"
-    elif config.get("use_sliding_window") or layers != {"full_attention"}:
-        why = "it has layers with sliding-window attention"
-    else:
-        return
-    raise UserError(f"train.rows=shared can't train the model in {directory}: {why}. Use train.rows=padded.")
+def plain_head(model: Any) -> Any:
+    """The layer that makes logits of hidden states; refuses one with a bias, which `token_logprobs` would leave out."""
+    head = model.get_output_embeddings()
+    if head.bias is not None:
+        raise UserError("This model's head has a bias, which prefix-shared rows do not compute. Use train.rows=padded.")
+    return head
+
+
+def check_model(directory: Path, longest: int) -> None:
+    """Refuses models that these rows would change, for rows of up to `longest` tokens: a look at `config.json` alone."""
+    if why := objection(causal(directory)[0], "shared_rows", longest=longest):
+        raise UserError(f"train.rows=shared can't train the model in {directory}: {why}. Use train.rows=padded.")

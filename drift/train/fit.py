@@ -1,53 +1,57 @@
-"""DPO from a start policy to the next one, as a stage.
+"""Training, from a start policy to the next one, as a stage.
 
 A fresh Lightning `Trainer` every time (a used one does nothing on its second `fit`). Trained parameters are float32 whatever
 the precision: bfloat16 weights lose small updates. A killed training resumes from its last checkpoint.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from drift.console import Progress, say
+from drift.identity import identity
 from drift.model.policy import Policy
 from drift.randomness import order
 from drift.records import digest, write_jsonl
-from drift.score.plan import Plan, layout_module
-from drift.score.reference import make_trainer, recheck
+from drift.score.plan import Plan, Row, layout_module
+from drift.score.reference import Reference, make_trainer, recheck
 from drift.store import Stage, Store
 from drift.train.frozen import load, num_frozen, removed
 from drift.train.settings import Train
 
-VERSION = 7
+VERSION = 8
 Watch = Callable[[list[dict[str, float]]], None]
 
 
 def train_stage(
-    store: Store, train: Train, start: Policy, reference: Policy, plan: Plan, scored: Stage, *, epochs: int, watch: Watch
-) -> Stage:
+    store: Store, train: Train, objectives: Mapping[str, Any], start: Policy, reference: Policy, plan: Plan, scored: Stage,
+    *, epochs: int, watch: Watch,
+) -> Stage:  # fmt: skip
     """The next policy: `policy/` and `steps.jsonl` (one row of metrics a step). `scored`: the reference's stage. `watch` sees the
     metrics of all steps so far after every step; what it raises ends the training, which goes on from there when run again."""
     text = (scored.path / "reference.json").read_text(encoding="utf-8")
     same = reference == start
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
-        values = json.loads(text)
+        values = Reference(**json.loads(text))
         if not same:
             recheck(train, reference, plan, values)
-        return fit(train, start, plan, values, scored.path / "frozen", progress, output, same=same, epochs=epochs, watch=watch)
+        how = {"same": same, "epochs": epochs, "watch": watch}
+        return fit(train, objectives, start, plan, values, scored.path / "frozen", progress, output, **how)
 
-    settings = train.key() | {"epochs": epochs, "check_start": same}
+    settings = train.key() | {"objectives": identity(objectives), "epochs": epochs, "check_start": same}
     inputs = {"policy": start.fingerprint, "rows": plan.key, "reference": digest(text)}
     return store.run("train", work, version=VERSION, settings=settings, inputs=inputs)
 
 
 def fit(
     train: Train,
+    objectives: Mapping[str, Any],
     start: Policy,
     plan: Plan,
-    reference: list[list[float]],
+    reference: Reference,
     frozen: Path,
     progress: Path,
     output: Path,
@@ -82,6 +86,7 @@ def fit(
         module = PolicyModule(
             model,
             train,
+            objectives,
             layout_module(plan.layout),
             num_steps=len(steps),
             check_start=same,
@@ -98,7 +103,7 @@ def fit(
     del trainer, module, model, loader
     free()
     work = plan.workload()
-    return {"pairs": len(plan.pairs), "steps": len(steps)} | work | {"tokens": epochs * work["tokens"]}
+    return {"examples": len(plan.examples), "steps": len(steps)} | work | {"tokens": epochs * work["tokens"]}
 
 
 def trainable(train: Train, start: Policy) -> Any:
@@ -115,9 +120,7 @@ def trainable(train: Train, start: Policy) -> Any:
 class Steps:
     """The loader of `PolicyModule`: one optimiser step an item, from the first one that the module has not done yet."""
 
-    def __init__(
-        self, module: Any, plan: Plan, steps: list[int], reference: list[list[float]], frozen: Path | None, pad_id: int
-    ) -> None:
+    def __init__(self, module: Any, plan: Plan, steps: list[int], reference: Reference, frozen: Path | None, pad_id: int) -> None:
         self.module, self.plan, self.steps, self.reference, self.pad_id = module, plan, steps, reference, pad_id
         self.frozen = frozen
 
@@ -125,30 +128,41 @@ class Steps:
         return len(self.steps)
 
     def __iter__(self) -> Iterator[dict[str, list[dict[str, Any]]]]:
-        before = [0, *accumulate(len(step) for step in self.plan.steps)]  # batches before a step
-        measured = self.module.settings.measured
+        plan = self.plan
+        before = [0, *accumulate(map(len, plan.steps))]  # batches before a step
+        others = [*accumulate(map(len, plan.mismatched), initial=len(plan.batches))]  # of them before its mismatched ones
         for done, index in enumerate(self.steps[len(self.module.history) :], start=len(self.module.history)):
             batches, alone = [], []
-            for number, batch in enumerate(self.plan.steps[index], start=before[index]):
-                tensors = self._collate(batch)
-                if self.frozen:
-                    tensors["hidden"] = load(self.frozen, number)
-                batches.append(tensors)
-                alone += self._one_by_one(batch, tensors) if measured(done) else []
-            yield {"batches": batches, "alone": alone}
+            for number, batch in enumerate(plan.steps[index], start=before[index]):
+                batches.append(self._batch(batch, number))
+                alone += self._one_by_one(batch, batches[-1]) if self.module.measured(done) else []
+            mismatched = []
+            for k, rows in enumerate(plan.mismatched[index] if plan.mismatched else ()):
+                mismatched.append(self._tensors(rows, self.reference.mismatched[index][k], others[index] + k))
+            yield {"batches": batches, "alone": alone, "mismatched": mismatched}
 
-    def _collate(self, batch: list[int]) -> dict[str, Any]:
+    def _batch(self, batch: list[int], number: int | None) -> dict[str, Any]:
+        """The tensors of examples, with their labels; `number`: of their batch among the plan's passes, for its frozen layers."""
+        places = self.plan.places(batch)
+        labels = {
+            "good": tuple(self.plan.examples[i].good[k] for i, k in places),
+            "example": tuple(batch.index(i) for i, _ in places),
+        }
+        return self._tensors(self.plan.rows(batch), self.reference.rows(self.plan, batch), number) | labels
+
+    def _tensors(self, rows: list[Row], reference: list[float], number: int | None) -> dict[str, Any]:
         import torch
 
-        tensors = self.module.layout.collate(self.plan.rows(batch), self.pad_id)
-        return tensors | {"reference": torch.tensor([self.reference[i][side] for side in (0, 1) for i in batch])}
+        tensors = self.module.layout.collate(rows, self.pad_id) | {"reference": torch.tensor(reference)}
+        return tensors | ({"hidden": load(self.frozen, number)} if self.frozen and number is not None else {})
 
     def _one_by_one(self, batch: list[int], whole: dict[str, Any]) -> list[dict[str, Any]]:
-        """The pairs of a batch, each a batch of its own."""
-        found = [self._collate([i]) for i in batch]
+        """The examples of a batch, each a batch of its own."""
+        found = [self._batch([i], None) for i in batch]
         if "hidden" in whole:
-            for place, pair in enumerate(found):
-                pair["hidden"] = whole["hidden"][self.module.layout.tokens_of(whole, (place, place + len(batch)))]
+            for number, one in enumerate(found):
+                rows = [place for place, owner in enumerate(whole["example"]) if owner == number]
+                one["hidden"] = whole["hidden"][self.module.layout.tokens_of(whole, rows)]
         return found
 
     def state_dict(self) -> dict[str, Any]:  # the module's history says where to go on; these two say to Lightning that we know

@@ -1,5 +1,6 @@
 """Layers below the lowest adapter never change: the reference pass keeps what they put out for every batch, and training starts
-from there. It holds because reference and training run the same rows, and because both sides share those layers.
+from there. It holds because reference and training run the same rows, and because both sides share those layers; and for models
+whose layers don't ask for their own number in the list (`model/family.py`).
 """
 
 import json
@@ -9,6 +10,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from drift.model.architecture import causal
+from drift.model.family import objection
 from drift.model.policy import Policy, without_adapter
 from drift.score.plan import Plan
 from drift.train.settings import Train
@@ -18,18 +21,20 @@ FILE_BYTES = 64 * 2**20  # of one file at least, but for the last
 
 
 def num_frozen(train: Train, start: Policy, plan: Plan) -> int:
-    """How many of the lowest layers' outputs are kept: 0 for padded rows, without an adapter, or where all batches together would
-    take more than `train.frozen_cache_gib`."""
+    """How many of the lowest layers' outputs are kept: 0 for padded rows, without an adapter, for a model that can't do without
+    its lower layers, or where all batches together would take more than `train.frozen_cache_gib`."""
     if train.adapter is None or plan.layout == "padded":
         return 0
-    config = json.loads((start.base / "config.json").read_text(encoding="utf-8"))
-    if plan.workload()["tokens"] * config["hidden_size"] * BYTES[train.dtype()[1]] > train.frozen_cache_gib * 2**30:
+    config, _ = causal(start.base)
+    if objection(config, "frozen_layers", longest=0):  # rows were measured when the model was checked
+        return 0
+    if plan.workload()["tokens"] * config.hidden_size * BYTES[train.dtype()[1]] > train.frozen_cache_gib * 2**30:
         return 0
     if start.is_adapter:
         own = json.loads((start.directory / "adapter_config.json").read_text(encoding="utf-8"))
         reached = own["layers_to_transform"]  # another program's adapter may say one number, or none for all layers
         return min(reached) if isinstance(reached, list) else reached or 0
-    return train.adapter.layers(config["num_hidden_layers"]).start
+    return train.adapter.layers(config.num_hidden_layers).start
 
 
 @contextmanager

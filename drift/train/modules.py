@@ -6,6 +6,7 @@ Where we differ from the usual: the reference is never in memory while the polic
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
@@ -14,9 +15,8 @@ from torch import Tensor
 
 from drift.errors import UserError, memory_advice
 from drift.finite import need_finite
-from drift.train import objective, signal
-
-Halves = tuple[Tensor, Tensor]  # of the chosen replies, of the rejected ones
+from drift.objective.batch import Batch, Step
+from drift.train import signal
 
 
 class ReferenceModule(lightning.LightningModule):
@@ -38,21 +38,24 @@ class ReferenceModule(lightning.LightningModule):
 
 
 class PolicyModule(lightning.LightningModule):
-    """The trained policy. A batch of its loader is one optimiser step: `batches`, a list of row batches with reference columns, and
-    `alone`, the same pairs one by one where the step's signal is to be measured."""
+    """The trained policy. A batch of its loader is one optimiser step: `batches`, row batches with reference columns; `alone`,
+    the same examples one by one where the step's signal is to be measured; `mismatched`, see plan.py. `objectives`: name ->
+    drift.parts.Objective."""
 
-    def __init__(self, model: Any, settings: Any, layout: Any, num_steps: int, check_start: bool, on_step: Any) -> None:
+    def __init__(
+        self, model: Any, settings: Any, objectives: Mapping[str, Any], layout: Any, num_steps: int, check_start: bool, on_step: Any
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold trained parameters only: the frozen base is on disk already
         self.model, self.settings, self.layout, self.num_steps = model, settings, layout, num_steps
-        self.check_start, self.on_step = check_start, on_step
+        self.objectives, self.check_start, self.on_step = objectives, check_start, on_step
         self.history: list[dict[str, float]] = []
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.train()  # without it checkpointing stays silently off; there is no dropout to switch on
             if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()):
-                raise UserError("The model has dropout; DPO is trained without it. Set its dropout to 0 in config.json.")
+                raise UserError("The model has dropout; it is trained without it. Set its dropout to 0 in config.json.")
 
     def cpu(self) -> "PolicyModule":
         """As the reference's; it is saved from where it is."""
@@ -64,15 +67,16 @@ class PolicyModule(lightning.LightningModule):
     def training_step(self, step: dict[str, list[dict[str, Any]]], step_index: int) -> None:
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         optimizer.zero_grad()  # type: ignore[union-attr]
-        strength = self._signal(step["alone"]) if step["alone"] else {}
-        sums = self._step_gradients(step["batches"])
+        totals = totals_of(step["batches"], self._kl(step["mismatched"]))
+        strength = self._signal(step["alone"], totals) if step["alone"] else {}
+        row = self._step_gradients(step["batches"], totals)
         norm = torch.nn.utils.clip_grad_norm_(self._trained(), self.settings.max_grad_norm)
-        row = {name: float(value) for name, value in sums.items()}
+        off = row.pop("off")
         row |= {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]} | strength  # type: ignore[union-attr]
         where = f"Training stopped at step {len(self.history) + 1} of {self.num_steps}"
         need_finite({"loss": row["loss"]} | row, where, self._advice())
         if not self.history and self.check_start:
-            check_start(row)
+            check_start(off)
         optimizer.step()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
         self.history.append({"step": len(self.history) + 1} | row)
@@ -90,54 +94,59 @@ class PolicyModule(lightning.LightningModule):
         check = "check the weights that training starts from, or compute in train.precision=float32."
         return f"Nothing of this step is kept. {rate}{check if rate else check.capitalize()}"
 
-    def _step_gradients(self, step: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Accumulates the gradients of one step; returns its metrics, means over its pairs (entropy: over its
-        reply tokens)."""
-        lengths = [halves(batch["reply_lengths"]) for batch in step]
-        pairs = sum(len(chosen) for chosen, _ in lengths)
-        chosen_tokens = sum(int(chosen.sum()) for chosen, _ in lengths)
-        reply_tokens = chosen_tokens + sum(int(rejected.sum()) for _, rejected in lengths)
-        total: dict[str, Tensor] = {}
-        for batch in step:
+    def _step_gradients(self, step: list[dict[str, Any]], totals: Step) -> dict[str, float]:
+        """Accumulates the gradients of one step; returns its metrics, means over its examples, its good or its other replies
+        (entropy: over its reply tokens); and "off", the mean absolute log-ratio of its replies in nats."""
+        row: dict[str, Tensor] = {}
+        for tensors in step:
             with memory_advice("train.tokens_per_batch", self.settings.tokens_per_batch):
-                sums, entropies = self.layout.reply_logprobs(self.model, batch)
-                chosen, rejected = halves(sums)
-                ratios = halves(sums - batch["reference"])
-                parts = self._losses(ratios, halves(batch["reply_lengths"]))  # (B,) each
-                if nll_weight := self.settings.loss.nll:
-                    parts["nll"] = objective.nll(chosen, chosen_tokens) * pairs * nll_weight
-                loss = torch.stack([part.sum() for part in parts.values()]).sum()
-                self.manual_backward(loss / pairs)
-            metrics = {f"loss_{name}": part.sum() for name, part in parts.items()} | {"loss": loss}
-            metrics |= dynamics(chosen, rejected, ratios, halves(batch["reply_lengths"]), self.settings.loss.beta)
-            metrics["entropy"] = entropies.sum() * pairs / reply_tokens
-            for name, value in metrics.items():
-                total[name] = total.get(name, torch.zeros(())) + value.detach().cpu() / pairs
-        return total
+                sums, entropies = self.layout.reply_logprobs(self.model, tensors)
+                batch = scored(sums, tensors)
+                losses, metrics = self._losses(batch, totals)
+                loss = torch.stack(list(losses.values())).sum()
+                self.manual_backward(loss / totals.num_examples)
+            found = {f"loss_{name}": value for name, value in losses.items()} | {"loss": loss} | metrics
+            means = {name: value.detach().cpu() / totals.num_examples for name, value in found.items()}
+            means |= dynamics(batch, totals)
+            means["entropy"] = entropies.sum().cpu() / (totals.good_tokens + totals.bad_tokens)
+            for name, value in means.items():
+                row[name] = row.get(name, torch.zeros(())) + value
+        return {name: float(value) for name, value in row.items()}
 
-    def _signal(self, pairs: list[dict[str, Any]]) -> dict[str, float]:
+    def _losses(self, batch: Batch, totals: Step, paired_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weighted losses, scalars, and what the objectives watch; where two watch something of one name, the first one's."""
+        losses, metrics = {}, {}
+        for name, objective in self.objectives.items():
+            if objective.paired or not paired_only:
+                loss, found = objective.loss(batch, totals)
+                losses[name] = objective.weight * loss
+                metrics = dict(found) | metrics
+        return losses, metrics
+
+    def _kl(self, batches: list[dict[str, Any]]) -> float | None:
+        """Mean log-ratio of a step's mismatched replies, at least 0; None where no objective asks for it."""
+        if not any(objective.mismatched for objective in self.objectives.values()):
+            return None
+        with torch.no_grad():
+            ratios = [self.layout.reply_logprobs(self.model, batch)[0] - batch["reference"] for batch in batches]
+        return max(0.0, float(torch.cat(ratios).mean())) if ratios else 0.0
+
+    def measured(self, step: int) -> bool:
+        """Whether step number `step` (from 0) measures the signal of its pairs: where a loss compares replies at all."""
+        every = self.settings.signal_every
+        return every > 0 and step % every == 0 and any(objective.paired for objective in self.objectives.values())
+
+    def _signal(self, examples: list[dict[str, Any]], totals: Step) -> dict[str, float]:
         """Of the step's pairs: the mean norm of their gradients, and the norm of their mean."""
-        norms, together = signal.measure(self._trained(), map(self._preference, pairs), self.manual_backward)
+
+        def preference(tensors: dict[str, Any]) -> Tensor:
+            """Scalar: the losses that compare replies."""
+            sums, _ = self.layout.reply_logprobs(self.model, tensors)
+            losses, _ = self._losses(scored(sums, tensors), totals, paired_only=True)
+            return torch.stack(list(losses.values())).sum()
+
+        norms, together = signal.measure(self._trained(), map(preference, examples), self.manual_backward)
         return {"dpo_pair_norm": sum(norms) / len(norms), "dpo_norm": together}
-
-    def _preference(self, batch: dict[str, Any]) -> Tensor:
-        """Scalar: the preference losses of a batch, without the NLL term."""
-        sums, _ = self.layout.reply_logprobs(self.model, batch)
-        parts = self._losses(halves(sums - batch["reference"]), halves(batch["reply_lengths"]))
-        return torch.stack([part.sum() for part in parts.values()]).sum()
-
-    def _losses(self, ratios: Halves, lengths: Halves) -> dict[str, Tensor]:
-        """The weighted preference losses in use, `(B,)` each."""
-        loss = self.settings.loss
-        functions = {
-            "sigmoid": lambda: objective.sigmoid(*ratios, loss.beta),
-            "hinge": lambda: objective.hinge(*ratios, loss.beta),
-            "robust": lambda: objective.robust(*ratios, loss.beta, loss.label_noise),
-            "ipo": lambda: objective.ipo(*ratios, *lengths, loss.beta),
-            "sigmoid_norm": lambda: objective.sigmoid_norm(*ratios, *lengths, loss.beta),
-            "dpop": lambda: objective.dpop(*ratios, loss.beta, loss.dpop_penalty),
-        }
-        return {name: weight * functions[name]() for name, weight in loss.weights().items() if name != "nll"}
 
     def configure_optimizers(self) -> Any:
         kinds = {
@@ -165,6 +174,28 @@ class PolicyModule(lightning.LightningModule):
         self.history = list(checkpoint["history"])
 
 
+def scored(sums: Tensor, tensors: dict[str, Any]) -> Batch:
+    """A collated batch with the log-probs of its replies `(R,)`."""
+    labels = {name: tensors[name] for name in ("good", "example")}
+    return Batch(logps=sums, reference=tensors["reference"], lengths=tensors["reply_lengths"], **labels)
+
+
+def totals_of(step: list[dict[str, Any]], kl: float | None) -> Step:
+    """What the batches of an optimiser step hold together."""
+    num_good = sum(sum(tensors["good"]) for tensors in step)
+    num_replies = sum(len(tensors["good"]) for tensors in step)
+    good_tokens = sum(int(tensors["reply_lengths"][: sum(tensors["good"])].sum()) for tensors in step)
+    tokens = sum(int(tensors["reply_lengths"].sum()) for tensors in step)
+    return Step(
+        num_examples=sum(len(set(tensors["example"])) for tensors in step),
+        num_good=num_good,
+        num_bad=num_replies - num_good,
+        good_tokens=good_tokens,
+        bad_tokens=tokens - good_tokens,
+        kl=kl,
+    )
+
+
 def adamw_8bit(parameters: Any, rate: float) -> Any:
     """AdamW whose moments take a byte each (arXiv 2110.02861)."""
     from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]
@@ -182,37 +213,26 @@ def rate_share(step: int, num_steps: int, warmup_share: float, final_share: floa
     return 1 - (1 - final_share) * min(1.0, done)
 
 
-def halves(values: Tensor) -> Halves:
-    """A batch's `(2B,)` numbers, chosen replies first, as two of `(B,)`."""
-    chosen, rejected = values.chunk(2)
-    return chosen, rejected
+@torch.no_grad()
+def dynamics(batch: Batch, totals: Step) -> dict[str, Tensor]:
+    """What is watched beside the losses: a batch's part in means over the step's good replies ("chosen") and over the others
+    ("rejected"), where it has any. "chosen_shift": log-probability of a token of a good reply against the reference (nats).
+    "off": mean absolute log-ratio of a reply (nats)."""
+    shift = batch.ratios / batch.lengths
+    sides = {
+        "logp_chosen": (batch.logps, True), "logp_rejected": (batch.logps, False), "chosen_shift": (shift, True),
+        "chosen_tokens": (batch.lengths, True), "rejected_tokens": (batch.lengths, False),
+    }  # fmt: skip
+    count = {True: totals.num_good, False: totals.num_bad}
+    found = {name: batch.side(values, good).sum().cpu() / count[good] for name, (values, good) in sides.items() if count[good]}
+    return found | {"off": batch.ratios.abs().sum().cpu() / (totals.num_good + totals.num_bad)}
 
 
-def dynamics(chosen: Tensor, rejected: Tensor, ratios: Halves, lengths: Halves, beta: float) -> dict[str, Tensor]:
-    """What is watched beside the loss, summed over a batch's pairs; "dpo" is the sigmoid loss, whichever is trained on;
-    "chosen_shift": log-probability of a token of the chosen reply against the reference (nats)."""
-    rewards = (beta * ratios[0], beta * ratios[1])
-    margin = rewards[0] - rewards[1]
-    return {
-        "dpo": objective.sigmoid(*ratios, beta).sum(),
-        "reward_chosen": rewards[0].sum(),
-        "reward_rejected": rewards[1].sum(),
-        "margin": margin.sum(),
-        "accuracy": (margin > 0).sum(),
-        "sigma": torch.sigmoid(-margin).sum(),
-        "logp_chosen": chosen.sum(),
-        "logp_rejected": rejected.sum(),
-        "chosen_shift": (ratios[0] / lengths[0]).sum(),
-        "chosen_tokens": lengths[0].sum(),
-        "rejected_tokens": lengths[1].sum(),
-    }
-
-
-def check_start(row: dict[str, float]) -> None:
-    """Before the first update policy and reference are one: the DPO loss is ln 2 and the margin 0, or something is wrong."""
-    if not (abs(row["dpo"] - math.log(2)) <= 1e-6 and abs(row["margin"]) <= 1e-6):  # so that nan does not pass
+def check_start(off: float) -> None:
+    """Before the first update policy and reference are one: every log-ratio is 0 (so DPO's loss is ln 2), or something is wrong."""
+    if not off <= 1e-5:  # so that nan does not pass
         raise RuntimeError(
-            f"Step-0 check failed: DPO loss {row['dpo']:.8f}, expected ln 2 = {math.log(2):.8f}; margin {row['margin']:.2e}, "
-            "expected 0. The reference log-probs were not computed by the weights that training starts from, or the model is "
+            f"Step-0 check failed: replies are {off:.2e} nats more or less likely than under the reference, expected 0 (a DPO "
+            "loss of ln 2). The reference log-probs were not computed by the weights that training starts from, or the model is "
             "not deterministic (dropout?). Nothing was trained."
         )

@@ -11,49 +11,13 @@ from drift.train.lora import Lora
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
-    """Weights of the losses in `objective.py`, which are summed. `label_noise`: robust's share of flipped labels;
-    `dpop_penalty`: dpop's weight of lost chosen log-prob."""
-
-    beta: float
-    sigmoid: float
-    hinge: float
-    robust: float
-    ipo: float
-    sigmoid_norm: float
-    dpop: float
-    nll: float
-    label_noise: float
-    dpop_penalty: float
-
-    def weights(self) -> dict[str, float]:
-        """Of the losses in use."""
-        names = ("sigmoid", "hinge", "robust", "ipo", "sigmoid_norm", "dpop", "nll")
-        return {name: getattr(self, name) for name in names if getattr(self, name)}
-
-    def check(self) -> None:
-        if self.beta <= 0:
-            raise UserError(f"train.loss.beta={self.beta}: expected above 0.")
-        if not self.weights() or min(self.weights().values()) < 0:
-            raise UserError("train.loss: expected weights of at least 0, and one of them above it.")
-        if not 0 <= self.label_noise < 0.5 or self.dpop_penalty < 0:
-            raise UserError("train.loss: expected label_noise in [0, 0.5) and dpop_penalty of at least 0.")
-
-    def key(self) -> dict[str, float]:
-        """What the losses in use depend on."""
-        own = {"robust": "label_noise", "dpop": "dpop_penalty"}
-        return (
-            self.weights() | {"beta": self.beta} | {own[name]: getattr(self, own[name]) for name in self.weights() if name in own}
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Train:
     """How a policy is trained. `epochs`: over an iteration's pairs.
-    `pairs_per_step`: pairs of one optimiser step. `rows`: shared computes a prompt once for its replies and pads nothing (Llama and
-    Qwen2 models); padded is the plain way for any model, and the oracle. `tokens_per_batch`: about so many are in memory at once
-    (does not change the result beyond rounding). `pair_order`: by_prompt brings pairs of one prompt together, which shared rows
-    gain from. `frozen_cache_gib`: what the layers below an adapter put out is kept from the reference pass if it fits.
+    `pairs_per_step`: pairs of one optimiser step. `rows`: shared computes a prompt once for its replies and pads nothing (for the
+    models that model/family.py lists); padded is the plain way for any model, and the oracle. `tokens_per_batch`: about so many are
+    in memory at once (does not change the result beyond rounding). `pair_order`: by_prompt brings pairs of one prompt together,
+    which shared rows gain from. `frozen_cache_gib`: what the layers below an adapter put out is kept from the reference pass if it
+    fits.
     `warmup_share`: of the steps; the rate then falls linearly to `final_rate_share` of itself. `rate_decay`: an iteration's rate
     as a share of the rate of the iteration before.
     `parameters`: number format of the trained weights themselves: bfloat16 halves their memory and loses small updates.
@@ -62,7 +26,6 @@ class Train:
 
     learning_rate: float
     optimizer: Literal["adamw", "adamw_8bit", "rmsprop"]
-    loss: Loss
     epochs: int
     pairs_per_step: int
     pair_order: Literal["shuffled", "by_prompt"]
@@ -99,17 +62,12 @@ class Train:
             )
         if self.optimizer == "adamw_8bit":
             need_package("bitsandbytes", "train.optimizer=adamw_8bit", extra="bitsandbytes")
-        self.loss.check()
         if self.adapter is not None:
             self.adapter.check()
 
     def at(self, iteration: int) -> "Train":
         """The settings of an iteration."""
         return replace(self, learning_rate=self.learning_rate * self.rate_decay ** max(0, iteration - 1))
-
-    def measured(self, step: int) -> bool:
-        """Whether step number `step` (from 0) measures the signal of its pairs: where there are preference losses at all."""
-        return self.signal_every > 0 and step % self.signal_every == 0 and set(self.loss.weights()) != {"nll"}
 
     def key(self) -> dict[str, Any]:
         """The settings that a trained policy depends on, given its rows."""
@@ -124,7 +82,7 @@ class Train:
             "checkpoint_every_steps",
         }  # all in the rows or in the rate, or no matter
         kept = {name: value for name, value in asdict(self).items() if name not in without}
-        return kept | {"loss": self.loss.key(), "precision": precision.resolve(self.precision)}
+        return kept | {"precision": precision.resolve(self.precision)}
 
     def dtype(self) -> tuple[str, Any]:
         """(Lightning precision, dtype to load weights in). Full training keeps float32 weights and computes under autocast,

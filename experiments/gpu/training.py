@@ -111,28 +111,16 @@ def needed(case: Case, data: list[dict[str, str]]) -> tuple[float, int]:
         "vocab_size": vocabulary,
     }
     rows = our_rows(data)
-    lengths = [(len(pair.chosen.prompt), len(pair.chosen.reply), len(pair.rejected.reply)) for pair in rows]
+    lengths = [(len(pair.prompt), *(len(row.reply) for row in pair.rows)) for pair in rows]
     return needed_flop(config, lengths, 1.0 if case.adapter else None), sum(map(sum, lengths))
 
 
 def our_rows(data: list[dict[str, str]]) -> list[Any]:
-    from drift.records import Pair
+    from side_by_side import as_examples
+
     from drift.score.plan import tokenize
 
-    pairs = [
-        Pair(
-            prompt=[{"role": "user", "content": row["prompt"]}],
-            chosen=row["chosen"],
-            rejected=row["rejected"],
-            chosen_ended=True,
-            rejected_ended=True,
-            fresh=("chosen",),
-            feedback=None,
-            record=str(i),
-        )
-        for i, row in enumerate(data)
-    ]
-    return tokenize(tokenizer(), pairs)
+    return tokenize(tokenizer(), as_examples(data))
 
 
 def loaded(case: Case) -> Any:
@@ -147,17 +135,16 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
     from side_by_side import composed
     from torch.utils.data import DataLoader
 
+    from drift.objective.dpo import Dpo
     from drift.score import shared
     from drift.score.plan import plan
-    from drift.score.reference import make_trainer
+    from drift.score.reference import Reference, make_trainer
     from drift.train.fit import Steps
     from drift.train.modules import PolicyModule, ReferenceModule
 
     overrides = [
         f"train={'lora' if case.adapter else 'full'}",
         f"train.learning_rate={LEARNING_RATE}",
-        f"train.loss.beta={BETA}",
-        "train.loss.nll=0",
         "train.warmup_share=0",
         "train.optimizer=adamw",
         "train.signal_every=0",
@@ -173,6 +160,7 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
         tokens_per_batch=tokens,
         pair_order="shuffled",
         seed=0,
+        mismatched=False,
     )
     model = loaded(case)
     model = train.adapter.attach(model) if case.adapter else model
@@ -196,14 +184,14 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
     sums = make_trainer(kind, enable_checkpointing=False, callbacks=[Timed()]).predict(
         reference, DataLoader(batches, batch_size=None)
     )
-    by_pair: dict[int, list[float]] = {}
-    for batch, values in zip(planned.batches, sums or [], strict=True):
-        chosen, rejected = values.chunk(2)  # type: ignore[union-attr]
-        by_pair |= {i: [float(a), float(b)] for i, a, b in zip(batch, chosen, rejected, strict=True)}
+    values = Reference.of(planned, [found.tolist() for found in sums or []])  # type: ignore[union-attr]
     for parameter in trained:
         parameter.requires_grad_(True)
-    module = PolicyModule(model, train, shared, num_steps=len(planned.steps), check_start=False, on_step=lambda history: None)
-    steps = Steps(module, planned, list(range(len(planned.steps))), [by_pair[i] for i in range(len(planned.pairs))], None, 0)
+    objectives = {"dpo": Dpo(weight=1.0, beta=BETA)}
+    module = PolicyModule(
+        model, train, objectives, shared, num_steps=len(planned.steps), check_start=False, on_step=lambda history: None
+    )
+    steps = Steps(module, planned, list(range(len(planned.steps))), values, None, 0)
     make_trainer(kind, enable_checkpointing=False, max_epochs=1, callbacks=[Timed()]).fit(module, steps)
     assert len(module.history) == len(planned.steps) and abs(module.history[0]["margin"]) < 1e-3  # exactly 0: tests/test_gpu.py
     return clock.seconds, peak_gib()

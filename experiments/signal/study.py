@@ -22,12 +22,13 @@ from drift.console import say, table  # noqa: E402
 from drift.model.chat import prompt_ids  # noqa: E402
 from drift.model.policy import Policy, load_model, load_tokenizer, policy_at  # noqa: E402
 from drift.model.tiny import Tiny  # noqa: E402
+from drift.objective.dpo import Dpo, dpo  # noqa: E402
 from drift.records import digest  # noqa: E402
 from drift.score import shared  # noqa: E402
-from drift.score.plan import PairRows, Row, plan  # noqa: E402
+from drift.score.plan import ExampleRows, Row, plan  # noqa: E402
 from drift.score.reference import reference_stage, score_rows  # noqa: E402
 from drift.store import Store  # noqa: E402
-from drift.train import objective, signal  # noqa: E402
+from drift.train import signal  # noqa: E402
 from drift.train.fit import train_stage  # noqa: E402
 
 PAIRS, ITERATIONS, BETA, RATE, SHARPNESS = 512, 48, 0.1, 2e-3, 2
@@ -43,7 +44,7 @@ class Study:
         from hydra.utils import instantiate
 
         overrides = [
-            "train=full", "train.precision=float32", "train.optimizer=adamw", f"train.loss.beta={BETA}", "train.loss.nll=0",
+            "train=full", "train.precision=float32", "train.optimizer=adamw",
             "train.pairs_per_step=32", "train.warmup_share=0", "train.final_rate_share=1", "train.gradient_checkpointing=false",
             "train.signal_every=0",
         ]  # fmt: skip
@@ -76,23 +77,23 @@ class Study:
             for prompt, reply in zip(prompts, said, strict=True)
         ]
 
-    def pairs(self, method: str, policy: Policy, iteration: int) -> list[PairRows]:
+    def pairs(self, method: str, policy: Policy, iteration: int) -> list[ExampleRows]:
         """SPIN: (the author's, the policy's); DRIFT: (the policy's, the deployed model's)."""
         fresh = self.replies(policy, f"{method} fresh", iteration)
         logged = self.replies(self.author if method == "spin" else self.deployed, f"{method} logged", iteration)
         sides = (logged, fresh) if method == "spin" else (fresh, logged)
-        return [PairRows(chosen=chosen, rejected=rejected) for chosen, rejected in zip(*sides, strict=True)]
+        return [ExampleRows(rows=[chosen, rejected], good=[True, False]) for chosen, rejected in zip(*sides, strict=True)]
 
-    def strength(self, policy: Policy, pairs: Sequence[PairRows]) -> dict[str, float]:
+    def strength(self, policy: Policy, pairs: Sequence[ExampleRows]) -> dict[str, float]:
         """Of DPO's gradient at its first step, where policy and reference are one: the norms, and what the norm of the mean would
         be on average if the true mean were 0 ("by chance")."""
         import torch
 
         model = load_model(policy, torch.float32, trainable=True)
 
-        def loss(pair: PairRows) -> Any:
-            chosen, rejected = shared.reply_logprobs(model, shared.collate([pair.chosen, pair.rejected], 0))[0]
-            return objective.sigmoid(chosen - chosen.detach(), rejected - rejected.detach(), BETA)
+        def loss(pair: ExampleRows) -> Any:
+            chosen, rejected = shared.reply_logprobs(model, shared.collate(pair.rows, 0))[0]
+            return dpo(chosen - chosen.detach(), rejected - rejected.detach(), BETA)
 
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         norms, together = signal.measure(trained, map(loss, pairs), lambda loss: loss.backward())
@@ -115,10 +116,20 @@ class Study:
         train = replace(self.train, learning_rate=RATE * (1 - iteration / ITERATIONS))
         rows = plan(
             self.pairs(trains_on, policy, iteration), layout=train.rows, pairs_per_step=train.pairs_per_step,
-            tokens_per_batch=train.tokens_per_batch, pair_order="shuffled", seed=0,
+            tokens_per_batch=train.tokens_per_batch, pair_order="shuffled", seed=0, mismatched=False,
         )  # fmt: skip
         scored = reference_stage(self.store, train, policy, policy, rows)
-        done = train_stage(self.store, train, policy, policy, rows, scored, epochs=1, watch=lambda history: None)
+        done = train_stage(
+            self.store,
+            train,
+            {"dpo": Dpo(weight=1.0, beta=BETA)},
+            policy,
+            policy,
+            rows,
+            scored,
+            epochs=1,
+            watch=lambda history: None,
+        )
         return policy_at(done.path / "policy")
 
 

@@ -23,7 +23,7 @@ def main() -> None:
 
     directory = model_directory(arguments.model)
     pairs = tokenized(directory, real_pairs(directory, arguments.data, arguments.pairs))
-    rows = [row for pair in pairs for row in (pair.chosen, pair.rejected)]
+    rows = [row for pair in pairs for row in pair.rows]
     for precision in ("float32", "bfloat16"):
         train = instantiate(composed("train=full", f"train.precision={precision}").train)
         alone, packed = (

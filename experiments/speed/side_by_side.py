@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 
+SIDES = (("chosen", True), ("rejected", False))
+
+
 def inputs_of(description: str | None) -> argparse.ArgumentParser:
     """Asks for the model and the conversations."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -100,3 +103,18 @@ def conversations(data: str | None) -> Iterator[list[str]]:
         turns = row["conversations"]
         if turns and turns[0]["from"] == "human":
             yield [turn["value"] for turn in turns]
+
+
+def as_examples(data: list[dict[str, str]]) -> list[Any]:
+    """Rows of {"prompt", "chosen", "rejected"} as our pairs."""
+    from drift.records import Example, Labelled
+
+    return [
+        Example(
+            prompt=[{"role": "user", "content": row["prompt"]}],
+            replies=tuple(Labelled(text=row[side], ended=True, fresh=good, good=good) for side, good in SIDES),
+            feedback=None,
+            record=str(i),
+        )
+        for i, row in enumerate(data)
+    ]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from arithmetic import matrix_product_rate, needed_flop
-from side_by_side import arguments_of, child, compare, composed, conversations, model_directory, report
+from side_by_side import arguments_of, as_examples, child, compare, composed, conversations, model_directory, report
 
 LEARNING_RATE, BETA = 1e-6, 0.1
 MAX_PROMPT, MAX_REPLY = 1024, 512
@@ -77,17 +77,9 @@ def real_pairs(directory: Path, data: str | None, count: int) -> list[dict[str, 
 def tokenized(model: Path, data: list[dict[str, str]]) -> list[Any]:
     """These pairs as our training takes them."""
     from drift.model.policy import load_tokenizer, policy_at
-    from drift.records import Pair
     from drift.score.plan import tokenize
 
-    pairs = [
-        Pair(
-            prompt=[{"role": "user", "content": row["prompt"]}], chosen=row["chosen"], rejected=row["rejected"],
-            chosen_ended=True, rejected_ended=True, fresh=("chosen",), feedback=None, record=str(i),
-        )
-        for i, row in enumerate(data)
-    ]  # fmt: skip
-    return tokenize(load_tokenizer(policy_at(model)), pairs)
+    return tokenize(load_tokenizer(policy_at(model)), as_examples(data))
 
 
 def measure(side: str, model: str, pairs: str, precision: str, adapter: bool, **settings: Any) -> dict[str, float]:
@@ -103,7 +95,7 @@ def measure(side: str, model: str, pairs: str, precision: str, adapter: bool, **
         seconds = ours(Path(model), rows, **settings)
     else:
         seconds = trl(model, data, settings, **{name: int(value) for name, value in (part.split("=") for part in side.split(","))})
-    lengths = [(len(pair.chosen.prompt), len(pair.chosen.reply), len(pair.rejected.reply)) for pair in rows]
+    lengths = [(len(pair.prompt), *(len(row.reply) for row in pair.rows)) for pair in rows]
     return {
         "count": len(data),
         "seconds": seconds,
@@ -122,6 +114,7 @@ def ours(
     from hydra.utils import instantiate
 
     from drift.model.policy import policy_at
+    from drift.objective.dpo import Dpo
     from drift.score.plan import plan
     from drift.score.reference import reference_stage
     from drift.store import Store
@@ -135,8 +128,6 @@ def ours(
             *([f"train.adapter.top_share={ADAPTER_SHARE}"] if adapter else []),
             *(["train.adapter.quantization=nf4"] if slim and adapter else []),
             f"train.learning_rate={LEARNING_RATE}",
-            f"train.loss.beta={BETA}",
-            "train.loss.nll=0",
             "train.warmup_share=0",
             f"train.pairs_per_step={pairs_per_step}",
             f"train.tokens_per_batch={tokens_per_batch}",
@@ -149,13 +140,15 @@ def ours(
     start = policy_at(model, "nf4" if slim and adapter else "none")
     planned = plan(
         rows, layout=train.rows, pairs_per_step=train.pairs_per_step, tokens_per_batch=train.tokens_per_batch,
-        pair_order=train.pair_order, seed=0,
+        pair_order=train.pair_order, seed=0, mismatched=False,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         store = Store(dir=folder, strict=False, verify=False, lease_seconds=60.0)
         begun = time.monotonic()  # loading (under a second) and writing the policy are inside: a stage is what a user waits for
         scored = reference_stage(store, train, start, start, planned)
-        train_stage(store, train, start, start, planned, scored, epochs=1, watch=lambda history: None)
+        train_stage(
+            store, train, {"dpo": Dpo(weight=1.0, beta=BETA)}, start, start, planned, scored, epochs=1, watch=lambda history: None
+        )
         return time.monotonic() - begun
 
 

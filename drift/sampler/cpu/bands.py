@@ -2,7 +2,7 @@
 
 A prompt's keys and values lie there once, for all of its replies, in a band of prompts of similar length; the replies' own tokens
 are all equally many, so they lie side by side. The model's code is untouched: an attention function of our own, to which the cache
-hands itself in the place of keys. For Llama- and Qwen2-type models; others take the plain cache of `prefill.py`.
+hands itself in the place of keys. For the models that `model/family.py` lists; others take the plain cache of `prefill.py`.
 """
 
 import inspect
@@ -15,18 +15,16 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
 
+from drift.model.family import objection
 from drift.model.policy import without_adapter
 from drift.score.attention import refuse_other_arithmetic
 
 NAME = "banded_replies"
-KINDS = {"llama", "qwen2"}
 
 
-def supports(model: Any) -> bool:
-    """Whether the model's attention is known to be plain: no window, no soft cap."""
-    config = model.config
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return config.model_type in KINDS and layers == {"full_attention"}
+def supports(model: Any, longest: int) -> bool:
+    """Whether bands are known to give the model's numbers for prompts and replies of up to `longest` tokens together."""
+    return objection(model.config, "banded_decoding", longest=longest) is None
 
 
 def saves(prompts: Sequence[Sequence[int]]) -> bool:
@@ -107,6 +105,11 @@ class ReplyLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         return self.length
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row so far."""
+        return max(band.bias.shape[3] for band in self.bands) + self.length
+
     def shrink(self, num_rows: int, holes: Tensor, movers: Tensor) -> None:
         """As the plain layer's."""
         for buffer in (self.own_keys, self.own_values):
@@ -145,7 +148,7 @@ class Replies:
 
 def attend(module: Any, query: Tensor, layer: Any, _: Any, mask: Any, *, scaling: float, **rest: Any) -> tuple[Tensor, None]:
     """The attention function that transformers calls: `(B, H, 1, D)` queries and a ReplyLayer to `(B, 1, H, D)`."""
-    refuse_other_arithmetic(rest)
+    refuse_other_arithmetic(rest, layer.longest)
     num, heads, _, size = query.shape
     keys, values = layer.own_keys[:, :, : layer.length], layer.own_values[:, :, : layer.length]
     grouped = query.view(num, keys.shape[1], -1, size) * scaling  # (B, K, G, D)

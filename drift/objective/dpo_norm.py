@@ -1,0 +1,40 @@
+"""Length-normalised DPO (Tulu 3, arXiv 2411.15124, eq. 6): long replies weigh no more than short ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from drift.errors import UserError
+from drift.objective.pairwise import summed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from drift.objective.batch import Batch, Step
+
+
+def dpo_norm(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """-log sigmoid(beta * margin) of log-ratios per token `(P,)`."""
+    from torch.nn.functional import logsigmoid
+
+    return -logsigmoid(beta * (chosen - rejected))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoNorm:
+    """`beta`: as in DPO, but a margin here is of one token, so it has to be larger."""
+
+    weight: float
+    beta: float
+
+    paired = True
+    mismatched = False
+
+    def check(self) -> None:
+        if not (self.weight > 0 and self.beta > 0):
+            raise UserError("objective.dpo_norm: expected weight and beta above 0.")
+
+    def loss(self, batch: Batch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        return summed(batch, partial(dpo_norm, beta=self.beta), batch.ratios / batch.lengths, self.beta)
