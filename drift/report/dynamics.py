@@ -19,6 +19,7 @@ LABELS = {
     "reward_rejected": "reward, rejected",
     "sigma": "sigma(-margin)",
     "chosen_shift": "chosen_shift (nats a token)",
+    "off": "mean |log-ratio| of a reply (nats)",
     "logp_chosen": "log p, chosen (nats)",
     "logp_rejected": "log p, rejected (nats)",
     "entropy": "entropy (nats)",

@@ -30,7 +30,7 @@ from drift.report.members import (
 from drift.report.state import RUN, Member, RunState, SpentStage
 from drift.report.statistics import Interval, level
 
-CONTAIN_REPLIES = ("feedback", "pairs", "evaluate")  # kinds of stage in whose seconds those of their replies are
+CONTAIN_REPLIES = ("feedback", "examples", "evaluate")  # kinds of stage in whose seconds those of their replies are
 Runs = Mapping[str, Sequence[RunState]]
 
 

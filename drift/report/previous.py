@@ -22,6 +22,8 @@ def upgraded(state: Any) -> Any:
     new = EMPTY | state | {"version": VERSION, "evaluations": {EVALUATION: state.get("meanings", {})}}
     if isinstance(points := state.get("points"), list):
         new["points"] = [_point(point) for point in points]
+    if isinstance(stages := state.get("stages"), list):
+        new["stages"] = [s | {"name": "examples"} if isinstance(s, dict) and s.get("name") == "pairs" else s for s in stages]
     return new
 
 
