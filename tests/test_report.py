@@ -554,7 +554,11 @@ def test_a_run_of_the_version_before_has_its_report(tmp_path):
     assert headline(start).metrics["request met"].value == 0.75 and len(headline(start).metrics["utility"].per_item) == 8
     text = html.run_report(tmp_path / "run").read_text()
     assert "is left out" not in text and "drift: after iteration 1, utility shows no significant difference" in text
-    assert "6 candidates, 6 used" in text and "examples (with their replies)" in text and "share of test prompts whose request is met" in text
+    assert (
+        "6 candidates, 6 used" in text
+        and "examples (with their replies)" in text
+        and "share of test prompts whose request is met" in text
+    )
     assert {item["kind"] for item in shown_in(tmp_path / "run")} == {"evaluation", "training"}
     sides = [remark for item in shown_in(tmp_path / "run") if item["kind"] == "training" for *_, remark, _ in item["replies"]]
     assert sides == ["good"] * 6  # what was sampled; the logged reply is above it
