@@ -13,14 +13,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from drift import stop
-from drift.config import build, explain
+from drift.config import CONF, build, explain
 from drift.console import say, visible
 from drift.errors import CANT_WRITE, UserError
 from drift.folders import owned
 from drift.masking import mask
 from drift.overrides import quote_paths
-
-CONF = Path(__file__).resolve().parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -31,7 +29,7 @@ def main(config: DictConfig) -> None:
     folder, sweep = Path(settings.runtime.output_dir), "MULTIRUN" in str(settings.mode)
     mine: Path | None = None
     try:
-        run = build(config)
+        run = build(config, settings.overrides.task)
         from drift import job
 
         text = mask(OmegaConf.to_yaml(config, resolve=True))

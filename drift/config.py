@@ -9,15 +9,19 @@ import inspect
 import math
 import types
 import typing
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from drift import chosen
 from drift.errors import UserError, nearest
 from drift.overrides import unreadable
 
+HERE = Path(__file__).resolve().parent
+CONF = next(at for at in (HERE / "conf", HERE.parent / "conf") if at.is_dir())  # in an installed wheel; in a clone
 EVERY_KEY = "python run.py --cfg job shows every key."
 OF_DEVICES = ("devices", "device", "gpus", "gpu", "num_gpus", "accelerator", "num_nodes", "nodes", "world_size", "strategy")
 DEVICES = (
@@ -43,22 +47,40 @@ PLUGINS = {
 }
 
 
-def build(config: DictConfig) -> Any:
-    """The checked `Run` of a composed config; raises UserError naming the key, what was expected and what to do."""
+DEFAULT = {"objective": "[dpo,nll]", "evaluation": "[deployment]"}
+
+
+def build(config: DictConfig, given: Sequence[str] = ()) -> Any:
+    """The checked `Run` of a composed config; raises UserError naming the key, what was expected and what to do. `given`: the
+    overrides that the user gave. Takes out of the config what an experiment sets for parts that are not there."""
     from hydra.utils import instantiate
 
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} has no value yet. Give one: {missing[0]}=VALUE.")
+    for group in ("objective", "evaluation"):
+        if not config.get(group):
+            raise UserError(f"{group}=[]: at least one {group} is needed. The default is {group}={DEFAULT[group]}.")
+    chosen.leave_out(config, given, CONF)
     check_node(config, "")
     run = instantiate(config, _convert_="all")
-    parts = [getattr(run, item.name) for item in fields(run)]
-    named = [inner for part in parts if isinstance(part, dict) for inner in part.values()]
-    for part in (run, *parts, *named):
+    chosen.refuse(run, given)
+    for part in parts(run):
         if hasattr(part, "check"):
             part.check()
     check_together(run)
     return run
+
+
+def parts(part: Any) -> Iterator[Any]:
+    """A part and all parts in it, the outer ones first."""
+    if is_dataclass(part):
+        yield part
+        for item in fields(part):
+            yield from parts(getattr(part, item.name))
+    elif isinstance(part, list | tuple | dict):
+        for item in part.values() if isinstance(part, dict) else part:
+            yield from parts(item)
 
 
 def check_together(run: Any) -> None:
@@ -71,8 +93,6 @@ def check_together(run: Any) -> None:
             f"warmup_epochs={run.warmup_epochs} learns from complaints with a second try that satisfied, which this deployment "
             "does not collect. Add data.second_tries=true, or set warmup_epochs=0."
         )
-    if not run.objective:
-        raise UserError("objective=[]: nothing would be learnt. Expected one at least: objective=[dpo,nll].")
     compares = [name for name, objective in run.objective.items() if objective.paired]
     if compares and not run.method.paired:
         raise UserError(
@@ -182,9 +202,9 @@ def explain(error: Exception, conf: Path) -> str:
     text = str(error.__cause__ or error)
     if "is not in struct" in text:
         wrong = text.split("full_key: ")[1].splitlines()[0].strip()
-        known, group = all_keys(conf), wrong.partition(".")[0]
-        hint = f" It belongs to another option of {group} than the one chosen." if wrong in known else nearest(wrong, known)
-        return f"Unknown key {wrong}.{DEVICES if wrong.rpartition('.')[2] in OF_DEVICES else hint} ({EVERY_KEY})"
+        typed = str(error).split("'")[1] if "Could not override '" in str(error) else wrong
+        hint = DEVICES if typed.rpartition(".")[2] in OF_DEVICES else chosen.belongs(wrong, conf) or nearest(typed, all_keys(conf))
+        return f"Unknown key {typed}.{hint} ({EVERY_KEY})"
     if "Could not find" in str(error):
         name = str(error).split("Could not find '")[1].split("'")[0]
         group, _, option = name.rpartition("/")
@@ -196,6 +216,8 @@ def explain(error: Exception, conf: Path) -> str:
     if "Could not override" in str(error):
         name = str(error).split("'")[1].split("@")[0]
         known = [*all_keys(conf), *(f.name for f in conf.iterdir() if f.is_dir())]
+        if place := chosen.belongs(name, conf):
+            return f"Unknown key {name}.{place} ({EVERY_KEY})"
         hint = DEVICES if name.rpartition(".")[2] in OF_DEVICES else nearest(name, known)
         return f"{str(error).splitlines()[0].rstrip('.')}.{hint} ({EVERY_KEY})"
     return unreadable(error)

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from drift import quiet, stop
+from drift import chosen, quiet, stop
+from drift.config import CONF
 from drift.console import say
 from drift.journal import Journal
 from drift.loop import Run, execute
@@ -29,7 +30,9 @@ def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
         "judge": judge.label if (judge := getattr(run.method, "judge", None)) else "none",
     }
     say(", ".join(f"{name} {value}" for name, value in (title | notes).items()))
-    for note in unusual(run):
+    choices = hydra.runtime.choices
+    notes_of = chosen.suited(choices["model"], choices.get("experiment"), CONF)
+    for note in (*unusual(run), *chosen.idle(run, hydra.overrides.task), *notes_of):
         say(f"Note: {note}")
     kept = Journal(folder, title, notes, run.store, run.logger, run.alarms)
     error: BaseException | None = None

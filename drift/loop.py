@@ -17,7 +17,6 @@ from drift.console import say
 from drift.engine.ask import Ask
 from drift.errors import UserError
 from drift.examples.filters import Filters
-from drift.examples.guidance import Guidance
 from drift.identity import identity, named
 from drift.intake.collected import nothing
 from drift.intake.intake import Intake, contents
@@ -54,8 +53,6 @@ class Run:
     intake: Intake
     mine: Any
     sampler: Any
-    guidance: Guidance
-    judge: Any
     train: Train
     objective: dict[str, Any]
     evaluation: Any

@@ -66,8 +66,9 @@ class Method(Protocol):
 
 
 class Judge(Protocol):
-    """Scores replies. `needs_truth`: it can judge records with a known truth only (`data.knows_truth`). `group_size`: how many
-    items it gets at once, which is also what a kill can cost. `label`: what reports call it."""
+    """Scores replies. Its yaml begins with `# @package method.judge`, which is where a method has it. `needs_truth`: it can judge
+    records with a known truth only (`data.knows_truth`). `group_size`: how many items it gets at once, which is also what a kill
+    can cost. `label`: what reports call it."""
 
     needs_truth: ClassVar[bool]
 
@@ -165,10 +166,12 @@ class Evaluation(Protocol):
 
 class Source(Protocol):
     """A data set. One that asks users of a policy (`uses_policy`) has `collect(ask)`; a log is read by `parse`, row by row, and
-    goes through drift/intake. `knows_truth`: its records have a `truth` that a verifier can check. `system`: the system
-    message it sends, or None."""
+    goes through drift/intake. `gives_records`: its records are finished, so that no miner judges them and the intake only chooses
+    among them. `knows_truth`: its records have a `truth` that a verifier can check. `system`: the system message it sends, or
+    None."""
 
     uses_policy: ClassVar[bool]
+    gives_records: ClassVar[bool]
     knows_truth: ClassVar[bool]
 
     def key(self) -> dict[str, Any]: ...

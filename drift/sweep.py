@@ -8,14 +8,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from drift.config import build
+from drift.config import CONF, build, explain
 from drift.errors import UserError, writable
 from drift.folders import owned
 from drift.masking import mask
 
+APART = (
+    "\nOther members are right. A sweep gives its settings to every member: start those that take others as runs in one folder "
+    "(hydra.run.dir=FOLDER/NAME), and `python -m drift report FOLDER` compares them."
+)
 _folder = ExitStack()  # held until the sweep ends; not in the callback, which launchers send to other processes
 
 
@@ -80,10 +85,16 @@ def _checked(config: DictConfig, name: str) -> Iterator[str]:
     wanted = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = parser.parse_overrides([*wanted, *config.hydra.overrides.task])
+    right, wrong = [], []
     for member in BasicSweeper.split_arguments(overrides, None)[0]:
         try:
             composed = compose(name, overrides=list(member))
-            build(composed)
-        except UserError as error:
-            sys.exit(f"\n{error}\nIn the member {mask(' '.join(member))}; nothing was begun.")
-        yield OmegaConf.to_yaml(composed, resolve=True)
+            build(composed, member)
+            right.append(OmegaConf.to_yaml(composed, resolve=True))
+        except (UserError, HydraException) as error:
+            wrong.append((error, mask(" ".join(member))))
+    if wrong:
+        error, member = wrong[0]
+        text = explain(error, CONF) if isinstance(error, HydraException) else error
+        sys.exit(f"\n{text}\nIn the member {member}; nothing was begun.{APART if right else ''}")
+    yield from right

@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT, command, compose, feedback_file
 from hydra.errors import HydraException
 
-from drift.config import build, explain
+from drift import chosen
+from drift.config import CONF, build, explain
 from drift.errors import UserError, memory_advice, nearest, need_package
 
 WRONG = [
@@ -43,7 +44,7 @@ WRONG = [
     (["method=iterdpo", "method.num_samples=1"], "ranking needs at least 2"),
     (["previous_share=1"], "below 1"),
     (["data=jsonl", f"data.path={ROOT}/experiments/miner/labels.jsonl", "refresh_log=true"], "expected data=deployment"),
-    (["guidance.share=2"], "guidance.share=2"),
+    (["method.guidance.share=2"], "method.guidance.share=2"),
     (["filters.copied_words=0"], "expected at least 1"),
     (["evaluation.num_prompts=100000"], "too few topics"),
     (["warmup_epochs=3"], "Add data.second_tries=true, or set warmup_epochs=0"),
@@ -55,6 +56,58 @@ def test_wrong_settings_are_refused_with_what_to_do(overrides, message, monkeypa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match=message):
         build(compose(*overrides))
+
+
+NOT_TAKEN = [  # (command line, what is said)
+    ("method=spin method.guidance.share=1", "method.guidance.share. It goes with method=drift, iterdpo or random_logged, not with"),
+    ("method.judge.noise=0", "^Unknown key method.judge.noise. It goes with method=iterdpo, not with the option of method that is"),
+    ("judge.noise=0", "^Unknown key judge.noise. A judge goes with method=iterdpo, and its settings are method.judge"),
+    ("judge=verifier", "^Unknown key judge. A judge goes with method=iterdpo"),
+    ("method=iterdpo judge=verifyer", "Did you mean verifier"),
+    ("guidance.share=1", "Did you mean method.guidance.share"),
+    ("train=full train.adapter.rank=8", "It goes with train=lora or qlora"),
+    ("model.path=x", "It goes with model=pretrained, qwen2.5-0.5b-instruct, "),
+    ("logger.project=x", "It goes with logger=wandb"),
+    ("mine=rules", "mine has no effect on this data set"),
+    ("mine.dsat_threshold=0.5", "mine.dsat_threshold has no effect on this data set. .* It is for data=messages, sharegpt"),
+    ("data=records data.path=LOG intake.redact=true", "intake.redact has no effect on this data set. It reads finished records"),
+    ("data=records data.path=LOG mine=cascade mine.endpoint.url=http://localhost mine.endpoint.model=m", "mine has no effect"),
+    ("experiment=paper-7b model=tiny method=spin method.guidance.share=0.5", "It goes with method=drift, iterdpo or random_logged"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), NOT_TAKEN, ids=[given for given, _ in NOT_TAKEN])
+def test_a_setting_that_the_chosen_parts_do_not_take_is_refused_like_a_typo(given, message, tmp_path):
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    overrides = given.replace("LOG", f"{tmp_path}/log.jsonl").split()
+    with pytest.raises((HydraException, UserError)) as refused:
+        build(compose(*overrides), overrides)
+    said = explain(refused.value, ROOT / "conf") if isinstance(refused.value, HydraException) else str(refused.value)
+    assert re.search(message, said) and len(said) < 400, said
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "method=iterdpo judge=verifier method.judge.noise=0 method.guidance.share=1",
+        "intake.leakage=keep",
+        "data=records data.path=LOG intake.max_records=4 intake.seed=1",
+        "data=messages data.path=LOG intake.redact=true mine=rules",
+    ],
+)
+def test_what_the_chosen_parts_take_is_taken(given, tmp_path):
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    overrides = given.replace("LOG", f"{tmp_path}/log.jsonl").split()
+    build(compose(*overrides), overrides)
+
+
+@pytest.mark.parametrize("method", ["drift", "spin", "iterdpo"])
+def test_an_experiment_sets_what_the_chosen_method_takes_and_leaves_out_the_rest(method):
+    """SPIN has no guidance: it goes without, though the experiment sets one."""
+    config = compose("experiment=paper-7b", "model=tiny", "data.second_tries=true", f"method={method}")
+    run = build(config)
+    assert (run.train.adapter, run.warmup_epochs, run.pairs_per_iteration, run.sampler.max_new_tokens) == (None, 3, None, 512)
+    assert config.method.get("guidance", {}).get("share") == (None if method == "spin" else 1.0)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +158,35 @@ def test_settings_that_nobody_may_have_meant_are_said(overrides, message):
     assert len(notes) == 1 and notes[0].startswith(message) if message else notes == []
 
 
+ONE = ["iterations=1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (ONE, None),
+        (["iterations=2", "previous_share=0.5"], None),
+        ([*ONE, "previous_share=0.5"], "previous_share changes nothing: there is one iteration."),
+        ([*ONE, "train.rate_decay=0.5"], "train.rate_decay changes nothing"),
+        ([*ONE, "refresh_log=true"], "refresh_log changes nothing"),
+        ([*ONE, "reference=start"], "reference changes nothing"),
+        (["pairs_per_iteration=null", "method.rounds=8"], "method.rounds changes nothing: pairs_per_iteration=null goes through"),
+        (["pairs_per_iteration=null"], None),
+        (["data.second_tries=true"], "data.second_tries changes the log only"),
+        (["data.second_tries=false"], None),
+    ],
+)
+def test_a_setting_that_changes_nothing_in_this_run_is_noted(given, message):
+    notes = chosen.idle(build(compose(*given), given), given)
+    assert len(notes) == 1 and notes[0].startswith(message) if message else notes == []
+
+
+def test_a_model_with_settings_of_its_own_says_which_experiment_has_them():
+    note = "the default settings suit a small model; experiment=paper-7b has those for model=qwen2.5-7b-instruct."
+    assert chosen.suited("qwen2.5-7b-instruct", None, CONF) == [note]
+    assert chosen.suited("qwen2.5-7b-instruct", "paper-7b", CONF) == chosen.suited("tiny", None, CONF) == []
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
@@ -114,8 +196,9 @@ def test_settings_that_nobody_may_have_meant_are_said(overrides, message):
         ("modle=tiny", "Did you mean model?"),
         ("objective.dpo.beta=x", "expected a number"),
         ("method=sft objective=[dpo]", "objective=dpo compares two replies to a prompt, and this method makes examples with one"),
-        ("objective=[]", "objective=[]: nothing would be learnt"),
-        ("data=jsonl data.path=x data.num_prompts=8", "It belongs to another option of data than the one chosen"),
+        ("objective=[]", "objective=[]: at least one objective is needed. The default is objective=[dpo,nll]."),
+        ("data=jsonl data.path=x data.num_prompts=8", "It goes with data=deployment, not with the option of data that is chosen"),
+        ("intake.redact=true", "intake.redact has no effect on this data set. Simulated users say what they think"),
     ],
 )
 def test_the_command_line_says_it_in_a_line_and_leaves_no_folder(argument, message, tmp_path):
@@ -136,12 +219,21 @@ def test_a_sweep_with_a_wrong_member_begins_nothing(cache, tmp_path):
     assert not (tmp_path / "store").exists() and not (tmp_path / "study").exists()
 
 
+def test_a_sweep_whose_setting_one_member_does_not_take_begins_nothing_and_says_how(tmp_path):
+    sweep = ["-m", "model=tiny", "method=drift,spin", f"store.dir={tmp_path}/store", f"hydra.sweep.dir={tmp_path}/study"]
+    done = command(*sweep, "method.guidance.share=1")
+    assert done.returncode == 1 and "Traceback" not in done.stderr and done.stdout == ""
+    assert "It goes with method=drift, iterdpo or random_logged" in done.stderr and "Other members are right." in done.stderr
+    assert "In the member model=tiny method=spin" in done.stderr and "nothing was begun" in done.stderr
+    assert "hydra.run.dir=FOLDER/NAME" in done.stderr and not list(tmp_path.iterdir())
+
+
 def test_help_lists_choices_and_usage():
     done = command("--help")
     assert done.returncode == 0
     for text in (
         "python run.py -m method=drift,spin,iterdpo",
-        "method: drift, iterdpo, random_logged, spin",
+        "method: drift, iterdpo, random_logged, sft, spin, unpaired",
         "pairs_per_iteration",
     ):
         assert text in done.stdout

@@ -9,28 +9,61 @@ import pytest
 from conftest import ROOT, compose
 from omegaconf import OmegaConf
 
+from drift import chosen
+
 CONF = ROOT / "conf"
 OPTIONS = sorted(file for file in CONF.glob("*/*.yaml") if file.parent.name not in ("experiment",))
+STUDIES = {"paper-0.5b": "paper", "paper-7b": "paper", "paper-14b": "paper"}  # experiments that share a folder
 
 
 @pytest.mark.parametrize("file", OPTIONS, ids=lambda file: f"{file.parent.name}={file.stem}")
 def test_every_option_composes_and_its_target_lies_in_the_mirrored_package(file):
     group = file.parent.name
-    config = compose(f"{group}={file.stem}")
-    target = config[group]["_target_"]
+    config = compose(*chosen.bringers(group, CONF)[:1], f"{group}={file.stem}")
+    part = config[group] if group in config else config.method[group]
+    part = part if "_target_" in part else part[file.stem]  # of a group whose options are chosen as a list
+    target = part["_target_"]
     module, _, name = target.rpartition(".")
     assert hasattr(importlib.import_module(module), name)
     assert module.startswith(f"drift.{group}."), target
-    if group in ("method", "data", "sampler", "judge", "evaluation", "logger"):
+    if group in ("method", "data", "sampler", "judge", "objective", "evaluation", "logger"):
         assert module == f"drift.{group}.{file.stem}"
-    for part in targets(config[group]):
-        assert_no_default(part)
+    for found in targets(part):
+        assert_no_default(found)
 
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("experiment/*.yaml")), ids=lambda file: file.stem)
 def test_every_experiment_composes_and_has_its_study_folder(file):
     assert compose(f"experiment={file.stem}").seed is not None
-    assert (ROOT / "experiments" / file.stem / "README.md").is_file()
+    page = ROOT / "experiments" / STUDIES.get(file.stem, file.stem) / "README.md"
+    assert f"experiment={file.stem}" in page.read_text()
+
+
+def test_a_model_option_chooses_a_model_and_nothing_else():
+    rest = {key: value for key, value in compose().items() if key != "model"}
+    for file in CONF.glob("model/*.yaml"):
+        assert "@package" not in file.read_text() and "defaults" not in OmegaConf.load(file)
+        assert {key: value for key, value in compose(f"model={file.stem}").items() if key != "model"} == rest
+
+
+def test_no_two_options_of_train_set_the_same_value():
+    """What they share stands in conf/train.yaml, once."""
+    options = {file.stem: OmegaConf.load(file) for file in CONF.glob("train/*.yaml")}
+    base = OmegaConf.load(CONF / "train.yaml")
+    assert [str(options[name].defaults[0]) for name in ("lora", "full", "qlora")] == ["/train@_here_", "/train@_here_", "lora"]
+    for name, option in options.items():
+        assert not [key for key in option if key in base], name
+    shared = [key for key in options["lora"] if key != "defaults" and options["lora"][key] == options["full"].get(key)]
+    assert shared == []
+
+
+@pytest.mark.parametrize("name", ["config", "guidance", "train", "train/lora", "train/full", "train/qlora", "sampler/transformers"])
+def test_every_key_is_explained_where_it_is_set(name):
+    """Those of `hydra` are Hydra's own."""
+    text = (CONF / f"{name}.yaml").read_text().partition("\nhydra:")[0]
+    lines = [line for line in text.splitlines() if re.match(r" *(- )?\w+: *\S", line)]
+    bare = [line for line in lines if "#" not in line and not re.match(r" *(_target_:|- override hydra)", line)]
+    assert lines and bare == []
 
 
 def test_only_methods_and_their_configs_know_a_methods_name():

@@ -26,8 +26,8 @@ TABLE = {
     "previous_share=0.5": set(),  # nothing before the first iteration
     "refresh_log=false": set(),  # from the second iteration on
     "reference=start": set(),  # the same policy in the first iteration
-    "guidance.share=1": PAIRS,
-    "guidance.instruction=Again": {"examples"},  # unused at share 0: the same pairs come out
+    "method.guidance.share=1": PAIRS,
+    "method.guidance.instruction=Again": {"examples"},  # unused at share 0: the same pairs come out
     "filters.copied_words=9": {"examples"},
     "filters.echo=drop": {"examples"},
     "filters.truncated=drop": PAIRS,
@@ -35,8 +35,6 @@ TABLE = {
     "store.verify=true": set(),
     "store.lease_seconds=9": set(),
     "method.rounds=5": {"examples"},
-    "judge.noise=0.1": set(),  # this method asks no judge
-    "judge.seed=1": set(),
     "sampler.temperature=1.1": ALL,
     "sampler.top_p=0.5": ALL,
     "sampler.max_new_tokens=7": ALL,
@@ -132,11 +130,14 @@ def warm(cache, tmp_path_factory):
     return folder / "store", overrides
 
 
-JUDGED = {"judge.seed=1": PAIRS, "judge.noise=0.1": {"examples"}}  # replies that are all wrong have the noise's order at any scale
+JUDGED = {
+    "method.judge.seed=1": PAIRS,
+    "method.judge.noise=0.1": {"examples"},
+}  # replies that are all wrong have the noise's order at any scale
 
 
 def test_a_judge_belongs_to_the_pairs_of_the_method_that_asks_it(warm, tmp_path):
-    """Of IterDPO, whose samples it ranks; DRIFT's pairs know of no judge (see the table)."""
+    """Of IterDPO, whose samples it ranks; DRIFT takes none: tests/test_config.py."""
     store, overrides = warm
     shutil.copytree(store, tmp_path / "store")
     common = [*(item for item in overrides if not item.startswith("store.dir")), "method=iterdpo", f"store.dir={tmp_path}/store"]

@@ -88,7 +88,7 @@ def test_without_a_number_of_pairs_to_reach_every_record_is_gone_through_once(na
 
 def test_a_paper_size_model_goes_through_its_records_once():
     for size in ("0.5b", "7b", "14b"):
-        config = compose(f"model=qwen2.5-{size}-instruct")
+        config = compose(f"experiment=paper-{size}")
         assert config.pairs_per_iteration is None and one_pass(instantiate(config.method)).rounds == 1
 
 

@@ -111,9 +111,9 @@ def test_what_is_no_name_of_a_file_stays_as_it_is(tmp_path, monkeypatch):
 
 def test_a_value_that_hydra_cannot_read_is_refused_with_the_quotes_that_it_needs():
     with pytest.raises(UserError) as refused:
-        compose(["guidance.instruction=Try again (please)!"])
+        compose(["method.guidance.instruction=Try again (please)!"])
     quoted = shlex.split(str(refused.value).rpartition("for Hydra: ")[2])
-    assert quoted == ["guidance.instruction='Try again (please)!'"] and read(*quoted) == "Try again (please)!"
+    assert quoted == ["method.guidance.instruction='Try again (please)!'"] and read(*quoted) == "Try again (please)!"
     with pytest.raises(UserError, match="foo is no setting. Expected the form key=value."):
         compose(["foo"])
     assert explain(ValueError("as it is"), ROOT / "conf") == "as it is"

@@ -76,7 +76,7 @@ def test_the_same_run_again_computes_nothing(cache, tmp_path):
         ["method=drift", "reference=start"],
         ["method=spin", "previous_share=0.5", "train=full", "train.learning_rate=1e-4", "train.gradient_checkpointing=false"],
         ["method=drift", "train=full", "train.learning_rate=1e-4", "train.precision=bfloat16"],
-        ["method=drift", "train.precision=bfloat16", "sampler.precision=bfloat16", "guidance.share=1"],
+        ["method=drift", "train.precision=bfloat16", "sampler.precision=bfloat16", "method.guidance.share=1"],
     ],
     ids=["reference-start", "spin-full-mixed", "full-bf16", "lora-bf16-guided"],
 )
@@ -121,16 +121,31 @@ def test_a_refreshed_log_is_what_users_say_to_the_policy_of_the_iteration_before
     assert shown == {text for _, text in rejected}
 
 
-def test_the_warm_start_is_a_stage_before_the_first_iteration(cache, tmp_path):
-    log = feedback_file(tmp_path / "log.jsonl", dsat=12, sat=6)
+def second_tries(path):
+    """A log in which some complaints were answered by a reply that satisfied."""
+    log = feedback_file(path, dsat=12, sat=6)
     seed = {"prompt": [{"role": "user", "content": "Which?"}], "rejected": [{"content": "bad"}], "chosen": [{"content": "good"}]}
     rows = [seed | {"prompt": [{"role": "user", "content": f"Which {i}?"}]} for i in range(8)]
     log.write_text(log.read_text() + "".join(json.dumps(row) + "\n" for row in rows))
+    return log
+
+
+def test_the_warm_start_is_a_stage_before_the_first_iteration(cache, tmp_path):
+    log = second_tries(tmp_path / "log.jsonl")
     state = perform(tmp_path / "run", *settings(cache, log, tmp_path / "store"), "warmup_epochs=2", "iterations=1")
     names = [point["name"] for point in state["points"]]
     warm = state["points"][1]
     assert names == ["start", "warm start", "iteration 1"]
     assert warm["examples"] >= 4 and warm["steps"] == 2 * -(-warm["examples"] // 2) and warm["generated_tokens"] == 0
+
+
+def test_the_papers_settings_go_through_a_whole_run(cache, tmp_path):
+    common = settings(cache, second_tries(tmp_path / "log.jsonl"), tmp_path / "store")
+    state = perform(tmp_path / "run", "experiment=paper-0.5b", *common, "pairs_per_iteration=null", "iterations=1")
+    _, warm, trained = state["points"]
+    assert (warm["name"], warm["steps"]) == ("warm start", 3 * -(-warm["examples"] // 2))
+    assert trained["examples"] == trained["counts"]["used"]
+    assert not (tmp_path / "run/iteration_1/policy/adapter_config.json").exists()
 
 
 def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
@@ -165,7 +180,7 @@ def test_a_member_that_fails_is_named_and_the_others_finish(cache, tmp_path):
     log = feedback_file(tmp_path / "log.jsonl", dsat=8, sat=0)
     rows = settings(cache, log, tmp_path / "store")
     done = command("-m", "method=spin,drift", *rows, "iterations=1", f"hydra.sweep.dir={tmp_path}/study")
-    assert done.returncode == 1 and "The method made no usable pair" in done.stdout and "1 of 2 members failed" in done.stderr
+    assert done.returncode == 1 and "The method made no usable example" in done.stdout and "1 of 2 members failed" in done.stderr
     assert "Traceback" not in done.stderr and "Error executing job" not in done.stderr
     text = (tmp_path / "study" / "report.html").read_text()
     assert "spin failed: UserError" in text and "drift: after iteration 1, log-prob lost per disliked token" in text

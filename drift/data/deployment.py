@@ -46,6 +46,7 @@ class Deployment:
 
     knows_truth = True
     uses_policy = True
+    gives_records = True
 
     def check(self) -> None:
         if self.num_prompts < 8:

@@ -38,6 +38,7 @@ class Jsonl:
     version = 3
     knows_truth = False
     uses_policy = False
+    gives_records = False
 
     def check(self) -> None:
         self.files()

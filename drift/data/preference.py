@@ -46,6 +46,7 @@ class Preference:
     version = 2
     knows_truth = False
     uses_policy = False
+    gives_records = False
 
     def check(self) -> None:
         self.files()

@@ -34,6 +34,7 @@ class Records:
     version = 2
     knows_truth = False
     uses_policy = False
+    gives_records = True
 
     def check(self) -> None:
         self.files()

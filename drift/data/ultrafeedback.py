@@ -35,6 +35,7 @@ class UltraFeedback:
     version = 2
     knows_truth = False
     uses_policy = False
+    gives_records = False
 
     def check(self) -> None:
         self.files()

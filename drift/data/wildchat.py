@@ -34,6 +34,7 @@ class WildChat:
     version = 2
     knows_truth = False
     uses_policy = False
+    gives_records = False
 
     def check(self) -> None:
         self.files()

@@ -32,6 +32,7 @@ class WildFeedback:
     version = 2
     knows_truth = False
     uses_policy = False
+    gives_records = False
 
     def check(self) -> None:
         self.files()

@@ -20,7 +20,7 @@ class Guidance:
 
     def check(self) -> None:
         if not 0 <= self.share <= 1:
-            raise UserError(f"guidance.share={self.share}: expected 0 (never) to 1 (always).")
+            raise UserError(f"method.guidance.share={self.share}: expected 0 (never) to 1 (always).")
 
     def prompts(self, record: Record, count: int) -> list[Prompt]:
         """`count` prompts of which the share is guided; a share that does not divide is rounded by chance, fixed by content."""

@@ -24,7 +24,7 @@ class Verifier:
 
     def check(self) -> None:
         if self.noise < 0:
-            raise UserError(f"judge.noise={self.noise}: expected 0 (oracle) or more.")
+            raise UserError(f"method.judge.noise={self.noise}: expected 0 (oracle) or more.")
 
     @property
     def label(self) -> str:

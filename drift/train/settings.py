@@ -12,17 +12,7 @@ from drift.train.lora import Lora
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """How a policy is trained. `epochs`: over an iteration's pairs.
-    `pairs_per_step`: pairs of one optimiser step. `rows`: shared computes a prompt once for its replies and pads nothing (for the
-    models that model/family.py lists); padded is the plain way for any model, and the oracle. `tokens_per_batch`: about so many are
-    in memory at once (does not change the result beyond rounding). `pair_order`: by_prompt brings pairs of one prompt together,
-    which shared rows gain from. `frozen_cache_gib`: what the layers below an adapter put out is kept from the reference pass if it
-    fits.
-    `warmup_share`: of the steps; the rate then falls linearly to `final_rate_share` of itself. `rate_decay`: an iteration's rate
-    as a share of the rate of the iteration before.
-    `parameters`: number format of the trained weights themselves: bfloat16 halves their memory and loses small updates.
-    `max_tokens`: records whose prompt and reply (or room for a fresh one) are longer are not used. `signal_every`: steps from one
-    measurement of the pairs' single gradients to the next (see signal.py). `adapter`: null trains all weights."""
+    """How a policy is trained. What each setting means, and its unit, is said in conf/train.yaml and conf/train/*.yaml."""
 
     learning_rate: float
     optimizer: Literal["adamw", "adamw_8bit", "rmsprop"]

@@ -137,7 +137,7 @@ def tested(folder: Path, choice: dict[str, list[str]]) -> dict[str, list[Cell]]:
     return {
         "test": [Cell(folder, "test", arm, overrides, TEST_SEEDS) for arm, overrides in chosen.items()],
         "long": [Cell(folder, "long", arm, [*chosen[arm], "iterations=5"], FEW) for arm in ("DRIFT", "SPIN")],
-        "guided": [Cell(folder, "guided", "DRIFT-guided", [*drift, "guidance.share=1"], TWO)],
+        "guided": [Cell(folder, "guided", "DRIFT-guided", [*drift, "method.guidance.share=1"], TWO)],
         "calm": [Cell(folder, "calm", name, _with([*drift, "iterations=4"], changes), TWO) for name, changes in CALM.items()],
     }
 

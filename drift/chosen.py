@@ -1,0 +1,171 @@
+"""Settings that the chosen parts do not take: refused where the user gave them, left out where an experiment did; and what is
+taken and changes nothing, which is noted.
+
+`given`: what was said on the command line, as Hydra's overrides ("method=spin", "+data.seed=1"). What a yaml file sets is a
+default, and a default that the other choices do not need is no mistake.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from drift.errors import UserError
+
+LOGS = "data=messages, sharegpt and the like"
+
+
+def names(given: Sequence[str]) -> list[str]:
+    """The keys of overrides."""
+    return [item.lstrip("+~").partition("=")[0].partition("@")[0] for item in given]
+
+
+def said(setting: str, given: Sequence[str]) -> str | None:
+    """The key among `given` that is this setting or lies in this group of settings."""
+    return next((name for name in names(given) if name == setting or name.startswith(f"{setting}.")), None)
+
+
+def options(group: str, conf: Path) -> list[str]:
+    return sorted(file.stem for file in (conf / group).glob("*.yaml"))
+
+
+def takers(key: str, conf: Path) -> list[str]:
+    """The options of its config group with which a key exists: method.guidance -> ["drift", "iterdpo", …]."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    group, _, below = key.partition(".")
+    name = below.rpartition(".")[2]
+    likely = [option for option in options(group, conf) if name and name in _text(group, option, conf)]
+    kept = GlobalHydra.instance().hydra  # a sweep that is being checked goes on with it
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        found = [option for option in likely if _has(compose("config", [f"{group}={option}"]), key)]
+    GlobalHydra.instance().hydra = kept
+    return found
+
+
+def _text(group: str, option: str, conf: Path) -> str:
+    """Of an option's yaml and of the options that it is made of."""
+    text = (conf / group / f"{option}.yaml").read_text(encoding="utf-8")
+    return text + "".join(_text(group, other, conf) for other in re.findall(r"(?m)^ +- (\w+)(?:@\S+)?$", text))
+
+
+def _has(config: DictConfig, key: str) -> bool:
+    above, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, above)
+    return isinstance(node, DictConfig) and name in node.keys()  # noqa: SIM118 (`in node` is false for what has no value yet)
+
+
+def bringers(group: str, conf: Path) -> list[str]:
+    """The choices that bring a config group with them: judge -> ["method=iterdpo"]."""
+    brings = re.compile(rf"^ *- /{group}(@\S+)?: ", re.MULTILINE)
+    files = sorted(file for file in conf.glob("*/*.yaml") if brings.search(file.read_text(encoding="utf-8")))
+    return [f"{file.parent.name}={file.stem}" for file in files]
+
+
+def listed(items: Sequence[str]) -> str:
+    return " or ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def belongs(key: str, conf: Path) -> str | None:
+    """Where a key that is not in the composed config would be taken, as a sentence; None: nowhere."""
+    group = key.partition(".")[0]
+    if not (conf / group).is_dir():
+        return None
+    if found := takers(key, conf):
+        return f" It goes with {group}={listed(found)}, not with the option of {group} that is chosen."
+    if found := bringers(group, conf):
+        return f" A {group} goes with {listed(found)}, and its settings are {found[0].partition('=')[0]}.{group}.…"
+    return None
+
+
+def leave_out(config: DictConfig, given: Sequence[str], conf: Path) -> None:
+    """Removes what an experiment sets for a part that the chosen option of a group does not have, where other options do. Raises
+    UserError where the user gave it."""
+    for group in [str(key) for key in config if (conf / str(key)).is_dir()]:
+        node = config[group]
+        if isinstance(node, DictConfig) and "_target_" not in node:
+            _leave_out_options(group, node, given)
+            continue
+        if not isinstance(node, DictConfig):
+            continue
+        for key in set(node) - (_parameters(node["_target_"]) or set(node)):
+            if takers(f"{group}.{key}", conf):
+                if name := said(f"{group}.{key}", given):
+                    raise UserError(f"Unknown key {name}.{belongs(f'{group}.{key}', conf)}")
+                with open_dict(node):
+                    del node[key]
+
+
+def _leave_out_options(group: str, node: DictConfig, given: Sequence[str]) -> None:
+    """The same for a group of which several options may be chosen, as a list: objective=[dpo,nll]."""
+    for option in [str(key) for key in node]:
+        if isinstance(node[option], DictConfig) and "_target_" not in node[option]:
+            if name := said(f"{group}.{option}", given):
+                taken = ",".join(str(key) for key in node)
+                raise UserError(
+                    f"Unknown key {name}: {option} is not among the chosen options of {group}. Add it: {group}=[{taken}]."
+                )
+            with open_dict(node):
+                del node[option]
+
+
+def _parameters(target: str) -> set[Any]:
+    """What a `_target_` takes; nothing, if it can't be imported (that has a message of its own)."""
+    module, _, name = target.rpartition(".")
+    try:
+        return {"_target_", *inspect.signature(getattr(importlib.import_module(module), name)).parameters}
+    except (ImportError, AttributeError, ValueError):
+        return set()
+
+
+def refuse(run: Any, given: Sequence[str]) -> None:
+    """Raises UserError for settings of the miner and of the intake that the chosen data set has no use for."""
+    if run.data.uses_policy:
+        taken, why = {"leakage"}, f"Simulated users say what they think, so there is no log to read. It is for {LOGS}."
+    elif run.data.gives_records:
+        taken = {"leakage", "max_records", "seed"}
+        why = "It reads finished records, which are neither judged nor redacted again. Give it to `python -m drift mine`."
+    else:
+        return
+    for setting in ("mine", *(f"intake.{item.name}" for item in fields(run.intake) if item.name not in taken)):
+        if name := said(setting, given):
+            raise UserError(f"{name} has no effect on this data set. {why}")
+
+
+def idle(run: Any, given: Sequence[str]) -> list[str]:
+    """What was given and changes nothing in this run, as sentences."""
+    once = "nothing: there is one iteration"
+    unused = run.data.uses_policy and run.data.second_tries and not run.warmup_epochs
+    cases: Iterable[tuple[str, bool, str]] = (
+        ("previous_share", run.iterations < 2 and run.previous_share > 0, once),
+        ("refresh_log", run.iterations < 2, once),
+        ("train.rate_decay", run.iterations < 2 and run.train.rate_decay < 1, once),
+        ("reference", run.iterations < 2 and not run.warmup_epochs, "nothing: the one iteration starts from the start model"),
+        ("method.rounds", run.pairs_per_iteration is None, "nothing: pairs_per_iteration=null goes through the records once"),
+        ("intake.seed", not _chooses(run), "nothing: intake.max_records=null takes all"),
+        ("data.second_tries", unused, "the log only: warmup_epochs=0 trains on no second try"),
+    )
+    return [f"{setting} changes {what}." for setting, holds, what in cases if holds and said(setting, given)]
+
+
+def _chooses(run: Any) -> bool:
+    return run.intake.max_records is not None or run.intake.records_per_conversation == "one"
+
+
+def suited(model: str, experiment: str | None, conf: Path) -> list[str]:
+    """A sentence where no experiment was chosen and there is one for the chosen model."""
+    fitting = [
+        file.stem
+        for file in sorted((conf / "experiment").glob("*.yaml"))
+        if re.search(rf"^ *- override /model: {re.escape(model)}$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    if not fitting or experiment is not None:
+        return []
+    return [f"the default settings suit a small model; experiment={listed(fitting)} has those for model={model}."]
