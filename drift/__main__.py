@@ -41,6 +41,7 @@ def dispatch(words: Sequence[str]) -> None:
     report = commands.add_parser("report", help="build the report of a run or a study anew, finished or not")
     report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
     workspace = commands.add_parser("workspace", help="make a workspace in W&B that lays the methods of a project side by side")
+    workspace.add_argument("folder", type=Path, help="the folder of a run, or of a sweep, whose metrics are drawn")
     workspace.add_argument("--entity", required=True, help="user or team")
     workspace.add_argument("--project", default="drift")
     workspace.add_argument("--spec", type=Path, help="write its specification here, and send nothing")
@@ -60,7 +61,7 @@ def dispatch(words: Sequence[str]) -> None:
     elif arguments.command == "workspace":
         from drift.logger import workspace as page
 
-        page.workspace(arguments.entity, arguments.project, arguments.spec)
+        page.workspace(arguments.folder, arguments.entity, arguments.project, arguments.spec)
     elif arguments.command == "mine":
         from drift.intake import mined
 

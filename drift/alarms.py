@@ -7,7 +7,7 @@ Evaluation, against the start model, where the evaluation samples replies: lengt
 perplexity under the start model rises. Every threshold may be null: not watched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import median
 from typing import Any, Literal
@@ -24,7 +24,7 @@ OF_EVALUATION = {
     "perplexity_ratio": "perplexity under start",
 }  # alarm -> the metric that it needs
 TO_DO = {
-    "chosen_fall": "lower train.learning_rate, or raise objective.nll.weight",
+    "chosen_shift": "lower train.learning_rate, or raise objective.nll.weight",
     "entropy_share": "lower train.learning_rate, or raise objective.nll.weight",
     "copied_share": "raise sampler.temperature, or set filters.echo=drop",
     "cut_share": "raise sampler.max_new_tokens, or set filters.truncated=drop",
@@ -39,15 +39,15 @@ TO_DO = {
 
 @dataclass(frozen=True, kw_only=True)
 class Alarms:
-    """`action`: stop ends the run (what is finished stays). `chosen_fall`: nats a token below the reference. `entropy_share`: of
-    the iteration's first steps. `copied_share`: of candidate pairs. `cut_share`: of chosen replies, cut off by the length limit.
-    `cut_excess`: how much more often than rejected ones, as a share of the pairs. `chosen_length_ratio`: median words of the chosen
-    replies to those of the log's.
-    `length_ratio`: longer or shorter than the start model's replies by this factor. `distinct2_share`: of the start model's.
-    `missing_ends`: more than the start model, as a share of replies. `perplexity_ratio`: to the start model's own replies."""
+    """`action`: stop ends the run (what is finished stays). `chosen_shift`: log-probability of a chosen token against the
+    reference, in nats; less raises the alarm. `entropy_share`: of the iteration's first steps. `copied_share`: of candidate pairs.
+    `cut_share`: of chosen replies, cut off by the length limit. `cut_excess`: how much more often than rejected ones, as a share of
+    the pairs. `chosen_length_ratio`: median words of the chosen replies to those of the log's. `length_ratio`: longer or shorter
+    than the start model's replies by this factor. `distinct2_share`: of the start model's. `missing_ends`: more than the start
+    model, as a share of replies. `perplexity_ratio`: to the start model's own replies."""
 
     action: Literal["warn", "stop"]
-    chosen_fall: float | None
+    chosen_shift: float | None
     entropy_share: float | None
     copied_share: float | None
     cut_share: float | None
@@ -68,14 +68,19 @@ class Alarms:
         return [item.name for item in fields(self) if item.name != "action" and getattr(self, item.name) is not None]
 
     def in_training(self, rows: Rows) -> dict[str, str]:
-        """Alarm -> what was seen, in an iteration's steps so far."""
+        """Alarm -> what was measured, in an iteration's steps so far: its first ones and its last ones are looked at."""
         if len(rows) < WINDOW:
             return {}
-        first, now = rows[:WINDOW], rows[-WINDOW:]
-        found, fall, entropy, before = {}, -mean(now, "chosen_shift"), mean(now, "entropy"), mean(first, "entropy")
-        if self.chosen_fall is not None and not fall <= self.chosen_fall:  # written so that NaN raises the alarm
-            found["chosen_fall"] = f"chosen replies lost {fall:.2f} nats a token against the reference"
-        if self.entropy_share is not None and not entropy >= self.entropy_share * before:
+        found = {}
+        now, before = rows[-WINDOW:], mean(rows[:WINDOW], "entropy")
+        shift, entropy = mean(now, "chosen_shift"), mean(now, "entropy")
+        limit, share = self.chosen_shift, self.entropy_share
+        if limit is not None and shift is not None and not shift >= limit:  # `not … >=`: nan raises the alarm
+            found["chosen_shift"] = (
+                f"chosen_shift is {shift:.2f}, the limit {limit:g}: the log-probability of a token of the chosen "
+                "replies against the reference, in nats"
+            )
+        if share is not None and entropy is not None and before is not None and not entropy >= share * before:
             found["entropy_share"] = f"entropy fell from {before:.2f} to {entropy:.2f} nats"
         return found
 
@@ -87,8 +92,8 @@ class Alarms:
             found["copied_share"] = f"{copies} of {counts['seen']} fresh replies are copies or talk about the feedback"
         if self.cut_share is not None and cut > self.cut_share * counts["used"]:
             found["cut_share"] = (
-                f"{cut} of {counts['used']} chosen replies were cut off by the length limit, and teach the policy not to end: "
-                f"{TO_DO['cut_share']}"
+                f"{cut} of {counts['used']} chosen replies were cut off by the length limit, which teaches the policy not to "
+                f"end. To do: {TO_DO['cut_share']}"
             )
         return found
 
@@ -100,26 +105,26 @@ class Alarms:
         if self.cut_excess is not None and sides[False] and cut[True] - cut[False] > self.cut_excess * len(examples):
             found["cut_excess"] = (
                 f"{cut[True]} of {len(sides[True])} chosen replies were cut off by the length limit, and {cut[False]} of the "
-                f"rejected ones: not to end is what tells them apart, and is learnt. To do: {TO_DO['cut_excess']}"
+                f"rejected ones, so the policy learns not to end its replies. To do: {TO_DO['cut_excess']}"
             )
         words = median(len(reply.text.split()) for reply in sides[True]) if sides[True] else 0
         usual = median(len(record.reply.split()) for record in log)
         if self.chosen_length_ratio is not None and words > self.chosen_length_ratio * usual:
             found["chosen_length_ratio"] = (
-                f"half of the chosen replies have {words:g} words or more, half of the log's {usual:g}: length is learnt. "
-                f"To do: {TO_DO['chosen_length_ratio']}"
+                f"half of the chosen replies have {words:g} words or more, half of the log's {usual:g}: the policy "
+                f"learns to be long. To do: {TO_DO['chosen_length_ratio']}"
             )
         return found
 
-    def in_evaluation(self, metrics: dict[str, Any], start: dict[str, Any]) -> dict[str, str]:
-        """As above, of an evaluated policy's metrics and the start model's. `fine`: written so that nan is not."""
+    def in_evaluation(self, metrics: Mapping[str, float | None], start: Mapping[str, float | None]) -> dict[str, str]:
+        """As above, of the values of an evaluated policy's metrics and of the start model's. `fine`: written so that nan is not."""
         found = {}
 
         def watch(alarm: str, fine: Any) -> None:
             metric, limit = OF_EVALUATION[alarm], getattr(self, alarm)
-            values = [one.get(metric, {}).get("value") for one in (metrics, start)]
-            if limit is not None and None not in values and not fine(values[0], values[1], limit):
-                found[alarm] = f"{metric} {values[0]:.3g}, the start model's {values[1]:.3g}"
+            now, then = metrics.get(metric), start.get(metric)
+            if None not in (limit, now, then) and not fine(now, then, limit):
+                found[alarm] = f"{metric} {now:.3g}, the start model's {then:.3g}"
 
         watch("length_ratio", lambda now, then, most: then / most <= now <= then * most)
         watch("distinct2_share", lambda now, then, least: now >= then * least)
@@ -128,7 +133,7 @@ class Alarms:
         return found
 
 
-def mean(rows: Rows, name: str) -> float:
-    """Over the rows that have it (a step without a good reply has no "chosen_shift"); 0 if none has."""
-    found = [row[name] for row in rows if name in row]
-    return sum(found) / len(found) if found else 0.0
+def mean(rows: Rows, name: str) -> float | None:
+    """Over the steps that measured it; None without any."""
+    values = [row[name] for row in rows if name in row]
+    return sum(values) / len(values) if values else None

@@ -1,35 +1,39 @@
 """The run folder: what a person reads while and after a run. Everything in it is a link into the store or small text.
 
     config.yaml   run.json   report.html   libraries.log   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
-    iteration_0/scores.json (the start model)   iteration_2/{pairs.jsonl, policy/, steps.jsonl, scores.json, replies.jsonl}
+    iteration_0/EVALUATION/{scores.json, replies.jsonl} (the start model; of a warm start: warm_start/EVALUATION/…)
+    iteration_2/{examples.jsonl, policy/, steps.jsonl, EVALUATION/{scores.json, replies.jsonl}}
     with refresh_log, iteration_2/{records.jsonl, quarantine.jsonl} too
 
-`run.json` is written after every stage, so the report of a killed run can be built too.
+`run.json` (drift/report/state.py) is written after every stage, so the report of a killed run can be built too.
 """
 
 import json
 import os
 import time
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from drift import stop
-from drift.alarms import Alarms
+from drift.alarms import WINDOW, Alarms
 from drift.console import say
 from drift.errors import UserError
 from drift.examples.filters import NOTED
 from drift.files import beside
 from drift.masking import masked
 from drift.records import Example, Record, read_jsonl, write_json, write_jsonl
-from drift.report import verdict
-from drift.report.foreign import RUN
+from drift.report import state, verdict
+from drift.report.members import metrics_of
+from drift.report.shapes import plain
+from drift.report.state import RUN, Alarm, Point, RunState, Scores, SpentStage
 from drift.report.statistics import level, paired
 from drift.report.tables import show, show_difference
 from drift.store import Stage, Store, environment
 
-NUM_SAMPLES = 24  # pairs and replies that a logger gets
+NUM_SAMPLES = 24  # examples and replies that a logger gets
+WARM_START = "warm start"
 
 
 class Journal:
@@ -39,26 +43,27 @@ class Journal:
         self, folder: Path, title: dict[str, str], notes: dict[str, str], store: Store, logger: Any, alarms: Alarms
     ) -> None:
         self.folder, self.store, self.alarms = folder, store, alarms
-        self.state: dict[str, Any] = {
-            "title": title, "notes": notes, "status": "running", "error": None, "data": {}, "points": [], "stages": [],
-            "alarms": [], "watched": alarms.watched(), "environment": environment(), "meanings": {}, "outlook": [],
-            "begun": datetime.now().isoformat(timespec="seconds"), "seconds": 0.0,
-        }  # fmt: skip
+        self.state = RunState(
+            version=state.VERSION, title=title, notes=notes, status="running", error=None, data={}, evaluations={}, outlook=[],
+            points=[], stages=[], alarms=[], watched=alarms.watched(), environment=environment(),
+            begun=datetime.now().isoformat(timespec="seconds"), seconds=0.0,
+        )  # fmt: skip
         self.begun = time.monotonic()
-        self.told: dict[int, int] = {}  # iteration -> how many of its steps the logger knows
-        self.start: dict[str, Any] | None = None
+        self.num_steps_logged: dict[int, int] = {}  # by iteration
+        self.start: dict[str, Scores] = {}  # the start model's, by evaluation
         self.log = logger.begin(folder, title, notes)
         self.write()
 
     def write(self) -> None:
         own = ("tokens", "padding_share", "prefix_saving")
-        self.state["stages"] = [
-            {"name": s.name, "seconds": s.seconds, "peak_gib": s.peak_gib, "hit": s.hit}
-            | {name: s.facts[name] for name in own if name in s.facts}
+        self.state.stages = [
+            SpentStage(
+                name=s.name, seconds=s.seconds, peak_gib=s.peak_gib, hit=s.hit, **{n: s.facts[n] for n in own if n in s.facts}
+            )
             for s in self.store.log
         ]
-        self.state["seconds"] = round(time.monotonic() - self.begun, 1)
-        write_json(self.folder / RUN, masked(self.state))
+        self.state.seconds = round(time.monotonic() - self.begun, 1)
+        write_json(self.folder / RUN, masked(plain(self.state)))
 
     def feedback(self, iteration: int, stage: Stage) -> None:
         """The log that this iteration and those after it learn from."""
@@ -67,24 +72,26 @@ class Journal:
             folder, counts = folder / f"iteration_{iteration}", {f"{name}, iteration {iteration}": n for name, n in counts.items()}
         link(stage.path / "records.jsonl", folder / "records.jsonl")
         link(stage.path / "quarantine.jsonl", folder / "quarantine.jsonl")
-        self.state["data"] |= counts
+        self.state.data |= counts
         self.store.say_found()
         say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
         for row in stage.facts["set_aside"]:
             say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))
         self.write()
 
-    def expects(self, meanings: dict[str, str], outlook: list[str]) -> None:
-        """What the metrics mean, and what the evaluation can show at all: said before anything is computed for it."""
-        self.state |= {"meanings": meanings, "outlook": outlook}
+    def expects(self, meanings: Mapping[str, Mapping[str, str]], outlook: list[str]) -> None:
+        """What the metrics of each evaluation mean (the run's headline is the first one's), and what they can show at all: said
+        before anything is computed for them."""
+        self.state.evaluations = {name: dict(metrics) for name, metrics in meanings.items()}
+        self.state.outlook = outlook
         for line in outlook:
             say(f"  {line}")
         self.write()
 
     def leaks(self, rows: list[dict[str, Any]]) -> None:
-        """Training records whose prompts the evaluation asks."""
+        """Training records whose prompts the evaluations ask."""
         write_jsonl(self.folder / "leakage.jsonl", rows)
-        self.state["data"]["training records with prompts of the evaluation"] = len(rows)
+        self.state.data["training records with prompts of the evaluation"] = len(rows)
         self.write()
 
     def sampled(self, iteration: int, made: Stage, examples: list[Example], log: list[Record]) -> None:
@@ -92,20 +99,25 @@ class Journal:
         found = self.alarms.in_sampling(made.facts["counts"]) | self.alarms.in_examples(examples, log)
         self.raise_alarms(iteration, "sampling", found)
 
-    def watch(self, iteration: int, history: list[dict[str, float]]) -> None:
-        """Gives the logger the steps that it does not have yet, and looks at the training so far."""
-        if new := history[self.told.get(iteration, 0) :]:
-            self.log.steps(iteration, new)
-            self.told[iteration] = len(history)
-        self.raise_alarms(iteration, f"training, step {len(history)}", self.alarms.in_training(history))
+    def watch(self, iteration: int, history: Sequence[dict[str, float]]) -> None:
+        """Gives the logger the steps that it does not have yet, and looks at the training up to each of them."""
+        logged = self.num_steps_logged.get(iteration, 0)
+        if logged >= len(history):
+            return
+        self.log.steps(iteration, history[logged:])
+        self.num_steps_logged[iteration] = len(history)
+        first = history[:WINDOW]
+        for done in range(max(logged + 1, WINDOW), len(history) + 1):
+            found = self.alarms.in_training([*first, *history[done - WINDOW : done]])
+            self.raise_alarms(iteration, f"training, step {done}", found)
 
     def raise_alarms(self, iteration: int, during: str, found: dict[str, str]) -> None:
         """Says each alarm once an iteration; ends the run if that is what the settings want."""
-        known = {(alarm["iteration"], alarm["name"]) for alarm in self.state["alarms"]}
+        known = {alarm.name for alarm in self.state.alarms if alarm.iteration == iteration}
         for name, text in found.items():
-            if (iteration, name) in known:
+            if name in known:
                 continue
-            self.state["alarms"].append({"iteration": iteration, "during": during, "name": name, "text": text})
+            self.state.alarms.append(Alarm(iteration=iteration, during=during, name=name, text=text))
             self.log.alarm(iteration, during, name, text)
             say(f"  ALARM ({name}) in iteration {iteration}, {during}: {text}")
             self.write()
@@ -115,72 +127,102 @@ class Journal:
                     f"alarms.action=warn or alarms.{name}=null goes on."
                 )
 
-    def trained(self, iteration: int, made: Stage, trained: Stage, examples: list[Example]) -> None:
+    def trained(self, iteration: int, made: Stage, trained: Stage, examples: Sequence[Example]) -> None:
+        """An iteration's policy (or the warm start's, iteration 0) and what it was trained on."""
         folder = self.folder / f"iteration_{iteration}"
         link(made.path / "examples.jsonl", folder / "examples.jsonl")
         for name in ("policy", "steps.jsonl"):
             link(trained.path / name, folder / name)
         steps = read_jsonl(trained.path / "steps.jsonl")
-        for done in range(1, len(steps) + 1):  # again for those that were found in the store
-            self.watch(iteration, steps[:done])
-        self.log.samples(iteration, "examples", [asdict(example) for example in examples[:NUM_SAMPLES]])
+        self.watch(iteration, steps)  # those that were found in the store
+        self.log.samples(iteration, "examples", [as_row(example) for example in examples[:NUM_SAMPLES]])
         counts = made.facts["counts"]
-        self.state["points"].append(
-            {
-                "iteration": iteration,
-                "distinct prompts": len({example.record for example in examples}),
-                "pairs": trained.facts["examples"],
-                "steps": trained.facts["steps"],
-                "generated tokens": made.facts["drawn"]["tokens"],
-                "prompts too long": made.facts["drawn"]["prompts_too_long"],
-                "counts": counts,
-                "first step": {name: steps[0][name] for name in ("dpo", "margin") if name in steps[0]},
-            }
+        self.state.points.append(
+            Point(
+                iteration=iteration,
+                name=f"iteration {iteration}" if iteration else WARM_START,
+                examples=len(examples),
+                steps=trained.facts["steps"],
+                distinct_prompts=len({example.record for example in examples}),
+                generated_tokens=made.facts["drawn"]["tokens"],
+                prompts_too_long=made.facts["drawn"]["prompts_too_long"],
+                counts=counts,
+                first_step={name: value for name, value in steps[0].items() if name != "step"},
+            )
         )
         rules = ", ".join(f"{value} {NOTED[name]}" for name, value in counts.items() if value and name in NOTED)
-        done = trained.facts
         self.store.say_found()
-        say(f"  {done['examples']} examples of {counts['seen']} candidates ({rules or 'none dropped'}), {done['steps']} steps")
+        done = trained.facts["steps"]
+        say(f"  {len(examples)} examples of {counts['seen']} candidates ({rules or 'none dropped'}), {done} steps")
         self.write()
 
-    def scored(self, iteration: int, name: str, stage: Stage) -> None:
-        folder = self.folder / f"iteration_{iteration}"
-        target = folder if name != "warm start" else self.folder / "warm_start"
-        for file in sorted(stage.path.glob("*.json*")):
-            if file.name != "manifest.json":
-                link(file, target / file.name)
-        scores: dict[str, Any] = json.loads((stage.path / "scores.json").read_text(encoding="utf-8"))
-        self.log.scores(iteration, scores["metrics"])
-        if (replies := stage.path / "replies.jsonl").is_file():
-            self.log.samples(iteration, "replies" if name != "warm start" else "warm start", read_jsonl(replies)[:NUM_SAMPLES])
-        if not self.state["points"] or "scores" in self.state["points"][-1]:
-            self.state["points"].append({"iteration": iteration})
-        self.state["points"][-1] |= {"name": name, "scores": scores}
+    def scored(self, iteration: int, name: str, results: Mapping[str, Stage]) -> None:
+        """A policy's evaluations, the run's headline first."""
+        warm = name == WARM_START
+        folder = self.folder / ("warm_start" if warm else f"iteration_{iteration}")
+        scores = {evaluation: state.scores(link_scores(stage, folder / evaluation)) for evaluation, stage in results.items()}
+        self.log.scores(iteration, metrics_of(scores))
+        for i, (evaluation, stage) in enumerate(results.items()):
+            if (replies := stage.path / "replies.jsonl").is_file():
+                kind = (WARM_START if warm else "replies") + (f", {evaluation}" if i else "")
+                self.log.samples(iteration, kind, read_jsonl(replies)[:NUM_SAMPLES])
+        if not self.state.points or self.state.points[-1].name != name:
+            self.state.points.append(Point(iteration=iteration, name=name))
+        self.state.points[-1].scores = scores
         self.start = self.start or scores
         self.store.say_found()
-        if scores is self.start and (meaning := self.state["meanings"].get(scores["headline"])):
-            say(f"  {scores['headline']}: {meaning}.")
-        say(f"{name}: {self._headline(scores)}")
+        self._say_scores(name, scores)
         self.write()
-        self.raise_alarms(iteration, "evaluation", self.alarms.in_evaluation(scores["metrics"], self.start["metrics"]))
+        self.raise_alarms(iteration, "evaluation", self._in_evaluations(scores))
 
-    def _headline(self, scores: dict[str, Any]) -> str:
-        name = scores["headline"]
-        values, conversations = scores["metrics"][name]["per_item"], scores.get("conversations", {})
-        now = level([values], conversations)
+    def _in_evaluations(self, scores: Mapping[str, Scores]) -> dict[str, str]:
+        """Alarm -> what was measured, by all evaluations that raise it."""
+        found: dict[str, list[str]] = {}
+        for name, now in scores.items():
+            values = (metrics_of({name: one}) for one in (now, self.start[name]))
+            for alarm, text in self.alarms.in_evaluation(*values).items():
+                found.setdefault(alarm, []).append(text if len(scores) == 1 else f"{name}: {text}")
+        return {alarm: "; ".join(texts) for alarm, texts in found.items()}
+
+    def _say_scores(self, name: str, scores: dict[str, Scores]) -> None:
+        for i, (evaluation, found) in enumerate(scores.items()):
+            meaning = self.state.evaluations.get(evaluation, {}).get(found.headline)
+            if scores is self.start and meaning:
+                say(f"  {found.headline}: {meaning}.")
+            say(f"  {evaluation}: {self._headline(evaluation, found)}" if i else f"{name}: {self._headline(evaluation, found)}")
+
+    def _headline(self, evaluation: str, scores: Scores) -> str:
+        name, start = scores.headline, self.start[evaluation]
+        values = scores.metrics[name].per_item or {}
+        now = level([values], scores.conversations)
         text = f"{name} {show(now, 3)} ({now.over})"
-        if scores is not self.start and self.start is not None:
-            gain = paired([values], [self.start["metrics"][name]["per_item"]], conversations)
+        if scores is not start:
+            gain = paired([values], [start.metrics[name].per_item or {}], scores.conversations)
             text += f", against the start model {show_difference(gain, 3)}"
         return text
 
     def finish(self, error: BaseException | None) -> None:
         stopped = isinstance(error, (stop.Stopped, KeyboardInterrupt))
-        self.state["status"] = "finished" if error is None else "stopped" if stopped else "failed"
-        self.state["error"] = None if error is None or stopped else f"{type(error).__name__}: {error}"
+        self.state.status = "finished" if error is None else "stopped" if stopped else "failed"
+        self.state.error = None if error is None or stopped else f"{type(error).__name__}: {error}"
         self.write()
         self.log.summary(verdict.in_numbers(self.state))
         self.log.end(failed=error is not None)
+
+
+def as_row(example: Example) -> dict[str, Any]:
+    """An example as a row of a logger's table; several replies of a side one after the other."""
+    sides = {"good": [reply.text for reply in example.replies if reply.good]}
+    sides["bad"] = [reply.text for reply in example.replies if not reply.good]
+    return {"prompt": list(example.prompt), "feedback": example.feedback} | {name: "\n".join(of) for name, of in sides.items()}
+
+
+def link_scores(stage: Stage, folder: Path) -> dict[str, Any]:
+    """Links what an evaluation wrote into a folder; returns its scores."""
+    for file in sorted(stage.path.glob("*.json*")):
+        if file.name != "manifest.json":
+            link(file, folder / file.name)
+    return json.loads((stage.path / "scores.json").read_text(encoding="utf-8"))
 
 
 def link(target: Path, name: Path) -> None:

@@ -86,7 +86,7 @@ def execute(run: Run, journal: Journal) -> None:
     tokenizer = load_tokenizer(start)
     check_model(run, start, tokenizer)
     records, held_out = learnt_from(run, journal, 1, start, tokenizer)
-    journal.expects(run.evaluation.meanings, run.evaluation.outlook(records, held_out))
+    journal.expects({evaluation_name(run): run.evaluation.meanings}, run.evaluation.outlook(records, held_out))
     score(run, journal, 0, "start", start, start, held_out)
     policy = start
     if run.warmup_epochs:
@@ -226,4 +226,8 @@ def one_pass(method: Any) -> Any:
 
 def score(run: Run, journal: Journal, iteration: int, name: str, policy: Policy, start: Policy, held_out: list[Record]) -> None:
     stage = run.evaluation.stage(run.store, run.sampler, run.train, policy, start, held_out)
-    journal.scored(iteration, name, stage)
+    journal.scored(iteration, name, {evaluation_name(run): stage})
+
+
+def evaluation_name(run: Run) -> str:
+    return type(run.evaluation).__name__.lower()

@@ -1,6 +1,5 @@
 """A sweep as a whole: its members are checked before the first one runs, it has a folder of its own, and says who failed."""
 
-import json
 import shlex
 import sys
 import traceback
@@ -44,11 +43,13 @@ class Members(Callback):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from drift.report.foreign import members_of
+
         folder = Path(config.hydra.sweep.dir)
-        states = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("**/run.json")]
+        states = [member.state for member in members_of(folder)]
         unsaid = _report(folder) if states else None
         _folder.close()
-        failed = [", ".join(f"{name}={value}" for name, value in s["title"].items()) for s in states if s["status"] == "failed"]
+        failed = [", ".join(f"{name}={value}" for name, value in s.title.items()) for s in states if s.status == "failed"]
         if failed:
             sys.exit(f"\n{len(failed)} of {len(states)} members failed (see above, and the report): {'; '.join(failed)}")
         if unsaid:

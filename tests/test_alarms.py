@@ -12,11 +12,13 @@ from test_methods import pair, record
 
 from drift.alarms import TO_DO
 from drift.errors import UserError
+from drift.journal import Journal
+from drift.logger.csv import Csv
 
 STUDY = ROOT / "experiments/embedded-ranking"
 OFF = dict.fromkeys(
     [
-        "chosen_fall",
+        "chosen_shift",
         "entropy_share",
         "copied_share",
         "cut_share",
@@ -40,13 +42,16 @@ def steps(shift, entropy):
 
 def test_training_alarms_look_at_the_last_steps():
     calm, falling = [0.0] * 8, [0.0] * 4 + [-0.3, -0.9, -1.5, -2.0]
-    assert alarms(chosen_fall=1.0).in_training(steps(calm, [2.0] * 8)) == {}
-    found = alarms(chosen_fall=1.0).in_training(steps(falling, [2.0] * 8))
-    assert found == {"chosen_fall": "chosen replies lost 1.18 nats a token against the reference"}
-    assert alarms(chosen_fall=1.0).in_training(steps(falling[:7], [2.0] * 7)) == {}
+    assert alarms(chosen_shift=-1.0).in_training(steps(calm, [2.0] * 8)) == {}
+    found = alarms(chosen_shift=-1.0).in_training(steps(falling, [2.0] * 8))
+    assert found == {
+        "chosen_shift": "chosen_shift is -1.18, the limit -1: the log-probability of a token of the chosen replies against the "
+        "reference, in nats"
+    }
+    assert alarms(chosen_shift=-1.0).in_training(steps(falling[:7], [2.0] * 7)) == {}
     assert list(alarms(entropy_share=0.5).in_training(steps(calm, [2.0] * 4 + [0.9] * 4))) == ["entropy_share"]
     assert alarms().in_training(steps(falling, [2.0] * 4 + [0.1] * 4)) == {}
-    assert alarms(chosen_fall=0.1).in_training(steps(falling[-3:], [2.0] * 3)) == {}  # too few steps to say
+    assert alarms(chosen_shift=-0.1).in_training(steps(falling[-3:], [2.0] * 3)) == {}  # too few steps to say
 
 
 def test_sampling_alarms_count_copies_of_all_kinds_and_cut_replies():
@@ -95,15 +100,43 @@ def test_chosen_replies_much_longer_than_the_logs_sound_by_default():
     ],
 )
 def test_evaluation_alarms_compare_with_the_start_model(settings, metric, fine, bad):
-    watching, start = alarms(**settings), {metric: {"value": 20.0}}
-    assert watching.in_evaluation({metric: {"value": fine}}, start) == {}
-    assert list(watching.in_evaluation({metric: {"value": bad}}, start)) == list(settings)
-    assert watching.in_evaluation({metric: {"value": None}}, start) == {} == watching.in_evaluation({}, {})
+    watching, start = alarms(**settings), {metric: 20.0}
+    assert watching.in_evaluation({metric: fine}, start) == {}
+    assert list(watching.in_evaluation({metric: bad}, start)) == list(settings)
+    assert watching.in_evaluation({metric: None}, start) == {} == watching.in_evaluation({}, {})
 
 
-def test_numbers_that_are_none_sound():
+def test_steps_found_in_the_store_raise_the_alarms_of_steps_that_come_one_by_one(tmp_path):
+    """A thousand steps: the log-probability falls from the 500th on, entropy is halved from the 700th on."""
+    rows = steps([0.0] * 500 + [-0.5] * 500, [2.0] * 700 + [0.5] * 300)
+    rows = [{"step": i + 1} | row for i, row in enumerate(rows)]
+    store = instantiate(compose(f"store.dir={tmp_path}/store").store)
+    found = {}
+    for way, seen in (("at once", [1000]), ("one by one", range(1, 1001))):
+        (tmp_path / way).mkdir()
+        watching = alarms(chosen_shift=-0.25, entropy_share=0.5)
+        journal = Journal(tmp_path / way, {"method": "one"}, {}, store, Csv(), watching)
+        for done in seen:
+            journal.watch(1, rows[:done])
+        found[way] = [(alarm.name, alarm.during) for alarm in journal.state.alarms]
+        assert (tmp_path / way / "steps.csv").read_text().count("\n") == 1001
+    assert found["at once"] == [("chosen_shift", "training, step 503"), ("entropy_share", "training, step 703")]
+    assert found["one by one"] == found["at once"]
+
+
+def test_nan_metrics_raise_the_alarm():
     broken = steps([float("nan")] * 8, [2.0] * 4 + [float("nan")] * 4)
-    assert set(alarms(chosen_fall=0.25, entropy_share=0.5).in_training(broken)) == {"chosen_fall", "entropy_share"}
+    assert set(alarms(chosen_shift=-0.25, entropy_share=0.5).in_training(broken)) == {"chosen_shift", "entropy_share"}
+
+
+def test_steps_without_a_metric_are_left_out_of_its_mean():
+    """Of the last four steps two measured the shift: -1.5 on average. None measured it: no alarm, and no error."""
+    rows = steps([0.0] * 8, [2.0] * 8)
+    for row, shift in zip(rows[4:], (-1.0, None, -2.0, None), strict=True):
+        row |= {"chosen_shift": shift}
+    some = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    assert "chosen_shift is -1.50" in alarms(chosen_shift=-1.0).in_training(some)["chosen_shift"]
+    assert alarms(chosen_shift=-1.0, entropy_share=0.5).in_training([{"step": 1.0}] * 8) == {}
 
 
 def test_every_alarm_has_settings_to_try():
@@ -135,9 +168,9 @@ def test_an_alarm_sounds_before_a_collapse_reaches_utility_and_none_in_the_quick
     for rows in collapsing:
         assert [bool(row["alarms"]) for row in rows] == [False, False, False, True, True, True]
         first = rows[3]["alarms"]
-        assert first.startswith("chosen_fall (step"), "in training: the policy before is still a good one"
+        assert first.startswith("chosen_shift (step"), "in training: the policy before is still a good one"
     below = [row for rows in collapsing for row in rows if float(row["utility"]) < float(rows[0]["utility"])]
-    assert len(below) == 3 and all(row["alarms"].startswith("chosen_fall (step") for row in below)
+    assert len(below) == 3 and all(row["alarms"].startswith("chosen_shift (step") for row in below)
 
 
 def test_every_collapse_of_an_unseen_seed_is_told_of_the_slow_one_late():
@@ -146,7 +179,7 @@ def test_every_collapse_of_an_unseen_seed_is_told_of_the_slow_one_late():
     first = {
         seed: next((i, row["alarms"].split(",")[0]) for i, row in enumerate(rows) if row["alarms"]) for seed, rows in runs.items()
     }
-    assert first == {"200": (3, "chosen_fall (step 8)"), "201": (4, "chosen_fall (step 5)"), "202": (3, "cut_share (sampling)")}
+    assert first == {"200": (3, "chosen_shift (step 8)"), "201": (4, "chosen_shift (step 5)"), "202": (3, "cut_share (sampling)")}
     start, before = (float(runs["202"][i]["utility"]) for i in (0, 2))
     assert before < start
 

@@ -92,7 +92,7 @@ def test_the_filter_shows_what_fits_and_says_how_much(page):
 
 
 def test_start_and_trained_policies_answer_held_out_prompts_side_by_side(page):
-    page.select_option("#kind", "evaluation")
+    page.select_option("#kind", "heldout")
     for text in page.locator("#samples > div:visible").all_inner_texts():
         assert re.search(r"(?s)(liked|disliked).*start model \d+ words.*distinct-2 \d.*drift \d+ words.*spin \d+ words", text), text
 

@@ -10,10 +10,12 @@ from test_report import state
 from drift.errors import UserError
 from drift.report import foreign, html
 from drift.report.settings import flat_yaml
-from drift.report.shapes import MOST_LISTED
+from drift.report.shapes import MOST_LISTED, plain
+from drift.report.state import VERSION
 
 SECRET = "only for my eyes"
-GOOD = state("good", 0, 0.1)
+KEEP_POINTS = ("good", "1²2", "halves")
+GOOD = plain(state("good", 0, 0.1))
 
 
 def changed(*path, to):
@@ -26,11 +28,18 @@ def changed(*path, to):
     return json.dumps(found)
 
 
-METRIC = ("points", 1, "scores", "metrics", "utility")
+SCORES = ("points", 1, "scores", "deployment")
+METRIC = (*SCORES, "metrics", "utility")
 ODD = {
     "empty": ("", "Expecting value"),
     "no json": ("{", "Expecting property name"),
     "another program's": ("{}", "lacks data, error, notes, points, stages, status, title"),
+    "of the version before, and odd": (
+        json.dumps(
+            {name: value for name, value in GOOD.items() if name != "version"} | {"points": [{"iteration": 0, "pairs": "x"}]}
+        ),
+        "points[0].examples: expected a whole number or null, found 'x'",
+    ),
     "a list": ("[]", "expected an object, found []"),
     "a number": ("3", "expected an object, found 3"),
     "nothing": ("null", "expected an object, found None"),
@@ -48,12 +57,27 @@ ODD = {
     "digits as text": (changed(*METRIC, "digits", to="999999999"), "digits: expected a whole number up to 12, found '999999999'"),
     "items as a list": (changed(*METRIC, "per_item", to=[1.0]), "per_item: expected an object or null, found [1.0]"),
     "items of text": (changed(*METRIC, "per_item", to={"a": "b"}), "per_item.a: expected a number, found 'b'"),
-    "no such headline": (changed("points", 0, "scores", "headline", to="fame"), "points[0].scores: headline 'fame' is no metric"),
+    "no such headline": (changed(*SCORES, "headline", to="fame"), "points[1].scores.deployment: headline 'fame' is no metric"),
     "a policy without a name": (changed("points", 0, to={"iteration": 0, "scores": GOOD["points"][0]["scores"]}), "lacks name"),
-    "counts alone": (changed("points", to=[{"iteration": 1, "counts": {"seen": 1, "used": 1}}]), "has counts and lacks first step"),
+    "an evaluation that is a path": (
+        changed("points", 0, "scores", to={"../x": GOOD["points"][0]["scores"]["deployment"]}),
+        "'../x'",
+    ),
+    "very many evaluations": (changed("evaluations", to={str(i): {} for i in range(101)}), "evaluations: expected at most 100"),
+    "of a later version": (changed("version", to=VERSION + 1), f"version {VERSION + 1}, and this program reads version {VERSION}"),
+    "a version in words": (changed("version", to="two"), "version: expected a whole number, found 'two'"),
+    "null for what may be missing": (changed("stages", 0, "hit", to=None), "stages[0].hit: expected true or false, found None"),
+    "scores of the version before": (
+        changed("points", 0, "scores", to={"headline": "utility", "metrics": {}}),
+        "scores.headline: exp",
+    ),
+    "counts alone": (
+        changed("points", to=[{"iteration": 1, "name": "x", "counts": {"seen": 1, "used": 1}}]),
+        "has counts and lacks first_step",
+    ),
     "counts of nothing": (changed("points", 1, "counts", to={}), "points[1] lacks counts.seen"),
     "points of text": (changed("points", to=["start"]), "points[0]: expected an object, found 'start'"),
-    "very many points": (changed("points", to=[{"iteration": 1}] * 1001), "points: expected at most 1000, found 1001"),
+    "very many points": (changed("points", to=[{"iteration": 1, "name": "x"}] * 1001), "points: expected at most 1000, found 1001"),
     "very many stages": (changed("stages", to=GOOD["stages"] * (MOST_LISTED + 1)), "stages: expected a list"),
     "alarms of text": (changed("alarms", to="fire"), "alarms: expected a list, found 'fire'"),
     "notes in a list": (changed("notes", to=["a"]), "notes: expected an object, found ['a']"),
@@ -61,7 +85,10 @@ ODD = {
     "status as a number": (changed("status", to=1), "status: expected text, found 1"),
     "data with objects": (changed("data", to={"a": {}}), "data.a: expected a whole number or a number or text or true or false"),
     "begun as a number": (changed("begun", to=2026), "begun: expected text, found 2026"),
-    "true for a number": (changed("points", 1, "pairs", to=True), "points[1].pairs: expected a whole number, found True"),
+    "true for a number": (
+        changed("points", 1, "examples", to=True),
+        "points[1].examples: expected a whole number or null, found True",
+    ),
 }
 
 
@@ -78,9 +105,9 @@ def sent(tmp_path_factory):
         (sweep / name / "run.json").write_text(text)
 
     def run(name, **files):
-        (sweep / name / "iteration_1").mkdir(parents=True)
+        (sweep / name / "iteration_1/deployment").mkdir(parents=True)
         (sweep / name / "run.json").write_text(
-            json.dumps(state(name, 0, 0.1) | ({} if name in ("good", "1²2") else {"points": []}))
+            json.dumps(plain(state(name, 0, 0.1)) | ({} if name in KEEP_POINTS else {"points": []}))
         )
         for file, text in files.items():
             place = (
@@ -94,7 +121,7 @@ def sent(tmp_path_factory):
     (sweep / "linked/records.jsonl").symlink_to("../../private/secret.txt")
     (sweep / "linked/steps.csv").symlink_to("/dev/zero")
     (folder / "elsewhere").mkdir()
-    (folder / "elsewhere/run.json").write_text(json.dumps(state("elsewhere", 0, 0.1) | {"error": SECRET}))
+    (folder / "elsewhere/run.json").write_text(json.dumps(plain(state("elsewhere", 0, 0.1)) | {"error": SECRET}))
     (sweep / "elsewhere").symlink_to(folder / "elsewhere")
     (sweep / "a link alone").mkdir()
     (sweep / "a link alone/run.json").symlink_to(folder / "elsewhere/run.json")
@@ -108,21 +135,23 @@ def sent(tmp_path_factory):
     run("long", config_yaml="a: b\n" * 10**5)
     with open(sweep / "long/records.jsonl", "w") as sparse:
         sparse.truncate(2**31)
-    run("words", steps_csv="iteration,step,loss\n1,1,much\n", records_jsonl="nobody said json\n", iteration_1__pairs_jsonl="{}\n")
+    run(
+        "words", steps_csv="iteration,step,loss\n1,1,much\n", records_jsonl="nobody said json\n", iteration_1__examples_jsonl="{}\n"
+    )
     run(
         "halves",
         steps_csv="iteration,loss\n1,1,2\n",
-        iteration_1__replies_jsonl='{"prompt": [], "reply": 3}\n',
+        iteration_1__deployment__replies_jsonl='{"prompt": [], "reply": 3}\n',
         config_yaml="a: !!python/object:os.system [x]\n? [k]\n: v\n",
     )
     run(
         "broken",
-        iteration_1__replies_jsonl='{"prompt": [], "reply": "\\ud800 said"}\n',
+        iteration_1__deployment__replies_jsonl='{"prompt": [], "reply": "\\ud800 said"}\n',
         config_yaml="a: '${oc.env:HOME}'\nb: !!python/object/apply:os.system ['touch x']\n",
     )
     run("1²2")
-    (sweep / "good/iteration_1²").mkdir()
-    (sweep / "good/iteration_1²/replies.jsonl").touch()
+    (sweep / "good/iteration_1²/deployment").mkdir(parents=True)
+    (sweep / "good/iteration_1²/deployment/replies.jsonl").touch()
     before = [member for member in sweep.iterdir()]
     text = html.report_of(sweep).read_text()
     assert sorted(before) == sorted(member for member in sweep.iterdir() if member.is_dir())
@@ -164,7 +193,7 @@ OTHERS = {
     "words/records.jsonl": "Expecting value",
     "halves/steps.csv": "",
     "halves/config.yaml": "a key is no text",
-    "halves/iteration_1/replies.jsonl": "line 1, reply: expected text, found 3",
+    "halves/iteration_1/deployment/replies.jsonl": "line 1, reply: expected text, found 3",
 }
 
 

@@ -99,7 +99,8 @@ def trajectory(run, place):
         if iteration:
             found += [{"pair": shown(row)} for row in read_jsonl(place / f"iteration_{iteration}/examples.jsonl")]
             found += [{name: row[name] for name in OF_A_STEP} for row in read_jsonl(place / f"iteration_{iteration}/steps.jsonl")]
-        metrics = json.loads((place / f"iteration_{iteration}/scores.json").read_text())["metrics"]
+        (scores,) = (place / f"iteration_{iteration}").glob("*/scores.json")
+        metrics = json.loads(scores.read_text())["metrics"]
         found.append({name: content["value"] for name, content in metrics.items()})
     return found
 

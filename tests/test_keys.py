@@ -103,7 +103,7 @@ ELSEWHERE = {
             f"alarms.{name}"
             for name in (
                 "action",
-                "chosen_fall",
+                "chosen_shift",
                 "entropy_share",
                 "copied_share",
                 "cut_share",

@@ -46,7 +46,7 @@ def test_mine_describe_and_learn(cache, tmp_path):
     described = drift("describe", str(tmp_path / "records.jsonl"), *tiny)
     assert described.returncode == 0 and described.stderr == "", described.stderr
     assert "12 DSAT and 6 SAT (2.0 : 1)" in described.stdout and "style" in described.stdout
-    assert "Precision, not measured on your log" in described.stdout
+    assert "The precision was not measured on your log" in described.stdout
     assert f"drift run data=records data.path={tmp_path}/records.jsonl sampler.max_new_tokens=" in described.stdout
     page = (tmp_path / "records.html").read_text()
     assert page.count("<svg") == 2 and not re.search(r"(src|href)=.http", page)

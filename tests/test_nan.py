@@ -11,7 +11,7 @@ from conftest import compose, feedback_file, perform
 from hydra.utils import instantiate
 from test_alarms import alarms
 from test_objective import pair
-from test_report import state, study
+from test_report import state, study, with_items
 from test_sampler import draw_all
 
 from drift.errors import UserError
@@ -166,9 +166,9 @@ def test_no_token_is_chosen_from_logits_that_are_no_numbers(temperature, top_p, 
 @pytest.mark.parametrize("side", ["now", "start"])
 def test_a_score_that_is_no_number_sounds(name, side):
     watching = alarms(length_ratio=2.0, distinct2_share=0.8, missing_ends=0.3, perplexity_ratio=2.0)
-    values = {"now": {name: {"value": 0.5}}, "start": {name: {"value": 0.5}}}
+    values = {"now": {name: 0.5}, "start": {name: 0.5}}
     assert watching.in_evaluation(values["now"], values["start"]) == {}
-    values[side] = {name: {"value": NAN}}
+    values[side] = {name: NAN}
     assert len(watching.in_evaluation(values["now"], values["start"])) == 1
 
 
@@ -185,11 +185,11 @@ def test_no_score_is_written_that_is_no_number():
 def test_a_report_calls_nothing_better_worse_or_equal_that_is_no_number(seeds, tmp_path):
     """One prompt's score of the trained policy is nan, in one seed."""
     found = [state(label, seed, gain) for label, gain in (("one", 0.2), ("two", 0.1)) for seed in range(seeds)]
-    found[0]["points"][1]["scores"]["metrics"]["utility"]["per_item"]["3"] = NAN
+    with_items(found[0].points[1], lambda items: items | {"3": NAN})
     grouped = groups(found)
     compared = compare(grouped)
-    assert [this.verdict for this in compared] == ["no number: a policy is broken"]
-    assert verdict.between(compared)[0].startswith("Between them: one and two: no number: a policy is broken.")
+    assert [this.verdict for this in compared] == ["not a number: a policy is broken"]
+    assert verdict.between(compared)[0].startswith("Between groups: one and two: not a number: a policy is broken.")
     said = verdict.against_start(grouped)
     assert "utility is not a number: the policy is broken" in said[0] and "number" not in said[1]
-    assert "no number: a policy is broken" in study(tmp_path, found)
+    assert "not a number: a policy is broken" in study(tmp_path, found)

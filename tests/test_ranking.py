@@ -9,10 +9,11 @@ import time
 import pytest
 from conftest import ROOT, compose
 from omegaconf import OmegaConf
-from test_report import state
+from test_report import state, write
 
 from drift.config import build
 from drift.errors import UserError
+from drift.report.shapes import plain
 
 
 def script(name):
@@ -37,7 +38,7 @@ class Cell(ranking.Cell):
         place.mkdir(parents=True)
         if self.gain is None:
             return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
-        (place / "state").write_text(json.dumps(state(self.name, seed, self.gain)))
+        (place / "state").write_text(json.dumps(plain(state(self.name, seed, self.gain))))
         return subprocess.Popen(["mv", str(place / "state"), str(place / "run.json")])
 
 
@@ -66,9 +67,9 @@ def test_nothing_is_tested_before_all_is_tuned_and_runs_with_other_settings_do_n
         for seed in cell.seeds:
             cell.place(seed).mkdir(parents=True)
             member = state("drift", seed, 0.1)
-            member["title"] |= {name: value for name, _, value in (item.partition("=") for item in cell.overrides)}
-            member["points"][1]["name"] = "warm start" if cell.name.startswith("warm") else "iteration 2"
-            (cell.place(seed) / "run.json").write_text(json.dumps(member))
+            member.title |= {name: value for name, _, value in (item.partition("=") for item in cell.overrides)}
+            member.points[1].name = "warm start" if cell.name.startswith("warm") else "iteration 2"
+            write(cell.place(seed), member)
     other = cells[0].place(100) / "run.json"
     whole = other.read_text()
     other.write_text(whole.replace("0.0003", "0.0004"))
@@ -94,7 +95,7 @@ def test_nothing_begins_when_the_time_is_up_and_begun_runs_do_not_count(tmp_path
     ranking.perform([cell], time.monotonic())
     assert cell.states() == []
     cell.place(0).mkdir(parents=True)
-    (cell.place(0) / "run.json").write_text(json.dumps(state("late", 0, 0.1, status="running")))
+    write(cell.place(0), state("late", 0, 0.1, status="running"))
     assert cell.states() == [] and not cell.done
 
 

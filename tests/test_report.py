@@ -3,8 +3,10 @@
 import csv
 import itertools
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,14 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from drift.errors import UserError
+from drift.logger.csv import CsvFiles
 from drift.report import closing, foreign, html, plots, samples, tables, verdict
-from drift.report.compare import MOST_COMPARED, NOT_SEPARABLE, compare
-from drift.report.members import gain, groups
+from drift.report.compare import MOST_COMPARED, NO_DIFFERENCE, compare
+from drift.report.members import gain, grouped, groups
 from drift.report.settings import differing
-from drift.report.statistics import holm, level, over_items, over_seeds, paired
+from drift.report.shapes import plain
+from drift.report.state import VERSION, Alarm, Member, Metric, Point, RunState, Scores, SpentStage
+from drift.report.statistics import Difference, holm, level, over_items, over_seeds, paired
 
 
 def test_t_interval_over_seeds_is_scipys():
@@ -54,13 +59,17 @@ def test_differences_are_taken_prompt_by_prompt():
     before = {str(i): i / 10 for i in range(8)}
     after = {key: value + 0.5 for key, value in before.items()}
     found = paired([after], [before])
-    assert found.mean == pytest.approx(0.5) and found.high - found.low < 1e-9 and found.separable
+    assert found.mean == pytest.approx(0.5) and found.high - found.low < 1e-9 and found.significant
 
 
-def test_nothing_is_called_separable_that_touches_zero():
-    assert not paired([{"a": 1.0, "b": 0.0}], [{"a": 0.0, "b": 1.0}]).separable
-    assert not level([{"a": 0.3}]).separable
-    assert not over_seeds([0.2]).separable
+def test_nothing_is_called_significant_that_touches_zero():
+    assert not paired([{"a": 1.0, "b": 0.0}], [{"a": 0.0, "b": 1.0}]).significant
+    known = {"mean": 1.0, "over": "", "p": 0.01, "effect": None, "few": False}
+    assert Difference(low=0.1, high=1.9, **known).significant and not Difference(low=0.0, high=2.0, **known).significant
+    assert (
+        not Difference(low=None, high=None, **known).significant
+        and not Difference(low=0.1, high=1.9, **known | {"p": 0.06}).significant
+    )
 
 
 def test_p_and_effect_are_those_of_the_textbook_and_corrected_as_statsmodels_does():
@@ -81,9 +90,9 @@ def test_interval_and_p_of_a_difference_are_of_one_test():
     """Of 1 to 6 the 63 subsets' means lie between 1 ({1}) and 6 ({6}): no more than 1 of 64 may lie outside on either side, so
     these are the interval; 2/64 of all sign patterns are as far out. Of five values nothing can be said."""
     found = paired([{str(i): float(i) for i in range(1, 7)}], [dict.fromkeys("123456", 0.0)])
-    assert (found.mean, found.low, found.high, found.p) == (3.5, 1.0, 6.0, 2 / 64) and found.separable
+    assert (found.mean, found.low, found.high, found.p) == (3.5, 1.0, 6.0, 2 / 64) and found.significant
     five = paired([{str(i): 1.0 for i in range(5)}], [dict.fromkeys("01234", 0.0)])
-    assert (five.low, five.high, five.p) == (None, None, 2 / 32) and five.few and not five.separable
+    assert (five.low, five.high, five.p) == (None, None, 2 / 32) and five.few and not five.significant
     rng = np.random.default_rng(7)
     for size, shift in itertools.product((8, 13, 14, 40), (0.2, 0.5, 0.7)):
         now = {str(i): value for i, value in enumerate(rng.normal(shift, 1, size))}
@@ -133,19 +142,45 @@ def test_intervals_hold_what_they_say(seeds):
 
 
 def state(method, seed, gain, status="finished", error=None):
-    def point(name, shift):
-        items = {str(i): 0.2 + 0.05 * (i % 3) + shift for i in range(12)}
-        metric = {"value": sum(items.values()) / 12, "per_item": items, "digits": 3}
-        extra = {"value": 5.0, "per_item": None, "digits": 1}
-        return {"iteration": 0, "name": name, "scores": {"headline": "utility", "metrics": {"utility": metric, "words": extra}}}
+    """A run of that gain over twelve prompts."""
 
-    counts = {"seen": 9, "used": 8, "tie": 1}
-    trained = {"pairs": 8, "steps": 4, "distinct prompts": 6, "generated tokens": 99, "prompts too long": 0, "counts": counts}
-    points = [point("start", 0.0), point("iteration 1", gain) | trained | {"first step": {"dpo": 0.6931472, "margin": 0.0}}]
-    return {
-        "title": {"method": method, "seed": str(seed)}, "notes": {"judge": "none"}, "status": status, "error": error,
-        "data": {"DSAT": 5}, "points": points, "stages": [{"name": "train", "seconds": 2.0, "peak_gib": 0.5, "hit": False}],
-    }  # fmt: skip
+    def scores(shift):
+        items = {str(i): 0.2 + 0.05 * (i % 3) + shift for i in range(12)}
+        metric = Metric(value=sum(items.values()) / 12, per_item=items, digits=3)
+        return {
+            "deployment": Scores(
+                headline="utility", metrics={"utility": metric, "words": Metric(value=5.0, per_item=None, digits=1)}
+            )
+        }
+
+    trained = Point(
+        iteration=1, name="iteration 1", scores=scores(gain), examples=8, steps=4, distinct_prompts=6, generated_tokens=99,
+        prompts_too_long=0, counts={"seen": 9, "used": 8, "tie": 1}, first_step={"dpo": 0.6931472, "margin": 0.0},
+    )  # fmt: skip
+    return RunState(
+        version=VERSION, title={"method": method, "seed": str(seed)}, notes={"judge": "none"}, status=status, error=error,
+        data={"DSAT": 5}, evaluations={"deployment": {}}, outlook=[],
+        points=[Point(iteration=0, name="start", scores=scores(0.0)), trained],
+        stages=[SpentStage(name="train", seconds=2.0, peak_gib=0.5, hit=False)],
+        alarms=[], watched=[], environment={}, begun="", seconds=0.0,
+    )  # fmt: skip
+
+
+def headline(point):
+    """The scores of its headline evaluation."""
+    return next(iter(point.scores.values()))
+
+
+def with_items(point, items):
+    """Puts other per-prompt values in the place of its utility's."""
+    scores = headline(point)
+    metric = replace(scores.metrics["utility"], per_item=items(scores.metrics["utility"].per_item))
+    point.scores = {"deployment": replace(scores, metrics=scores.metrics | {"utility": metric})}
+
+
+def write(folder, state):
+    """As a run would."""
+    (folder / "run.json").write_text(json.dumps(plain(state)))
 
 
 def compared(grouped):
@@ -155,28 +190,28 @@ def compared(grouped):
 def study(folder, states):
     for i, member in enumerate(states):
         (folder / str(i)).mkdir()
-        (folder / str(i) / "run.json").write_text(json.dumps(member))
+        write(folder / str(i), member)
     return html.study_report(folder).read_text()
 
 
-def test_a_study_says_who_is_ahead_or_that_they_are_not_separable(tmp_path):
+def test_a_study_says_which_is_better_or_that_there_is_no_significant_difference(tmp_path):
     gains = {"one": (0.2, 0.21, 0.19), "two": (0.1, 0.1, 0.1), "three": (0.0, 0.4, 0.2)}
     states = [state(method, seed, gain) for method, row in gains.items() for seed, gain in enumerate(row)]
     found = {row["comparison"]: row["verdict"] for row in compared(groups(states))}
-    assert found == {"one - two": "one is better", "one - three": "not separable", "two - three": "not separable"}
+    assert found == {"one - two": "one is better", "one - three": NO_DIFFERENCE, "two - three": NO_DIFFERENCE}
     text = study(tmp_path, states)
-    assert "one is better" in text and "not separable" in text and "<svg" in text and "3 seeds" in text
+    assert "one is better" in text and "no significant difference" in text and "<svg" in text and "3 seeds" in text
 
 
 def test_rows_list_what_each_method_cost(tmp_path):
     row = tables.rows("one", [state("one", 0, 0.1)])[1]
-    assert [row[name] for name in ("distinct prompts", "pairs", "steps", "generated tokens")] == ["6", "8", "4", "99"]
+    assert [row[name] for name in ("distinct prompts", "examples", "steps", "generated tokens")] == ["6", "8", "4", "99"]
     assert row["against start"].startswith("+0.100") and row["words"] == "5.0"
 
 
 def test_failed_and_unfinished_members_are_in_the_report(tmp_path):
     begun = state("two", 0, 0.1, status="running")
-    begun["points"] = begun["points"][:1]
+    begun.points = begun.points[:1]
     text = study(tmp_path, [state("one", 0, 0.1), begun, state("three", 0, 0.1, status="failed", error="UserError: <b>no</b>")])
     assert "two: no run has evaluated a trained policy so far" in text and "running, or killed: last written 20" in text
     assert "three, seed 0 failed: UserError: &lt;b&gt;no&lt;/b&gt;" in text
@@ -184,7 +219,7 @@ def test_failed_and_unfinished_members_are_in_the_report(tmp_path):
 
 def test_a_run_killed_before_its_evaluation_hides_nothing_of_the_other_seeds(tmp_path):
     killed = state("one", 0, 0.1, status="running")
-    killed["points"][1].pop("scores")
+    killed.points[1].scores = {}
     states = [killed, *(state("one", seed, 0.1 + seed / 100) for seed in (1, 2, 3))]
     assert [row["policy"] for row in tables.rows("one", states)] == ["start", "iteration 1 (3 of 4 runs)"]
     assert "one: after iteration 1, utility is better" in study(tmp_path, states)
@@ -192,39 +227,39 @@ def test_a_run_killed_before_its_evaluation_hides_nothing_of_the_other_seeds(tmp
 
 def test_of_two_seeds_of_which_one_was_killed_the_page_says_so(tmp_path):
     killed = state("one", 1, 0.1, status="running")
-    killed["points"][1].pop("scores")
+    killed.points[1].scores = {}
     assert "one: only 1 of 2 runs has evaluated a trained policy so far" in study(tmp_path, [state("one", 0, 0.1), killed])
 
 
 def test_two_seeds_with_the_same_gain_and_one_of_many_lucky_groups_are_not_called_better(tmp_path):
     text = study(tmp_path, [state("one", seed, 0.1) for seed in (0, 1)])  # no spread, so the interval has no width
-    assert "one: after iteration 1, utility is not separable from the start model&#39;s (+0.100" in text
+    assert "one: after iteration 1, utility shows no significant difference from the start model&#39;s (+0.100" in text
     assert "+0.100 [+0.100, +0.100], p 0.500" in text  # the table says why: of two signs, one in two patterns is as far out
     gains = {"one": (0.1, 0.2, 0.16)} | {f"other{i}": (0.1, -0.1, 0.0) for i in range(9)}
     states = {label: [state(label, seed, gain) for seed, gain in enumerate(row)] for label, row in gains.items()}
-    assert gain(states["one"], "iteration 1").separable  # alone it would be
-    assert f"one: after iteration 1, utility is {NOT_SEPARABLE}" in verdict.against_start(states)[0]
+    assert gain(states["one"], "iteration 1").significant  # alone it would be
+    assert (
+        f"one: after iteration 1, utility shows {NO_DIFFERENCE} from the start model's once corrected for 10 groups"
+        in verdict.against_start(states)[0]
+    )
 
 
 def test_only_what_was_evaluated_alike_is_compared(tmp_path):
     """Another headline, other prompts; the report holds them all the same."""
     one, other, third = ([state(method, seed, 0.1 * seed) for seed in (0, 1)] for method in ("one", "other", "third"))
-    for member in other:
-        for point in member["points"]:
-            scores = point["scores"]
-            scores |= {"headline": "margin", "metrics": {"margin": scores["metrics"]["utility"]}}
-    for point in (point for member in third for point in member["points"]):
-        metric = point["scores"]["metrics"]["utility"]
-        metric["per_item"] = {f"third {key}": value for key, value in metric["per_item"].items()}
+    for point in (point for member in other for point in member.points):
+        point.scores = {"heldout": Scores(headline="margin", metrics={"margin": headline(point).metrics["utility"]})}
+    for point in (point for member in third for point in member.points):
+        with_items(point, lambda items: {f"third {key}": value for key, value in items.items()})
     assert compared(groups([*one, *other, *third])) == []
     text = study(tmp_path, [*one, *other, *third])
-    assert "other: after iteration 1, margin" in text and "Between them" not in text
+    assert "other: after iteration 1, margin" in text and "Between groups" not in text
 
 
 def test_a_warm_start_alone_is_compared_with_iterations(tmp_path):
     warm = [state("warm", seed, 0.3 + seed / 100) for seed in (0, 1, 2)]
     for member in warm:
-        member["points"][1]["name"] = "warm start"
+        member.points[1].name = "warm start"
     (row,) = compared({"warm": warm, "one": [state("one", seed, 0.1) for seed in (0, 1, 2)]})
     assert row["at"] == "warm start, iteration 1" and row["verdict"] == "warm is better"
 
@@ -238,45 +273,48 @@ def test_a_tiny_p_is_not_shown_as_zero():
 def test_start_models_that_are_one_evaluation_are_not_several_seeds():
     """Three seeds over the same log and prompts: the interval of the start model is over prompts, and has a width."""
     rows = tables.rows("one", [state("one", seed, 0.1 + seed / 100) for seed in (0, 1, 2)])
-    start = state("one", 0, 0.1)["points"][0]["scores"]["metrics"]["utility"]["per_item"]
+    start = headline(state("one", 0, 0.1).points[0]).metrics["utility"].per_item
     assert rows[0]["utility"] == tables.show(over_items(list(start.values())), 3) != "0.250 [0.250, 0.250]"
     assert rows[1]["utility"] == tables.show(over_seeds([0.35, 0.36, 0.37]), 3)
 
 
-def of_amount(method, gain, *, pairs, steps):
+def of_amount(method, gain, *, examples, steps):
     """Three seeds of a method that trained on so much."""
     states = [state(method, seed, gain * (1 + seed / 100)) for seed in (0, 1, 2)]
     for member in states:
-        member["points"][1] |= {"pairs": pairs, "steps": steps}
+        member.points[1].examples, member.points[1].steps = examples, steps
     return states
 
 
 @pytest.mark.parametrize(
-    ("pairs", "steps", "remedy"),
+    ("examples", "steps", "remedy"),
     [
         ((76, 96), (7, 8), "pairs_per_iteration=76 for all of them would match them"),
         ((96, 76), (8, 8), "pairs_per_iteration=76 for all of them would match them"),
         ((96, 96), (8, 24), "the same train.pairs_per_step, train.epochs and warmup_epochs would match them"),
     ],
 )
-def test_methods_that_trained_on_different_amounts_are_not_ranked_and_what_would_match_them_is_said(pairs, steps, remedy, tmp_path):
+def test_methods_that_trained_on_different_amounts_are_not_ranked_and_what_would_match_them_is_said(
+    examples, steps, remedy, tmp_path
+):
     one, two = (
-        of_amount(name, gain, pairs=p, steps=s) for name, gain, p, s in zip(("one", "two"), (0.3, 0.1), pairs, steps, strict=True)
+        of_amount(name, gain, examples=n, steps=s)
+        for name, gain, n, s in zip(("one", "two"), (0.3, 0.1), examples, steps, strict=True)
     )
     (found,) = compare({"one": one, "two": two})
-    assert found.gap.separable and found.gap.mean == pytest.approx(0.2, abs=0.01)  # one would be called better
+    assert found.gap.significant and found.gap.mean == pytest.approx(0.2, abs=0.01)  # one would be called better
     (row,) = tables.comparisons([found])
     assert row["verdict"] == "not matched" and row["p (Holm)"] == "-" and verdict.between([found]) == []
-    said = f"NO COMPARISON of these, which did not train on the same amount: one on {pairs[0]} pairs in {steps[0]} steps;"
-    assert verdict.unmatched([found]) == [f"{said} two on {pairs[1]} pairs in {steps[1]} steps. {remedy}."]
+    said = f"NOT RANKED, because they did not train on the same amount: one on {examples[0]} examples in {steps[0]} steps;"
+    assert verdict.unmatched([found]) == [f"{said} two on {examples[1]} examples in {steps[1]} steps. {remedy}."]
     text = study(tmp_path, [*one, *two])
-    assert text.index(said) < text.index("one: after iteration") and "is better" not in text.split("Who is ahead")[1]
+    assert text.index(said) < text.index("one: after iteration") and "is better" not in text.split("<h2>Comparisons")[1]
 
 
 def test_seeds_are_matched_one_by_one_and_not_by_their_sums():
-    one, two = (of_amount(name, 0.1, pairs=8, steps=4) for name in ("one", "two"))
+    one, two = (of_amount(name, 0.1, examples=8, steps=4) for name in ("one", "two"))
     assert compare({"one": one, "two": two})[0].matched
-    one[0]["points"][1]["pairs"], one[1]["points"][1]["pairs"] = 6, 10
+    one[0].points[1].examples, one[1].points[1].examples = 6, 10
     assert not compare({"one": one, "two": two})[0].matched
 
 
@@ -286,14 +324,13 @@ def test_what_was_not_tested_does_not_count_in_the_correction():
     grouped = {label: [state(label, seed, g) for seed, g in enumerate(gains)] for label, gains in rows.items()}
     before = verdict.against_start(grouped)
     begun, few = state("three", 0, 0.1, status="running"), state("four", 0, 0.1)
-    begun["points"] = begun["points"][:1]
-    for point in few["points"]:
-        metric = point["scores"]["metrics"]["utility"]
-        metric["per_item"] = dict(list(metric["per_item"].items())[:2])
+    begun.points = begun.points[:1]
+    for point in few.points:
+        with_items(point, lambda items: dict(list(items.items())[:2]))
     after = verdict.against_start(grouped | {"three": [begun], "four": [few]})
-    assert after[:2] == before and "for all 2 groups together" in before[0]
-    assert after[3] == "four: after iteration 1, utility is +0.100 against the start model's: 2 prompts, too few to say."
-    loose = of_amount("loose", 0.3, pairs=99, steps=9)
+    assert after[:2] == before and "corrected for all 2 groups" in before[0]
+    assert after[3] == "four: after iteration 1, utility is +0.100 against the start model's: 2 prompts, too few to tell."
+    loose = of_amount("loose", 0.3, examples=99, steps=9)
     assert [this.p_holm for this in compare(grouped | {"loose": loose})] == [compare(grouped)[0].p_holm, None, None]
 
 
@@ -301,11 +338,11 @@ def test_prompts_of_few_conversations_say_nothing_however_many_seeds_there_are(t
     """Twelve prompts: of twelve conversations a result, of three none, with one seed as with three."""
     for count in (1, 3):
         states = [state("one", seed, 0.1 + seed / 1000) for seed in range(count)]
-        assert gain(states, "iteration 1").separable and "[" in tables.rows("one", states)[1]["utility"]
-        for point in (point for member in states for point in member["points"]):
-            point["scores"]["conversations"] = {str(i): f"c{i % 3}" for i in range(12)}
+        assert gain(states, "iteration 1").significant and "[" in tables.rows("one", states)[1]["utility"]
+        for point in (point for member in states for point in member.points):
+            point.scores = {"deployment": replace(headline(point), conversations={str(i): f"c{i % 3}" for i in range(12)})}
         (said,) = verdict.against_start({"one": states})
-        assert said.endswith(f"{'3 seeds on ' if count == 3 else ''}12 prompts of 3 conversations, too few to say.")
+        assert said.endswith(f"{'3 seeds on ' if count == 3 else ''}12 prompts of 3 conversations, too few to tell.")
         row = tables.rows("one", states)[1]
         assert row["against start"].endswith("too few prompts") and "[" not in row["utility"] + row["against start"]
 
@@ -313,38 +350,40 @@ def test_prompts_of_few_conversations_say_nothing_however_many_seeds_there_are(t
 def test_a_run_without_a_metric_is_not_set_against_another_runs():
     """Of three seeds the first has no start scores and the second no later ones: the gain is the third's, and no mixture."""
     states = [state("one", seed, shift) for seed, shift in enumerate((0.5, 0.7, 0.1))]
-    states[0]["points"][0]["scores"]["metrics"]["utility"]["per_item"] = {}
-    states[1]["points"][1]["scores"]["metrics"]["utility"]["per_item"] = None
+    with_items(states[0].points[0], lambda items: {})
+    with_items(states[1].points[1], lambda items: None)
     found = gain(states, "iteration 1")
     assert found.mean == pytest.approx(0.1) and found.over == "12 prompts"
 
 
-def test_who_is_ahead_says_what_was_compared_and_nothing_of_what_was_not():
+def test_the_verdict_says_what_was_compared_and_nothing_of_what_was_not():
     groups_of = lambda *gains: {f"g{i}": [state(f"g{i}", s, g * (1 + s / 100)) for s in (0, 1, 2)] for i, g in enumerate(gains)}  # noqa: E731
-    assert verdict.between(compare(groups_of(0.3, 0.1))) == ["Between them: g0 and g1: g0 is better."]
+    assert verdict.between(compare(groups_of(0.3, 0.1))) == ["Between groups: g0 and g1: g0 is better."]
     equal = compare(groups_of(0.3, 0.1) | {"g2": [state("g2", s, g) for s, g in enumerate((0.8, -0.4, 0.5))]})
-    assert verdict.between(equal) == ["Between them: g0 and g1: g0 is better. Of the others compared, none is separable."]
-    assert verdict.between(equal[1:]) == ["Between them: no difference is separable."] and verdict.between([]) == []
+    assert verdict.between(equal) == [
+        "Between groups: g0 and g1: g0 is better. The other comparisons show no significant difference."
+    ]
+    assert verdict.between(equal[1:]) == ["Between groups: no significant difference."] and verdict.between([]) == []
     one_seed = {label: states[:1] for label, states in groups_of(0.3, 0.1).items()}
-    assert "a word on methods needs several seeds" in verdict.between(compare(one_seed))[0]
+    assert "To compare methods, run several seeds." in verdict.between(compare(one_seed))[0]
 
 
 def test_a_page_says_what_the_alarms_could_see(tmp_path):
-    watching = ["chosen_fall", "length_ratio", "perplexity_ratio"]
-    quiet, loud = (state("one", seed, 0.1) | {"watched": watching, "environment": {"commit": "abc"}} for seed in (0, 1))
-    said = "Watched: chosen_fall, length_ratio. Not measured by this evaluation: perplexity_ratio."
+    watching = ["chosen_shift", "length_ratio", "perplexity_ratio"]
+    quiet, loud = (replace(state("one", seed, 0.1), watched=watching, environment={"commit": "abc"}) for seed in (0, 1))
+    said = "Alarms that were on: chosen_shift, length_ratio. Not measured by the evaluations of these runs: perplexity_ratio."
     text = study(tmp_path, [quiet])
-    assert f"None sounded. {said}" in text and "Alarms sounded" not in text and "Made with commit abc." in text
+    assert f"None was raised. {said}" in text and "Alarms were raised" not in text and "Made with commit abc." in text
     (tmp_path / "0").rename(tmp_path / "2")
-    loud["alarms"] = [{"iteration": 1, "during": "training, step 5", "name": "chosen_fall", "text": "fell"}]
+    loud.alarms = [Alarm(iteration=1, during="training, step 5", name="chosen_shift", text="fell")]
     text = study(tmp_path, [quiet, loud])
-    assert "None sounded" not in text and said in text and "Alarms sounded in 1 of 3 runs; see below." in text
+    assert "None was raised" not in text and said in text and "Alarms were raised in 1 of 3 runs; see below." in text
 
 
 def test_members_of_a_sweep_are_found_however_deep_they_lie(tmp_path):
     deep = tmp_path / "method=one" / "data.path=" / "logs" / "seed=0"
     deep.mkdir(parents=True)
-    (deep / "run.json").write_text(json.dumps(state("one", 0, 0.1)))
+    write(deep, state("one", 0, 0.1))
     with pytest.raises(UserError, match="neither a run"):
         html.report_of(tmp_path)
     (tmp_path / "multirun.yaml").touch()
@@ -359,12 +398,12 @@ def test_of_very_many_groups_each_is_compared_with_the_first():
 
 
 def test_the_sample_browser_takes_one_seed_of_all_and_never_the_start_model_for_a_run(tmp_path):
-    states = {
-        tmp_path / f"{i}-{label}": state(label, seed, 0.1) for i, (label, seed) in enumerate([("one", 0), ("two", 1), ("one", 1)])
-    }
-    labels = groups(list(states.values()))
-    grouped = {label: [place for place, one in states.items() if one in group] for label, group in labels.items()}
-    assert html._side_by_side(grouped, states) == {"one": tmp_path / "2-one", "two": tmp_path / "1-two"}
+    runs = [
+        Member(folder=tmp_path / f"{i}-{label}", state=state(label, seed, 0.1))
+        for i, (label, seed) in enumerate([("one", 0), ("two", 1), ("one", 1)])
+    ]
+    chosen = {label: member.folder.name for label, member in html._side_by_side(grouped(runs)).items()}
+    assert chosen == {"one": "2-one", "two": "1-two"}
     for name in ("iteration_0", "iteration_9", "iteration_10", "warm_start"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "replies.jsonl").touch()
@@ -391,7 +430,7 @@ def test_training_is_averaged_step_by_step_though_a_seed_was_killed():
 def test_a_sweep_leaves_its_numbers_as_files(tmp_path):
     """Two seeds of one method, one of another with an override of its own; every number is one that the page shows too."""
     states = [*(state("one", seed, 0.1 + seed / 100) for seed in (0, 1)), state("two", 0, 0.3)]
-    states[2]["title"]["train.loss.beta"] = "0.05"
+    states[2].title["train.loss.beta"] = "0.05"
     study(tmp_path, states)
     results, comparisons = (list(csv.DictReader((tmp_path / name).open())) for name in ("results.csv", "comparisons.csv"))
     assert [(row["run"], row["method"], row["seed"], row["train.loss.beta"], row["policy"]) for row in results] == [
@@ -400,11 +439,11 @@ def test_a_sweep_leaves_its_numbers_as_files(tmp_path):
         for policy in ("start", "iteration 1")
     ]
     last = results[-1]
-    items = states[2]["points"][1]["scores"]["metrics"]["utility"]["per_item"]
+    items = headline(states[2].points[1]).metrics["utility"].per_item
     assert float(last["utility"]) == pytest.approx(np.mean(list(items.values())))
     assert [float(last[f"utility {end}"]) for end in ("low", "high")] == pytest.approx([level([items]).low, level([items]).high])
     assert float(last["against start"]) == pytest.approx(0.3) and float(last["against start p"]) == pytest.approx(2 / 2**12)
-    assert (last["words"], last["pairs"], last["steps"]) == ("5.0", "8", "4")
+    assert (last["words"], last["examples"], last["steps"]) == ("5.0", "8", "4")
     (row,) = comparisons
     assert (row["one"], row["other"], row["matched"], row["over"]) == ("one", "two, train.loss.beta=0.05", "True", "12 prompts")
     assert float(row["difference"]) == pytest.approx(-0.2) and row["p"] == row["p (Holm)"] and row["verdict"].startswith("two")
@@ -412,39 +451,42 @@ def test_a_sweep_leaves_its_numbers_as_files(tmp_path):
 
 def test_a_page_says_what_it_cost_and_what_to_do_next(tmp_path):
     few, loud = state("one", 0, 0.1), state("one", 1, 0.1)
-    few |= {"outlook": ["Held out: 1.", "1 pair: TOO FEW.", "evaluation.share=0.5 helps."], "meanings": {"utility": "of 0 to 1"}}
-    loud["alarms"] = [{"iteration": 1, "during": "sampling", "name": "cut_excess", "text": "cut"}]
-    loud["stages"] += [{"name": "replies", "seconds": 9.0, "peak_gib": 0.7, "hit": False, "tokens": 1234}]
-    loud["stages"] += [{"name": "score", "seconds": 9.0, "peak_gib": 0.1, "hit": True}]
+    few.outlook = ["Held out: 1.", "1 pair: TOO FEW.", "evaluation.share=0.5 helps."]
+    few.evaluations = {"deployment": {"utility": "of 0 to 1"}}
+    loud.alarms = [Alarm(iteration=1, during="sampling", name="cut_excess", text="cut")]
+    loud.stages.append(SpentStage(name="replies", seconds=9.0, peak_gib=0.7, hit=False, tokens=1234))
+    loud.stages.append(SpentStage(name="score", seconds=9.0, peak_gib=0.1, hit=True))
     text = study(tmp_path, [few, loud])
     cost = "Cost: 4 s of computing, 1,234 tokens sampled, 0 trained on, 0.7 GiB of memory at most; 1 of 4 stages were found"
     assert cost in text and "utility: of 0 to 1." in text and "Held out: 1. 1 pair: TOO FEW." in text
     steps = [line.split("</li>")[0] for line in text.split("<li>")[1:]]
-    assert steps[0] == "evaluation.share=0.5 helps." and steps[1].startswith("The alarm cut_excess sounded: raise sampler.max_new")
-    (tmp_path / "0/run.json").write_text(json.dumps(few | {"status": "running"}))
+    assert steps[0] == "evaluation.share=0.5 helps." and steps[1].startswith(
+        "Because of the alarm cut_excess: raise sampler.max_new"
+    )
+    write(tmp_path / "0", replace(few, status="running"))
     assert "<li>" not in html.study_report(tmp_path).read_text()  # not before it is over
 
 
 def test_a_better_policy_is_pointed_at_and_a_heading_says_of_what_and_when(tmp_path):
     good = state("one", 0, 0.1)
-    good["title"]["data.path"], good["notes"], good["begun"] = (
-        "/logs/march.jsonl",
-        {"data": "records", "model": "m"},
-        "2026-11-26T12:01:59",
-    )
+    good.title["data.path"], good.begun = "/logs/march.jsonl", "2026-11-26T12:01:59"
+    good.notes = {"data": "records", "model": "m"}
     text = study(tmp_path, [good])
     assert "<title>one run on records (march.jsonl) with m, 2026-11-26 12:01</title>" in text
     (tmp_path / "0/iteration_1/policy").mkdir(parents=True)
-    assert f"one is better: its policy is {tmp_path}/0/iteration_1/policy;" in html.study_report(tmp_path).read_text()
+    assert (
+        f"one is better. To go on from its policy: model=pretrained model.path={tmp_path}/0/iteration_1/policy<"
+        in html.study_report(tmp_path).read_text()
+    )
 
 
 def test_a_report_says_that_samples_went_with_the_store(tmp_path):
     (tmp_path / "run/iteration_1").mkdir(parents=True)
-    (tmp_path / "run/run.json").write_text(json.dumps(state("one", 0, 0.1)))
+    write(tmp_path / "run", state("one", 0, 0.1))
     assert "are gone" not in html.run_report(tmp_path / "run").read_text()
-    (tmp_path / "run/iteration_1/examples.jsonl").symlink_to("../../store/examples/abc/examples.jsonl")
+    (tmp_path / "run/iteration_1/examples.jsonl").symlink_to("../../store/pairs/abc/examples.jsonl")
     text = html.run_report(tmp_path / "run").read_text()
-    assert "1 entries of this folder link to files that are gone (examples.jsonl)" in text and "store/examples/abc" in text
+    assert "Links of this folder lead to files that are gone (examples.jsonl)" in text and "store/pairs/abc" in text
 
 
 def test_a_member_of_a_sweep_is_called_by_its_path_from_here(tmp_path, monkeypatch):
@@ -465,7 +507,7 @@ def test_settings_that_differ_are_listed_and_only_those(tmp_path):
 
 
 def test_a_report_is_built_anew_from_the_command_line_and_wrong_folders_are_named(tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps(state("one", 0, 0.1, status="running")))
+    write(tmp_path, state("one", 0, 0.1, status="running"))
     for folder, code, words in ((tmp_path, 0, "Report: "), (tmp_path / "no", 1, "holds neither a run")):
         done = subprocess.run(
             [sys.executable, "-m", "drift", "report", str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=100
@@ -478,14 +520,14 @@ def test_text_of_a_data_set_is_escaped(tmp_path):
     attack = "<script>alert(1)</script>"
     folder = tmp_path / "run"
     (folder / "iteration_1").mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(state("one", 0, 0.1)))
+    write(folder, state("one", 0, 0.1))
     prompt = [{"role": "user", "content": attack}]
     record = {
         "id": "r", "conversation": "c", "prompt": prompt, "reply": attack, "label": "dsat", "ended": True, "feedback": attack,
         "revised": None, "satisfied": False, "truth": None, "provenance": {"detector": attack, "category": attack, "confidence": 1},
     }  # fmt: skip
     (folder / "records.jsonl").write_text(json.dumps(record) + "\n")
-    sides = [{"text": attack, "ended": good, "fresh": good, "good": good} for good in (True, False)]
+    sides = [{"text": attack, "ended": not good, "fresh": good, "good": good} for good in (True, False)]
     row = {"prompt": prompt, "replies": sides, "feedback": attack, "record": "r"}
     (folder / "iteration_1" / "examples.jsonl").write_text(json.dumps(row) + "\n")
     text = html.run_report(folder).read_text()
@@ -493,3 +535,92 @@ def test_text_of_a_data_set_is_escaped(tmp_path):
     assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
+
+
+def test_a_run_json_is_read_as_it_was_written(tmp_path):
+    whole = state("one", 0, 0.1)
+    whole.alarms = [Alarm(iteration=1, during="sampling", name="cut_excess", text="cut")]
+    write(tmp_path, whole)
+    assert foreign.members_of(tmp_path) == [Member(folder=tmp_path, state=whole)]
+
+
+def test_a_run_of_the_version_before_has_its_report(tmp_path):
+    """The folder of a run of the tiny model as it was written without a version, with its links as files: eight prompts of the
+    evaluation, six pairs."""
+    shutil.copytree(ROOT / "tests/golden/run-without-version", tmp_path / "run")
+    (member,) = foreign.members_of(tmp_path / "run")
+    start, trained = member.state.points
+    assert (trained.examples, trained.steps, trained.distinct_prompts) == (6, 3, 6) and start.examples is None
+    assert trained.first_step == {"dpo": 0.6931471824645996, "margin": 0.0} and trained.counts["seen"] == 6
+    assert headline(start).metrics["request met"].value == 0.75 and len(headline(start).metrics["utility"].per_item) == 8
+    text = html.run_report(tmp_path / "run").read_text()
+    assert "is left out" not in text and "drift: after iteration 1, utility shows no significant difference" in text
+    assert (
+        "6 candidates, 6 used" in text
+        and "examples (with their replies)" in text
+        and "share of test prompts whose request is met" in text
+    )
+    assert {item["kind"] for item in shown_in(tmp_path / "run")} == {"evaluation", "training"}
+    sides = [remark for item in shown_in(tmp_path / "run") if item["kind"] == "training" for *_, remark, _ in item["replies"]]
+    assert sides == ["good"] * 6  # what was sampled; the logged reply is above it
+
+
+def shown_in(folder):
+    """The samples of a run's page."""
+    (member,) = foreign.members_of(folder)
+    return samples.items({"run": member}, foreign.Reader())
+
+
+def test_further_evaluations_have_tables_with_intervals_of_their_own_and_the_verdict_is_the_first_ones(tmp_path):
+    states = [state(label, seed, gain + seed / 100) for label, gain in (("one", 0.1), ("two", 0.3)) for seed in (0, 1, 2)]
+    for member in states:
+        member.evaluations = {"deployment": {}, "chat": {"rating": "of 0 to 10"}}
+        for i, point in enumerate(member.points):
+            items = {str(k): 5.0 + i * (k % 2 + int(member.title["seed"])) for k in range(8)}
+            rating = Metric(value=sum(items.values()) / 8, per_item=items, digits=1)
+            point.scores["chat"] = Scores(headline="rating", metrics={"rating": rating})
+    text = study(tmp_path, states)
+    first, further = text.split("<h2>Evaluation chat: rating by iteration")
+    further = further.split("<h2>")[0]
+    assert "one: after iteration 1, utility is better" in first and "rating" not in first
+    after = paired([{"0": 5.5 + seed} for seed in (0, 1, 2)], [{"0": 5.0}] * 3)
+    gained = tables.show_difference(replace(after, few=False), 3)
+    assert further.count(f"<td>{gained}</td>") == 2 and "<b>rating</b>: of 0 to 10." in further and "<svg" in further
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [row["chat/rating"] for row in rows[:2]] == ["5.0", "5.5"] and {row["headline"] for row in rows} == {"utility"}
+
+
+def test_pairs_are_shown_side_by_side_and_unpaired_examples_alone(tmp_path):
+    record = {
+        "conversation": "c", "prompt": [{"role": "user", "content": "Which?"}], "ended": True, "feedback": None, "revised": None,
+        "satisfied": False, "truth": None, "provenance": None,
+    }  # fmt: skip
+    records = [
+        record | {"id": "a", "reply": "logged a", "label": "dsat"},
+        record | {"id": "b", "reply": "logged b", "label": "sat"},
+    ]
+    reply = {"ended": True, "fresh": False}
+    pair = [reply | {"text": "fresh a", "fresh": True, "good": True}, reply | {"text": "logged a", "good": False}]
+    other = [reply | {"text": "liked elsewhere", "good": True, "ended": False}, reply | {"text": "logged a", "good": False}]
+    examples = [("a", pair), ("a", other), ("b", [reply | {"text": "logged b", "good": True}])]
+    (tmp_path / "iteration_1").mkdir()
+    write(tmp_path, state("one", 0, 0.1))
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
+    rows = [{"prompt": record["prompt"], "replies": replies, "feedback": None, "record": name} for name, replies in examples]
+    (tmp_path / "iteration_1/examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [(item["logged"], item["replies"]) for item in shown_in(tmp_path)] == [
+        ([("disliked", "logged a")], [("run", "fresh a", "good", ""), ("run", "liked elsewhere", "good", "logged, cut off")]),
+        ([("liked", "logged b")], [("run", "logged b", "good", "logged")]),
+    ]
+
+
+def test_a_metric_that_some_steps_lack_is_an_empty_cell(tmp_path):
+    log = CsvFiles(tmp_path)
+    log.steps(1, [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6, "kl": 3.0}])
+    log.steps(1, [{"step": 3, "loss": 0.5}])
+    log.steps(2, [{"step": 1, "loss": 0.4, "entropy": 2.0}])
+    expected = [(1, 1, 0.7, None, None), (1, 2, 0.6, 3.0, None), (1, 3, 0.5, None, None), (2, 1, 0.4, None, 2.0)]
+    names = ("iteration", "step", "loss", "kl", "entropy")
+    assert foreign.Reader().steps(tmp_path) == [
+        {name: value for name, value in zip(names, row, strict=True) if value is not None} for row in expected
+    ]

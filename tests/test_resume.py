@@ -152,9 +152,10 @@ def perform(rounds: list[list[dict[str, Any]]], hash_seed: int) -> list[list[Out
 
 def artefacts(run: Path) -> dict[str, bytes]:
     """What a run leaves behind, by name, every file of the list there."""
-    names = ["records.jsonl", "quarantine.jsonl", "iteration_0/scores.json", "iteration_0/replies.jsonl"]
+    names = ["records.jsonl", "quarantine.jsonl", "iteration_0/deployment/scores.json", "iteration_0/deployment/replies.jsonl"]
     for iteration in range(1, ITERATIONS + 1):
-        made = ("examples.jsonl", "policy/adapter_model.safetensors", "steps.jsonl", "scores.json", "replies.jsonl")
+        made = ("examples.jsonl", "policy/adapter_model.safetensors", "steps.jsonl")
+        made += ("deployment/scores.json", "deployment/replies.jsonl")
         names += [f"iteration_{iteration}/{name}" for name in made]
     return {name: (run / name).read_bytes() for name in names}
 

@@ -87,9 +87,9 @@ def test_every_run_starts_at_ln_two_and_learns_its_pairs(cache, tmp_path, overri
     log = feedback_file(tmp_path / "log.jsonl", dsat=12, sat=12)
     state = perform(tmp_path / "run", *settings(cache, log, tmp_path / "store"), "train.tokens_per_batch=1", *overrides)
     trained = [point for point in state["points"] if "counts" in point]
-    assert len(trained) == 2 and all(point["pairs"] == 6 and point["steps"] == 3 for point in trained)
+    assert len(trained) == 2 and all(point["examples"] == 6 and point["steps"] == 3 for point in trained)
     check = trained[:1] if "reference=start" in overrides else trained
-    assert all(abs(point["first step"]["dpo"] - 0.6931471805599453) <= 1e-6 for point in check)
+    assert all(abs(point["first_step"]["dpo"] - 0.6931471805599453) <= 1e-6 for point in check)
     steps = [json.loads(line) for line in (tmp_path / "run" / "iteration_1" / "steps.jsonl").read_text().splitlines()]
     assert all(step["grad_norm"] > 0 for step in steps) and steps[-1]["dpo"] < steps[0]["dpo"]
 
@@ -140,7 +140,7 @@ def test_the_warm_start_is_a_stage_before_the_first_iteration(cache, tmp_path):
     names = [point["name"] for point in state["points"]]
     warm = state["points"][1]
     assert names == ["start", "warm start", "iteration 1"]
-    assert warm["pairs"] >= 4 and warm["steps"] == 2 * -(-warm["pairs"] // 2) and warm["generated tokens"] == 0
+    assert warm["examples"] >= 4 and warm["steps"] == 2 * -(-warm["examples"] // 2) and warm["generated_tokens"] == 0
 
 
 @pytest.mark.slow
@@ -148,9 +148,8 @@ def test_the_papers_settings_go_through_a_whole_run(cache, tmp_path):
     common = settings(cache, second_tries(tmp_path / "log.jsonl"), tmp_path / "store")
     state = perform(tmp_path / "run", "experiment=paper-0.5b", *common, "pairs_per_iteration=null", "iterations=1")
     _, warm, trained = state["points"]
-    assert (warm["name"], warm["steps"]) == ("warm start", 3 * -(-warm["pairs"] // 2)) and trained["pairs"] == trained["counts"][
-        "used"
-    ]
+    assert (warm["name"], warm["steps"]) == ("warm start", 3 * -(-warm["examples"] // 2))
+    assert trained["examples"] == trained["counts"]["used"]
     assert not (tmp_path / "run/iteration_1/policy/adapter_config.json").exists()
 
 
@@ -188,14 +187,14 @@ def test_a_member_that_fails_is_named_and_the_others_finish(cache, tmp_path):
     log = feedback_file(tmp_path / "log.jsonl", dsat=8, sat=0)
     rows = settings(cache, log, tmp_path / "store")
     done = command("-m", "method=spin,drift", *rows, "iterations=1", f"hydra.sweep.dir={tmp_path}/study")
-    assert done.returncode == 1 and "The method made no usable pair" in done.stdout and "1 of 2 members failed" in done.stderr
+    assert done.returncode == 1 and "The method made no usable example" in done.stdout and "1 of 2 members failed" in done.stderr
     assert "Traceback" not in done.stderr and "Error executing job" not in done.stderr
     text = (tmp_path / "study" / "report.html").read_text()
     assert "spin failed: UserError" in text and "drift: after iteration 1, log-prob lost per disliked token" in text
     start, after = json.loads((tmp_path / "study" / "1-drift" / "run.json").read_text())[
         "points"
     ]  # of complaints alone: more is better
-    values = [point["scores"]["metrics"]["log-prob lost per disliked token"]["value"] for point in (start, after)]
+    values = [point["scores"]["heldout"]["metrics"]["log-prob lost per disliked token"]["value"] for point in (start, after)]
     assert values[0] == 0 < values[1]
 
 

@@ -12,6 +12,10 @@ import sys
 import pytest
 from conftest import ROOT, SMALL, command, feedback_file
 from network_watch import Watch
+from test_report import state, write
+
+from drift.logger import workspace
+from drift.report import html
 
 pytestmark = pytest.mark.slow
 
@@ -138,11 +142,11 @@ def test_metrics_are_those_of_the_csv_files_and_samples_are_tables(sweep):
         for row, expected in zip(scores, numbers(member / "scores.csv"), strict=True):
             assert row["iteration"] == expected.pop("iteration")
             assert {name: row[f"scores/{name}"] for name in expected} == pytest.approx(expected)
-        assert tables(member)["pairs"][0]["columns"] == ["iteration", "prompt", "chosen", "rejected", "feedback"]
+        assert tables(member)["examples"][0]["columns"] == ["iteration", "prompt", "good", "bad", "feedback"]
 
 
-def test_alarms_are_there_and_pairs_and_replies_are_tables_unless_switched_off(cache, tmp_path):
-    for choice, kinds in (("true", {"pairs": 1, "replies": 2}), ("false", {})):
+def test_alarms_are_there_and_examples_and_replies_are_tables_unless_switched_off(cache, tmp_path):
+    for choice, kinds in (("true", {"examples": 1, "replies": 2}), ("false", {})):
         done = command(
             *SMALL, f"model.cache_dir={cache}", "iterations=1", "logger=wandb", f"logger.samples={choice}",
             "alarms.copied_share=-1", f"store.dir={tmp_path}/store", f"hydra.run.dir={tmp_path}/{choice}",
@@ -172,11 +176,25 @@ def tables(member):
 def test_the_workspace_is_specified_without_a_server(sweep, tmp_path):
     spec = tmp_path / "workspace.json"
     done = subprocess.run(
-        [sys.executable, "-m", "drift", "workspace", "--entity", "team", "--project", "p", "--spec", str(spec)],
+        [sys.executable, "-m", "drift", "workspace", str(sweep), "--entity", "team", "--project", "p", "--spec", str(spec)],
         cwd=ROOT, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     text = spec.read_text()
-    assert json.loads(text) and all(name in text for name in ("scores/utility", "train/margin", "Methods side by side"))
-    logged = numbers(next(sweep.glob("[0-9]-*")) / "scores.csv")[0]
-    assert all(f"scores/{name}" in text for name in logged if name != "iteration")  # held-out feedback has panels too
+    assert json.loads(text) and "Methods side by side" in text
+    for file, kind in (("scores.csv", "scores"), ("steps.csv", "train")):
+        logged = set(numbers(next(sweep.glob("[0-9]-*")) / file)[0]) - {"iteration", "step"}
+        assert logged and all(f'"{kind}/{name}"' in text for name in logged)
+
+
+def test_a_metric_that_nobody_named_is_drawn_in_the_page_and_in_the_workspace(tmp_path):
+    """Of an objective from elsewhere: its part of the loss at every step, its KL term at one."""
+    write(tmp_path, state("one", 0, 0.1))
+    (tmp_path / "steps.csv").write_text("iteration,step,loss,loss_ours,margin,our_kl\n1,1,0.7,0.3,0.0,\n1,2,0.6,0.2,0.1,4.5\n")
+    text = html.run_report(tmp_path).read_text()
+    titles = [text.index(f">{name}<") for name in ("loss", "loss_ours", "reward margin", "our_kl")]
+    assert titles == sorted(titles)
+    scores, training = workspace.metrics(tmp_path)
+    assert (scores, training) == (["utility", "words"], ["loss", "loss_ours", "margin", "our_kl"])
+    spec = workspace.build("team", "p", scores, training)._to_model().model_dump_json()
+    assert all(f'"{name}"' in spec for name in ("scores/utility", "train/loss_ours", "train/our_kl"))

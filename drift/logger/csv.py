@@ -1,9 +1,13 @@
 """Metrics as two CSV files in the run folder: steps.csv, a row as soon as an optimiser step is done, and scores.csv."""
 
 import csv
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from drift.records import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +31,15 @@ class CsvFiles:
         """Metrics of the next optimiser steps of an iteration."""
         _append(self.folder / "steps.csv", [{"iteration": iteration} | row for row in rows])
 
-    def scores(self, iteration: int, metrics: dict[str, Any]) -> None:
-        """Metrics of an evaluated policy."""
-        _append(self.folder / "scores.csv", [{"iteration": iteration} | {name: m["value"] for name, m in metrics.items()}])
+    def scores(self, iteration: int, metrics: Mapping[str, float | None]) -> None:
+        """Metrics of an evaluated policy; those of a further evaluation are called EVALUATION/METRIC."""
+        _append(self.folder / "scores.csv", [{"iteration": iteration, **metrics}])
 
     def samples(self, iteration: int, kind: str, rows: list[dict[str, Any]]) -> None:
-        """Some pairs or replies; they are in the run folder already."""
+        """Some examples or replies; they are in the run folder already."""
 
     def alarm(self, iteration: int, during: str, name: str, text: str) -> None:
-        """Training goes wrong, or may; run.json has it already."""
+        """A sign that training goes wrong; run.json has it already."""
 
     def summary(self, found: dict[str, Any]) -> None:
         """What came out in the end: gains, their intervals, the verdict; run.json has them by policy."""
@@ -44,12 +48,22 @@ class CsvFiles:
         """The run is over."""
 
 
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """The first row ever written says which columns there are: a step that measures more than others is the first one."""
-    new = not path.exists()
-    with open(path, "a+", newline="", encoding="utf-8") as file:
-        file.seek(0)
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if new else next(csv.reader(file)))
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Adds rows. A column that the file does not have yet is added to all of it; cells without a value are empty."""
+    known: list[str] = []
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            known = next(csv.reader(file))
+    columns = list(dict.fromkeys([*known, *(name for row in rows for name in row)]))
+    if columns != known:
+        before = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if known else []
+        write_text(path, _lines(columns, [{name: name for name in columns}, *before, *rows]))
+    else:
+        with open(path, "a", newline="", encoding="utf-8") as file:
+            file.write(_lines(columns, rows))
+
+
+def _lines(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    csv.DictWriter(text, fieldnames=columns).writerows(rows)
+    return text.getvalue()

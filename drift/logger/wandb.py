@@ -1,4 +1,4 @@
-"""The same metrics in Weights & Biases, and some pairs and replies as tables; offline unless the user says otherwise.
+"""The same metrics in Weights & Biases, and some examples and replies as tables; offline unless the user says otherwise.
 
 One run of ours is one of theirs: group = study, job type = method, the composed config as it is; its name says what sets it apart
 from the other members of its sweep. Gains and verdict are in its summary. An offline run lies in the run folder; `wandb sync` sends
@@ -7,7 +7,7 @@ it. Steps are laid over `step`, evaluations over `iteration`.
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ LONGEST = 4000  # characters of a text
 
 @dataclass(frozen=True, kw_only=True)
 class Wandb(Csv):
-    """`mode`: online sends metrics, config, and texts of pairs and replies (`samples`) to the server that wandb is logged in to."""
+    """`mode`: online sends metrics, config, and texts of examples and replies (`samples`) to the server that
+    wandb is logged in to."""
 
     project: str
     entity: str | None
@@ -50,7 +51,7 @@ class WandbRun(CsvFiles):
         config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
         study = next((above for above in folder.parents if (above / "multirun.yaml").is_file()), folder)
         self.with_samples, self.step = settings.samples, 0
-        with complaints("logger.mode=offline"):
+        with translate_errors("logger.mode=offline"):
             self.run = wandb.init(
                 project=settings.project,
                 entity=settings.entity,
@@ -79,9 +80,9 @@ class WandbRun(CsvFiles):
             named = {f"train/{name}": value for name, value in row.items() if name != "step"}
             self.run.log({"step": self.step, "iteration": iteration} | named)
 
-    def scores(self, iteration: int, metrics: dict[str, Any]) -> None:
+    def scores(self, iteration: int, metrics: Mapping[str, float | None]) -> None:
         super().scores(iteration, metrics)
-        known = {f"scores/{name}": content["value"] for name, content in metrics.items() if content["value"] is not None}
+        known = {f"scores/{name}": value for name, value in metrics.items() if value is not None}
         self.run.log({"iteration": iteration} | known)
 
     def samples(self, iteration: int, kind: str, rows: list[dict[str, Any]]) -> None:
@@ -89,7 +90,7 @@ class WandbRun(CsvFiles):
 
         if not self.with_samples or not rows:
             return
-        names = [name for name in ("prompt", "reply", "chosen", "rejected", "feedback") if name in rows[0]]
+        names = [name for name in ("prompt", "reply", "good", "bad", "feedback") if name in rows[0]]
         data: list[Any] = [[iteration, *(_text(row[name]) for name in names)] for row in rows]
         self.run.log({"iteration": iteration, f"{kind}/iteration {iteration}": wandb.Table(["iteration", *names], data)})
 
@@ -127,14 +128,14 @@ def sync(folder: Path, study: Path) -> str:
 
 
 @contextmanager
-def complaints(instead: str) -> Iterator[None]:
+def translate_errors(alternative: str) -> Iterator[None]:
     """Turns those of W&B (nobody is logged in, no server answers) into ours, with what sends nothing."""
     from wandb.errors import Error
 
     try:
         yield
     except Error as error:
-        raise UserError(f"W&B: {error} Log in with `wandb login` (or WANDB_API_KEY); or send nothing: {instead}.") from error
+        raise UserError(f"W&B: {error} Log in with `wandb login` (or WANDB_API_KEY); or send nothing: {alternative}.") from error
 
 
 def _text(value: Any) -> str:

@@ -1,45 +1,42 @@
-"""A workspace in Weights & Biases that lays our methods over one another: scores by iteration, training by step, alarms."""
+"""A workspace in Weights & Biases that lays our methods over one another: scores by iteration, training by step, alarms.
 
+Its panels are those of the metrics that a run or a study on this machine has: what an objective or an evaluation measures needs no
+line here.
+"""
+
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from drift.alarms import Alarms
 from drift.console import say
-from drift.errors import need_package
-from drift.logger.wandb import complaints
+from drift.errors import UserError, need_package
+from drift.logger.wandb import translate_errors
 from drift.records import write_text
-
-SCORES = (
-    "utility",
-    "request met",
-    "on topic",
-    "words",
-    "distinct-2",
-    "missing ends",
-    "perplexity under start",
-    "margin against start (nats)",
-    "pair accuracy",
-    "chosen log-prob per token",
-    "log-prob lost per disliked token",
-)
-TRAINING = (
-    "loss", "dpo", "margin", "accuracy", "sigma", "reward_chosen", "reward_rejected", "chosen_shift",
-    "logp_chosen", "logp_rejected", "entropy",
-    "grad_norm", "dpo_norm", "dpo_pair_norm", "chosen_tokens", "rejected_tokens", "learning_rate",
-)  # fmt: skip
+from drift.report import dynamics
+from drift.report.foreign import Reader, need_members
+from drift.report.members import metrics_of
 
 
-def build(entity: str, project: str) -> Any:
+def metrics(folder: Path) -> tuple[list[str], list[str]]:
+    """(of scores, of optimiser steps): what the runs of a folder measured, in the order of a report."""
+    reader = Reader()
+    members = need_members(reader, folder)
+    scores = dict.fromkeys(name for one in members for point in one.state.points for name in metrics_of(point.scores))
+    return list(scores), dynamics.drawn({"": [reader.steps(one.folder) for one in members]})
+
+
+def build(entity: str, project: str, scores: Sequence[str], training: Sequence[str]) -> Any:
     """The workspace; runs are grouped by method, lines are means over their runs."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    alarms = tuple(item.name for item in fields(Alarms) if item.name != "action")
+    alarms = [item.name for item in fields(Alarms) if item.name != "action"]
 
-    def lines(prefix: str, names: tuple[str, ...], axis: str) -> list[Any]:
+    def lines(prefix: str, names: Sequence[str], axis: str) -> list[Any]:
         return [
-            wr.LinePlot(title=name.replace("_", " "), x=axis, y=[f"{prefix}/{name}"], groupby_rangefunc="minmax") for name in names
+            wr.LinePlot(title=dynamics.label(name), x=axis, y=[f"{prefix}/{name}"], groupby_rangefunc="minmax") for name in names
         ]
 
     return ws.Workspace(
@@ -47,8 +44,8 @@ def build(entity: str, project: str) -> Any:
         project=project,
         name="Methods side by side",
         sections=[
-            ws.Section(name="Scores by iteration", panels=lines("scores", SCORES, "iteration"), is_open=True),
-            ws.Section(name="Training by step", panels=lines("train", TRAINING, "step"), is_open=True),
+            ws.Section(name="Scores by iteration", panels=lines("scores", scores, "iteration"), is_open=True),
+            ws.Section(name="Training by step", panels=lines("train", training, "step"), is_open=True),
             ws.Section(name="Alarms", panels=lines("alarms", alarms, "iteration")),
             ws.Section(name="What differs", panels=[wr.RunComparer(diff_only=True)]),
         ],
@@ -56,12 +53,16 @@ def build(entity: str, project: str) -> Any:
     )
 
 
-def workspace(entity: str, project: str, spec: Path | None) -> None:
-    """Saves the workspace to the server that wandb is logged in to, or writes its specification to a file."""
+def workspace(folder: Path, entity: str, project: str, spec: Path | None) -> None:
+    """Saves the workspace to the server that wandb is logged in to, or writes its specification to a file. `folder`: of the run
+    or study whose metrics get panels."""
     need_package("wandb_workspaces", "drift workspace", extra="wandb")
-    found = build(entity, project)
+    scores, training = metrics(folder)
+    if not scores:
+        raise UserError(f"{folder}: nothing has been evaluated yet, so it is not known what to draw. Expected a run with scores.")
+    found = build(entity, project, scores, training)
     if spec is None:
-        with complaints("--spec FILE"):
+        with translate_errors("--spec FILE"):
             say(f"Workspace: {found.save().url}")
         return
     write_text(spec, found._to_model().model_dump_json(by_alias=True, indent=1))

@@ -1,4 +1,4 @@
-"""The data card: what the records are that a page or a run rests on, who says so, and how often that is right."""
+"""The data card: what the records of a page or a run are, where their labels come from, and their measured precision."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from drift.mine import classifier, rules
 from drift.records import Record
 
 MEASURED = (
-    "Precision, not measured on your log: how many of them are right among 600 held-out turns of ShareGPT, with 95% intervals, "
-    "at the shipped thresholds (experiments/miner). A language model labelled those turns, and cross-validation gave the "
-    "classifier's DSAT .78, so it may be less. Other logs may differ: read some."
+    "The precision was not measured on your log. It is the share of right labels among 600 held-out turns of ShareGPT, with 95% "
+    "intervals, at the shipped thresholds (experiments/miner). A language model labelled those turns, and cross-validation put the "
+    "classifier's DSAT precision at .78, so it may be lower. Other logs may differ: read some records."
 )
 
 
 def card(records: Sequence[Record]) -> list[tuple[str, list[dict[str, str]], str]]:
-    """What a report says of the records that it rests on: (heading, table, note)."""
+    """What a report says about its records: (heading, table, note)."""
     return [
         ("Labels and categories", categories(records), ""),
-        ("Who says so, and how often that is right", detectors(records), MEASURED),
+        ("Where the labels come from, and their measured precision", detectors(records), MEASURED),
     ]
 
 

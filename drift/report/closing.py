@@ -1,11 +1,12 @@
-"""The last lines of a run or of a sweep on the console: table, verdict, what it cost, what to do next, the report's path."""
+"""The last lines of a run or of a sweep on the console: table, verdict, cost, next steps, the path of the report."""
 
 from pathlib import Path
 
 from drift.console import say, table
-from drift.report import advice, html, tables, verdict
+from drift.report import advice, tables, verdict
 from drift.report.compare import compare
-from drift.report.members import groups, scored_names
+from drift.report.foreign import members_of
+from drift.report.members import grouped, scored_names, states_of
 
 
 def run(folder: Path, report: Path) -> None:
@@ -21,7 +22,7 @@ def member(folder: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Of all members that have begun."""
-    if not html.members_of(folder):
+    if not members_of(folder):
         return
     summary(folder, brief=False)
     say(f"Numbers: {shown(folder / 'results.csv')}, {shown(folder / 'comparisons.csv')}")
@@ -30,10 +31,9 @@ def sweep(folder: Path) -> None:
 
 def summary(folder: Path, *, brief: bool) -> None:
     """`brief`: the table alone."""
-    members = html.members_of(folder)
-    states = list(members.values())
-    together = groups(states)
-    usable = {label: group for label, group in together.items() if scored_names(group)}
+    together = grouped(members_of(folder))
+    states = states_of(together)
+    usable = {label: group for label, group in states.items() if scored_names(group)}
     found = [row for label, group in usable.items() for row in tables.rows(label, group)]
     if not found:
         return
@@ -43,10 +43,10 @@ def summary(folder: Path, *, brief: bool) -> None:
     table([{name: row.get(name, "-") for name in columns if name != "run" or len(together) > 1} for row in found])
     if brief:
         return
-    for line in verdict.sentences(usable, compared, states):
+    runs = [state for group in states.values() for state in group]
+    for line in verdict.sentences(usable, compared, runs):
         say(f"Verdict: {line}")
-    places = html.places_of(together, members)
-    for line in (advice.cost(states), *(f"Next: {line}" for line in advice.next_steps(together, places, compared))):
+    for line in (advice.cost(runs), *(f"Next: {line}" for line in advice.next_steps(together, compared))):
         say(line)
 
 

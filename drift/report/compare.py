@@ -1,7 +1,7 @@
-"""Who is ahead of whom: groups of runs, two at a time, on the same prompts; and whether they were matched at all.
+"""Comparisons of groups of runs, two at a time, on the same prompts; and whether the two were matched at all.
 
-Two groups that trained on different numbers of pairs or in different numbers of steps are not ranked: their difference is shown,
-and it is said what would match them.
+Two groups that trained on different numbers of examples or in different numbers of steps are not ranked: their difference is shown,
+with what would match them.
 """
 
 import math
@@ -9,21 +9,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from drift.report.members import State, by_seed, conversation_of, having, headline, point, scored_names, values
+from drift.report.members import by_seed, conversation_of, having, headline, point_of, scored_names, values
+from drift.report.state import RunState
 from drift.report.statistics import Difference, holm, paired
 
 MOST_COMPARED = 12  # groups that are all compared with one another; of more, each is compared with the first
 SAME_PROMPTS = 0.9  # share of the prompts that two runs must have in common to be compared at all
-NOT_SEPARABLE, NOT_MATCHED, TOO_FEW = "not separable", "not matched", "too few prompts to say"
-NO_NUMBER = "no number: a policy is broken"
+NO_DIFFERENCE, NOT_MATCHED, TOO_FEW = "no significant difference", "not matched", "too few prompts to tell"
+NO_NUMBER = "not a number: a policy is broken"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two: pairs and optimiser steps up to the policy compared, a number per seed; `fewest`: pairs of an iteration."""
+    """One of the two: examples and optimiser steps up to the policy compared, a number per seed; `fewest`: examples of an
+    iteration."""
 
     label: str
-    pairs: tuple[int, ...]
+    examples: tuple[int, ...]
     steps: tuple[int, ...]
     fewest: int
 
@@ -41,7 +43,7 @@ class Comparison:
 
     @property
     def matched(self) -> bool:
-        return (self.one.pairs, self.one.steps) == (self.other.pairs, self.other.steps)
+        return (self.one.examples, self.one.steps) == (self.other.examples, self.other.steps)
 
     @property
     def verdict(self) -> str:
@@ -51,12 +53,12 @@ class Comparison:
             return NO_NUMBER
         if self.gap.few:
             return TOO_FEW
-        if not self.gap.separable or self.p_holm is None or self.p_holm >= 0.05:
-            return NOT_SEPARABLE
+        if not self.gap.significant or self.p_holm is None or self.p_holm >= 0.05:
+            return NO_DIFFERENCE
         return f"{(self.one if self.gap.mean > 0 else self.other).label} is better"
 
 
-def compare(grouped: Mapping[str, Sequence[State]]) -> list[Comparison]:
+def compare(grouped: Mapping[str, Sequence[RunState]]) -> list[Comparison]:
     """Every two groups (of very many: the first and every other) at the last policy that two seeds of both have come to, or the
     only one: paired difference over these seeds. Groups that were not evaluated alike are left out."""
     couples = [pair for pair in combinations(grouped, 2) if len(grouped) <= MOST_COMPARED or pair[0] == next(iter(grouped))]
@@ -67,7 +69,7 @@ def compare(grouped: Mapping[str, Sequence[State]]) -> list[Comparison]:
     return found
 
 
-def _compared(grouped: Mapping[str, Sequence[State]], one: str, other: str) -> Comparison | None:
+def _compared(grouped: Mapping[str, Sequence[RunState]], one: str, other: str) -> Comparison | None:
     """None where the two have nothing in common. Policies of one name are compared, or the last ones of both where no name is the
     same (a warm start alone and iterations)."""
     a, b = by_seed(grouped[one]), by_seed(grouped[other])
@@ -90,11 +92,15 @@ def _compared(grouped: Mapping[str, Sequence[State]], one: str, other: str) -> C
     return None
 
 
-def _side(label: str, states: Sequence[State], name: str) -> Side:
-    so_far = [state["points"][: state["points"].index(point(state, name)) + 1] for state in states]
-    pairs, steps = (tuple(sum(done.get(count, 0) for done in points) for points in so_far) for count in ("pairs", "steps"))
-    fewest = min((done["pairs"] for points in so_far for done in points if "pairs" in done), default=0)
-    return Side(label=label, pairs=pairs, steps=steps, fewest=fewest)
+def _side(label: str, states: Sequence[RunState], name: str) -> Side:
+    """What was trained on up to the policy of that name."""
+    so_far = [state.points[: state.points.index(point_of(state, name)[0]) + 1] for state in states]
+    return Side(
+        label=label,
+        examples=tuple(sum(point.examples or 0 for point in points) for points in so_far),
+        steps=tuple(sum(point.steps or 0 for point in points) for points in so_far),
+        fewest=min((point.examples for points in so_far for point in points if point.examples is not None), default=0),
+    )
 
 
 def _same_prompts(one: dict[str, float], other: dict[str, float]) -> bool:

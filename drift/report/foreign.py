@@ -7,21 +7,25 @@ to a file of the same name in a stage of a store, whose folder is named by a has
 
 import csv
 import json
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from drift.errors import UserError
 from drift.records import Record
-from drift.report.shapes import Logged, wrong, wrong_state
+from drift.report import state
+from drift.report.lines import Logged
+from drift.report.previous import upgraded
+from drift.report.shapes import hints, made, wrong
+from drift.report.state import RUN, Member, RunState
 from drift.store import MANIFEST
 
-RUN, SETTINGS, STEPS = "run.json", "config.yaml", "steps.csv"
+SETTINGS, STEPS = "config.yaml", "steps.csv"
 MOST = {RUN: 2**28, SETTINGS: 2**18, STEPS: 2**26}  # bytes
 MOST_ROWS = 2**30  # of a file of rows
-
-State = dict[str, Any]
 
 
 class Odd(ValueError):
@@ -52,24 +56,28 @@ class Reader:
             return None
         return real
 
-    def rows(self, folder: Path, name: str, hint: Any) -> list[dict[str, Any]]:
-        """The lines of a jsonl file, each as `hint` says (see shapes.py); none of a file that has another one."""
+    def lines(self, folder: Path, name: str, kind: Any, convert: Callable[[Any], Any] = lambda row: row) -> list[Any]:
+        """The lines of a jsonl file as objects of `kind` (see lines.py); `convert`: their data before that is looked at."""
+        return [made(row, kind) for row in self._rows(folder, name, kind, convert)]
+
+    def records(self, folder: Path, name: str) -> list[Record]:
+        return [Record(**{key: row[key] for key in hints(Logged)}) for row in self._rows(folder, name, Logged)]
+
+    def _rows(self, folder: Path, name: str, kind: Any, convert: Callable[[Any], Any] = lambda row: row) -> list[dict[str, Any]]:
+        """Its data; none of a file that has a line of another kind."""
         if (path := self.find(folder, name)) is None:
             return []
         found = []
         try:
             with open(path, encoding="utf-8") as lines:
                 for i, line in enumerate(lines, 1):
-                    found.append(_parse(line))
-                    if said := wrong(found[-1], hint):
+                    found.append(convert(_parse(line)))
+                    if said := wrong(found[-1], kind):
                         raise Odd(f"line {i}, {said}")
         except (OSError, ValueError, RecursionError) as error:
             self.leave_out(folder / name, error)
             return []
         return found
-
-    def records(self, folder: Path, name: str) -> list[Record]:
-        return [Record(**{key: row[key] for key in Logged.__annotations__}) for row in self.rows(folder, name, Logged)]
 
     def steps(self, folder: Path) -> list[dict[str, float]]:
         """Metrics of every optimiser step of a run, in order."""
@@ -90,24 +98,21 @@ class Reader:
         path = self.find(folder, name)
         return path.read_text(encoding="utf-8", errors="replace") if path is not None else ""
 
-    def members(self, folder: Path) -> dict[Path, State]:
-        """The folders of a sweep's members, or of the one run that it is -> what they say of themselves."""
+    def members(self, folder: Path) -> list[Member]:
+        """A sweep's members, or the one run that a folder is."""
         files = [folder / RUN] if (folder / RUN).exists() else _runs(folder)
         states = {file.parent: self.state(folder, file) for file in files}
-        return {place: state for place, state in states.items() if state is not None}
+        return [Member(folder=place, state=found) for place, found in states.items() if found is not None]
 
-    def state(self, folder: Path, file: Path) -> State | None:
+    def state(self, folder: Path, file: Path) -> RunState | None:
         """The content of a run.json in `folder`, or below it."""
         if (path := self.find(folder, str(file.relative_to(folder)))) is None:
             return None
         try:
-            state = _parse(path.read_text(encoding="utf-8"))
-            if said := wrong_state(state):
-                raise Odd(said)
+            return state.read(upgraded(_parse(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, RecursionError) as error:
             self.leave_out(file, error)
             return None
-        return state
 
     def leave_out(self, path: Path, why: Exception) -> None:
         """Notes that a file is left out."""
@@ -115,14 +120,14 @@ class Reader:
         self.odd.setdefault(path, f"{path} is left out, as it is not what a run writes: {said}.")
 
 
-def members_of(folder: Path) -> dict[Path, State]:
+def members_of(folder: Path) -> list[Member]:
     return Reader().members(folder)
 
 
-def iterations(folder: Path, name: str) -> list[Path]:
-    """iteration_N/NAME of a run's folder, in their order."""
-    found = [file for file in folder.glob(f"iteration_*/{name}") if re.fullmatch("iteration_[0-9]{1,9}", file.parent.name)]
-    return sorted(found, key=lambda file: int(file.parent.name.split("_")[1]))
+def iterations(folder: Path, name: str) -> list[str]:
+    """Those of a run's folders iteration_N that have something of that name, in their order."""
+    found = [place.name for place in folder.glob("iteration_*") if re.fullmatch("iteration_[0-9]{1,9}", place.name)]
+    return sorted((place for place in found if os.path.lexists(folder / place / name)), key=lambda place: int(place.split("_")[1]))
 
 
 def _runs(folder: Path) -> list[Path]:
@@ -148,7 +153,7 @@ def _parse(text: str) -> Any:
     return found
 
 
-def need_members(reader: Reader, folder: Path) -> dict[Path, State]:
+def need_members(reader: Reader, folder: Path) -> list[Member]:
     """The runs of a folder; refuses one that has none that can be read."""
     if not (members := reader.members(folder)):
         why = next(iter(reader.odd.values()), f"{folder} holds neither a run ({RUN}) nor a sweep of runs (*/{RUN}).")

@@ -3,6 +3,7 @@
 What is on disk may be somebody else's: see foreign.py. The report holds all that can be read, and says what could not.
 """
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,27 @@ from typing import Any
 from drift.console import say
 from drift.examples.filters import NOTED
 from drift.records import Record, write_text
-from drift.report import advice, card, page, plots, results, samples, settings, tables, verdict
+from drift.report import advice, card, dynamics, page, plots, results, samples, settings, tables, verdict
 from drift.report.compare import compare
-from drift.report.foreign import RUN, SETTINGS, Reader, need_members
-from drift.report.foreign import members_of as members_of  # for those who ask the report
-from drift.report.members import conversation_of, groups, headline, last_gains, meanings, per_item, scored_names, seeds_of
+from drift.report.foreign import SETTINGS, Reader, need_members
+from drift.report.members import (
+    conversation_of,
+    further,
+    grouped,
+    headline,
+    last_gains,
+    meanings,
+    per_item,
+    scored_names,
+    seeds_of,
+    seen_by,
+    states_of,
+)
+from drift.report.state import RUN, Member, RunState, SpentStage
 from drift.report.statistics import Interval, level
 
-CONTAIN_REPLIES = ("feedback", "pairs", "evaluate")  # kinds of stage in whose seconds those of their replies are
+CONTAIN_REPLIES = ("feedback", "examples", "evaluate")  # kinds of stage in whose seconds those of their replies are
+Runs = Mapping[str, Sequence[RunState]]
 
 
 def report_of(folder: Path) -> Path:
@@ -29,7 +43,7 @@ def run_report(folder: Path) -> Path:
     """Writes `report.html` into a run folder."""
     reader = Reader()
     members = need_members(reader, folder)
-    return _render(folder, heading(list(members.values())), members, reader)
+    return _render(folder, heading([member.state for member in members]), members, reader)
 
 
 def study_report(folder: Path) -> Path:
@@ -37,67 +51,50 @@ def study_report(folder: Path) -> Path:
     reader = Reader()
     members = need_members(reader, folder)
     results.write(folder, members)
-    return _render(folder, heading(list(members.values())), members, reader)
+    return _render(folder, heading([member.state for member in members]), members, reader)
 
 
-def heading(states: list[dict[str, Any]]) -> str:
+def heading(states: Sequence[RunState]) -> str:
     """'study of 6 runs: drift, spin on records (log.jsonl) with smollm2-135m, 2026-11-26 12:00'."""
 
     def of(name: str, kind: str) -> str:
-        return ", ".join(dict.fromkeys(state[kind][name] for state in states if name in state[kind]))
+        return ", ".join(dict.fromkeys(vars(state)[kind][name] for state in states if name in vars(state)[kind]))
 
     methods, data, files = of("method", "title"), of("data", "notes"), of("data.path", "title")
     found = f"{methods} run" if len(states) == 1 else f"study of {len(states)} runs: {methods}"
     found += f" on {data}" + (f" ({Path(files).name})" if files else "") if data else ""
     found += f" with {model}" if (model := of("model", "notes")) else ""
-    begun = min((state["begun"] for state in states if "begun" in state), default="")
+    begun = min((state.begun for state in states if state.begun), default="")
     return found + (f", {begun[:16].replace('T', ' ')}" if begun else "")
 
 
-def places_of(together: dict[str, list[dict[str, Any]]], members: dict[Path, dict[str, Any]]) -> dict[str, list[Path]]:
-    """Group -> the folders of its runs."""
-    return {
-        label: [place for place, state in members.items() if any(state is other for other in group)]
-        for label, group in together.items()
-    }
-
-
-def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]], reader: Reader) -> Path:
-    states = list(members.values())
-    together = groups(states)
-    grouped = places_of(together, members)
-    logs = {reader.find(place, "records.jsonl"): place for place in members}  # members that share the stage share the file
-    cards = {log: _cards(reader.records(place, "records.jsonl")) for log, place in logs.items()}
-    usable = {label: members for label, members in together.items() if scored_names(members)}
-    main = headline(next(iter(usable.values()))) if usable else "score"
+def _render(folder: Path, title: str, members: list[Member], reader: Reader) -> Path:
+    together = grouped(members)
+    runs, states = states_of(together), [member.state for member in members]
+    places = {label: [member.folder for member in group] for label, group in together.items()}
+    usable = {label: group for label, group in runs.items() if scored_names(group)}
     compared = compare(usable)
-    steps = {label: [reader.steps(place) for place in places] for label, places in grouped.items()}
-    lines = _lines(usable, main)
-    few = all(change.few for change in last_gains(usable).values() if change is not None)
-    differing, shown = settings.differing(grouped, reader), samples.items(_side_by_side(grouped, members), reader)
-    described = [_member(place, state, cards[reader.find(place, "records.jsonl")], reader) for place, state in members.items()]
+    steps = {label: [reader.steps(place) for place in group] for label, group in places.items()}
     text = page.render(
         "report.html.j2",
         title=title,
-        headline=main,
         verdict=verdict.sentences(usable, compared, states),
-        outlook=list(dict.fromkeys(line for state in states for line in state.get("outlook", []))),
+        outlook=list(dict.fromkeys(line for state in states for line in state.outlook)),
         cost=advice.cost(states),
-        next_steps=advice.next_steps(together, grouped, compared),
-        gone=samples.gone(members),
-        meanings=meanings(states),
+        next_steps=advice.next_steps(together, compared),
+        gone=samples.gone(member.folder for member in members),
         noted=NOTED,
-        plot=plots.by_iteration(lines, main) if lines and not few else "",
-        few=few,
         comparisons=tables.comparisons(compared),
-        alarms=tables.alarms(together),
+        alarms=tables.alarms(runs),
         watched=tables.watched(states),
-        failed=tables.failed(together),
+        failed=tables.failed(runs),
         dynamics=plots.dynamics(steps),
+        training_notes=dynamics.notes(steps),
         signal=tables.signal(steps),
-        differing=differing,
-        members=described,
-        samples=shown,
+        differing=settings.differing(places, reader),
+        members=_described(members, reader),
+        samples=samples.items(_side_by_side(together), reader),
+        further=[{"name": name} | _scores(_seen(usable, name)) for name in further(states)],
         odd=list(reader.odd.values()),
         **_scores(usable),
     )
@@ -108,21 +105,24 @@ def _render(folder: Path, title: str, members: dict[Path, dict[str, Any]], reade
     return report
 
 
-def _scores(usable: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, str]]]:
-    """Two tables with a row per policy: what it scored, and what it was made of. Together they would be too wide for a page."""
-    rows = [row for label, members in usable.items() for row in tables.rows(label, members)]
-    columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in tables.COSTS]
-    made = [{name: row[name] for name in ("run", "policy", *tables.COSTS)} for row in rows if row["pairs"] != "-"]
-    return {"scores": once([{name: row.get(name, "-") for name in columns} for row in rows]), "made": once(made)}
+def _seen(usable: Runs, evaluation: str) -> Runs:
+    """The groups that have scores of a further evaluation, as it sees them."""
+    seen = {label: seen_by(states, evaluation) for label, states in usable.items()}
+    return {label: states for label, states in seen.items() if scored_names(states)}
 
 
-def once(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The name of a group of runs in its first row only: it may be long."""
-    names = ["", *(row["run"] for row in rows)]
-    return [row | {"run": "" if name == row["run"] else row["run"]} for name, row in zip(names, rows, strict=False)]
+def _scores(usable: Runs) -> dict[str, Any]:
+    """An evaluation's headline by iteration, and two tables with a row per policy (see tables.by_policy)."""
+    main = headline(next(iter(usable.values()))) if usable else "score"
+    lines = _lines(usable, main)
+    few = all(change.few for change in last_gains(usable).values() if change is not None)
+    scores, trained = tables.by_policy(usable)
+    picture = plots.by_iteration(lines, main) if lines and not few else ""
+    known = meanings([state for group in usable.values() for state in group])
+    return {"headline": main, "plot": picture, "few": few, "scores": scores, "trained": trained, "meanings": known}
 
 
-def _lines(usable: dict[str, list[dict[str, Any]]], main: str) -> dict[str, list[tuple[str, Interval]]]:
+def _lines(usable: Runs, main: str) -> dict[str, list[tuple[str, Interval]]]:
     """Group -> the headline of every policy, of those that have that headline."""
     return {
         label: [
@@ -135,43 +135,67 @@ def _lines(usable: dict[str, list[dict[str, Any]]], main: str) -> dict[str, list
     }
 
 
-def _side_by_side(grouped: dict[str, list[Path]], members: dict[Path, dict[str, Any]]) -> dict[str, Path]:
+def _side_by_side(together: Mapping[str, Sequence[Member]]) -> dict[str, Member]:
     """A run of every group for the sample browser: of the seed with which most groups have evaluated most."""
-    by_seed = {label: {seeds_of(members[place]): place for place in places} for label, places in grouped.items()}
-    policies = {place: len(scored_names([state])) for place, state in members.items()}
-    seeds = dict.fromkeys(seed for places in by_seed.values() for seed in places)
-    best = max(seeds, key=lambda seed: sum(policies[places[seed]] for places in by_seed.values() if seed in places))
-    return {label: places.get(best) or max(places.values(), key=policies.__getitem__) for label, places in by_seed.items()}
+    by_seed = {label: {seeds_of(member.state): member for member in group} for label, group in together.items()}
+    seeds = dict.fromkeys(seed for group in by_seed.values() for seed in group)
+    best = max(seeds, key=lambda seed: sum(_evaluated(group[seed]) for group in by_seed.values() if seed in group))
+    return {label: group.get(best) or max(group.values(), key=_evaluated) for label, group in by_seed.items()}
 
 
-def _member(folder: Path, state: dict[str, Any], cards: list[Any], reader: Reader) -> dict[str, Any]:
-    """What the page says of one run. Of one that does not say that it ended, all we know is when it last wrote."""
-    written = datetime.fromtimestamp((folder / RUN).stat().st_mtime)
+def _evaluated(member: Member) -> int:
+    return len(scored_names([member.state]))
+
+
+def _described(members: Sequence[Member], reader: Reader) -> list[dict[str, Any]]:
+    """What the page says of each run."""
+    logs = {reader.find(member.folder, "records.jsonl"): member.folder for member in members}  # who share the stage share the file
+    cards = {log: _cards(reader.records(place, "records.jsonl")) for log, place in logs.items()}
+    return [_member(member, cards[reader.find(member.folder, "records.jsonl")], reader) for member in members]
+
+
+def _member(member: Member, cards: list[Any], reader: Reader) -> dict[str, Any]:
+    """Of a run that does not say that it ended, all we know is when it last wrote."""
+    written = datetime.fromtimestamp((member.folder / RUN).stat().st_mtime)
     status = {
         "running": f"running, or killed: last written {written:%Y-%m-%d %H:%M}",
         "stopped": f"stopped by hand, {written:%Y-%m-%d %H:%M}: the same command goes on from there, in a folder of its own",
-    }.get(state["status"], state["status"])
-    found = {"state": state, "status": status, "seconds": _seconds(state), "cards": cards}
-    return found | {"config": reader.text(folder, SETTINGS)}
+    }.get(member.state.status, member.state.status)
+    found = {"state": member.state, "status": status, "seconds": _seconds(member.state.stages), "cards": cards}
+    return found | {"feedback": _feedback(member.state), "config": reader.text(member.folder, SETTINGS)}
 
 
-def _seconds(state: dict[str, Any]) -> list[dict[str, Any]]:
+def _feedback(state: RunState) -> dict[str, dict[str, Any]]:
+    """Counts of the first log (""), and of those that were collected later (", iteration 2")."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in state.data.items():
+        count, later, iteration = name.rpartition(", iteration ")
+        found.setdefault(later + iteration if later else "", {})[count or name] = value
+    return found
+
+
+def _seconds(asked: Sequence[SpentStage]) -> list[dict[str, Any]]:
     """Time by kind of stage: of what was computed in this run. Some kinds contain replies, which also have a row of their own."""
     found = []
-    for name in dict.fromkeys(stage["name"] for stage in state["stages"]):
-        stages = [stage for stage in state["stages"] if stage["name"] == name]
-        fresh = [stage for stage in stages if not stage["hit"]]
-        seconds = sum(stage["seconds"] for stage in fresh)
+    for name in dict.fromkeys(stage.name for stage in asked):
+        stages = [stage for stage in asked if stage.name == name]
+        fresh = [stage for stage in stages if not stage.hit]
+        seconds = sum(stage.seconds for stage in fresh)
         row = {"stage": name + (" (with their replies)" if name in CONTAIN_REPLIES else "")}
         row |= {"computed": len(fresh), "found": len(stages) - len(fresh), "seconds": round(seconds, 1)}
-        tokens = sum(stage.get("tokens", 0) for stage in fresh)
+        tokens = sum(stage.tokens or 0 for stage in fresh)
         row["tokens/s"] = round(tokens / seconds) if tokens and seconds and name not in CONTAIN_REPLIES else "-"
-        for share, title in (("padding_share", "padding"), ("prefix_saving", "saved by sharing prompts")):
-            values = [stage[share] for stage in fresh if share in stage]
-            row[title] = f"{sum(values) / len(values):.0%}" if values else "-"
-        row["peak memory"] = f"{max(stage['peak_gib'] for stage in fresh):.1f} GiB" if fresh else "-"
+        row["padding"] = _mean_share([stage.padding_share for stage in fresh])
+        row["saved by sharing prompts"] = _mean_share([stage.prefix_saving for stage in fresh])
+        row["peak memory"] = f"{max(stage.peak_gib for stage in fresh):.1f} GiB" if fresh else "-"
         found.append(row)
     return found
+
+
+def _mean_share(shares: Sequence[float | None]) -> str:
+    """Of those that are known."""
+    known = [share for share in shares if share is not None]
+    return f"{sum(known) / len(known):.0%}" if known else "-"
 
 
 def _cards(records: list[Record]) -> list[Any]:

@@ -1,79 +1,135 @@
 """The runs of a study by what they are: which belong together, which policies they have evaluated, and what those gained.
 
-A state is the content of a run.json (see journal.py).
+Everything here is about a run's headline evaluation, which is the first; `seen_by` shows runs as another one of theirs sees them.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TypeVar
 
+from drift.report.state import Member, Point, RunState, Scores
 from drift.report.statistics import Difference, paired
 
 SEEDS = ("seed", "data.seed")
-State = dict[str, Any]
+T = TypeVar("T")
 
 
-def groups(states: Sequence[State]) -> dict[str, list[State]]:
+def groups(states: Sequence[RunState]) -> dict[str, list[RunState]]:
     """Runs that differ by nothing but seeds, together; named by their method and by what not all runs have in common."""
-    titles = [state["title"] for state in states]
+    return _together(states, states)
+
+
+def grouped(members: Sequence[Member]) -> dict[str, list[Member]]:
+    """The same of runs with their folders."""
+    return _together([member.state for member in members], members)
+
+
+def states_of(members: Mapping[str, Sequence[Member]]) -> dict[str, list[RunState]]:
+    return {label: [member.state for member in group] for label, group in members.items()}
+
+
+def _together(states: Sequence[RunState], runs: Sequence[T]) -> dict[str, list[T]]:
+    titles = [state.title for state in states]
     names = sorted({name for title in titles for name in title} - {"method", *SEEDS})
     differing = [name for name in names if len({title.get(name) for title in titles}) > 1]
-    found: dict[str, list[State]] = defaultdict(list)
-    for state, title in zip(states, titles, strict=True):
-        found[", ".join([title["method"], *(f"{name}={title[name]}" for name in differing if name in title)])].append(state)
+    found: dict[str, list[T]] = defaultdict(list)
+    for run, title in zip(runs, titles, strict=True):
+        found[", ".join([title["method"], *(f"{name}={title[name]}" for name in differing if name in title)])].append(run)
     return dict(found)
 
 
-def by_seed(states: Sequence[State]) -> dict[tuple[str, ...], State]:
+def by_seed(states: Sequence[RunState]) -> dict[tuple[str, ...], RunState]:
     return {seeds_of(state): state for state in states}
 
 
-def seeds_of(state: State) -> tuple[str, ...]:
-    return tuple(state["title"].get(name, "") for name in SEEDS)
+def seeds_of(state: RunState) -> tuple[str, ...]:
+    return tuple(state.title.get(name, "") for name in SEEDS)
 
 
-def scored_names(states: Sequence[State]) -> list[str]:
+def scores_of(point: Point) -> Scores | None:
+    """Of the headline evaluation."""
+    return next(iter(point.scores.values()), None)
+
+
+def further(states: Sequence[RunState]) -> list[str]:
+    """The evaluations that are not any run's headline."""
+    names = [list(point.scores) for state in states for point in state.points if point.scores]
+    return list(dict.fromkeys(name for row in names for name in row[1:] if name not in {row[0] for row in names}))
+
+
+def seen_by(states: Sequence[RunState], evaluation: str) -> list[RunState]:
+    """The runs as if this evaluation were the only one."""
+
+    def alone(point: Point) -> Point:
+        return replace(point, scores={name: found for name, found in point.scores.items() if name == evaluation})
+
+    return [replace(state, points=[alone(point) for point in state.points]) for state in states]
+
+
+def metrics_of(scores: Mapping[str, Scores]) -> dict[str, float | None]:
+    """Metric -> value of one policy, for other programs; those of a further evaluation as EVALUATION/metric."""
+    return {
+        name if i == 0 else f"{evaluation}/{name}": metric.value
+        for i, (evaluation, found) in enumerate(scores.items())
+        for name, metric in found.metrics.items()
+    }
+
+
+def scored_names(states: Sequence[RunState]) -> list[str]:
     """The evaluated policies of runs that differ by seeds alone, in order; some runs may not have come to the last ones yet."""
-    names = [[point["name"] for point in state["points"] if "scores" in point] for state in states]
+    names = [[point.name for point in state.points if point.scores] for state in states]
     return max(names, key=len, default=[])
 
 
-def having(states: Sequence[State], name: str) -> list[State]:
+def scored(state: RunState, name: str) -> tuple[Point, Scores] | None:
+    """The policy of that name and its headline evaluation; None where it was not evaluated."""
+    known = ((point, scores_of(point)) for point in state.points if point.name == name)
+    return next(((point, found) for point, found in known if found is not None), None)
+
+
+def having(states: Sequence[RunState], name: str) -> list[RunState]:
     """The runs in which that policy has been evaluated."""
-    return [state for state in states if any(p.get("name") == name and "scores" in p for p in state["points"])]
+    return [state for state in states if scored(state, name) is not None]
 
 
-def point(state: State, name: str) -> dict[str, Any]:
-    return next(p for p in state["points"] if p.get("name") == name and "scores" in p)
+def point_of(state: RunState, name: str) -> tuple[Point, Scores]:
+    """The same of a run in which it has been evaluated."""
+    found = scored(state, name)
+    assert found is not None, name
+    return found
 
 
-def values(state: State, name: str, metric: str) -> dict[str, float]:
+def values(state: RunState, name: str, metric: str) -> dict[str, float]:
     """Per-prompt values of a metric of one run's policy; empty where there are none."""
-    return (point(state, name)["scores"]["metrics"].get(metric, {}).get("per_item") or {}) if having([state], name) else {}
+    found = scored(state, name)
+    measured = found[1].metrics.get(metric) if found else None
+    return (measured.per_item or {}) if measured else {}
 
 
-def per_item(states: Sequence[State], name: str, metric: str) -> list[dict[str, float]]:
+def per_item(states: Sequence[RunState], name: str, metric: str) -> list[dict[str, float]]:
     """Per-prompt values of a metric, one dict per run that has them."""
     return [found for state in states if (found := values(state, name, metric))]
 
 
-def conversation_of(states: Sequence[State]) -> dict[str, str]:
+def conversation_of(states: Sequence[RunState]) -> dict[str, str]:
     """Prompt -> its conversation, where the evaluation says so."""
-    scores = [point["scores"] for state in states for point in state["points"] if "scores" in point]
-    return {item: name for found in scores for item, name in found.get("conversations", {}).items()}
+    known = [found for state in states for point in state.points if (found := scores_of(point))]
+    return {item: name for found in known for item, name in found.conversations.items()}
 
 
-def headline(states: Sequence[State]) -> str:
+def headline(states: Sequence[RunState]) -> str:
+    """The metric that is compared."""
     names = scored_names(states)
-    return point(having(states, names[0])[0], names[0])["scores"]["headline"] if names else "score"
+    return point_of(having(states, names[0])[0], names[0])[1].headline if names else "score"
 
 
-def common_name(states: Sequence[State]) -> str | None:
+def common_name(states: Sequence[RunState]) -> str | None:
     """The last policy after the start model that two runs have, or the only run; None where nothing trained is evaluated yet."""
     return next((name for name in reversed(scored_names(states)[1:]) if len(having(states, name)) >= min(2, len(states))), None)
 
 
-def gain(states: Sequence[State], name: str) -> Difference | None:
+def gain(states: Sequence[RunState], name: str) -> Difference | None:
     """The headline's difference between a policy and the first one, over the runs that have both; None of the first one itself."""
     first, main = scored_names(states)[0], headline(states)
     both = [(values(state, name, main), values(state, first, main)) for state in states]
@@ -83,12 +139,16 @@ def gain(states: Sequence[State], name: str) -> Difference | None:
     return paired([now for now, _ in known], [before for _, before in known], conversation_of(states))
 
 
-def last_gains(grouped: Mapping[str, Sequence[State]]) -> dict[str, Difference | None]:
+def last_gains(runs: Mapping[str, Sequence[RunState]]) -> dict[str, Difference | None]:
     """Group -> the gain of its last policy that two of its seeds have; of those that have trained."""
-    names = {label: common_name(members) for label, members in grouped.items()}
-    return {label: gain(grouped[label], name) for label, name in names.items() if name is not None}
+    names = {label: common_name(members) for label, members in runs.items()}
+    return {label: gain(runs[label], name) for label, name in names.items() if name is not None}
 
 
-def meanings(states: Sequence[State]) -> dict[str, str]:
-    """What the metrics mean, as the evaluation says."""
-    return {name: text for state in states for name, text in state.get("meanings", {}).items()}
+def meanings(states: Sequence[RunState]) -> dict[str, str]:
+    """What the metrics of the evaluations mean that these runs have scores of, or of their headline evaluations."""
+    found: dict[str, str] = {}
+    for state in states:
+        known = {name for point in state.points for name in list(point.scores)[:1]} or set(list(state.evaluations)[:1])
+        found |= {name: text for evaluation in known for name, text in state.evaluations.get(evaluation, {}).items()}
+    return found

@@ -4,13 +4,15 @@ attribute, so that a page can forbid them (see page.py)."""
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from drift.report.dynamics import Steps, drawn, label
 from drift.report.statistics import Interval
 
 NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+MOST_TITLE = 60  # characters: somebody else may have named the metric
 MARKERS = "osD^v"  # one for every ten lines: there are ten colours
 
 
@@ -44,23 +46,12 @@ def histogram(values: dict[str, Sequence[float]], xlabel: str) -> str:
     return svg[0]
 
 
-DYNAMICS = {
-    "loss": "loss", "margin": "reward margin", "accuracy": "accuracy",
-    "reward_chosen": "reward, chosen", "reward_rejected": "reward, rejected", "sigma": "sigma(-margin)",
-    "chosen_shift": "log p of a chosen token, change",
-    "logp_chosen": "log p, chosen (nats)", "logp_rejected": "log p, rejected (nats)", "entropy": "entropy (nats)",
-    "chosen_tokens": "length, chosen (tokens)", "rejected_tokens": "length, rejected (tokens)", "grad_norm": "gradient norm",
-    "dpo_norm": "gradient norm, preference part", "dpo_pair_norm": "the same of single pairs",
-    "learning_rate": "learning rate",
-}  # fmt: skip
-
-
-def dynamics(lines: dict[str, list[list[dict[str, float]]]]) -> str:
-    """Small pictures of training by step, runs overlaid; `lines`: label -> per seed, the metrics of every step. "" without any."""
+def dynamics(lines: Steps) -> str:
+    """Small pictures of training by step, runs overlaid: one of every metric that a step has. "" without any."""
     import numpy as np
 
     moments, means = mean_over_seeds(lines)
-    shown = [name for name in DYNAMICS if any(not np.isnan(values[name]).all() for values in means.values())]
+    shown = [name for name in drawn(lines) if any(not np.isnan(values[name]).all() for values in means.values())]
     if not shown:
         return ""
     height = math.ceil(len(shown) / 3)
@@ -68,13 +59,13 @@ def dynamics(lines: dict[str, list[list[dict[str, float]]]]) -> str:
         for axes in grid.flat[len(shown) :]:
             axes.set_visible(False)
         for axes, name in zip(grid.flat, shown, strict=False):
-            for label, values in means.items():
+            for run, values in means.items():
                 known = np.flatnonzero(~np.isnan(values[name]))  # some are measured at some steps only
                 marker = "." if len(known) * 2 < len(moments) or len(known) == 1 else ""
-                axes.plot(known + 1, values[name][known], label=name_of(label), linewidth=1.3, marker=marker)
+                axes.plot(known + 1, values[name][known], label=name_of(run), linewidth=1.3, marker=marker)
             for border in np.flatnonzero(np.diff([iteration for iteration, _ in moments])):
                 axes.axvline(border + 1.5, color="#c3ccd6", linewidth=0.8)
-            axes.set_title(DYNAMICS[name], fontsize=9, loc="left")
+            axes.set_title(name_of(label(name))[:MOST_TITLE], fontsize=9, loc="left")
             axes.tick_params(labelsize=8)
             axes.xaxis.get_major_locator().set_params(integer=True)
         if len(means) > 1:
@@ -84,17 +75,18 @@ def dynamics(lines: dict[str, list[list[dict[str, float]]]]) -> str:
     return svg[0]
 
 
-def mean_over_seeds(lines: dict[str, list[list[dict[str, float]]]]) -> tuple[list[tuple[float, float]], dict[str, dict[str, Any]]]:
+def mean_over_seeds(lines: Steps) -> tuple[list[tuple[float, float]], dict[str, dict[str, Any]]]:
     """Every (iteration, step) that any run has, in order; label -> metric -> its mean there over the seeds that have it, or nan."""
     import numpy as np
 
     moments = sorted({_moment(row) for seeds in lines.values() for rows in seeds for row in rows})
-    means: dict[str, dict[str, Any]] = {label: {} for label in lines}
-    for label, seeds in lines.items():
+    means: dict[str, dict[str, Any]] = {run: {} for run in lines}
+    names = drawn(lines)
+    for run, seeds in lines.items():
         at = [{_moment(row): row for row in rows} for rows in seeds]
-        for name in DYNAMICS:
+        for name in names:
             known = [[rows[moment][name] for rows in at if name in rows.get(moment, ())] for moment in moments]
-            means[label][name] = np.array([sum(values) / len(values) if values else np.nan for values in known])
+            means[run][name] = np.array([sum(values) / len(values) if values else np.nan for values in known])
     return moments, means
 
 
@@ -103,7 +95,7 @@ def _columns(labels: Iterable[str]) -> int:
     return max(1, 72 // (max(map(len, labels)) + 8))
 
 
-def _moment(row: dict[str, float]) -> tuple[float, float]:
+def _moment(row: Mapping[str, float]) -> tuple[float, float]:
     return row["iteration"], row["step"]
 
 

@@ -2,51 +2,52 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from drift.records import write_text
 from drift.report.compare import compare
-from drift.report.members import State, conversation_of, gain, groups, point, scored_names, values
-from drift.report.statistics import Interval, level
+from drift.report.members import conversation_of, gain, groups, metrics_of, point_of, scored_names, values
+from drift.report.state import Member, RunState
+from drift.report.statistics import Difference, Interval, level
 from drift.report.tables import COSTS
 
 Row = dict[str, Any]
 
 
-def write(folder: Path, members: Mapping[Path, State]) -> None:
+def write(folder: Path, members: Sequence[Member]) -> None:
     """Both files into a sweep's folder."""
-    write_csv(folder / "results.csv", [row for place, state in members.items() for row in of_member(folder, place, state)])
-    write_csv(folder / "comparisons.csv", comparisons(list(members.values())))
+    write_csv(folder / "results.csv", [row for member in members for row in of_member(folder, member)])
+    write_csv(folder / "comparisons.csv", comparisons([member.state for member in members]))
 
 
-def of_member(folder: Path, place: Path, state: State) -> list[Row]:
+def of_member(folder: Path, member: Member) -> list[Row]:
     """A row per evaluated policy: the overrides, every metric, intervals of the headline and of its gain (over this run's prompts),
-    pairs and steps of its iteration."""
-    about = {"run": str(place.relative_to(folder)), "status": state["status"]} | state["title"]
+    examples and steps of its iteration."""
+    state = member.state
+    about = {"run": str(member.folder.relative_to(folder)), "status": state.status} | state.title
     found = []
     for name in scored_names([state]):
-        this = point(state, name)
-        scores = this["scores"]
-        main, change = scores["headline"], gain([state], name)
-        row = about | {"policy": name, "iteration": this["iteration"], "headline": main}
-        for metric, content in scores["metrics"].items():
-            row[metric] = content["value"]
+        this, scores = point_of(state, name)
+        main, change = scores.headline, gain([state], name)
+        row = about | {"policy": name, "iteration": this.iteration, "headline": main}
+        for metric, value in metrics_of(this.scores).items():
+            row[metric] = value
             if metric == main and (items := values(state, name, main)):
                 row |= bounds(main, level([items], conversation_of([state])))
         if change is not None:
             row |= {"against start": change.mean} | bounds("against start", change)
             row |= {"against start p": change.p, "over": change.over}
-        found.append(row | {count: this.get(count) for count in COSTS})
+        found.append(row | {column: vars(this)[field] for column, field in COSTS.items()})
     return found
 
 
-def bounds(name: str, interval: Interval) -> Row:
+def bounds(name: str, interval: Interval | Difference) -> Row:
     return {f"{name} low": interval.low, f"{name} high": interval.high}
 
 
-def comparisons(states: list[State]) -> list[Row]:
+def comparisons(states: list[RunState]) -> list[Row]:
     """A row per two groups of members that differ by more than seeds: one's headline less the other's."""
     usable = {label: members for label, members in groups(states).items() if scored_names(members)}
     return [
@@ -54,7 +55,7 @@ def comparisons(states: list[State]) -> list[Row]:
             "one": this.one.label, "other": this.other.label, "at": this.at, "metric": this.metric,
             "difference": this.gap.mean, "low": this.gap.low, "high": this.gap.high, "over": this.gap.over,
             "p": this.gap.p, "p (Holm)": this.p_holm, "effect (d)": this.gap.effect, "matched": this.matched,
-            "pairs of one": total(this.one.pairs), "pairs of other": total(this.other.pairs),
+            "examples of one": total(this.one.examples), "examples of other": total(this.other.examples),
             "steps of one": total(this.one.steps), "steps of other": total(this.other.steps), "verdict": this.verdict,
         }
         for this in compare(usable)
@@ -67,7 +68,7 @@ def total(numbers: tuple[int, ...]) -> str:
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:
-    """Columns in the order in which they first occur; an empty cell is a number that there is not."""
+    """Columns in the order in which they first occur; a cell without a number is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()

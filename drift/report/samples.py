@@ -1,13 +1,16 @@
 """What the sample browser of a report shows: the same prompt, answered by every run, side by side."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from drift.records import digest
+from drift.report import previous
 from drift.report.foreign import Reader, iterations
-from drift.report.shapes import Answered, Trained
+from drift.report.lines import Answered, Message, Trained, TrainedReply, answer
+from drift.report.shapes import plain
+from drift.report.state import Member
 
 NUM_SHOWN = 120  # of each kind: a page stays a few megabytes
 MOST_SHOWN, MOST_REPLIES = 10_000, 100  # characters of a text; replies to one prompt
@@ -15,9 +18,12 @@ MOST_SHOWN, MOST_REPLIES = 10_000, 100  # characters of a text; replies to one p
 Item = dict[str, Any]  # kind, prompt, logged: [(title, text)], replies: [(title, text, remark, note)]
 
 
-def items(folders: Mapping[str, Path], reader: Reader) -> list[Item]:
-    """`folders`: what a run is called -> its folder."""
-    return [*answers(folders, reader), *trained_on(folders, reader)]
+def items(runs: Mapping[str, Member], reader: Reader) -> list[Item]:
+    """`runs`: by what they are called."""
+    folders = {name: member.folder for name, member in runs.items()}
+    evaluations = dict.fromkeys(name for member in runs.values() for point in member.state.points for name in point.scores)
+    found = [item for name in evaluations for item in answers(name, folders, reader)]
+    return [*found, *trained_on(folders, reader)]
 
 
 def gone(folders: Iterable[Path]) -> str:
@@ -27,61 +33,74 @@ def gone(folders: Iterable[Path]) -> str:
         return ""
     names = ", ".join(dict.fromkeys(link.name for link in broken))
     return (
-        f"{len(broken)} entries of this folder link to files that are gone ({names}); the first led to {os.readlink(broken[0])}. "
-        "The store was moved or deleted: samples, policies and log can't be shown. Put it back, or run again."
+        f"Links of this folder lead to files that are gone ({names}); the first led to {os.readlink(broken[0])}. "
+        "The store was moved or deleted, so samples, policies and log can't be shown. Put it back, or run again."
     )
 
 
-def answers(folders: Mapping[str, Path], reader: Reader) -> list[Item]:
-    """Evaluation prompts with the first reply of the start model (of each, where runs differ in it or in how it was sampled) and of
-    every run's last policy (same noise)."""
+def answers(evaluation: str, folders: Mapping[str, Path], reader: Reader) -> list[Item]:
+    """An evaluation's prompts with the first reply of the start model (of each, where runs differ in it or in how it was sampled)
+    and of every run's last policy (same noise). `folders`: what a run is called -> its folder."""
+    file = previous.file_of(evaluation, "replies.jsonl")
     found: dict[str, Item] = {}
     starts: dict[Path, tuple[str, Path]] = {}
     for name, folder in folders.items():
-        if (file := reader.find(folder, "iteration_0/replies.jsonl")) is not None:
-            starts.setdefault(file, (name, folder))  # runs with the same start share the stage
+        if (real := reader.find(folder, f"iteration_0/{file}")) is not None:
+            starts.setdefault(real, (name, folder))  # runs with the same start share the stage
     begins = starts.values()
     columns = [("start model" if len(begins) == 1 else f"start model ({name})", folder, "iteration_0") for name, folder in begins]
-    ends = [(name, folder, last(folder, "replies.jsonl", warm_start=True)) for name, folder in folders.items()]
+    ends = [(name, folder, last(folder, file, warm_start=True)) for name, folder in folders.items()]
     for title, folder, where in [*columns, *ends]:
-        for row in reader.rows(folder, f"{where}/replies.jsonl", Answered) if where is not None else ():
-            item = found.setdefault(digest(row["prompt"]), _item("evaluation", row["prompt"]))
-            if not item["logged"] and "logged" in row:
-                item["logged"] = _logged(row.get("label", "sat"), row["logged"], row.get("feedback"))
+        for row in reader.lines(folder, f"{where}/{file}", Answered, answer) if where is not None else ():
+            item = found.setdefault(digest(plain(row.prompt)), _item(evaluation, row.prompt))
+            if not item["logged"] and row.logged is not None:
+                item["logged"] = _logged(row.label or "sat", row.logged, row.feedback)
             if title not in [known for known, *_ in item["replies"]]:
-                remark = {True: "useful", False: "not useful", None: ""}[row.get("useful")]
-                item["replies"].append((title, short(row["reply"]), remark, shape(row)))
+                remark = {True: "useful", False: "not useful", None: ""}[row.useful]
+                item["replies"].append((title, short(row.reply), remark, shape(row)))
     return list(found.values())[:NUM_SHOWN]
 
 
 def trained_on(folders: Mapping[str, Path], reader: Reader) -> list[Item]:
-    """Logged replies with what the user said to them, and the fresh replies that each run's last pairs set against them."""
+    """Logged replies with what the user said to them, and the replies that each run's last examples set beside them: those of a
+    pair side by side, an unpaired one alone."""
     found: dict[str, Item] = {}
     for title, folder in folders.items():
-        if (where := last(folder, "examples.jsonl")) is None:
-            continue
+        file = "examples.jsonl"
+        if (where := last(folder, file)) is None:
+            file = "pairs.jsonl"  # of the version before
+            if (where := last(folder, file)) is None:
+                continue
         refreshed = f"{where}/records.jsonl"  # where the iteration has a log of its own
         log = refreshed if (folder / refreshed).exists() else "records.jsonl"
         records = {record.id: record for record in reader.records(folder, log)}
-        for row in reader.rows(folder, f"{where}/examples.jsonl", Trained) if records else ():
-            record = records.get(row["record"])
-            item = found.setdefault(record.key if record else row["record"], _item("training", row["prompt"]))
+        for example in reader.lines(folder, f"{where}/{file}", Trained, previous.example) if records else ():
+            record = records.get(example.record)
+            item = found.setdefault(record.key if record else example.record, _item("training", example.prompt))
             if record is not None and not item["logged"]:
                 item["logged"] = _logged(record.label, record.reply, record.feedback)
-            fresh = [reply for reply in row["replies"] if reply["fresh"]] if len(item["replies"]) < MOST_REPLIES else []
-            item["replies"] += [
-                (title, short(reply["text"]), "chosen" if reply["good"] else "rejected", "" if reply["ended"] else "cut off")
-                for reply in fresh
-            ]
+            room = MOST_REPLIES - len(item["replies"])
+            item["replies"] += [_side(title, reply) for reply in _beside(example.replies, item["logged"])[: max(0, room)]]
     return sorted(found.values(), key=lambda item: -len({title for title, *_ in item["replies"]}))[:NUM_SHOWN]
 
 
+def _beside(replies: Sequence[TrainedReply], logged: Sequence[tuple[str, str]]) -> list[TrainedReply]:
+    """Those that are not shown yet as the logged one; all, if no other is left."""
+    known = {text for _, text in logged}
+    return [reply for reply in replies if reply.fresh or short(reply.text) not in known] or list(replies)
+
+
+def _side(title: str, reply: TrainedReply) -> tuple[str, str, str, str]:
+    notes = ["" if reply.fresh else "logged", "" if reply.ended else "cut off"]
+    return title, short(reply.text), "good" if reply.good else "bad", ", ".join(filter(None, notes))
+
+
 def last(folder: Path, name: str, *, warm_start: bool = False) -> str | None:
-    """What holds the file of that name: the last iteration that has it, the start model's (iteration_0) left out; else the warm
-    start."""
-    files = [file for file in iterations(folder, name) if file.parent.name != "iteration_0"]
+    """The folder that holds the file of that name: that of the last iteration which has it, the start model's (iteration_0) left
+    out; else that of the warm start."""
+    files = [place for place in iterations(folder, name) if place != "iteration_0"]
     first = "warm_start" if warm_start and (folder / "warm_start" / name).exists() else None
-    return files[-1].parent.name if files else first
+    return files[-1] if files else first
 
 
 def short(text: str) -> str:
@@ -89,11 +108,11 @@ def short(text: str) -> str:
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} ... ({len(text) - MOST_SHOWN} more characters)"
 
 
-def shape(row: Mapping[str, Any]) -> str:
-    """Length, end and repetition of a reply, as far as its row says."""
-    found = [f"{row['words']} words"] if "words" in row else []
-    found += ["cut off"] if row.get("ended") is False else []
-    return ", ".join(found + ([f"distinct-2 {row['distinct-2']:.2f}"] if "distinct-2" in row else []))
+def shape(row: Answered) -> str:
+    """Length, end and repetition of a reply, as far as they are known."""
+    found = [f"{row.words} words"] if row.words is not None else []
+    found += ["cut off"] if row.ended is False else []
+    return ", ".join(found + ([f"distinct-2 {row.distinct_2:.2f}"] if row.distinct_2 is not None else []))
 
 
 def _logged(label: str, reply: str, feedback: str | None) -> list[tuple[str, str]]:
@@ -101,6 +120,6 @@ def _logged(label: str, reply: str, feedback: str | None) -> list[tuple[str, str
     return [("disliked" if label == "dsat" else "liked", short(reply)), *said]
 
 
-def _item(kind: str, prompt: list[dict[str, str]]) -> Item:
-    said = [message["content"] for message in prompt if message["role"] != "system"]
+def _item(kind: str, prompt: Sequence[Message]) -> Item:
+    said = [message.content for message in prompt if message.role != "system"]
     return {"kind": kind, "prompt": short(said[-1]) if said else "", "turns": len(said), "logged": [], "replies": []}

@@ -1,141 +1,22 @@
-"""What the files of a run's folder hold, as types; and a look at whether a file does. Somebody else may have written it.
+"""Whether plain data is what a dataclass says, and the object made of it. Somebody else may have written the file.
 
-A number is finite and below 1e15; where it was measured it may also be nan or infinite, as of a policy that is broken.
+A dataclass is the one schema: its fields with their types; those without a default must be there. A number is finite and below
+1e15; where it was measured it may also be nan or infinite, as of a policy that is broken.
 """
 
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, Union
 
 MOST_NUMBER, MOST_ITEMS, MOST_DIGITS = 1e15, 2_000_000, 12
 MOST_LISTED, MOST_TEXT = 10_000, 1_000_000  # entries of a list, characters of a text
 
-
-class Measured(float):
-    """A number that may be nan or infinite."""
-
-
-class Digits(int):
-    """Of a number, when it is shown."""
-
-
-class Metric(TypedDict):
-    value: Measured | None
-    per_item: dict[str, Measured] | None
-    digits: Digits
-
-
-class Scores(TypedDict):
-    headline: str
-    metrics: dict[str, Metric]
-    conversations: NotRequired[dict[str, str]]
-
-
-class Alarm(TypedDict):
-    iteration: int
-    during: str
-    name: str
-    text: str
-
-
-class Spent(TypedDict):
-    """A stage: its kind, seconds, memory, and whether it was found in the store."""
-
-    name: str
-    seconds: float
-    peak_gib: float
-    hit: bool
-    tokens: NotRequired[float]
-    padding_share: NotRequired[float]
-    prefix_saving: NotRequired[float]
-
-
-Point = TypedDict(
-    "Point",
-    {
-        "iteration": int, "name": NotRequired[str], "scores": NotRequired[Scores],
-        "pairs": NotRequired[int], "steps": NotRequired[int], "distinct prompts": NotRequired[int],
-        "generated tokens": NotRequired[int], "prompts too long": NotRequired[int],
-        "counts": NotRequired[dict[str, int]], "first step": NotRequired[dict[str, Measured]],
-    },
-)  # fmt: skip
-
-
-class State(TypedDict):
-    """run.json."""
-
-    title: dict[str, str]
-    notes: dict[str, str]
-    status: str
-    error: str | None
-    data: dict[str, int | float | str | bool]
-    points: list[Point]
-    stages: list[Spent]
-    alarms: NotRequired[list[Alarm]]
-    watched: NotRequired[list[str]]
-    environment: NotRequired[dict[str, str]]
-    meanings: NotRequired[dict[str, str]]
-    outlook: NotRequired[list[str]]
-    begun: NotRequired[str]
-    seconds: NotRequired[float]
-
-
-class Message(TypedDict):
-    role: str
-    content: str
-
-
-class Provenance(TypedDict):
-    """Those parts of it that a page shows."""
-
-    detector: NotRequired[str]
-    label: NotRequired[str]
-    category: NotRequired[str | None]
-    confidence: NotRequired[float]
-
-
-class Logged(TypedDict):
-    """A line of records.jsonl."""
-
-    id: str
-    conversation: str
-    prompt: list[Message]
-    reply: str
-    label: Literal["dsat", "sat"]
-    ended: bool
-    feedback: str | None
-    revised: str | None
-    satisfied: bool
-    truth: Any
-    provenance: Provenance | None
-
-
-class Side(TypedDict):
-    text: str
-    ended: bool
-    fresh: bool
-    good: bool
-
-
-class Trained(TypedDict):
-    """A line of examples.jsonl."""
-
-    prompt: list[Message]
-    replies: list[Side]
-    record: str
-
-
-Answered = TypedDict(
-    "Answered",
-    {
-        "prompt": list[Message], "reply": str, "ended": NotRequired[bool], "useful": NotRequired[bool | None],
-        "words": NotRequired[int], "distinct-2": NotRequired[float], "logged": NotRequired[str],
-        "label": NotRequired[Literal["dsat", "sat"]], "feedback": NotRequired[str | None],
-    },
-)  # fmt: skip  # a line of replies.jsonl
+Measured = Annotated[float, "may be nan or infinite"]
+Digits = Annotated[int, "of a number, when it is shown"]
 
 
 def wrong(value: Any, hint: Any, where: str = "") -> str | None:
@@ -143,16 +24,16 @@ def wrong(value: Any, hint: Any, where: str = "") -> str | None:
     if fits(hint)(value):
         return None
     here = where.lstrip(".")[:100] or "it"
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType and isinstance(value, dict):  # if an object is one of them, say what is wrong in it
-        options = [option for option in options if typing.is_typeddict(option) or typing.get_origin(option) is dict]
-        hint, origin = (options[0], typing.get_origin(options[0])) if options else (hint, origin)
-        options = typing.get_args(hint)
+    options = typing.get_args(hint)
+    if _is_union(hint) and isinstance(value, dict):  # if an object is one of them, say what is wrong in it
+        objects = [option for option in options if is_dataclass(option) or typing.get_origin(option) is dict]
+        hint, options = (objects[0], typing.get_args(objects[0])) if objects else (hint, options)
+    origin = typing.get_origin(hint)
     inner: list[tuple[Any, Any, str]] = []
-    if typing.is_typeddict(hint) and isinstance(value, dict):
-        if lacking := sorted(hint.__required_keys__ - value.keys()):
+    if is_dataclass(hint) and isinstance(value, dict):
+        if lacking := sorted(required(hint) - value.keys()):
             return f"{here} lacks {', '.join(lacking)}"
-        inner = [(value[key], of, f"{where}.{key}") for key, of in typing.get_type_hints(hint).items() if key in value]
+        inner = [(value[key], of, f"{where}.{key}") for key, of in hints(hint).items() if key in value]
     elif origin is dict and isinstance(value, dict):
         inner = [(item, options[1], f"{where}.{key}") for key, item in value.items()]
     elif origin is list and isinstance(value, list) and len(value) <= MOST_LISTED:
@@ -161,15 +42,50 @@ def wrong(value: Any, hint: Any, where: str = "") -> str | None:
     return said or f"{here}: expected {_name(hint)}, found {repr(value)[:60]}"
 
 
+def made(value: Any, hint: Any) -> Any:
+    """The objects of plain data that is what `hint` says."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if is_dataclass(hint):
+        return hint(**{key: made(value[key], of) for key, of in hints(hint).items() if key in value})  # type: ignore[operator]
+    if origin is dict and options[1] not in PLAIN:
+        return {key: made(item, options[1]) for key, item in value.items()}
+    if origin is list:
+        return [made(item, options[0]) for item in value]
+    if _is_union(hint):
+        return made(value, next(option for option in options if fits(option)(value)))
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Objects as the plain data that they are made of; what may be missing and is None is left out."""
+    if is_dataclass(value):
+        kept = {name: getattr(value, name) for name in hints(type(value))}
+        return {name: plain(item) for name, item in kept.items() if name in required(type(value)) or item is not None}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@cache
+def required(kind: Any) -> frozenset[str]:
+    """The names of a dataclass's fields that have no default."""
+    return frozenset(item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING)
+
+
+@cache
+def hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
 @cache
 def fits(hint: Any) -> Callable[[Any], bool]:
     """Whether a value is what `hint` says; made once for each, as logs have many rows."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return lambda value: True
-    if typing.is_typeddict(hint):
-        needed = hint.__required_keys__
-        parts = [(key, fits(of)) for key, of in typing.get_type_hints(hint).items()]
+    if is_dataclass(hint):
+        needed = required(hint)
+        parts = [(key, fits(of)) for key, of in hints(hint).items()]
         return lambda value: (
             isinstance(value, dict) and needed <= value.keys() and all(ok(value[key]) for key, ok in parts if key in value)
         )
@@ -179,12 +95,16 @@ def fits(hint: Any) -> Callable[[Any], bool]:
     if origin is list:
         item = fits(options[0])
         return lambda value: isinstance(value, list) and len(value) <= MOST_LISTED and all(map(item, value))
-    if origin is types.UnionType:
+    if _is_union(hint):
         any_of = [fits(option) for option in options]
         return lambda value: any(ok(value) for ok in any_of)
     if origin is Literal:
         return lambda value: isinstance(value, str) and value in options
     return PLAIN[hint]
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, Union)
 
 
 def _number(value: Any) -> bool:
@@ -203,32 +123,8 @@ PLAIN: dict[Any, Callable[[Any], bool]] = {
 
 
 def _name(hint: Any) -> str:
-    if typing.get_origin(hint) in (types.UnionType, Literal):
+    if _is_union(hint) or typing.get_origin(hint) is Literal:
         return " or ".join(_name(option) for option in typing.get_args(hint))
     kinds = {str: "text", int: "a whole number", float: "a number", Measured: "a number", bool: "true or false"}
     kinds |= {Digits: f"a whole number up to {MOST_DIGITS}", types.NoneType: "null", dict: "an object", list: "a list"}
-    return kinds.get(typing.get_origin(hint) or hint, str(hint) if isinstance(hint, str) else "an object")
-
-
-def wrong_state(state: Any) -> str | None:
-    """The same of a run.json, and of what must fit together in it."""
-    if said := wrong(state, State):
-        return said
-    if "method" not in state["title"]:
-        return "title lacks method"
-    if len(state["points"]) > 1000:
-        return f"points: expected at most 1000, found {len(state['points'])}"
-    for i, point in enumerate(state["points"]):
-        scores: Mapping[str, Any] = point.get("scores", {"headline": "", "metrics": {"": None}})
-        if "scores" in point and "name" not in point:
-            return f"points[{i}] has scores and lacks name"
-        if scores["headline"] not in scores["metrics"]:
-            return f"points[{i}].scores: headline {scores['headline'][:60]!r} is no metric of it"
-        needed = {"counts": ("seen", "used")}
-        if "counts" in point and not {"first step", "prompts too long"} <= point.keys():
-            return f"points[{i}] has counts and lacks first step, or prompts too long"
-        if lacking := [
-            f"{key}.{name}" for key, names in needed.items() if key in point for name in names if name not in point[key]
-        ]:
-            return f"points[{i}] lacks {lacking[0]}"
-    return None
+    return kinds.get(hint) or kinds.get(typing.get_origin(hint)) or (hint if isinstance(hint, str) else "an object")

@@ -30,25 +30,28 @@ class Interval:
     high: float | None
     over: str
 
-    @property
-    def separable(self) -> bool:
-        """The interval leaves 0 out."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Difference(Interval):
-    """`p`: two-sided, of no difference; None where the data can't give one. `effect`: mean over standard deviation of what varied
-    (Cohen's d_z), None where nothing varied. `few`: it rests on so few prompts that nothing can be said, whatever the seeds."""
+class Difference:
+    """A mean difference with the interval and p of one test; `low`, `high`, `over` as of an `Interval`. `p`: two-sided, of no
+    difference; None where the data can't give one. `effect`: mean over standard deviation of what varied (Cohen's d_z), None where
+    nothing varied. `few`: it rests on so few prompts that nothing can be said, whatever the seeds."""
 
+    mean: float
+    low: float | None
+    high: float | None
+    over: str
     p: float | None
     effect: float | None
     few: bool
 
     @property
-    def separable(self) -> bool:
-        """The test says so too: of seeds that are equal the interval may have no width, and proves nothing."""
-        return super().separable and not self.few and self.p is not None and self.p < 0.05
+    def significant(self) -> bool:
+        """The interval leaves 0 out and p is below .05. Both: of seeds that are equal the interval may have no width, and proves
+        nothing."""
+        if self.few or self.p is None or self.low is None or self.high is None:
+            return False
+        return (self.low > 0 or self.high < 0) and self.p < 0.05
 
 
 def over_items(values: Sequence[float], conversations: Sequence[str] | None = None) -> Interval:

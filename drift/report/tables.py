@@ -1,18 +1,21 @@
 """The tables of a report as plain rows of text, the same for console and HTML."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from drift.alarms import OF_EVALUATION
 from drift.report.compare import Comparison
-from drift.report.members import conversation_of, gain, having, per_item, point, scored_names
+from drift.report.dynamics import Steps
+from drift.report.members import conversation_of, gain, having, per_item, point_of, scored_names
+from drift.report.state import RunState
 from drift.report.statistics import Difference, Interval, level
 
 Table = list[dict[str, str]]
-COSTS = ("distinct prompts", "pairs", "steps", "generated tokens")
+COSTS = {
+    "distinct prompts": "distinct_prompts", "examples": "examples", "steps": "steps", "generated tokens": "generated_tokens",
+}  # fmt: skip  # column -> field of a `Point`
 
 
-def show(interval: Interval, digits: int, *, sign: bool = False) -> str:
+def show(interval: Interval | Difference, digits: int, *, sign: bool = False) -> str:
     """'0.312 [0.250, 0.380]'."""
     form = f"{{:{'+' if sign else ''}.{digits}f}}"
     mean = form.format(interval.mean)
@@ -31,38 +34,53 @@ def show_p(p: float | None) -> str:
     return "-" if p is None else f"{p:.3f}" if p >= 0.0005 else "< 0.001"
 
 
-def rows(label: str, states: list[dict[str, Any]]) -> Table:
+def rows(label: str, states: Sequence[RunState]) -> Table:
     """One row per evaluated policy of a group of runs that differ by seeds alone."""
     found, names, conversations = [], scored_names(states), conversation_of(states)
     for name in names:
         members = having(states, name)
-        first = point(members[0], name)
-        main = first["scores"]["headline"]
+        evaluated = [point_of(state, name) for state in members]
+        first = evaluated[0][1]
+        main = first.headline
         row = {"run": label, "policy": name + ("" if len(members) == len(states) else f" ({len(members)} of {len(states)} runs)")}
         now, change = per_item(members, name, main), gain(states, name)
         row[main] = show(level(now, conversations), 3) if now else "-"
         row["against start"] = "-" if change is None else show_difference(change, 3)
-        for metric, content in first["scores"]["metrics"].items():
+        for metric, content in first.metrics.items():
             if metric != main:
-                values = [point(state, name)["scores"]["metrics"].get(metric, {}).get("value") for state in members]
-                known = [value for value in values if value is not None]
-                row[metric] = f"{sum(known) / len(known):.{content['digits']}f}" if known else "-"
-        for count in COSTS:
-            values = [point(state, name).get(count) for state in members]
-            row[count] = "-" if None in values else " / ".join(dict.fromkeys(str(value) for value in values))
+                measured = [scores.metrics.get(metric) for _, scores in evaluated]
+                known = [one.value for one in measured if one is not None and one.value is not None]
+                row[metric] = f"{sum(known) / len(known):.{content.digits}f}" if known else "-"
+        for column, field in COSTS.items():
+            values = [vars(point)[field] for point, _ in evaluated]
+            row[column] = "-" if None in values else " / ".join(dict.fromkeys(str(value) for value in values))
         found.append(row)
     return found
 
 
+def by_policy(runs: Mapping[str, Sequence[RunState]]) -> tuple[Table, Table]:
+    """Two tables with a row per policy: what it scored, and what it was trained on. Together they would be too wide for a page."""
+    found = [row for label, states in runs.items() for row in rows(label, states)]
+    columns = [name for name in dict.fromkeys(name for row in found for name in row) if name not in COSTS]
+    trained = [{name: row[name] for name in ("run", "policy", *COSTS)} for row in found if row["examples"] != "-"]
+    return once([{name: row.get(name, "-") for name in columns} for row in found]), once(trained)
+
+
+def once(rows: Table) -> Table:
+    """The name of a group of runs in its first row only: it may be long."""
+    names = ["", *(row["run"] for row in rows)]
+    return [row | {"run": "" if name == row["run"] else row["run"]} for name, row in zip(names, rows, strict=False)]
+
+
 def comparisons(found: Sequence[Comparison]) -> Table:
-    """A row per comparison. "pairs" and "steps": up to the policies compared, twice where they are not matched."""
+    """A row per comparison. "examples" and "steps": up to the policies compared, twice where they are not matched."""
     return [
         {
             "comparison": f"{this.one.label} - {this.other.label}",
             "at": this.at,
             this.metric: show(this.gap, 3, sign=True),
             "over": this.gap.over,
-            "pairs": against(this.one.pairs, this.other.pairs),
+            "examples": against(this.one.examples, this.other.examples),
             "steps": against(this.one.steps, this.other.steps),
             "effect (d)": "-" if this.gap.effect is None else f"{this.gap.effect:+.2f}",
             "p": show_p(this.gap.p),
@@ -79,9 +97,9 @@ def against(one: Sequence[int], other: Sequence[int]) -> str:
     return " against ".join(sides)
 
 
-def signal(lines: dict[str, list[list[dict[str, float]]]]) -> Table:
-    """How much the pairs of a step agree on where to go (see train/signal.py), per iteration; `lines`: label -> per seed, the
-    metrics of every step. Empty where nothing was measured."""
+def signal(lines: Steps) -> Table:
+    """How far the gradients of a step's pairs point the same way (see train/signal.py), per iteration; `lines`: label -> per seed,
+    the metrics of every step. Empty where nothing was measured."""
     found = []
     for label, seeds in lines.items():
         measured = [row for rows in seeds for row in rows if {"dpo_norm", "dpo_pair_norm"} <= row.keys()]
@@ -89,37 +107,37 @@ def signal(lines: dict[str, list[list[dict[str, float]]]]) -> Table:
             here = [row for row in measured if row["iteration"] == iteration]
             alone, together = (sum(row[name] for row in here) / len(here) for name in ("dpo_pair_norm", "dpo_norm"))
             row = {"run": label, "iteration": f"{iteration:.0f}", "steps measured": str(len(here))}
-            row |= {"norm of a pair's gradient": f"{alone:.3g}", "norm of the step's mean": f"{together:.3g}"}
+            row |= {"norm of a pair's gradient": f"{alone:.3g}", "norm of their mean": f"{together:.3g}"}
             found.append(row | {"ratio": f"{together / alone:.2f}" if alone else "-"})
     return found
 
 
-def failed(grouped: dict[str, list[dict[str, Any]]]) -> Table:
+def failed(grouped: Mapping[str, Sequence[RunState]]) -> Table:
     """Every run that ended with an error, by group."""
     return [
-        {"run": label, "seed": state["title"].get("seed", "-"), "error": state["error"]}
+        {"run": label, "seed": state.title.get("seed", "-"), "error": state.error}
         for label, states in grouped.items()
         for state in states
-        if state["error"]
+        if state.error
     ]
 
 
-def alarms(grouped: dict[str, list[dict[str, Any]]]) -> Table:
-    """Every alarm that sounded, by group and run."""
+def alarms(grouped: Mapping[str, Sequence[RunState]]) -> Table:
+    """Every alarm that was raised, by group and run."""
     return [
-        {"run": label, "seed": state["title"].get("seed", "-"), "iteration": str(alarm["iteration"]), "during": alarm["during"]}
-        | {"alarm": alarm["name"], "seen": alarm["text"]}
+        {"run": label, "seed": state.title.get("seed", "-"), "iteration": str(alarm.iteration), "during": alarm.during}
+        | {"alarm": alarm.name, "seen": alarm.text}
         for label, states in grouped.items()
         for state in states
-        for alarm in state.get("alarms", [])
+        for alarm in state.alarms
     ]
 
 
-def watched(states: list[dict[str, Any]]) -> str:
-    """Which alarms were on, and which of them this evaluation can't raise; "" where no run says so."""
-    names = list(dict.fromkeys(name for state in states for name in state.get("watched", [])))
-    metrics = [p["scores"]["metrics"] for state in states for p in state["points"] if "scores" in p]
-    measured = {name for found in metrics for name, content in found.items() if content["value"] is not None}
-    blind = [name for name in names if metrics and name in OF_EVALUATION and OF_EVALUATION[name] not in measured]
-    said = f"Watched: {', '.join(name for name in names if name not in blind)}." if names else ""
-    return said + (f" Not measured by this evaluation: {', '.join(blind)}." if blind else "")
+def watched(states: Sequence[RunState]) -> str:
+    """Which alarms were on, and which of them these evaluations can't raise; "" where no run says so."""
+    names = list(dict.fromkeys(name for state in states for name in state.watched))
+    scores = [found for state in states for point in state.points for found in point.scores.values()]
+    measured = {name for found in scores for name, metric in found.metrics.items() if metric.value is not None}
+    blind = [name for name in names if scores and name in OF_EVALUATION and OF_EVALUATION[name] not in measured]
+    said = f"Alarms that were on: {', '.join(name for name in names if name not in blind)}." if names else ""
+    return said + (f" Not measured by the evaluations of these runs: {', '.join(blind)}." if blind else "")

@@ -1,21 +1,22 @@
-"""What a report says in sentences, above everything else."""
+"""The report's conclusions in sentences, above everything else."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drift.report.compare import NOT_SEPARABLE, TOO_FEW, Comparison
-from drift.report.members import State, common_name, having, headline, last_gains, scored_names
+from drift.report.compare import NO_DIFFERENCE, TOO_FEW, Comparison
+from drift.report.members import common_name, having, headline, last_gains, scored_names
+from drift.report.state import RunState
 from drift.report.statistics import Difference, holm
 from drift.report.tables import against, show, show_p
 
 
-def sentences(grouped: Mapping[str, Sequence[State]], compared: Sequence[Comparison], states: Sequence[State]) -> list[str]:
+def sentences(grouped: Mapping[str, Sequence[RunState]], compared: Sequence[Comparison], states: Sequence[RunState]) -> list[str]:
     """All of them, in the order of a page."""
     return [*unmatched(compared), *against_start(grouped), *between(compared), *sounded(states)]
 
 
-def against_start(grouped: Mapping[str, Sequence[State]]) -> list[str]:
+def against_start(grouped: Mapping[str, Sequence[RunState]]) -> list[str]:
     """A sentence per group: the last policy that two of its seeds have against the start model, corrected for all groups."""
     gains = last_gains(grouped)
     tested = {label: change.p for label, change in gains.items() if change is not None and change.p is not None and not change.few}
@@ -27,31 +28,31 @@ def against_start(grouped: Mapping[str, Sequence[State]]) -> list[str]:
             known = f"only {some} of {len(members)} runs has" if some else "no run has"
             found.append(f"{label}: {known} evaluated a trained policy so far.")
         else:
-            said = _said(change, corrected.get(label), len(tested))
-            found.append(f"{label}: after {common_name(members)}, {headline(members)} {said}")
+            said = _said(headline(members), change, corrected.get(label), len(tested))
+            found.append(f"{label}: after {common_name(members)}, {said}")
     return found
 
 
-def _said(change: Difference, corrected: float | None, family: int) -> str:
+def _said(metric: str, change: Difference, corrected: float | None, family: int) -> str:
     """The end of such a sentence. `corrected`: p for all `family` groups at once."""
     if not math.isfinite(change.mean):
-        return "is not a number: the policy is broken."
+        return f"{metric} is not a number: the policy is broken."
     if change.few:
-        return f"is {change.mean:+.3f} against the start model's: {change.over}, too few to say."
-    together = f", {show_p(corrected)} for all {family} groups together" if family > 1 and corrected is not None else ""
+        return f"{metric} is {change.mean:+.3f} against the start model's: {change.over}, too few to tell."
+    together = f", {show_p(corrected)} corrected for all {family} groups" if family > 1 and corrected is not None else ""
     numbers = f"({show(change, 3, sign=True)}, p {show_p(change.p)}{together}; {change.over})"
-    if change.separable and corrected is not None and corrected < 0.05:
-        return f"is {'better' if change.mean > 0 else 'worse'} than the start model's {numbers}."
-    because = f" once corrected for {family} groups" if change.separable else ""
-    return f"is {NOT_SEPARABLE} from the start model's{because} {numbers}."
+    if change.significant and corrected is not None and corrected < 0.05:
+        return f"{metric} is {'better' if change.mean > 0 else 'worse'} than the start model's {numbers}."
+    because = f" once corrected for {family} groups" if change.significant else ""
+    return f"{metric} shows {NO_DIFFERENCE} from the start model's{because} {numbers}."
 
 
-def in_numbers(state: State) -> dict[str, Any]:
+def in_numbers(state: RunState) -> dict[str, Any]:
     """What a run gained over the start model, and the sentence on it; empty before anything trained was evaluated."""
     change = last_gains({"": [state]}).get("")
     if change is None:
         return {}
-    (said,) = against_start({state["title"]["method"]: [state]})
+    (said,) = against_start({state.title["method"]: [state]})
     return {"gain": change.mean, "gain low": change.low, "gain high": change.high, "gain p": change.p, "verdict": said}
 
 
@@ -62,36 +63,37 @@ def unmatched(compared: Sequence[Comparison]) -> list[str]:
         return []
     sides = {side.label: side for this in loose for side in (this.one, this.other)}
     amounts = "; ".join(
-        f"{label} on {against(side.pairs, side.pairs)} pairs in {against(side.steps, side.steps)} steps"
+        f"{label} on {against(side.examples, side.examples)} examples in {against(side.steps, side.steps)} steps"
         for label, side in sides.items()
     )
-    if len({side.pairs for side in sides.values()}) > 1:
+    if len({side.examples for side in sides.values()}) > 1:
         remedy = f"pairs_per_iteration={min(side.fewest for side in sides.values())} for all of them would match them"
     else:
         remedy = "the same train.pairs_per_step, train.epochs and warmup_epochs would match them"
-    return [f"NO COMPARISON of these, which did not train on the same amount: {amounts}. {remedy}."]
+    return [f"NOT RANKED, because they did not train on the same amount: {amounts}. {remedy}."]
 
 
 def between(compared: Sequence[Comparison]) -> list[str]:
-    """A sentence on who is ahead of whom, where anyone is compared."""
+    """A sentence on which group is better than which, where any are compared."""
     matched = [this for this in compared if this.matched]
-    whom = "Between them" if len(matched) == len(compared) else "Between those that match"
+    groups = "Between groups" if len(matched) == len(compared) else "Between the groups that match"
     if not matched:
         return []
     found = [
         f"{this.one.label} and {this.other.label}: {this.verdict}"
         for this in matched
-        if this.verdict not in (NOT_SEPARABLE, TOO_FEW)
+        if this.verdict not in (NO_DIFFERENCE, TOO_FEW)
     ]
     if not found:
         few = all(this.verdict == TOO_FEW for this in matched)
-        return [f"{whom}: {matched[0].gap.over}, too few to say." if few else f"{whom}: no difference is separable."]
-    others = " Of the others compared, none is separable." if len(found) < len(matched) else ""
-    alone = " This is about these policies; a word on methods needs several seeds." if "prompt" in matched[0].gap.over else ""
-    return [f"{whom}: {'; '.join(found)}.{others}{alone}"]
+        return [f"{groups}: {matched[0].gap.over}, too few to tell." if few else f"{groups}: {NO_DIFFERENCE}."]
+    others = " The other comparisons show no significant difference." if len(found) < len(matched) else ""
+    one_seed = "prompt" in matched[0].gap.over
+    alone = " This compares single policies. To compare methods, run several seeds." if one_seed else ""
+    return [f"{groups}: {'; '.join(found)}.{others}{alone}"]
 
 
-def sounded(states: Sequence[dict[str, Any]]) -> list[str]:
-    """A sentence on alarms, where one sounded."""
-    count = sum(bool(state.get("alarms")) for state in states)
-    return [f"Alarms sounded in {count} of {len(states)} runs; see below."] if count else []
+def sounded(states: Sequence[RunState]) -> list[str]:
+    """A sentence on alarms, where one was raised."""
+    count = sum(bool(state.alarms) for state in states)
+    return [f"Alarms were raised in {count} of {len(states)} runs; see below."] if count else []

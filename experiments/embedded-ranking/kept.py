@@ -7,8 +7,9 @@ Of every metric the mean over prompts is kept: enough for tables over several se
 """
 
 import argparse
-import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from drift.errors import UserError  # noqa: E402
-from drift.journal import RUN  # noqa: E402
 from drift.records import read_jsonl, write_json, write_jsonl  # noqa: E402
+from drift.report import state  # noqa: E402
+from drift.report.foreign import members_of  # noqa: E402
+from drift.report.previous import upgraded  # noqa: E402
+from drift.report.shapes import plain  # noqa: E402
+from drift.report.state import RUN, Metric, RunState  # noqa: E402
 from drift.report.statistics import FEWEST  # noqa: E402
-
-DROPPED = ("stages", "notes", "data")
 
 
 def main() -> None:
@@ -35,11 +38,11 @@ def main() -> None:
 
 
 def write(folder: Path, file: Path) -> int:
-    states = {place: json.loads(place.read_text(encoding="utf-8")) for place in sorted(folder.glob(f"*/*/{RUN}"))}
+    members = [member for place in sorted(folder.glob("*")) if place.is_dir() for member in members_of(place)]
     lines = [
-        {"place": str(place.parent.relative_to(folder))} | digest(state)
-        for place, state in states.items()
-        if state["status"] == "finished"
+        {"place": str(member.folder.relative_to(folder))} | plain(digest(member.state))
+        for member in members
+        if member.state.status == "finished"
     ]
     if not lines:
         raise UserError(f"{folder} holds no finished run. Expected the folder that study.py was given, with PHASE/RUN/{RUN} in it.")
@@ -47,18 +50,9 @@ def write(folder: Path, file: Path) -> int:
     return len(lines)
 
 
-def digest(state: dict[str, Any]) -> dict[str, Any]:
+def digest(run: RunState) -> RunState:
     """A run's state without what only its own report shows; per-prompt values give way to their mean."""
-    points = []
-    for point in state["points"]:
-        if "scores" in point:
-            metrics = {}
-            for name, content in point["scores"]["metrics"].items():
-                mean = {"per_item": {"all prompts": content["value"]}} if content.get("per_item") else {}
-                metrics[name] = content | mean
-            point = point | {"scores": point["scores"] | {"metrics": metrics}}
-        points.append(point)
-    return state | {"points": points} | {name: type(state[name])() for name in DROPPED}
+    return replace(with_items(run, lambda value: {"all prompts": value}), stages=[], notes={}, data={})
 
 
 def read(folder: Path, file: Path) -> int:
@@ -67,17 +61,33 @@ def read(folder: Path, file: Path) -> int:
         place = folder / line.pop("place") / RUN
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_json(place, spread(line))
+            write_json(place, plain(spread(state.read(upgraded(line)))))
             count += 1
     return count
 
 
-def spread(state: dict[str, Any]) -> dict[str, Any]:
+def spread(run: RunState) -> RunState:
     """The mean over all prompts again as that of several, or a report would say that one prompt is too few."""
-    for metric in (metric for point in state["points"] if "scores" in point for metric in point["scores"]["metrics"].values()):
-        if metric.get("per_item"):
-            metric["per_item"] = {f"prompts, part {i}": metric["value"] for i in range(FEWEST)}
-    return state
+    return with_items(run, lambda value: {f"prompts, part {i}": value for i in range(FEWEST)})
+
+
+def with_items(run: RunState, items: Callable[[Any], dict[str, float]]) -> RunState:
+    """The same with other per-prompt values, made of the mean, where a metric has any."""
+
+    def changed(metric: Metric) -> Metric:
+        return replace(metric, per_item=items(metric.value)) if metric.per_item else metric
+
+    points = [
+        replace(
+            point,
+            scores={
+                name: replace(scores, metrics={title: changed(metric) for title, metric in scores.metrics.items()})
+                for name, scores in point.scores.items()
+            },
+        )
+        for point in run.points
+    ]
+    return replace(run, points=points)
 
 
 if __name__ == "__main__":

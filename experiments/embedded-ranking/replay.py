@@ -1,6 +1,6 @@
 """When the alarms sound in finished runs, with the thresholds of conf/config.yaml or those given: for choosing thresholds.
 
-    python experiments/embedded-ranking/replay.py RUN_FOLDER... [alarms.chosen_fall=.5]
+    python experiments/embedded-ranking/replay.py RUN_FOLDER... [alarms.chosen_shift=-.5]
     python experiments/embedded-ranking/replay.py RUN_FOLDER... --keep FILE     writes down what the replay needs
     python experiments/embedded-ranking/replay.py FILE                          replays that
 
@@ -9,7 +9,6 @@ A run's folder needs its run.json and its steps.csv.
 
 import argparse
 import csv
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from drift.config import build  # noqa: E402
 from drift.console import table  # noqa: E402
 from drift.errors import UserError  # noqa: E402
 from drift.records import read_jsonl, write_jsonl  # noqa: E402
+from drift.report.foreign import Reader, need_members  # noqa: E402
+from drift.report.members import metrics_of  # noqa: E402
 
 WATCHED = ("utility", "words", "distinct-2", "missing ends", "perplexity under start")
 
@@ -49,26 +50,22 @@ def read(place: Path) -> list[dict[str, Any]]:
         return read_jsonl(place)
     if missing := [name for name in ("run.json", "steps.csv") if not (place / name).is_file()]:
         raise UserError(f"{place} has no {missing[0]}. Expected the folder of a run that trained, or a file that --keep wrote.")
-    state = json.loads((place / "run.json").read_text(encoding="utf-8"))
+    (member,) = need_members(Reader(), place)
     with open(place / "steps.csv", encoding="utf-8", newline="") as file:
         steps = list(csv.DictReader(file))
     policies = [
         {
-            "iteration": point["iteration"],
+            "iteration": point.iteration,
             "steps": [
                 {name: round(float(step[name]), 4) for name in ("chosen_shift", "entropy")}
                 for step in steps
-                if int(step["iteration"]) == point["iteration"] and point["name"] != "start"
+                if int(step["iteration"]) == point.iteration and point.name != "start"
             ],
-            "counts": point.get("counts"),
-            "metrics": {
-                name: round(value, 4)
-                for name in WATCHED
-                if (value := point["scores"]["metrics"].get(name, {}).get("value")) is not None
-            },
+            "counts": point.counts,
+            "metrics": {name: round(value, 4) for name in WATCHED if (value := metrics_of(point.scores).get(name)) is not None},
         }
-        for point in state["points"]
-        if "scores" in point
+        for point in member.state.points
+        if point.scores
     ]
     return [{"run": place.name, "policies": policies}]
 
@@ -77,7 +74,7 @@ def replay(alarms: Alarms, run: dict[str, Any]) -> list[dict[str, str]]:
     """A row per policy: its utility, and the alarms that sounded on the way to it and at it, with when."""
     rows = []
     for policy in run["policies"]:
-        now, start = ({name: {"value": value} for name, value in one["metrics"].items()} for one in (policy, run["policies"][0]))
+        now, start = policy["metrics"], run["policies"][0]["metrics"]
         found = {name: "sampling" for name in (alarms.in_sampling(policy["counts"]) if policy["counts"] else {})}
         for done in range(1, len(policy["steps"]) + 1):
             found |= {name: f"step {done}" for name in alarms.in_training(policy["steps"][:done]) if name not in found}

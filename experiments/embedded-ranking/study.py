@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -31,6 +30,8 @@ from drift.errors import UserError  # noqa: E402
 from drift.records import write_json  # noqa: E402
 from drift.report import html, members, tables  # noqa: E402
 from drift.report.compare import compare  # noqa: E402
+from drift.report.foreign import members_of  # noqa: E402
+from drift.report.state import RUN, RunState  # noqa: E402
 from drift.report.statistics import paired  # noqa: E402
 
 ARMS = {
@@ -68,14 +69,14 @@ class Cell:
     def place(self, seed: int) -> Path:
         return self.folder / f"{self.name}-{seed}"
 
-    def state(self, seed: int) -> dict[str, Any] | None:
+    def state(self, seed: int) -> RunState | None:
         """Of the finished run of that seed; one with other settings is as good as none."""
-        file = self.place(seed) / "run.json"
-        state = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"status": "not begun"}
-        same = all(state.get("title", {}).get(name) == value for name, _, value in (item.partition("=") for item in self.overrides))
-        return state if state["status"] == "finished" and same else None
+        wanted = dict(override.split("=", 1) for override in self.overrides)
+        runs = members_of(self.place(seed)) if (self.place(seed) / RUN).is_file() else []
+        found = (run.state for run in runs if run.state.status == "finished" and wanted.items() <= run.state.title.items())
+        return next(found, None)
 
-    def states(self) -> list[dict[str, Any]]:
+    def states(self) -> list[RunState]:
         return [state for seed in self.seeds if (state := self.state(seed)) is not None]
 
     @property
@@ -221,12 +222,12 @@ def show_tests(folder: Path, phases: dict[str, list[Cell]]) -> None:
         table([row for label, states in groups.items() for row in by_policy(label, states)])
         if phase in PLAIN:
             plain = next(cell for cell in phases[PLAIN[phase]] if cell.name == "DRIFT").states()
-            groups["DRIFT"] = [state for state in plain if int(state["title"]["seed"]) in TWO]
+            groups["DRIFT"] = [state for state in plain if int(state.title["seed"]) in TWO]
         if compared := tables.comparisons(compare(groups)):
             table(compared)
 
 
-def by_policy(label: str, states: list[dict[str, Any]]) -> list[dict[str, str]]:
+def by_policy(label: str, states: list[RunState]) -> list[dict[str, str]]:
     """Utility and its gain, with what collapses first, of every policy."""
     return [{name: row.get(name, "-") for name in SHOWN} for row in tables.rows(label, states)]
 

@@ -1,0 +1,76 @@
+"""The lines of the jsonl files of a run's folder, as types: of what a page shows of them."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Those parts of it that a page shows."""
+
+    detector: str = "-"
+    label: str = ""
+    category: str | None = None
+    confidence: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logged:
+    """A line of records.jsonl."""
+
+    id: str
+    conversation: str
+    prompt: list[Message]
+    reply: str
+    label: Literal["dsat", "sat"]
+    ended: bool
+    feedback: str | None
+    revised: str | None
+    satisfied: bool
+    truth: Any
+    provenance: Provenance | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedReply:
+    """One of an example's replies: just sampled or logged, and which side it is on."""
+
+    text: str
+    ended: bool
+    fresh: bool
+    good: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A line of examples.jsonl."""
+
+    prompt: list[Message]
+    replies: list[TrainedReply]
+    record: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """A line of replies.jsonl; `logged`, `label`, `feedback`: what the log has to the same prompt."""
+
+    prompt: list[Message]
+    reply: str
+    ended: bool | None = None
+    useful: bool | None = None
+    words: int | None = None
+    distinct_2: float | None = None
+    logged: str | None = None
+    label: Literal["dsat", "sat"] | None = None
+    feedback: str | None = None
+
+
+def answer(row: Any) -> Any:
+    """A line of replies.jsonl with keys that are names of fields."""
+    return {key.replace("-", "_"): value for key, value in row.items()} if isinstance(row, dict) else row
