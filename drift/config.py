@@ -52,7 +52,7 @@ def build(config: DictConfig) -> Any:
         raise UserError(f"{missing[0]} has no value yet. Give one: {missing[0]}=VALUE.")
     check_node(config, "")
     run = instantiate(config, _convert_="all")
-    for part in (run, *(getattr(run, item.name) for item in fields(run))):
+    for part in (run, *(getattr(run, item.name) for item in fields(run)), *run.evaluation.values()):
         if hasattr(part, "check"):
             part.check()
     check_together(run)
@@ -69,7 +69,7 @@ def check_together(run: Any) -> None:
             f"warmup_epochs={run.warmup_epochs} learns from complaints with a second try that satisfied, which this deployment "
             "does not collect. Add data.second_tries=true, or set warmup_epochs=0."
         )
-    judge = getattr(run.method, "judge", None)
+    judge = run.method.judge
     if judge is not None and judge.needs_truth and not run.data.knows_truth:
         raise UserError(
             "This method's judge checks replies against a known truth, which this data set does not have. "

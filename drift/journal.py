@@ -1,7 +1,8 @@
 """The run folder: what a person reads while and after a run. Everything in it is a link into the store or small text.
 
     config.yaml   run.json   report.html   libraries.log   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
-    iteration_0/scores.json (the start model)   iteration_2/{pairs.jsonl, policy/, steps.jsonl, scores.json, replies.jsonl}
+    iteration_0/deployment/scores.json (the start model's, of one evaluation)
+    iteration_2/{pairs.jsonl, policy/, steps.jsonl, deployment/scores.json, deployment/replies.jsonl}
     with refresh_log, iteration_2/{records.jsonl, quarantine.jsonl} too
 
 `run.json` is written after every stage, so the report of a killed run can be built too.
@@ -24,7 +25,7 @@ from drift.files import beside
 from drift.masking import masked
 from drift.records import Pair, Record, read_jsonl, write_json, write_jsonl
 from drift.report import verdict
-from drift.report.foreign import RUN
+from drift.report.foreign import RUN, first_evaluation
 from drift.report.statistics import level, paired
 from drift.report.tables import show, show_difference
 from drift.store import Stage, Store, environment
@@ -47,6 +48,7 @@ class Journal:
         self.begun = time.monotonic()
         self.told: dict[int, int] = {}  # iteration -> how many of its steps the logger knows
         self.start: dict[str, Any] | None = None
+        self.starts: dict[str, dict[str, Any]] = {}
         self.log = logger.begin(folder, title, notes)
         self.write()
 
@@ -74,9 +76,9 @@ class Journal:
             say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))
         self.write()
 
-    def expects(self, meanings: dict[str, str], outlook: list[str]) -> None:
-        """What the metrics mean, and what the evaluation can show at all: said before anything is computed for it."""
-        self.state |= {"meanings": meanings, "outlook": outlook}
+    def expects(self, meanings: dict[str, dict[str, str]], outlook: list[str]) -> None:
+        """What the metrics of each evaluation mean, and what the evaluations can show at all: said before anything is computed."""
+        self.state |= {"meanings": {metric: text for of in meanings.values() for metric, text in of.items()}, "outlook": outlook}
         for line in outlook:
             say(f"  {line}")
         self.write()
@@ -143,26 +145,34 @@ class Journal:
         say(f"  {done['pairs']} pairs of {counts['seen']} candidates ({rules or 'none dropped'}), {done['steps']} steps")
         self.write()
 
-    def scored(self, iteration: int, name: str, stage: Stage) -> None:
-        folder = self.folder / f"iteration_{iteration}"
-        target = folder if name != "warm start" else self.folder / "warm_start"
-        for file in sorted(stage.path.glob("*.json*")):
-            if file.name != "manifest.json":
-                link(file, target / file.name)
-        scores: dict[str, Any] = json.loads((stage.path / "scores.json").read_text(encoding="utf-8"))
-        self.log.scores(iteration, scores["metrics"])
-        if (replies := stage.path / "replies.jsonl").is_file():
+    def scored(self, iteration: int, name: str, results: dict[str, Stage]) -> None:
+        """A policy's evaluations, by name; the first one's headline is the run's."""
+        folder = self.folder / (f"iteration_{iteration}" if name != "warm start" else "warm_start")
+        scores: dict[str, dict[str, Any]] = {}
+        for evaluation, stage in results.items():
+            for file in sorted(stage.path.glob("*.json*")):
+                if file.name != "manifest.json":
+                    link(file, folder / evaluation / file.name)
+            scores[evaluation] = json.loads((stage.path / "scores.json").read_text(encoding="utf-8"))
+        first = next(iter(scores))
+        self.log.scores(iteration, scores[first]["metrics"])
+        if (replies := folder / first / "replies.jsonl").is_file():
             self.log.samples(iteration, "replies" if name != "warm start" else "warm start", read_jsonl(replies)[:NUM_SAMPLES])
         if not self.state["points"] or "scores" in self.state["points"][-1]:
             self.state["points"].append({"iteration": iteration})
         self.state["points"][-1] |= {"name": name, "scores": scores}
-        self.start = self.start or scores
+        self.starts = self.starts or scores
+        self.start = self.starts[first]
         self.store.say_found()
-        if scores is self.start and (meaning := self.state["meanings"].get(scores["headline"])):
-            say(f"  {scores['headline']}: {meaning}.")
-        say(f"{name}: {self._headline(scores)}")
+        if scores is self.starts and (meaning := self.state["meanings"].get(scores[first]["headline"])):
+            say(f"  {scores[first]['headline']}: {meaning}.")
+        say(f"{name}: {self._headline(scores[first])}")
         self.write()
-        self.raise_alarms(iteration, "evaluation", self.alarms.in_evaluation(scores["metrics"], self.start["metrics"]))
+        found: dict[str, str] = {}
+        for evaluation, of in scores.items():
+            for alarm, text in self.alarms.in_evaluation(of["metrics"], self.starts[evaluation]["metrics"]).items():
+                found[alarm] = f"{found[alarm]}; {evaluation}: {text}" if alarm in found else f"{evaluation}: {text}"
+        self.raise_alarms(iteration, "evaluation", found)
 
     def _headline(self, scores: dict[str, Any]) -> str:
         name = scores["headline"]
@@ -179,7 +189,7 @@ class Journal:
         self.state["status"] = "finished" if error is None else "stopped" if stopped else "failed"
         self.state["error"] = None if error is None or stopped else f"{type(error).__name__}: {error}"
         self.write()
-        self.log.summary(verdict.in_numbers(self.state))
+        self.log.summary(verdict.in_numbers(first_evaluation(self.state)))
         self.log.end(failed=error is not None)
 
 

@@ -50,16 +50,16 @@ def test_the_command_has_what_is_proposed_keeps_what_the_user_said_and_can_be_ru
     held = [
         r
         for r in records
-        if r.conversation in {h.conversation for h in dataclasses.replace(run.evaluation, share=0.5).separate(records)[1]}
+        if r.conversation in {h.conversation for h in dataclasses.replace(run.evaluation["heldout"], share=0.5).separate(records)[1]}
     ]
     assert found.settings == {
-        "sampler.max_new_tokens": "32", "evaluation.share": "0.5", "evaluation.max_records": str(len(held))
+        "sampler.max_new_tokens": "32", "evaluation.heldout.share": "0.5", "evaluation.heldout.max_records": str(len(held))
     } and found.max_new_tokens == 32  # fmt: skip
     python, script, *rest = shlex.split(found.command(file, ["model=tiny"]))
     again = compose(quote_paths(rest))
     assert (python, script, again.data.path, again.sampler.max_new_tokens) == ("python", "run.py", str(file), 32)
-    assert (again.evaluation.share, again.evaluation.max_records) == (0.5, len(held))
-    said = ["sampler.max_new_tokens=99", "evaluation.share=0.3", "evaluation.max_records=10"]
+    assert (again.evaluation["heldout"].share, again.evaluation["heldout"].max_records) == (0.5, len(held))
+    said = ["sampler.max_new_tokens=99", "evaluation.heldout.share=0.3", "evaluation.heldout.max_records=10"]
     kept = propose(records, {"reply": [20] * 300}, compose(["data=records", override("data.path", str(file)), *said]), said)
     assert kept.settings == {} and kept.max_new_tokens == 99
 

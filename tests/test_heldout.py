@@ -33,9 +33,9 @@ def test_what_pairs_can_show_is_the_sign_tests_power():
 @pytest.mark.parametrize(
     ("pairs", "conversations", "of_all", "words"),
     [
-        (1, 1, 6, ["1 pair: TOO FEW", "the whole log has 6: evaluation.share=0.5 would hold out about 3"]),
-        (12, 4, 200, ["12 pairs of 4 conversations: TOO FEW", "evaluation.share=0.25 holds out about that many"]),
-        (12, 12, 60, ["12 pairs can show a change (p < .05, with 80% power) where at least 87%", "evaluation.share=0.5 would"]),
+        (1, 1, 6, ["1 pair: TOO FEW", "the whole log has 6: evaluation.heldout.share=0.5 would hold out about 3"]),
+        (12, 4, 200, ["12 pairs of 4 conversations: TOO FEW", "evaluation.heldout.share=0.25 holds out about that many"]),
+        (12, 12, 60, ["12 pairs can show a change (p < .05, with 80% power) where at least 87%", "evaluation.heldout.share=0.5 would"]),
         (60, 60, 300, ["60 pairs can show a change"]),
     ],
 )
@@ -48,10 +48,10 @@ def test_the_log_is_counted_before_anything_is_trained():
     """Ten disliked replies of which three have a better one, one of them held out; ten liked ones."""
     log = [record(i, "dsat", revised="better" if i < 3 else None) for i in range(10)] + [record(i, "sat") for i in range(10, 20)]
     said = heldout().outlook(log[1:9] + log[10:], [log[0], log[9]])
-    assert said[0].startswith("Held out: 2 of 20 records (evaluation.share=0.2). With") and said[0].endswith("margin compares: 1.")
+    assert said[0].startswith("Held out: 2 of 20 records (evaluation.heldout.share=0.2). With") and said[0].endswith("margin compares: 1.")
     assert said[1].startswith("1 pair: TOO FEW") and "the whole log has 3" in said[2]
     assert heldout().outlook(log[3:], log[3:5])[1].startswith("No record of this log has both")
-    assert "evaluation.max_records=2." in heldout(max_records=1).outlook(log[1:9], [log[0], log[9]])[0]
+    assert "evaluation.heldout.max_records=2." in heldout(max_records=1).outlook(log[1:9], [log[0], log[9]])[0]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 BASE = [
     "model=tiny", "data.num_prompts=8", "iterations=1", "pairs_per_iteration=6",
     "train.pairs_per_step=2", "train.tokens_per_batch=2000",
-    "evaluation.num_prompts=4", "evaluation.num_samples=1", "evaluation.num_perplexity_prompts=2", "sampler.group_size=4",
+    "evaluation.deployment.num_prompts=4", "evaluation.deployment.num_samples=1", "num_perplexity_prompts=2", "sampler.group_size=4",
     "sampler.max_new_tokens=40", "sampler.precision=float32", "sampler.temperature=1.0", "sampler.top_p=1.0",
     "train.precision=float32", "filters.truncated=keep",
 ]  # fmt: skip
@@ -75,10 +75,10 @@ TABLE = {
     "train.adapter.rank=8": TRAIN,
     "train.adapter.scale=1": TRAIN,
     "train.adapter.top_share=1": ROWS,  # no layer lies below the adapter now: nothing of the reference pass is kept
-    "evaluation.split=validation": AFTER_TRAIN,
-    "evaluation.num_prompts=5": AFTER_TRAIN,
-    "evaluation.num_samples=2": AFTER_TRAIN,
-    "evaluation.num_perplexity_prompts=1": {"evaluate"},
+    "evaluation.deployment.split=validation": AFTER_TRAIN,
+    "evaluation.deployment.num_prompts=5": AFTER_TRAIN,
+    "evaluation.deployment.num_samples=2": AFTER_TRAIN,
+    "num_perplexity_prompts=1": {"evaluate"},
     "data.seed=1": ALL,
     "data.num_prompts=9": ALL,
     "data.second_tries=true": {"feedback", "replies", "pairs"},  # the same pairs come out

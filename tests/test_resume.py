@@ -28,7 +28,7 @@ OVERRIDES = [
     "model=tiny", "method=drift", "data=deployment", "data.num_prompts=12",
     f"iterations={ITERATIONS}", "pairs_per_iteration=8",
     "train.pairs_per_step=2", "train.tokens_per_batch=500", "train.checkpoint_every_steps=1", "train.max_tokens=512",
-    "evaluation.num_prompts=6", "sampler.group_size=8", "sampler.max_new_tokens=12", "filters.truncated=keep",
+    "evaluation.deployment.num_prompts=6", "sampler.group_size=8", "sampler.max_new_tokens=12", "filters.truncated=keep",
     "store.dir=store", "store.lease_seconds=3600",  # nobody can wait for a dead process's lease to run out
 ]  # fmt: skip
 
@@ -150,9 +150,9 @@ def perform(rounds: list[list[dict[str, Any]]], hash_seed: int) -> list[list[Out
 
 def artefacts(run: Path) -> dict[str, bytes]:
     """What a run leaves behind, by name, every file of the list there."""
-    names = ["records.jsonl", "quarantine.jsonl", "iteration_0/scores.json", "iteration_0/replies.jsonl"]
+    names = ["records.jsonl", "quarantine.jsonl", "iteration_0/deployment/scores.json", "iteration_0/deployment/replies.jsonl"]
     for iteration in range(1, ITERATIONS + 1):
-        made = ("pairs.jsonl", "policy/adapter_model.safetensors", "steps.jsonl", "scores.json", "replies.jsonl")
+        made = ("pairs.jsonl", "policy/adapter_model.safetensors", "steps.jsonl", "deployment/scores.json", "deployment/replies.jsonl")
         names += [f"iteration_{iteration}/{name}" for name in made]
     return {name: (run / name).read_bytes() for name in names}
 

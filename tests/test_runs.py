@@ -15,8 +15,8 @@ from drift.report.foreign import Reader
 
 LOG_SETTINGS = [
     "model=tiny", "data=jsonl", "iterations=2", "pairs_per_iteration=6", "train.pairs_per_step=2", "train.tokens_per_batch=500",
-    "sampler.max_new_tokens=8", "sampler.group_size=8", "filters.truncated=keep", "evaluation.share=0.3",
-    "evaluation.num_sampled_prompts=0",
+    "sampler.max_new_tokens=8", "sampler.group_size=8", "filters.truncated=keep", "evaluation.heldout.share=0.3",
+    "evaluation.heldout.num_sampled_prompts=0",
 ]  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def test_a_member_that_fails_is_named_and_the_others_finish(cache, tmp_path):
     start, after = json.loads((tmp_path / "study" / "1-drift" / "run.json").read_text())[
         "points"
     ]  # of complaints alone: more is better
-    values = [point["scores"]["metrics"]["log-prob lost per disliked token"]["value"] for point in (start, after)]
+    values = [point["scores"]["heldout"]["metrics"]["log-prob lost per disliked token"]["value"] for point in (start, after)]
     assert values[0] == 0 < values[1]
 
 

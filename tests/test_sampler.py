@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from drift.engine.ask import Ask
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at
-from drift.randomness import order, uniforms
+from drift.randomness import Noise, order
 from drift.sampler.choose import choose
 from drift.sampler.cpu import bands, skinny
 from drift.sampler.decode import Row, sample
@@ -85,7 +85,7 @@ def test_bands_without_padding_give_the_replies_of_the_padded_cache(either, toke
     model = load_model(policy_at(either), torch.float64)
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": "Tell me. " * (i * i) + f"What is {i}?"}]) for i in range(7)]
     rows = [
-        Row(prompt=prompt, uniforms=uniforms(0, "t", 0, str(i), k, 40))
+        Row(prompt=prompt, uniforms=Noise(0, "t", 0, str(i), k).uniforms(40))
         for i, prompt in enumerate(prompts)
         for k in range(1 + i % 3)
     ]
@@ -128,17 +128,17 @@ def test_choosing_by_blocks_is_choosing_by_the_whole_running_sum(top_p, spread):
 
 def test_sampled_frequencies_follow_the_softmax_at_the_temperature():
     logits = torch.tensor([[1.0, 0.0, -1.0]]).expand(20000, 3)
-    drawn = choose(logits, torch.as_tensor(uniforms(0, "t", 0, "x", 0, 20000)), 0.5, 1.0)
+    drawn = choose(logits, torch.as_tensor(Noise(0, "t", 0, "x", 0).uniforms(20000)), 0.5, 1.0)
     expected = torch.softmax(logits[0] / 0.5, dim=0)
     assert (torch.bincount(drawn, minlength=3) / 20000 - expected).abs().max() < 0.01  # 3 standard errors: .0033 * 3
 
 
 def test_noise_depends_on_everything_that_it_is_for_and_on_nothing_else():
-    base = uniforms(0, "pairs", 1, "item", 0, 4).tolist()
-    assert base == uniforms(0, "pairs", 1, "item", 0, 8)[:4].tolist()
-    for other in ((1, "pairs", 1, "item", 0), (0, "log", 1, "item", 0), (0, "pairs", 2, "item", 0), (0, "pairs", 1, "x", 0)):
-        assert base != uniforms(*other, 4).tolist()
-    assert base != uniforms(0, "pairs", 1, "item", 1, 4).tolist()
+    base = Noise(0, "pairs", 1, "item", 0)
+    assert base.uniforms(4).tolist() == base.uniforms(8)[:4].tolist() and 0 <= base.as_seed() < 2**63
+    others = [(1, "pairs", 1, "item", 0), (0, "log", 1, "item", 0), (0, "pairs", 2, "item", 0), (0, "pairs", 1, "x", 0)]
+    for other in [*others, (0, "pairs", 1, "item", 1)]:
+        assert base.uniforms(4).tolist() != Noise(*other).uniforms(4).tolist() and base.as_seed() != Noise(*other).as_seed()
 
 
 def test_the_order_of_items_does_not_depend_on_where_they_stood():

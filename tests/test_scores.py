@@ -141,7 +141,7 @@ def test_held_out_records_reach_the_scores_as_what_they_are(qwen2, uniform, trai
         record(1, "dsat", reply="No", revised=None, ended=False),
         record(2, "sat", reply="Fine", ended=True),
     ]
-    stage = instantiate(compose("data=jsonl", "data.path=x", "evaluation.num_sampled_prompts=0").evaluation).stage(
+    stage = instantiate(compose("data=jsonl", "data.path=x", "evaluation.heldout.num_sampled_prompts=0").evaluation).stage(
         Store(dir=str(tmp_path / "store"), strict=False, verify=False, lease_seconds=9.0),
         None,
         train,
@@ -180,6 +180,6 @@ def plain(model, prompt, text, ended):
 )
 def test_the_headline_is_the_first_score_that_the_log_allows(kept, headline, tiny, train, tmp_path):
     log = [one for one in (record(0, "dsat"), record(1, "sat")) if one.label in kept]
-    evaluation = instantiate(compose("data=jsonl", "data.path=x", "evaluation.num_sampled_prompts=0").evaluation)
+    evaluation = instantiate(compose("data=jsonl", "data.path=x", "evaluation.heldout.num_sampled_prompts=0").evaluation)
     store, policy = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=9.0), policy_at(tiny)
     assert evaluation.scores(store, [replace(one, truth=None) for one in log], train, policy, policy)["headline"] == headline

@@ -6,7 +6,7 @@ identical and copied replies (`examples/filters.py`). One sample a record; more 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from drift.examples.guidance import Guidance
 from drift.records import Pair, Prompt, Record
@@ -19,6 +19,9 @@ class Drift:
 
     guidance: Guidance
     rounds: int
+
+    judge: ClassVar[None] = None
+    needs: ClassVar[str] = "DSAT"
 
     def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Pair]:
         for k in range(self.rounds):

@@ -5,6 +5,7 @@ What this gains is owed to "fresh against logged" and to training as such; what 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from drift.method.drift import Drift
 from drift.records import Record
@@ -13,6 +14,8 @@ from drift.records import Record
 @dataclass(frozen=True, kw_only=True)
 class RandomLogged(Drift):
     """`guidance` and `rounds` as in DRIFT. The records come in an order that knows no labels."""
+
+    needs: ClassVar[str] = "DSAT or SAT"
 
     def rejected(self, records: Sequence[Record]) -> list[Record]:
         return list(records)

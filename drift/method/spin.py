@@ -6,7 +6,7 @@ are gone through several times with different samples until there are enough pai
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from drift.records import Pair, Record
 
@@ -16,6 +16,9 @@ class Spin:
     """`rounds`: how often the records may be gone through in one iteration, each time with a new sample."""
 
     rounds: int
+
+    judge: ClassVar[None] = None
+    needs: ClassVar[str] = "SAT"
 
     def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Pair]:
         happy = [record for record in records if record.label == "sat"]

@@ -5,7 +5,7 @@ The chosen reply answered the feedback turn; the pair's prompt ends at the origi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from drift.records import Pair, Record
 
@@ -13,6 +13,9 @@ from drift.records import Pair, Record
 @dataclass(frozen=True, kw_only=True)
 class Warmup:
     """Seed pairs of the records that have one; draws nothing."""
+
+    judge: ClassVar[None] = None
+    needs: ClassVar[str] = "DSAT with a later reply that satisfied, or warmup_epochs=0"
 
     def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Pair]:
         for record in records:

@@ -10,7 +10,7 @@ from drift.report.members import State, last_gains, seeds_of
 from drift.report.verdict import unmatched
 
 MOST = 3  # lines of advice
-INSIDE = ("replies", "score")  # kinds of stage whose seconds are in those of the stage that asked for them
+INSIDE = ("replies", "logprobs", "judge")  # kinds of stage whose seconds are in those of the stage that asked for them
 
 
 def cost(states: Sequence[State]) -> str:

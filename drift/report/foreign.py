@@ -101,7 +101,7 @@ class Reader:
         if (path := self.find(folder, str(file.relative_to(folder)))) is None:
             return None
         try:
-            state = _parse(path.read_text(encoding="utf-8"))
+            state = first_evaluation(_parse(path.read_text(encoding="utf-8")))
             if said := wrong_state(state):
                 raise Odd(said)
         except (OSError, ValueError, RecursionError) as error:
@@ -115,14 +115,25 @@ class Reader:
         self.odd.setdefault(path, f"{path} is left out, as it is not what a run writes: {said}.")
 
 
+def first_evaluation(state: Any) -> Any:
+    """A run.json with the scores of each point's first evaluation alone, which is what a report shows."""
+    if not isinstance(state, dict) or not isinstance(state.get("points"), list):
+        return state
+    points = [dict(point) if isinstance(point, dict) else point for point in state["points"]]
+    for point in points:
+        if isinstance(point, dict) and isinstance(scores := point.get("scores"), dict) and scores and "headline" not in scores:
+            point["scores"] = next(iter(scores.values()))
+    return state | {"points": points}
+
+
 def members_of(folder: Path) -> dict[Path, State]:
     return Reader().members(folder)
 
 
 def iterations(folder: Path, name: str) -> list[Path]:
     """iteration_N/NAME of a run's folder, in their order."""
-    found = [file for file in folder.glob(f"iteration_*/{name}") if re.fullmatch("iteration_[0-9]{1,9}", file.parent.name)]
-    return sorted(found, key=lambda file: int(file.parent.name.split("_")[1]))
+    found = [file for file in folder.glob(f"iteration_*/{name}") if re.fullmatch("iteration_[0-9]{1,9}", file.relative_to(folder).parts[0])]
+    return sorted(found, key=lambda file: int(file.relative_to(folder).parts[0].split("_")[1]))
 
 
 def _runs(folder: Path) -> list[Path]:

@@ -38,13 +38,13 @@ def answers(folders: Mapping[str, Path], reader: Reader) -> list[Item]:
     found: dict[str, Item] = {}
     starts: dict[Path, tuple[str, Path]] = {}
     for name, folder in folders.items():
-        if (file := reader.find(folder, "iteration_0/replies.jsonl")) is not None:
+        if (file := reader.find(folder, f"iteration_0/{replies_of(folder)}")) is not None:
             starts.setdefault(file, (name, folder))  # runs with the same start share the stage
     begins = starts.values()
     columns = [("start model" if len(begins) == 1 else f"start model ({name})", folder, "iteration_0") for name, folder in begins]
-    ends = [(name, folder, last(folder, "replies.jsonl", warm_start=True)) for name, folder in folders.items()]
+    ends = [(name, folder, last(folder, replies_of(folder), warm_start=True)) for name, folder in folders.items()]
     for title, folder, where in [*columns, *ends]:
-        for row in reader.rows(folder, f"{where}/replies.jsonl", Answered) if where is not None else ():
+        for row in reader.rows(folder, f"{where}/{replies_of(folder)}", Answered) if where is not None else ():
             item = found.setdefault(digest(row["prompt"]), _item("evaluation", row["prompt"]))
             if not item["logged"] and "logged" in row:
                 item["logged"] = _logged(row.get("label", "sat"), row["logged"], row.get("feedback"))
@@ -76,9 +76,15 @@ def trained_on(folders: Mapping[str, Path], reader: Reader) -> list[Item]:
 def last(folder: Path, name: str, *, warm_start: bool = False) -> str | None:
     """What holds the file of that name: the last iteration that has it, the start model's (iteration_0) left out; else the warm
     start."""
-    files = [file for file in iterations(folder, name) if file.parent.name != "iteration_0"]
+    files = [file for file in iterations(folder, name) if file.relative_to(folder).parts[0] != "iteration_0"]
     first = "warm_start" if warm_start and (folder / "warm_start" / name).exists() else None
-    return files[-1].parent.name if files else first
+    return files[-1].relative_to(folder).parts[0] if files else first
+
+
+def replies_of(folder: Path) -> str:
+    """The replies of a run's first evaluation that has some, below the folder of a policy."""
+    files = sorted(folder.glob("iteration_0/*/replies.jsonl")) or sorted(folder.glob("*/*/replies.jsonl"))
+    return f"{files[0].parent.name}/replies.jsonl" if files else "replies.jsonl"
 
 
 def short(text: str) -> str:
