@@ -47,11 +47,8 @@ def test_the_command_has_what_is_proposed_keeps_what_the_user_said_and_can_be_ru
     file.write_text("".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in records))
     run = compose(["data=records", override("data.path", str(file)), "model=tiny"])
     found = propose(records, {"reply": [20] * 300}, run, ["model=tiny"])
-    held = [
-        r
-        for r in records
-        if r.conversation in {h.conversation for h in dataclasses.replace(run.evaluation["heldout"], share=0.5).separate(records)[1]}
-    ]
+    half = dataclasses.replace(run.evaluation["heldout"], share=0.5)
+    held = [r for r in records if r.conversation in {h.conversation for h in half.separate(records)[1]}]
     assert found.settings == {
         "sampler.max_new_tokens": "32", "evaluation.heldout.share": "0.5", "evaluation.heldout.max_records": str(len(held))
     } and found.max_new_tokens == 32  # fmt: skip

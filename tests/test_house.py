@@ -17,14 +17,15 @@ OPTIONS = sorted(file for file in CONF.glob("*/*.yaml") if file.parent.name not 
 def test_every_option_composes_and_its_target_lies_in_the_mirrored_package(file):
     group = file.parent.name
     config = compose(f"{group}={file.stem}")
-    target = config[group]["_target_"]
+    part = config.evaluation[file.stem] if group == "evaluation" else config[group]
+    target = part["_target_"]
     module, _, name = target.rpartition(".")
     assert hasattr(importlib.import_module(module), name)
     assert module.startswith(f"drift.{group}."), target
     if group in ("method", "data", "sampler", "judge", "evaluation", "logger"):
         assert module == f"drift.{group}.{file.stem}"
-    for part in targets(config[group]):
-        assert_no_default(part)
+    for target in targets(part):
+        assert_no_default(target)
 
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("experiment/*.yaml")), ids=lambda file: file.stem)

@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 BASE = [
     "model=tiny", "data.num_prompts=8", "iterations=1", "pairs_per_iteration=6",
     "train.pairs_per_step=2", "train.tokens_per_batch=2000",
-    "evaluation.deployment.num_prompts=4", "evaluation.deployment.num_samples=1", "num_perplexity_prompts=2", "sampler.group_size=4",
-    "sampler.max_new_tokens=40", "sampler.precision=float32", "sampler.temperature=1.0", "sampler.top_p=1.0",
-    "train.precision=float32", "filters.truncated=keep",
+    "evaluation.deployment.num_prompts=4", "evaluation.deployment.num_samples=1", "num_perplexity_prompts=2",
+    "sampler.group_size=4", "sampler.max_new_tokens=40", "sampler.precision=float32", "sampler.temperature=1.0",
+    "sampler.top_p=1.0", "train.precision=float32", "filters.truncated=keep",
 ]  # fmt: skip
-AFTER_TRAIN = {"evaluate", "replies"}
+AFTER_TRAIN = {"evaluate", "replies", "logprobs"}
 TRAIN = {"train"} | AFTER_TRAIN
 ROWS = {"reference"} | TRAIN
 PAIRS = {"pairs"} | ROWS
@@ -37,6 +37,7 @@ TABLE = {
     "method.rounds=5": {"pairs"},
     "judge.noise=0.1": set(),  # this method asks no judge
     "judge.seed=1": set(),
+    "judge.group_size=2": set(),
     "sampler.temperature=1.1": ALL,
     "sampler.top_p=0.5": ALL,
     "sampler.max_new_tokens=7": ALL,
@@ -78,7 +79,7 @@ TABLE = {
     "evaluation.deployment.split=validation": AFTER_TRAIN,
     "evaluation.deployment.num_prompts=5": AFTER_TRAIN,
     "evaluation.deployment.num_samples=2": AFTER_TRAIN,
-    "num_perplexity_prompts=1": {"evaluate"},
+    "num_perplexity_prompts=1": {"evaluate", "logprobs"},
     "data.seed=1": ALL,
     "data.num_prompts=9": ALL,
     "data.second_tries=true": {"feedback", "replies", "pairs"},  # the same pairs come out
@@ -139,7 +140,11 @@ def warm(cache, tmp_path_factory):
     return folder / "store", overrides
 
 
-JUDGED = {"judge.seed=1": PAIRS, "judge.noise=0.1": {"pairs"}}  # replies that are all wrong have the noise's order at any scale
+JUDGED = {
+    "judge.seed=1": {"judge"} | PAIRS,
+    "judge.noise=0.1": {"judge", "pairs"},
+    "judge.group_size=2": set(),
+}  # replies that are all wrong have the noise's order at any scale
 
 
 def test_a_judge_belongs_to_the_pairs_of_the_method_that_asks_it(warm, tmp_path):

@@ -411,7 +411,7 @@ def test_a_sweep_leaves_its_numbers_as_files(tmp_path):
 
 def test_a_page_says_what_it_cost_and_what_to_do_next(tmp_path):
     few, loud = state("one", 0, 0.1), state("one", 1, 0.1)
-    few |= {"outlook": ["Held out: 1.", "1 pair: TOO FEW.", "evaluation.heldout.share=0.5 helps."], "meanings": {"utility": "of 0 to 1"}}
+    few |= {"outlook": ["Held out: 1.", "1 pair: TOO FEW.", "evaluation.share=0.5 helps."], "meanings": {"utility": "of 0 to 1"}}
     loud["alarms"] = [{"iteration": 1, "during": "sampling", "name": "cut_excess", "text": "cut"}]
     loud["stages"] += [{"name": "replies", "seconds": 9.0, "peak_gib": 0.7, "hit": False, "tokens": 1234}]
     loud["stages"] += [{"name": "score", "seconds": 9.0, "peak_gib": 0.1, "hit": True}]
@@ -419,7 +419,7 @@ def test_a_page_says_what_it_cost_and_what_to_do_next(tmp_path):
     cost = "Cost: 4 s of computing, 1,234 tokens sampled, 0 trained on, 0.7 GiB of memory at most; 1 of 4 stages were found"
     assert cost in text and "utility: of 0 to 1." in text and "Held out: 1. 1 pair: TOO FEW." in text
     steps = [line.split("</li>")[0] for line in text.split("<li>")[1:]]
-    assert steps[0] == "evaluation.heldout.share=0.5 helps." and steps[1].startswith("The alarm cut_excess sounded: raise sampler.max_new")
+    assert steps[0] == "evaluation.share=0.5 helps." and steps[1].startswith("The alarm cut_excess sounded: raise sampler.max_new")
     (tmp_path / "0/run.json").write_text(json.dumps(few | {"status": "running"}))
     assert "<li>" not in html.study_report(tmp_path).read_text()  # not before it is over
 

@@ -152,7 +152,8 @@ def artefacts(run: Path) -> dict[str, bytes]:
     """What a run leaves behind, by name, every file of the list there."""
     names = ["records.jsonl", "quarantine.jsonl", "iteration_0/deployment/scores.json", "iteration_0/deployment/replies.jsonl"]
     for iteration in range(1, ITERATIONS + 1):
-        made = ("pairs.jsonl", "policy/adapter_model.safetensors", "steps.jsonl", "deployment/scores.json", "deployment/replies.jsonl")
+        evaluated = ("deployment/scores.json", "deployment/replies.jsonl")
+        made = ("pairs.jsonl", "policy/adapter_model.safetensors", "steps.jsonl", *evaluated)
         names += [f"iteration_{iteration}/{name}" for name in made]
     return {name: (run / name).read_bytes() for name in names}
 

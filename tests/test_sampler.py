@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from conftest import compose
+from hydra.utils import instantiate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drift.engine.ask import Ask
@@ -21,13 +23,18 @@ class Question:
         self.key, self.prompt = str(i), [{"role": "user", "content": "Tell me. " * (i % 5) + f"What is {i}?"}]
 
 
+def asking(sampler, directory, store, **bound):
+    train, policy = instantiate(compose("train.precision=float32").train), policy_at(directory)
+    return Ask(sampler=sampler, train=train, store=store, start=policy, policy=policy, seed=0, **bound)
+
+
 def draw_all(tiny, folder, group_size, count=12, samples=2, temperature=1.0, tokens_per_batch=10_000):
     sampler = Transformers(
         temperature=temperature, top_p=0.95, max_new_tokens=16, max_prompt_tokens=500, group_size=group_size,
         tokens_per_batch=tokens_per_batch, precision="float32",
     )  # fmt: skip
     store = Store(dir=str(folder), strict=False, verify=False, lease_seconds=30.0)
-    with Ask(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="test", iteration=1) as ask:
+    with asking(sampler, tiny, store, purpose="test", iteration=1) as ask:
         items = [Question(i) for i in range(count)]
         found = [
             (i.key, [r.text for r in rs]) for i, rs in ask.draw(items, lambda i: [i.prompt] * samples, first_sample=0, label="t")
@@ -153,7 +160,7 @@ def test_items_that_want_unequal_numbers_of_replies_are_refused_and_not_given_ea
         precision="float32",
     )  # fmt: skip
     store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0)
-    with Ask(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="t", iteration=0) as ask:
+    with asking(sampler, tiny, store, purpose="t", iteration=0) as ask:
         drawing = ask.draw([Question(1), Question(2)], lambda item: [item.prompt] * int(item.key), first_sample=0, label="t")
         with pytest.raises(AssertionError, match="1 prompts of the first item"):
             next(drawing)
@@ -172,7 +179,7 @@ def test_too_long_prompts_are_passed_over_and_counted(tiny, tokenizer, tmp_path)
     )
     store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0)
     items = [Question(0), Question(4), Question(5)]
-    with Ask(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="t", iteration=0) as ask:
+    with asking(sampler, tiny, store, purpose="t", iteration=0) as ask:
         kept = [item.key for item, _ in ask.draw(items, lambda i: [i.prompt], first_sample=0, label="t")]
     assert kept == ["0", "5"] and ask.drawn["prompts_too_long"] == 1
 

@@ -132,8 +132,9 @@ def members_of(folder: Path) -> dict[Path, State]:
 
 def iterations(folder: Path, name: str) -> list[Path]:
     """iteration_N/NAME of a run's folder, in their order."""
-    found = [file for file in folder.glob(f"iteration_*/{name}") if re.fullmatch("iteration_[0-9]{1,9}", file.relative_to(folder).parts[0])]
-    return sorted(found, key=lambda file: int(file.relative_to(folder).parts[0].split("_")[1]))
+    files = {file: file.relative_to(folder).parts[0] for file in folder.glob(f"iteration_*/{name}")}
+    found = {file: int(place[10:]) for file, place in files.items() if re.fullmatch("iteration_[0-9]{1,9}", place)}
+    return sorted(found, key=found.__getitem__)
 
 
 def _runs(folder: Path) -> list[Path]:

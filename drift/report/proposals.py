@@ -3,8 +3,8 @@
 - `sampler.max_new_tokens`: room for 95 of 100 of the log's liked replies (of all replies where fewer than 20 are liked) and their
   end-of-turn token, rounded up to 16; at most half of `train.max_tokens`.
 - `evaluation.heldout.share`: so much that as many comparable pairs are held out as it takes to show a likely change
-  (`outlook.LIKELY`), in steps of .05, from .1 to half of the log. `evaluation.heldout.max_records` is raised if not all of them would
-  be scored.
+  (`outlook.LIKELY`), in steps of .05, from .1 to half of the log. `evaluation.heldout.max_records` is raised if not all of them
+  would be scored.
 
 What is said on the command line is kept as it is.
 """
