@@ -115,13 +115,13 @@ def logged_metrics(ask: Ask, records: Sequence[Record]) -> dict[str, Any]:
         texts[record.key, record.label] = (record.prompt, record.reply, record.ended)
         if is_pair(record):
             texts[record.key, "revised"] = (record.prompt, record.revised or "", True)
-    asked = list(texts.values())
-    now, before = (
-        {name: one for name, one in zip(texts, ask.logprobs(asked, of=of, label="held-out replies"), strict=True) if one}
-        for of in OF
+    now, before = (ask.logprobs(list(texts.values()), of=of, label="held-out replies") for of in OF)
+    known = {name: (one, other) for name, one, other in zip(texts, now, before, strict=True) if one and other}
+    return of_logprobs(
+        {name: one.nats for name, (one, _) in known.items()},
+        {name: other.nats for name, (_, other) in known.items()},
+        {name: one.num_tokens for name, (one, _) in known.items()},
     )
-    nats = [{name: one.nats for name, one in found.items()} for found in (now, before)]
-    return of_logprobs(*nats, {name: one.num_tokens for name, one in now.items()})
 
 
 def of_logprobs(now: Sums, before: Sums, lengths: dict[tuple[str, str], int]) -> dict[str, Any]:
