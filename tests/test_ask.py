@@ -84,6 +84,20 @@ class Reading:
                 free()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """A judge that gives one score an item, or none."""
+
+    score: float | None
+
+    needs_truth = False
+    label, group_size = "broken", 2
+
+    @contextmanager
+    def open(self):
+        yield lambda groups: [[] if self.score is None else [self.score] for _ in groups]
+
+
 def note(file, line):
     with open(file, "a") as notes:
         notes.write(f"{line}\n")
@@ -141,7 +155,10 @@ def test_a_judge_that_is_stopped_in_the_middle_is_asked_nothing_twice(bound, rea
     with bound() as ask:
         judged = [scores for *_, scores in ask.judge(reading, drawn, label="t")]
     asked = [line for line in (tmp_path / "notes").read_text().splitlines() if line.startswith("r")]
-    first, again = [f"r{i} {text}" for i in (0, 1, 2) for text in ("a", "bc")], [f"r{i} {t}" for i in (2, 3, 4) for t in ("a", "bc")]
+    first, again = (
+        [f"r{i} {text}" for i in (0, 1, 2) for text in ("a", "bc")],
+        [f"r{i} {t}" for i in (2, 3, 4) for t in ("a", "bc")],
+    )
     assert asked == first + again
     with bound("other") as ask:
         assert judged == [scores for *_, scores in ask.judge(replace(reading, group_size=5), drawn, label="t")]
@@ -149,17 +166,8 @@ def test_a_judge_that_is_stopped_in_the_middle_is_asked_nothing_twice(bound, rea
 
 @pytest.mark.parametrize(("score", "error"), [(math.nan, UserError), (None, AssertionError)])
 def test_scores_that_are_none_or_too_few_become_no_stage(bound, score, error, tmp_path):
-    class Broken:
-        @contextmanager
-        def open(self):
-            yield lambda groups: [[score] if score is not None else [] for _ in groups]
-
-    broken = replace(bound().sampler.inner)  # any dataclass names itself; what it is asked is the other's work
-    object.__setattr__(broken, "open", Broken().open)
-    object.__setattr__(broken, "group_size", 2)
-    object.__setattr__(broken, "label", "broken")
     with bound() as ask, pytest.raises(error):
-        list(ask.judge(broken, [(LOG[0], [Reply(text="a", num_tokens=1, ended=True)])], label="t"))
+        list(ask.judge(Broken(score=score), [(LOG[0], [Reply(text="a", num_tokens=1, ended=True)])], label="t"))
     assert not list((tmp_path / "store").glob("judge/*/manifest.json"))
 
 

@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 BASE = [
     "model=tiny", "data.num_prompts=8", "iterations=1", "pairs_per_iteration=6",
     "train.pairs_per_step=2", "train.tokens_per_batch=2000",
-    "evaluation.deployment.num_prompts=4", "evaluation.deployment.num_samples=1", "num_perplexity_prompts=2",
+    "evaluation.deployment.num_prompts=4", "evaluation.deployment.num_samples=1", "num_perplexity_prompts=0",
     "sampler.group_size=4", "sampler.max_new_tokens=40", "sampler.precision=float32", "sampler.temperature=1.0",
     "sampler.top_p=1.0", "train.precision=float32", "filters.truncated=keep",
 ]  # fmt: skip
-AFTER_TRAIN = {"evaluate", "replies", "logprobs"}
+AFTER_TRAIN = {"evaluate", "replies"}
 TRAIN = {"train"} | AFTER_TRAIN
 ROWS = {"reference"} | TRAIN
 PAIRS = {"pairs"} | ROWS
