@@ -100,7 +100,7 @@ class Dice:
         yield generate
 '''
 YAML = {
-    "evaluation/length": "length:\n  _target_: length.Length\n  questions: ['Question 3?', 'Which land is it that nobody knows?']\n",
+    "evaluation/length": "length:\n  _target_: length.Length\n  questions: ['Question 3?', 'Which land does nobody know?']\n",
     "judge/brief": "_target_: brief.Brief\ngroup_size: 3\n",
     "sampler/dice": "_target_: dice.Dice\nmax_new_tokens: 8\nmax_prompt_tokens: 512\ngroup_size: 8\n",
 }
@@ -136,7 +136,7 @@ def test_an_evaluation_from_outside_is_the_headline_and_gets_what_every_sampled_
     for point, place in zip(state["points"], ("iteration_0", "iteration_1"), strict=True):
         assert list(point["scores"]) == ["length", "heldout"] and point["scores"]["length"]["headline"] == "letters"
         rows = read(outside / place / "length/replies.jsonl")
-        assert [row["prompt"][0]["content"] for row in rows] == ["Question 3?", "Which land is it that nobody knows?"]
+        assert [row["prompt"][0]["content"] for row in rows] == ["Question 3?", "Which land does nobody know?"]
         metrics = point["scores"]["length"]["metrics"]
         assert metrics["letters"]["value"] == sum(len(row["reply"]) for row in rows) / 2
         assert metrics["words"]["value"] == sum(len(row["reply"].split()) for row in rows) / 2
