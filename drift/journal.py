@@ -171,7 +171,8 @@ class Journal:
         found: dict[str, str] = {}
         for evaluation, of in scores.items():
             for alarm, text in self.alarms.in_evaluation(of["metrics"], self.starts[evaluation]["metrics"]).items():
-                found[alarm] = f"{found[alarm]}; {evaluation}: {text}" if alarm in found else f"{evaluation}: {text}"
+                said = f"{evaluation}: {text}" if len(scores) > 1 else text
+                found[alarm] = f"{found[alarm]}; {said}" if alarm in found else said
         self.raise_alarms(iteration, "evaluation", found)
 
     def _headline(self, scores: dict[str, Any]) -> str:
