@@ -22,7 +22,7 @@ import pytest
 
 from drift.store import MANIFEST, lease
 
-KINDS = {"feedback", "replies", "pairs", "reference", "train", "evaluate"}
+KINDS = {"feedback", "replies", "pairs", "reference", "train", "evaluate", "logprobs"}
 ITERATIONS = 2
 OVERRIDES = [
     "model=tiny", "method=drift", "data=deployment", "data.num_prompts=12",
@@ -47,7 +47,7 @@ class Kill:
 KILLS = [
     Kill("replies", "manifest", 2, ("feedback", "replies")),
     Kill("feedback", "manifest", 1, ("feedback",)),
-    Kill("evaluate", "predict_step", 2, ("evaluate",)),
+    Kill("logprobs", "predict_step", 2, ("evaluate", "logprobs")),
     Kill("pairs", "rename", 1, ("pairs",)),
     Kill("reference", "predict_step", 3, ("reference",)),
     Kill("train", "training_step", 3, ("train",)),  # iteration 1, two of four steps done
@@ -179,7 +179,7 @@ def stored(store: Path) -> dict[str, Any]:
 
 
 def test_processes_died_by_sigkill_inside_every_kind_of_stage(outcomes: Outcomes) -> None:
-    assert {kill.stage for kill in KILLS} == KINDS
+    assert {kind for kill in KILLS for kind in kill.ends_in} == KINDS
     for kill, attempt in zip(KILLS, outcomes.attempts, strict=False):
         assert attempt.returncode == -signal.SIGKILL, f"{kill}: {attempt.printed}"
         assert tuple(kind for kind, _ in attempt.unfinished) == kill.ends_in
