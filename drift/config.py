@@ -71,7 +71,7 @@ def check_together(run: Any) -> None:
             f"objective={compares[0]} compares two replies to a prompt, and this method makes examples with one. Use "
             "objective=[kto] (liked and disliked replies) or objective=[nll] (liked ones), or method=drift, which makes pairs."
         )
-    judge = getattr(run.method, "judge", None)
+    judge = run.method.judge
     if judge is not None and judge.needs_truth and not run.data.knows_truth:
         raise UserError(
             "This method's judge checks replies against a known truth, which this data set does not have. "

@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from drift import stop
 from drift.masking import mask
@@ -16,7 +16,10 @@ ACTS = re.compile(  # control characters but the tab, line separators, overrides
 
 class Progress:
     """`with Progress(label, total, unit) as p: ... p.advance(n)`. `total` may be more than is needed in the end. `begun`: what an
-    earlier process has done of it. `saved`: how much of it the next process will find, where that is known."""
+    earlier process has done of it. `saved`: how much of it the next process will find, where that is known. One that begins
+    inside another is shown in lines: a terminal has room for one bar."""
+
+    outermost: ClassVar["Progress | None"] = None  # whose bar is shown
 
     def __init__(self, label: str, total: int, unit: str, begun: int = 0) -> None:
         self.label, self.total, self.unit = label, total, unit
@@ -27,7 +30,8 @@ class Progress:
         self.note = ""  # stands beside the rate
 
     def __enter__(self) -> "Progress":
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and Progress.outermost is None:
+            Progress.outermost = self
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
@@ -44,6 +48,7 @@ class Progress:
 
     def __exit__(self, *error: Any) -> None:
         if self.bar is not None:
+            Progress.outermost = None
             self.bar.stop()
         if isinstance(error[1], SystemExit):
             saved = f", of which {self.saved} are saved" if self.saved is not None else ""

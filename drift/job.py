@@ -27,7 +27,7 @@ def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
         "model": str(hydra.runtime.choices["model"]),
         "data": str(hydra.runtime.choices["data"]),
         "precision": precision.resolve(run.train.precision),
-        "judge": judge.label if (judge := getattr(run.method, "judge", None)) else "none",
+        "judge": run.method.judge.label if run.method.judge else "none",
     }
     say(", ".join(f"{name} {value}" for name, value in (title | notes).items()))
     choices = hydra.runtime.choices

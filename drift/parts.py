@@ -8,10 +8,11 @@ torch when its module is imported."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
-from drift.records import Example, Prompt, Record, Reply
+from drift.records import Example, Logprob, Prompt, Record, Reply
 
 
 class Item(Protocol):
@@ -39,10 +40,11 @@ class Ask(Protocol):
         `label`: of the progress bar."""
         ...
 
-    def logprobs(self, texts: Sequence[tuple[Prompt, str, bool]], *, of: str, label: str) -> list[float | None]:
-        """Summed log-probability (nats) of each reply, given as (prompt, reply, ended), under the policy (`of="policy"`) or the
-        run's start model (`of="start"`), by the path that training uses. None: the chat template can't render it, or it has
-        no token."""
+    def logprobs(
+        self, texts: Sequence[tuple[Prompt, str, bool]], *, of: Literal["policy", "start"], label: str
+    ) -> list[Logprob | None]:
+        """Log-probability of each reply, given as (prompt, reply, ended), under the policy or the run's start model, by the path
+        that training uses. None: the chat template can't render it, or it has no token."""
         ...
 
     def judge(
@@ -54,9 +56,14 @@ class Ask(Protocol):
 
 
 class Method(Protocol):
-    """Makes examples out of records and of what it asks. `paired`: every example has a good and a bad reply."""
+    """Makes examples out of records and of what it asks. `paired`: every example has a good and a bad reply. `needs`: the records
+    that it learns from, in words that end the error where it found none ("DSAT"). `judge`: the one that it asks, or None."""
 
     paired: ClassVar[bool]
+    needs: ClassVar[str]
+
+    @property
+    def judge(self) -> "Judge | None": ...
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example | None]:
         """Candidates, lazily: whoever takes them stops when there are enough, so ask for replies as late as possible. None is a
@@ -123,11 +130,12 @@ class Objective(Protocol):
         ...
 
 
-class Measured(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Measured:
     """What an evaluation found of a policy. `metrics`: name -> `drift.evaluation.metric.metric(...)`; `headline`: the one that
-    is compared. `drawn`: the fresh replies, if it drew any: length, word pairs, missing ends and perplexity are measured on
-    them, and alarms watch these. `rows`: of replies.jsonl. `conversations`: item -> conversation, where items of one
-    conversation count as one in intervals."""
+    is compared. `drawn`: the fresh replies, if it drew any, of items with a `key` and a `prompt`: length, word pairs, missing
+    ends, copies and perplexity are measured on them (drift/evaluation/replies.py), and alarms watch these. `rows`: of
+    replies.jsonl. `conversations`: item -> conversation, where items of one conversation count as one in intervals."""
 
     headline: str
     metrics: dict[str, Any]
@@ -138,19 +146,23 @@ class Measured(Protocol):
 
 class Evaluation(Protocol):
     """Measures a policy. A run has a list of them; the first one's headline is the run's. `meanings`: metric -> a sentence for
-    the report. `noise_seed`: of its fresh replies, the same for every method and policy."""
+    the report. `noise_seed`: of its fresh replies, the same for every method and policy. `samples`: whether it draws any, so that
+    its scores depend on the sampler."""
 
     meanings: ClassVar[Mapping[str, str]]
 
     @property
     def noise_seed(self) -> int: ...
 
+    @property
+    def samples(self) -> bool: ...
+
     def prompts(self) -> Sequence[Prompt]:
         """The prompts that it asks whatever the log holds: training records that share them are leaks, and are removed."""
         ...
 
     def separate(self, records: list[Record]) -> tuple[list[Record], list[Record]]:
-        """(for training, held out for this evaluation)."""
+        """(for training, held out for this evaluation). With several evaluations, of what the ones before it left."""
         ...
 
     def outlook(self, records: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
@@ -158,23 +170,60 @@ class Evaluation(Protocol):
         ...
 
     def key(self, held_out: Sequence[Record]) -> dict[str, Any]:
-        """What its scores depend on besides its code, the policy, the start model and the sampler."""
+        """What its scores depend on besides its code, the policy, the start model and, where it samples, the sampler."""
         ...
 
-    def measure(self, ask: Ask, held_out: Sequence[Record]) -> Measured: ...
+    def measure(self, ask: Ask, held_out: Sequence[Record]) -> Measured:
+        """Asks what it needs to; called for the start model and for every policy after it."""
+        ...
 
 
 class Source(Protocol):
-    """A data set. One that asks users of a policy (`uses_policy`) has `collect(ask)`; a log is read by `parse`, row by row, and
+    """A data set. One that asks users of a policy (`uses_policy`) is a `Simulation`; a log is read by `parse`, row by row, and
     goes through drift/intake. `gives_records`: its records are finished, so that no miner judges them and the intake only chooses
-    among them. `knows_truth`: its records have a `truth` that a verifier can check. `system`: the system message it sends, or
-    None."""
+    among them. `knows_truth`: its records have a `truth` that a verifier can check."""
 
     uses_policy: ClassVar[bool]
     gives_records: ClassVar[bool]
     knows_truth: ClassVar[bool]
 
     def key(self) -> dict[str, Any]: ...
+
+
+class Task(Item, Protocol):
+    """One thing that a simulated user asks for. `truth`: what a verifier needs to check a reply."""
+
+    @property
+    def prompt(self) -> Prompt: ...
+
+    @property
+    def truth(self) -> dict[str, str]: ...
+
+
+class Simulation(Source, Protocol):
+    """A source with `uses_policy` true: users who are asked anew. `second_tries`: the assistant answers complaints too. `system`:
+    the system message that it sends, or None."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def second_tries(self) -> bool: ...
+
+    @property
+    def system(self) -> str | None: ...
+
+    def collect(self, ask: Ask) -> Any:
+        """What users say to the policy: a `drift.intake.collected.Collected`."""
+        ...
+
+    def tasks(self, split: Literal["train", "validation", "test"], count: int) -> Sequence[Task]:
+        """`count` different tasks of a split; no two splits share a topic. Raises `UserError` where it has fewer."""
+        ...
+
+    def tasks_key(self) -> dict[str, Any]:
+        """What the tasks of any split depend on."""
+        ...
 
 
 class Miner(Protocol):

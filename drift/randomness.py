@@ -1,17 +1,35 @@
-"""The randomness of a reply: one uniform number per token position, from a counter-based generator keyed by what the reply
-is for (seed, purpose, iteration, item, sample index). A reply's noise never depends on its neighbours in a batch."""
+"""The randomness of a reply: keyed by what the reply is for (seed, purpose, iteration, item, sample index) and by nothing else, so
+that a reply's noise never depends on its neighbours in a batch."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from drift.records import digest
 
 
-def uniforms(seed: int, purpose: str, iteration: int, item: str, sample: int, count: int) -> Any:
-    """`(count,)` float64 array of uniforms in [0, 1)."""
-    import numpy as np
+@dataclass(frozen=True)
+class Noise:
+    """The identity of a reply's noise, of which a sampler makes uniforms, or a seed of its own."""
 
-    key = int(digest([seed, purpose, iteration, item, sample])[:32], 16)  # Philox takes 128 bits
-    return np.random.Generator(np.random.Philox(key=key)).random(count)
+    seed: int
+    purpose: str
+    iteration: int
+    item: str
+    sample: int
+
+    def uniforms(self, count: int) -> Any:
+        """`(count,)` float64 array of uniforms in [0, 1), one a token position, from a counter-based generator."""
+        import numpy as np
+
+        key = int(self._digest()[:32], 16)  # Philox takes 128 bits
+        return np.random.Generator(np.random.Philox(key=key)).random(count)
+
+    def as_seed(self) -> int:
+        """A whole number of 63 bits, for samplers that take one seed a reply."""
+        return int(self._digest()[-16:], 16) >> 1
+
+    def _digest(self) -> str:
+        return digest([self.seed, self.purpose, self.iteration, self.item, self.sample])
 
 
 def order(seed: int, purpose: str, iteration: int, items: list[str]) -> list[int]:

@@ -63,6 +63,14 @@ class Reply:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Logprob:
+    """Of a whole reply: the sum over its tokens, in nats, and how many they are, the end-of-turn token among them."""
+
+    nats: float
+    num_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Labelled:
     """One reply of an example. `ended`: with the end-of-turn token. `fresh`: just sampled, not logged. `good`: which side it is
     on."""

@@ -19,8 +19,8 @@ SMALL = [
     "pairs_per_iteration=6",
     "train.pairs_per_step=2",
     "train.tokens_per_batch=500",
-    "evaluation.num_prompts=6",
-    "evaluation.num_perplexity_prompts=2",
+    "evaluation.deployment.num_prompts=6",
+    "num_perplexity_prompts=2",
     "sampler.group_size=8",
     "sampler.max_new_tokens=10",
 ]

@@ -46,7 +46,7 @@ WRONG = [
     (["data=jsonl", f"data.path={ROOT}/experiments/miner/labels.jsonl", "refresh_log=true"], "expected data=deployment"),
     (["method.guidance.share=2"], "method.guidance.share=2"),
     (["filters.copied_words=0"], "expected at least 1"),
-    (["evaluation.num_prompts=100000"], "too few topics"),
+    (["evaluation.deployment.num_prompts=100000"], "too few topics"),
     (["warmup_epochs=3"], "Add data.second_tries=true, or set warmup_epochs=0"),
 ]
 

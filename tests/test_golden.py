@@ -22,7 +22,7 @@ COMMON = [
     "model=pretrained", "data=jsonl", "seed=5", "iterations=2", "pairs_per_iteration=4", "train.pairs_per_step=2",
     "train.tokens_per_batch=300", "train.precision=float32", "train.warmup_share=0.5", "train.gradient_checkpointing=false",
     "sampler.precision=float32", "sampler.temperature=1", "sampler.max_new_tokens=12", "sampler.group_size=4",
-    "filters.truncated=keep", "evaluation.share=0.4", "evaluation.num_sampled_prompts=0",
+    "filters.truncated=keep", "evaluation.heldout.share=0.4", "evaluation.heldout.num_sampled_prompts=0",
 ]  # fmt: skip
 CHANGES = {
     "lora": ["train=lora", "train.adapter.rank=4", "train.learning_rate=5e-3"],
@@ -99,8 +99,7 @@ def trajectory(run, place):
         if iteration:
             found += [{"pair": shown(row)} for row in read_jsonl(place / f"iteration_{iteration}/examples.jsonl")]
             found += [{name: row[name] for name in OF_A_STEP} for row in read_jsonl(place / f"iteration_{iteration}/steps.jsonl")]
-        (scores,) = (place / f"iteration_{iteration}").glob("*/scores.json")
-        metrics = json.loads(scores.read_text())["metrics"]
+        metrics = json.loads((place / f"iteration_{iteration}/heldout/scores.json").read_text())["metrics"]
         found.append({name: content["value"] for name, content in metrics.items()})
     return found
 

@@ -10,8 +10,10 @@ from hydra.utils import instantiate
 from test_methods import record
 
 from drift.alarms import OF_EVALUATION
+from drift.engine.ask import Ask
 from drift.evaluation import outlook
 from drift.evaluation.heldout import Heldout
+from drift.evaluation.stage import evaluation_stage
 from drift.model.policy import policy_at
 from drift.store import Store
 
@@ -33,9 +35,9 @@ def test_what_pairs_can_show_is_the_sign_tests_power():
 @pytest.mark.parametrize(
     ("pairs", "conversations", "of_all", "words"),
     [
-        (1, 1, 6, ["1 pair: TOO FEW", "the whole log has 6: evaluation.share=0.5 would hold out about 3"]),
-        (12, 4, 200, ["12 pairs of 4 conversations: TOO FEW", "evaluation.share=0.25 holds out about that many"]),
-        (12, 12, 60, ["12 pairs can show a change (p < .05, with 80% power) where at least 87%", "evaluation.share=0.5 would"]),
+        (1, 1, 6, ["1 pair: TOO FEW", "the whole log has 6: evaluation.heldout.share=0.5 would hold out about 3"]),
+        (12, 4, 200, ["12 pairs of 4 conversations: TOO FEW", "evaluation.heldout.share=0.25 holds out about that many"]),
+        (12, 12, 60, ["12 pairs can show a change (p < .05, with 80% power) where at least 87%", "heldout.share=0.5 would"]),
         (60, 60, 300, ["60 pairs can show a change"]),
     ],
 )
@@ -48,10 +50,11 @@ def test_the_log_is_counted_before_anything_is_trained():
     """Ten disliked replies of which three have a better one, one of them held out; ten liked ones."""
     log = [record(i, "dsat", revised="better" if i < 3 else None) for i in range(10)] + [record(i, "sat") for i in range(10, 20)]
     said = heldout().outlook(log[1:9] + log[10:], [log[0], log[9]])
-    assert said[0].startswith("Held out: 2 of 20 records (evaluation.share=0.2). With") and said[0].endswith("margin compares: 1.")
+    assert said[0].startswith("Held out: 2 of 20 records (evaluation.heldout.share=0.2). With")
+    assert said[0].endswith("margin compares: 1.")
     assert said[1].startswith("1 pair: TOO FEW") and "the whole log has 3" in said[2]
     assert heldout().outlook(log[3:], log[3:5])[1].startswith("No record of this log has both")
-    assert "evaluation.max_records=2." in heldout(max_records=1).outlook(log[1:9], [log[0], log[9]])[0]
+    assert "evaluation.heldout.max_records=2." in heldout(max_records=1).outlook(log[1:9], [log[0], log[9]])[0]
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +66,9 @@ def evaluated(tiny, tmp_path_factory):
     log = [record(0, "dsat", revised="better"), record(1, "sat"), record(2, "dsat"), record(2, "sat", reply="the same prompt")]
 
     def stage(changes, **settings):
-        policy = policy_at(tiny)
-        return heldout(**settings).stage(store, replace(sampler, **changes), train, policy, policy, log)
+        policy, noise = policy_at(tiny), {"seed": 0, "purpose": "evaluation", "iteration": 0}
+        ask = Ask(sampler=replace(sampler, **changes), train=train, store=store, start=policy, policy=policy, **noise)
+        return evaluation_stage(ask, heldout(**settings), log, 16)
 
     return stage
 

@@ -23,6 +23,8 @@ from drift.records import Example, Labelled
 class Drift:  # named like the one that is shipped
     guidance: object
     rounds: int
+    judge = None
+    needs = "DSAT or SAT"
 
     paired = True
 
@@ -63,8 +65,9 @@ def test_a_changed_line_of_a_method_outside_the_package_makes_its_pairs_anew(wri
         run = build(compose(*settings, *overrides))
         start = policy_at(run.model.directory())
         tokenizer = load_tokenizer(start)
-        records = read_records(loop.feedback_stage(run, start, tokenizer).path / "records.jsonl")
-        return loop.examples_stage(run, 1, run.method, start, records, tokenizer).hit
+        this = loop.Loop(run=run, journal=None, start=start, tokenizer=tokenizer)
+        feedback = loop.feedback_stage(this.ask(start, 0, "log", 0), run.data, run.intake, run.mine, tokenizer)
+        return this.examples_stage(1, run.method, 6, start, read_records(feedback.path / "records.jsonl")).hit
 
     own, first = "method._target_=outside.Drift", METHOD.format(imports="", rejected="record.reply")
     assert not found()
@@ -107,7 +110,7 @@ def test_two_samplers_with_the_same_settings_have_different_keys(written):
 def test_parts_in_lists_are_named_and_what_is_no_part_is_refused():
     from drift.judge.verifier import Verifier
 
-    judges = [Verifier(noise=0.0, seed=1), Verifier(noise=0.5, seed=1)]
+    judges = [Verifier(noise=0.0, seed=1, group_size=1), Verifier(noise=0.5, seed=1, group_size=1)]
     assert [judge["noise"] for judge in identity({"judges": judges})["judges"]] == [0.0, 0.5]
     with pytest.raises(UserError, match="Expected a dataclass"):
         identity(object())

@@ -12,9 +12,9 @@ pytestmark = pytest.mark.slow
 BASE = [
     "model=tiny", "data.num_prompts=8", "iterations=1", "pairs_per_iteration=6",
     "train.pairs_per_step=2", "train.tokens_per_batch=2000",
-    "evaluation.num_prompts=4", "evaluation.num_samples=1", "evaluation.num_perplexity_prompts=2", "sampler.group_size=4",
-    "sampler.max_new_tokens=40", "sampler.precision=float32", "sampler.temperature=1.0", "sampler.top_p=1.0",
-    "train.precision=float32", "filters.truncated=keep",
+    "evaluation.deployment.num_prompts=4", "evaluation.deployment.num_samples=1", "num_perplexity_prompts=0",
+    "sampler.group_size=4", "sampler.max_new_tokens=40", "sampler.precision=float32", "sampler.temperature=1.0",
+    "sampler.top_p=1.0", "train.precision=float32", "filters.truncated=keep",
 ]  # fmt: skip
 AFTER_TRAIN = {"evaluate", "replies"}
 TRAIN = {"train"} | AFTER_TRAIN
@@ -68,10 +68,10 @@ TABLE = {
     "train.adapter.rank=8": TRAIN,
     "train.adapter.scale=1": TRAIN,
     "train.adapter.top_share=1": ROWS,  # no layer lies below the adapter now: nothing of the reference pass is kept
-    "evaluation.split=validation": AFTER_TRAIN,
-    "evaluation.num_prompts=5": AFTER_TRAIN,
-    "evaluation.num_samples=2": AFTER_TRAIN,
-    "evaluation.num_perplexity_prompts=1": {"evaluate"},
+    "evaluation.deployment.split=validation": AFTER_TRAIN,
+    "evaluation.deployment.num_prompts=5": AFTER_TRAIN,
+    "evaluation.deployment.num_samples=2": AFTER_TRAIN,
+    "num_perplexity_prompts=1": {"evaluate", "logprobs"},
     "data.seed=1": ALL,
     "data.num_prompts=9": ALL,
     "data.second_tries=true": {"feedback", "replies", "examples"},  # the same pairs come out
@@ -133,8 +133,9 @@ def warm(cache, tmp_path_factory):
 
 
 JUDGED = {
-    "method.judge.seed=1": PAIRS,
-    "method.judge.noise=0.1": {"examples"},
+    "method.judge.seed=1": {"judge"} | PAIRS,
+    "method.judge.noise=0.1": {"judge", "examples"},
+    "method.judge.group_size=2": set(),
 }  # replies that are all wrong have the noise's order at any scale
 
 

@@ -11,7 +11,7 @@ from drift.config import build
 from drift.examples.filters import Filters
 from drift.examples.guidance import Guidance
 from drift.judge.verifier import Verifier
-from drift.loop import examples_stage, one_pass
+from drift.loop import Loop, one_pass
 from drift.method.drift import Drift
 from drift.method.iterdpo import IterDpo
 from drift.method.random_logged import RandomLogged
@@ -48,7 +48,12 @@ def scripted(*texts, ended=True):
             asked.extend((item.id, first_sample + j, prompt) for j, prompt in enumerate(prompts))
             yield item, [Reply(text=next(script), num_tokens=3, ended=ended) for _ in prompts]
 
-    return SimpleNamespace(draw=draw, asked=asked)
+    def judge(judge, drawn, *, label):
+        with judge.open() as score:
+            for record, replies in drawn:
+                yield record, replies, score([(record, [reply.text for reply in replies])])[0]
+
+    return SimpleNamespace(draw=draw, judge=judge, asked=asked)
 
 
 def pair(**changes):
@@ -82,7 +87,9 @@ def test_without_a_number_of_pairs_to_reach_every_record_is_gone_through_once(na
     settings = ("model=tiny", f"method={name}", "pairs_per_iteration=null", "sampler.max_new_tokens=4", f"store.dir={tmp_path}")
     run, log = build(compose(*settings)), [record(i, label) for i, label in enumerate(["dsat", "sat"] * 3)]
     assert run.method.rounds > 1
-    made = examples_stage(run, 1, run.method, policy_at(tiny), log, load_tokenizer(policy_at(tiny)))
+    start = policy_at(tiny)
+    loop = Loop(run=run, journal=None, start=start, tokenizer=load_tokenizer(start))
+    made = loop.examples_stage(1, run.method, None, start, log)
     assert made.facts["counts"]["seen"] == (6 if name in ("random_logged", "unpaired") else 3)
 
 
@@ -118,7 +125,7 @@ def test_spin_chooses_the_logged_sat_reply_and_goes_round_with_new_samples():
 
 
 def test_iterdpo_ranks_its_samples_by_the_judge_and_reports_ties():
-    judge = Verifier(noise=0.0, seed=0)
+    judge = Verifier(noise=0.0, seed=0, group_size=2)
     method = IterDpo(num_samples=2, guidance=UNGUIDED, rounds=1, judge=judge)
     good, bad = "Tea is warm and good.", "Tea, warm, and good."
     (first, second) = method.make_examples(LOG, scripted(bad, good, good, good))
@@ -129,17 +136,17 @@ def test_iterdpo_ranks_its_samples_by_the_judge_and_reports_ties():
 
 def test_iterdpo_can_guide_any_share_of_its_samples():
     ask = scripted("a", "b", "c", "d")
-    judge = Verifier(noise=0.5, seed=0)
+    judge = Verifier(noise=0.5, seed=0, group_size=2)
     list(IterDpo(num_samples=4, guidance=Guidance(share=0.5, instruction="."), rounds=1, judge=judge).make_examples(LOG, ask))
     lengths = [len(prompt) for name, _, prompt in ask.asked if name == "r0"]
     assert lengths == [3, 3, 1, 1]
 
 
 def test_the_noisy_judge_is_repeatable_and_as_noisy_as_it_says():
-    judge = Verifier(noise=0.5, seed=0)
+    judge = Verifier(noise=0.5, seed=0, group_size=2)
     texts = [f"Tea is warm and good {i}." for i in range(4000)]
-    scores = judge.scores(LOG[0], texts)
-    assert scores == judge.scores(LOG[0], texts)
+    scores = [judge.score(LOG[0], text) for text in texts]
+    assert scores == [judge.score(LOG[0], text) for text in texts]
     mean = sum(scores) / len(scores)
     assert mean == pytest.approx(1.0, abs=0.03)
     assert (sum((s - mean) ** 2 for s in scores) / len(scores)) ** 0.5 == pytest.approx(0.5, abs=0.03)

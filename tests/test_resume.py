@@ -24,13 +24,13 @@ from drift.store import MANIFEST, lease
 
 pytestmark = pytest.mark.slow
 
-KINDS = {"feedback", "replies", "pairs", "reference", "train", "evaluate"}
+KINDS = {"feedback", "replies", "examples", "reference", "train", "evaluate", "logprobs"}
 ITERATIONS = 2
 OVERRIDES = [
     "model=tiny", "method=drift", "data=deployment", "data.num_prompts=12",
     f"iterations={ITERATIONS}", "pairs_per_iteration=8",
     "train.pairs_per_step=2", "train.tokens_per_batch=500", "train.checkpoint_every_steps=1", "train.max_tokens=512",
-    "evaluation.num_prompts=6", "sampler.group_size=8", "sampler.max_new_tokens=12", "filters.truncated=keep",
+    "evaluation.deployment.num_prompts=6", "sampler.group_size=8", "sampler.max_new_tokens=12", "filters.truncated=keep",
     "store.dir=store", "store.lease_seconds=3600",  # nobody can wait for a dead process's lease to run out
 ]  # fmt: skip
 
@@ -49,7 +49,7 @@ class Kill:
 KILLS = [
     Kill("replies", "manifest", 2, ("feedback", "replies")),
     Kill("feedback", "manifest", 1, ("feedback",)),
-    Kill("evaluate", "predict_step", 2, ("evaluate",)),
+    Kill("logprobs", "predict_step", 2, ("evaluate", "logprobs")),
     Kill("pairs", "rename", 1, ("pairs",)),
     Kill("reference", "predict_step", 3, ("reference",)),
     Kill("train", "training_step", 3, ("train",)),  # iteration 1, two of four steps done
@@ -181,7 +181,7 @@ def stored(store: Path) -> dict[str, Any]:
 
 
 def test_processes_died_by_sigkill_inside_every_kind_of_stage(outcomes: Outcomes) -> None:
-    assert {kill.stage for kill in KILLS} == KINDS
+    assert {kind for kill in KILLS for kind in kill.ends_in} == KINDS
     for kill, attempt in zip(KILLS, outcomes.attempts, strict=False):
         assert attempt.returncode == -signal.SIGKILL, f"{kill}: {attempt.printed}"
         assert tuple(kind for kind, _ in attempt.unfinished) == kill.ends_in

@@ -15,8 +15,8 @@ from drift.report.foreign import Reader
 
 LOG_SETTINGS = [
     "model=tiny", "data=jsonl", "iterations=2", "pairs_per_iteration=6", "train.pairs_per_step=2", "train.tokens_per_batch=500",
-    "sampler.max_new_tokens=8", "sampler.group_size=8", "filters.truncated=keep", "evaluation.share=0.3",
-    "evaluation.num_sampled_prompts=0",
+    "sampler.max_new_tokens=8", "sampler.group_size=8", "filters.truncated=keep", "evaluation.heldout.share=0.3",
+    "evaluation.heldout.num_sampled_prompts=0",
 ]  # fmt: skip
 
 
@@ -163,7 +163,9 @@ def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
         "@dataclass(frozen=True, kw_only=True)\n"
         "class Longest:\n"
         "    num_samples: int\n"
-        "    paired = True\n\n"
+        "    paired = True\n"
+        "    judge = None\n"
+        "    needs = 'anything'\n\n"
         "    def make_examples(self, records, ask):\n"
         "        for record, replies in ask.draw(records, lambda r: [r.prompt] * self.num_samples, first_sample=0, label='f'):\n"
         "            short, *_, long = sorted(replies, key=lambda reply: len(reply.text))\n"

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from conftest import compose
+from hydra.utils import instantiate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drift.engine.ask import Ask
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at
-from drift.randomness import order, uniforms
+from drift.randomness import Noise, order
 from drift.sampler.choose import choose
 from drift.sampler.cpu import bands, skinny
 from drift.sampler.decode import Row, sample
@@ -21,13 +23,18 @@ class Question:
         self.key, self.prompt = str(i), [{"role": "user", "content": "Tell me. " * (i % 5) + f"What is {i}?"}]
 
 
+def asking(sampler, directory, store, **bound):
+    train, policy = instantiate(compose("train.precision=float32").train), policy_at(directory)
+    return Ask(sampler=sampler, train=train, store=store, start=policy, policy=policy, seed=0, **bound)
+
+
 def draw_all(tiny, folder, group_size, count=12, samples=2, temperature=1.0, tokens_per_batch=10_000):
     sampler = Transformers(
         temperature=temperature, top_p=0.95, max_new_tokens=16, max_prompt_tokens=500, group_size=group_size,
         tokens_per_batch=tokens_per_batch, precision="float32",
     )  # fmt: skip
     store = Store(dir=str(folder), strict=False, verify=False, lease_seconds=30.0)
-    with Ask(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="test", iteration=1) as ask:
+    with asking(sampler, tiny, store, purpose="test", iteration=1) as ask:
         items = [Question(i) for i in range(count)]
         found = [
             (i.key, [r.text for r in rs]) for i, rs in ask.draw(items, lambda i: [i.prompt] * samples, first_sample=0, label="t")
@@ -85,7 +92,7 @@ def test_bands_without_padding_give_the_replies_of_the_padded_cache(either, toke
     model = load_model(policy_at(either), torch.float64)
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": "Tell me. " * (i * i) + f"What is {i}?"}]) for i in range(7)]
     rows = [
-        Row(prompt=prompt, uniforms=uniforms(0, "t", 0, str(i), k, 40))
+        Row(prompt=prompt, uniforms=Noise(0, "t", 0, str(i), k).uniforms(40))
         for i, prompt in enumerate(prompts)
         for k in range(1 + i % 3)
     ]
@@ -128,17 +135,17 @@ def test_choosing_by_blocks_is_choosing_by_the_whole_running_sum(top_p, spread):
 
 def test_sampled_frequencies_follow_the_softmax_at_the_temperature():
     logits = torch.tensor([[1.0, 0.0, -1.0]]).expand(20000, 3)
-    drawn = choose(logits, torch.as_tensor(uniforms(0, "t", 0, "x", 0, 20000)), 0.5, 1.0)
+    drawn = choose(logits, torch.as_tensor(Noise(0, "t", 0, "x", 0).uniforms(20000)), 0.5, 1.0)
     expected = torch.softmax(logits[0] / 0.5, dim=0)
     assert (torch.bincount(drawn, minlength=3) / 20000 - expected).abs().max() < 0.01  # 3 standard errors: .0033 * 3
 
 
 def test_noise_depends_on_everything_that_it_is_for_and_on_nothing_else():
-    base = uniforms(0, "pairs", 1, "item", 0, 4).tolist()
-    assert base == uniforms(0, "pairs", 1, "item", 0, 8)[:4].tolist()
-    for other in ((1, "pairs", 1, "item", 0), (0, "log", 1, "item", 0), (0, "pairs", 2, "item", 0), (0, "pairs", 1, "x", 0)):
-        assert base != uniforms(*other, 4).tolist()
-    assert base != uniforms(0, "pairs", 1, "item", 1, 4).tolist()
+    base = Noise(0, "pairs", 1, "item", 0)
+    assert base.uniforms(4).tolist() == base.uniforms(8)[:4].tolist() and 0 <= base.as_seed() < 2**63
+    others = [(1, "pairs", 1, "item", 0), (0, "log", 1, "item", 0), (0, "pairs", 2, "item", 0), (0, "pairs", 1, "x", 0)]
+    for other in [*others, (0, "pairs", 1, "item", 1)]:
+        assert base.uniforms(4).tolist() != Noise(*other).uniforms(4).tolist() and base.as_seed() != Noise(*other).as_seed()
 
 
 def test_the_order_of_items_does_not_depend_on_where_they_stood():
@@ -153,7 +160,7 @@ def test_items_that_want_unequal_numbers_of_replies_are_refused_and_not_given_ea
         precision="float32",
     )  # fmt: skip
     store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0)
-    with Ask(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="t", iteration=0) as ask:
+    with asking(sampler, tiny, store, purpose="t", iteration=0) as ask:
         drawing = ask.draw([Question(1), Question(2)], lambda item: [item.prompt] * int(item.key), first_sample=0, label="t")
         with pytest.raises(AssertionError, match="1 prompts of the first item"):
             next(drawing)
@@ -172,7 +179,7 @@ def test_too_long_prompts_are_passed_over_and_counted(tiny, tokenizer, tmp_path)
     )
     store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0)
     items = [Question(0), Question(4), Question(5)]
-    with Ask(sampler=sampler, policy=policy_at(tiny), store=store, seed=0, purpose="t", iteration=0) as ask:
+    with asking(sampler, tiny, store, purpose="t", iteration=0) as ask:
         kept = [item.key for item, _ in ask.draw(items, lambda i: [i.prompt], first_sample=0, label="t")]
     assert kept == ["0", "5"] and ask.drawn["prompts_too_long"] == 1
 

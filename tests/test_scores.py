@@ -11,8 +11,11 @@ from conftest import compose
 from hydra.utils import instantiate
 from test_methods import record
 
-from drift.evaluation.heldout import of_logprobs
-from drift.evaluation.replies import distinct2, perplexity
+from drift.engine.ask import Ask
+from drift.evaluation import deployment, replies
+from drift.evaluation.heldout import Heldout, of_logprobs
+from drift.evaluation.replies import copies, distinct2, perplexity
+from drift.evaluation.stage import evaluation_stage
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, load_tokenizer, policy_at
 from drift.records import Reply
@@ -37,30 +40,25 @@ DRAWN = [
 ]
 
 
-@pytest.fixture
-def evaluation():
-    return instantiate(compose("model=tiny").evaluation)
-
-
-def test_scores_of_a_deployment_by_hand(evaluation):
+def test_scores_of_a_deployment_by_hand():
     """Task a: the first reply is all right, the second has commas. Task b: the first is about cats, the second is one word six
     times, which is on topic, short enough and no sound reply. So one reply of four is useful; met, on topic and ended are told
     apart by who has them.
 
     Word pairs: 4 + 6 + 4 + 5 = 19. Of the second reply "warm and" and "and good" are in the first, of the last four of five are the
     fifth: 19 - 2 - 4 = 13 different ones."""
-    found = evaluation.scores(DRAWN, 12.5)
-    assert found["headline"] == "utility"
-    assert {name: one["per_item"] for name, one in found["metrics"].items() if one["per_item"] is not None} == {
+    found = deployment.of_replies(DRAWN) | replies.of_replies(DRAWN, 12.5)
+    assert {name: one["per_item"] for name, one in found.items() if one["per_item"] is not None} == {
         "utility": {"a": 0.5, "b": 0.0},
         "request met": {"a": 0.5, "b": 1.0},
         "on topic": {"a": 1.0, "b": 0.5},
         "words": {"a": 6.0, "b": 5.5},
         "missing ends": {"a": 0.5, "b": 1.0},
+        "copies": {"a": 0.0, "b": 0.0},
     }
-    assert {name: one["value"] for name, one in found["metrics"].items()} == pytest.approx({
+    assert {name: one["value"] for name, one in found.items()} == pytest.approx({
         "utility": 0.25, "request met": 0.75, "on topic": 0.75, "words": 5.75, "distinct-2": 13 / 19, "missing ends": 0.75,
-        "perplexity under start": 12.5,
+        "copies": 0.0, "perplexity under start": 12.5,
     })  # fmt: skip
 
 
@@ -87,23 +85,30 @@ def vocabulary(policy):
 
 
 @pytest.fixture
-def train():
-    return instantiate(compose("train.precision=float32").train)
+def ask(tmp_path):
+    """`ask(policy, start)` with a store of its own."""
+    train = instantiate(compose("train.precision=float32").train)
+    store = Store(dir=str(tmp_path / "store"), strict=False, verify=False, lease_seconds=9.0)
+
+    def bound(policy, start):
+        return Ask(sampler=None, train=train, store=store, start=start, policy=policy, seed=0, purpose="evaluation", iteration=0)
+
+    return bound
 
 
-def test_the_perplexity_of_a_model_that_guesses_is_its_vocabulary(uniform, train):
+def test_the_perplexity_of_a_model_that_guesses_is_its_vocabulary(uniform, ask):
     """Of the first reply of each task; tasks whose first reply has no text are left out, and without any there is no number."""
     silent = [(DRAWN[0][0], [reply(""), reply("Tea.")])]
     for drawn in (DRAWN, silent + DRAWN):
-        assert perplexity(drawn, train, uniform) == pytest.approx(vocabulary(uniform), rel=1e-5)
-    assert perplexity(silent, train, uniform) is None
+        assert perplexity(ask(uniform, uniform), drawn) == pytest.approx(vocabulary(uniform), rel=1e-5)
+    assert perplexity(ask(uniform, uniform), silent) is None
 
 
-def test_perplexity_is_of_a_token_and_not_of_a_reply(qwen2, train):
+def test_perplexity_is_of_a_token_and_not_of_a_reply(qwen2, uniform, ask):
     """Two replies of 3 and 30 letters, one of them cut off: e to the sum of all losses over 3 + 1 + 30 tokens."""
     drawn = [(DRAWN[0][0], [reply("Tea")]), (DRAWN[1][0], [reply("Dogs are no cats, and no birds", ended=False)])]
     short, long = (plain(qwen2, item.prompt, said.text, said.ended) for item, (said,) in drawn)
-    assert perplexity(drawn, train, policy_at(qwen2)) == pytest.approx(math.exp(-(short + long) / 34), rel=1e-4)
+    assert perplexity(ask(uniform, policy_at(qwen2)), drawn) == pytest.approx(math.exp(-(short + long) / 34), rel=1e-4)
     assert abs(math.exp(-(short / 4 + long / 30) / 2) - math.exp(-(short + long) / 34)) > 0.1
 
 
@@ -133,7 +138,7 @@ def test_a_margin_of_nothing_counts_half():
     assert found["pair accuracy"]["per_item"] == {"a": 0.5, "b": 0.5} and found["margin against start (nats)"]["value"] == 0.0
 
 
-def test_held_out_records_reach_the_scores_as_what_they_are(qwen2, uniform, train, tmp_path):
+def test_held_out_records_reach_the_scores_as_what_they_are(qwen2, uniform, ask):
     """A disliked reply, its better one and a praised one: a model that guesses has ln V a token, whatever the start model has. The
     tokens are letters here, and one for the end of turn, which a reply that was cut off has not: 3 and 1, 4, 2."""
     records = [
@@ -141,14 +146,8 @@ def test_held_out_records_reach_the_scores_as_what_they_are(qwen2, uniform, trai
         record(1, "dsat", reply="No", revised=None, ended=False),
         record(2, "sat", reply="Fine", ended=True),
     ]
-    stage = instantiate(compose("data=jsonl", "data.path=x", "evaluation.num_sampled_prompts=0").evaluation).stage(
-        Store(dir=str(tmp_path / "store"), strict=False, verify=False, lease_seconds=9.0),
-        None,
-        train,
-        uniform,
-        policy_at(qwen2),
-        records,
-    )
+    evaluation = Heldout(share=0.2, max_records=64, num_sampled_prompts=0)
+    stage = evaluation_stage(ask(uniform, policy_at(qwen2)), evaluation, records, 16)
     found = json.loads((stage.path / "scores.json").read_text())
     guess, metrics = -math.log(vocabulary(uniform)), found["metrics"]
     assert found["headline"] == "margin against start (nats)"
@@ -178,8 +177,24 @@ def plain(model, prompt, text, ended):
 @pytest.mark.parametrize(
     ("kept", "headline"), [(("dsat", "sat"), "chosen log-prob per token"), (("dsat",), "log-prob lost per disliked token")]
 )
-def test_the_headline_is_the_first_score_that_the_log_allows(kept, headline, tiny, train, tmp_path):
+def test_the_headline_is_the_first_score_that_the_log_allows(kept, headline, tiny, ask):
     log = [one for one in (record(0, "dsat"), record(1, "sat")) if one.label in kept]
-    evaluation = instantiate(compose("data=jsonl", "data.path=x", "evaluation.num_sampled_prompts=0").evaluation)
-    store, policy = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=9.0), policy_at(tiny)
-    assert evaluation.scores(store, [replace(one, truth=None) for one in log], train, policy, policy)["headline"] == headline
+    evaluation = Heldout(share=0.2, max_records=64, num_sampled_prompts=0)
+    found = evaluation.measure(ask(policy_at(tiny), policy_at(tiny)), [replace(one, truth=None) for one in log])
+    assert found.headline == headline
+
+
+def test_a_copy_is_what_was_logged_or_said_to_another_prompt():
+    """a and b say "Yes" (b once, and once what c says there): all of them. c repeats its logged reply but for the dot; d says
+    nothing, as e does, and no copy is made of nothing."""
+    logged = replace(record(0, "dsat", reply="No, never"), id="c")
+    drawn = [
+        (task("a", "tea", "no_commas"), [reply("Yes."), reply("yes")]),
+        (task("b", "tea", "no_commas"), [reply("Yes."), reply("No, never")]),
+        (logged, [reply("No, never."), reply("Never")]),
+        (task("d", "tea", "no_commas"), [reply("")]),
+        (task("e", "tea", "no_commas"), [reply("")]),
+    ]
+    assert copies(drawn[:1]) == {"a": 0.0}
+    assert copies(drawn) == {"a": 1.0, "b": 1.0, logged.key: 0.5, "d": 0.0, "e": 0.0}
+    assert copies(drawn[2:]) == {logged.key: 0.5, "d": 0.0, "e": 0.0}

@@ -87,8 +87,8 @@ def sweep(cache, tmp_path_factory):
 def sweep_of_six(cache, folder, log, **how):
     return command(
         "-m", "model=tiny", f"model.cache_dir={cache}", "data=jsonl", f"data.path={log}", "method=drift,spin", "seed=0,1,2",
-        "iterations=1", "pairs_per_iteration=4", "train.pairs_per_step=2", "sampler.max_new_tokens=8", "evaluation.share=0.3",
-        "evaluation.num_sampled_prompts=0",
+        "iterations=1", "pairs_per_iteration=4", "train.pairs_per_step=2", "sampler.max_new_tokens=8",
+        "evaluation.heldout.share=0.3", "evaluation.heldout.num_sampled_prompts=0",
         "logger=wandb", f"store.dir={folder}/store", f"hydra.sweep.dir={folder}/study", **how,
     )  # fmt: skip
 

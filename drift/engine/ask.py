@@ -1,59 +1,68 @@
-"""`Ask`: what a method, a data set or an evaluation asks for fresh replies.
+"""`Ask`: what a method, a data set or an evaluation asks of models (its contract: drift/parts.py).
 
     for item, replies in ask.draw(items, prompts_of, first_sample=0, label="fresh replies"): ...
+    ask.logprobs([(prompt, reply, ended), ...], of="start", label="perplexity")
+    for record, replies, scores in ask.judge(judge, drawn, label="judging"): ...
 
-`prompts_of(item)` lists one prompt per reply wanted. Items (anything with a `key`) are cut into fixed groups in the order
-given; a group is drawn when the loop reaches it, is a stage of the store, and is shared by everybody who asks for the same
-replies of the same policy.
+What is asked for is cut into fixed groups in the order given. A group is computed when it is reached, is a stage of the store, and
+is shared by everybody who asks the same of the same model. Its results stand in its manifest: a file less for each of many groups.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal
 
 from drift.console import Progress
+from drift.engine.models import OneModel
+from drift.finite import need_finite
 from drift.identity import identity
-from drift.model.policy import Policy
-from drift.randomness import uniforms
-from drift.records import Prompt, Reply, digest
+from drift.model.policy import Policy, load_tokenizer
+from drift.parts import Judge, Sampler, T
+from drift.randomness import Noise
+from drift.records import Logprob, Prompt, Record, Reply, digest
+from drift.score.plan import Row
 from drift.store import Store
+from drift.train.settings import Train
 
-VERSION = 2
-
-
-class Item(Protocol):
-    @property
-    def key(self) -> str: ...
-
-
-T = TypeVar("T", bound=Item)
+DRAW_VERSION, LOGPROBS_VERSION, JUDGE_VERSION = 2, 1, 1
+SEQUENCES = 256  # whose log-probabilities are one stage
 
 
 class Ask:
-    """Fresh replies of `policy` for one `purpose`. Use as a context manager: the model is loaded when the first group is
-    missing and freed at the end. `drawn`: replies, their tokens, and prompts that were too long to sample from."""
+    """Bound to a policy, the run's start model, and the seed, purpose and iteration of fresh replies. Use as a context manager.
+    `train`: the settings that log-probabilities are computed with. `drawn`: replies, their tokens, and prompts that were too
+    long to sample from."""
 
-    def __init__(self, *, sampler: Any, policy: Policy, store: Store, seed: int, purpose: str, iteration: int) -> None:
-        self.sampler, self.policy, self.store = sampler, policy, store
+    def __init__(
+        self,
+        *,
+        sampler: Sampler,
+        train: Train,
+        store: Store,
+        start: Policy,
+        policy: Policy,
+        seed: int,
+        purpose: str,
+        iteration: int,
+    ) -> None:
+        self.sampler, self.train, self.store, self.start, self.policy = sampler, train, store, start, policy
         self.seed, self.purpose, self.iteration = seed, purpose, iteration
         self.drawn = {"replies": 0, "tokens": 0, "prompts_too_long": 0}
-        self._stack = ExitStack()
-        self._generate: Any = None  # of the loaded model: (prompts, noise, tick) -> replies
+        self._model = OneModel()
 
     def __enter__(self) -> "Ask":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._stack.close()
+        self._model.__exit__(*error)
 
     def draw(
         self, items: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], *, first_sample: int, label: str
     ) -> Iterator[tuple[T, list[Reply]]]:
-        """Yields every item with a reply to each of its prompts, in order; the noise of the j-th is that of sample
-        `first_sample + j`. All items have equally many. An item with a prompt that is too long is passed over and counted."""
+        """Every item, in order, with a fresh reply to each of its prompts; see parts.py."""
         if not items:
             return
         num_samples = len(prompts_of(items[0]))
@@ -69,7 +78,7 @@ class Ask:
                     for j, prompt in enumerate(of)
                 ]
                 begun = progress.done
-                replies = self._group(rows, partial(_tick, progress, len(rows)))
+                replies = self._draw_group(rows, partial(_tick, progress, len(rows)))
                 progress.reach(begun + len(rows))
                 for i, item in enumerate(group):
                     of_item = replies[i * num_samples : (i + 1) * num_samples]
@@ -81,34 +90,100 @@ class Ask:
                     self.drawn["tokens"] += sum(reply.num_tokens for reply in kept)
                     yield item, kept
 
-    def _group(self, rows: list[tuple[str, Prompt, int]], tick: Callable[[float], None]) -> list[Reply | None]:
+    def _draw_group(self, rows: list[tuple[str, Prompt, int]], tick: Callable[[float], None]) -> list[Reply | None]:
         """The group's replies, from the store or fresh; `tick` is told the share of the group that each step does."""
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
-            if self._generate is None:
-                self._generate = self._stack.enter_context(self.sampler.open(self.policy))
-            noise = [
-                uniforms(self.seed, self.purpose, self.iteration, key, sample, self.sampler.max_new_tokens)
-                for key, _, sample in rows
-            ]
-            replies = self._generate([prompt for _, prompt, _ in rows], noise, tick)
+            generate = self._model.get("sampler", partial(self.sampler.open, self.policy))
+            noise = [Noise(self.seed, self.purpose, self.iteration, key, sample) for key, _, sample in rows]
+            replies = generate([prompt for _, prompt, _ in rows], noise, tick)
             lines = [
                 {"item": key, "sample": sample, "prompt": list(prompt), "reply": reply and dataclasses.asdict(reply)}
                 for (key, prompt, sample), reply in zip(rows, replies, strict=True)
             ]
             return {"rows": lines, "replies": len(rows), "tokens": sum(reply.num_tokens for reply in replies if reply)}
 
-        settings = {
-            "sampler": identity(self.sampler),
-            "seed": self.seed,
-            "purpose": self.purpose,
-            "iteration": self.iteration,
-        }
-        settings["rows"] = digest([[key, list(prompt), sample] for key, prompt, sample in rows])
-        stage = self.store.run("replies", work, version=VERSION, settings=settings, inputs={"policy": self.policy.fingerprint})
-        # They stand in the manifest: a file less for each of many groups. The store's log of stages has no use for them.
-        return [row["reply"] and Reply(**row["reply"]) for row in stage.facts.pop("rows")]
+        noise = {"seed": self.seed, "purpose": self.purpose, "iteration": self.iteration}
+        asked = digest([[key, list(prompt), sample] for key, prompt, sample in rows])
+        settings = {"sampler": identity(self.sampler), "rows": asked} | noise
+        inputs = {"policy": self.policy.fingerprint}
+        stage = self.store.run("replies", work, version=DRAW_VERSION, settings=settings, inputs=inputs)
+        return [row["reply"] and Reply(**row["reply"]) for row in stage.facts.pop("rows")]  # the log of stages has no use for them
+
+    def logprobs(
+        self, texts: Sequence[tuple[Prompt, str, bool]], *, of: Literal["policy", "start"], label: str
+    ) -> list[Logprob | None]:
+        """Of each reply, given as (prompt, reply, ended); see parts.py."""
+        policy = {"policy": self.policy, "start": self.start}[of]
+        sequences = _rendered(load_tokenizer(policy), texts)
+        numbers, found = list(sequences), dict[int, Logprob]()
+        with Progress(label, total=len(numbers), unit="replies") as progress:
+            for low in range(0, len(numbers), SEQUENCES):
+                group = numbers[low : low + SEQUENCES]
+                begun = progress.done
+                sums = self._logprobs_group([sequences[i] for i in group], policy, label, progress.advance)
+                progress.reach(begun + len(group))
+                for i, nats in zip(group, sums, strict=True):
+                    found[i] = Logprob(nats=nats, num_tokens=len(sequences[i].reply))
+        return [found.get(i) for i in range(len(texts))]
+
+    def _logprobs_group(self, group: list[Row], policy: Policy, label: str, tick: Callable[[int], None]) -> list[float]:
+        from drift.score import reference
+
+        def work(progress: Path, output: Path) -> dict[str, Any]:
+            name = f"log-probabilities under {policy.fingerprint}"
+            score = self._model.get(name, lambda: reference.open_scorer(self.train, self.train.rows, policy))
+            return {"rows": len(group), "nats": reference.by_length(score, self.train, group, label, tick)}
+
+        settings = {"dtype": self.train.dtype(), "layout": self.train.rows, "tokens_per_batch": self.train.tokens_per_batch}
+        inputs = {"policy": policy.fingerprint, "rows": digest([dataclasses.asdict(one) for one in group])}
+        stage = self.store.run("logprobs", work, version=LOGPROBS_VERSION, settings=settings, inputs=inputs)
+        return stage.facts.pop("nats")
+
+    def judge(
+        self, judge: Judge, drawn: Iterable[tuple[Record, list[Reply]]], *, label: str
+    ) -> Iterator[tuple[Record, list[Reply], list[float]]]:
+        """What was drawn, in order, with a score for each reply; see parts.py."""
+        items = iter(drawn)
+        while group := list(islice(items, judge.group_size)):
+            with Progress(label, total=len(group), unit="items") as progress:
+                scores = self._judge_group(judge, group)
+                progress.reach(len(group))
+            for (record, replies), of_item in zip(group, scores, strict=True):
+                yield record, replies, of_item
+
+    def _judge_group(self, judge: Judge, group: list[tuple[Record, list[Reply]]]) -> list[list[float]]:
+        asked = [(record, [reply.text for reply in replies]) for record, replies in group]
+
+        def work(progress: Path, output: Path) -> dict[str, Any]:
+            scores = self._model.get(judge, judge.open)(asked)
+            assert [len(of) for of in scores] == [len(replies) for _, replies in asked], f"{judge.label}: one score for each reply"
+            numbers = {
+                f"the score of a reply to {record.id}": one for (record, _), of in zip(asked, scores, strict=True) for one in of
+            }
+            need_finite(numbers, f"Judge ({judge.label})", "Check the judge.")
+            return {"items": len(asked), "scores": scores}
+
+        seen = [[record.key, record.label, record.revised, record.satisfied, record.truth, texts] for record, texts in asked]
+        settings = {"judge": identity(judge)}
+        stage = self.store.run("judge", work, version=JUDGE_VERSION, settings=settings, inputs={"items": digest(seen)})
+        return stage.facts.pop("scores")
 
 
 def _tick(progress: Progress, rows: int, share: float) -> None:
     progress.advance(share * rows)
+
+
+def _rendered(tokenizer: Any, texts: Sequence[tuple[Prompt, str, bool]]) -> dict[int, Row]:
+    """Number -> token ids, of the texts that the chat template renders to some."""
+    from drift.model.chat import NotAPrefix, prompt_ids, reply_ids
+
+    found = {}
+    for i, (prompt, text, ended) in enumerate(texts):
+        try:
+            sequence = Row(prompt=prompt_ids(tokenizer, prompt), reply=reply_ids(tokenizer, prompt, text, ended=ended))
+        except NotAPrefix:  # a reply that the template would rewrite is not what was said
+            continue
+        if sequence.reply:
+            found[i] = sequence
+    return found

@@ -9,22 +9,17 @@ by side.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from drift.data.requests import words
-from drift.engine.ask import Ask
 from drift.errors import UserError
 from drift.evaluation import outlook, replies
 from drift.evaluation.metric import metric
-from drift.identity import identity, named
-from drift.model.policy import Policy, load_tokenizer
-from drift.records import Record, Reply, digest, write_json, write_jsonl
-from drift.store import Stage, Store
+from drift.parts import Ask, Measured
+from drift.records import Prompt, Record, Reply, digest
 
-VERSION = 4
 Sums = dict[tuple[str, str], float]  # (record's key, "dsat", "sat" or "revised") -> summed log-prob of that reply, in nats
-NOISE = 0  # the seed of the sampled replies: one for all runs, as a log has none
+OF: tuple[Literal["policy", "start"], ...] = ("policy", "start")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +37,16 @@ class Heldout:
         "pair accuracy": "share of those pairs whose margin is above 0, of 0 to 1; half by chance",
         "chosen log-prob per token": "of the liked and later replies, in nats a token; higher: they are more likely",
         "log-prob lost per disliked token": "against the start model, in nats a token; above 0: they are less likely now",
-    } | replies.MEANINGS
+    }
+    noise_seed: ClassVar[int] = 0  # one for all runs, as a log has none
+
+    @property
+    def samples(self) -> bool:
+        return self.num_sampled_prompts > 0
+
+    def prompts(self) -> list[Prompt]:
+        """None of its own: it asks held-out ones."""
+        return []
 
     def check(self) -> None:
         if not 0 < self.share < 1 or self.max_records < 1 or self.num_sampled_prompts < 0:
@@ -61,69 +65,63 @@ class Heldout:
         pairs = [record for record in used if is_pair(record)]
         of_all = sum(map(is_pair, [*records, *held_out]))
         said = (
-            f"Held out: {len(used)} of {len(records) + len(held_out)} records (evaluation.share={self.share:g}). With a "
+            f"Held out: {len(used)} of {len(records) + len(held_out)} records (evaluation.heldout.share={self.share:g}). With a "
             f"disliked reply and a better one to the same prompt, which is what the margin compares: {len(pairs)}."
         )
         if len(used) < len(held_out):
-            said += f" Another {len(held_out) - len(used)} are held out and not scored: evaluation.max_records={len(held_out)}."
+            said += (
+                f" Another {len(held_out) - len(used)} are held out and not scored: evaluation.heldout.max_records={len(held_out)}."
+            )
         if not of_all:
             return [said, "No record of this log has both: likelihoods of liked or disliked replies stand in for a margin."]
         conversations = len({record.conversation for record in pairs})
         power, *advice = outlook.sentences(pairs=len(pairs), conversations=conversations, of_all=of_all, share=self.share)
         return [said, power, *(advice if len(used) == len(held_out) else [])]
 
-    def stage(self, store: Store, sampler: Any, train: Any, policy: Policy, start: Policy, held_out: Sequence[Record]) -> Stage:
-        """`scores.json`, and `replies.jsonl` with the fresh replies beside what the log has."""
+    def key(self, held_out: Sequence[Record]) -> dict[str, Any]:
+        used = self._used(held_out)
+        records = [[r.key, r.label, r.revised, r.ended, r.conversation] for r in used]
+        return {"records": records, "sampled": len(self._asked(used))}
+
+    def measure(self, ask: Ask, held_out: Sequence[Record]) -> Measured:
+        """Rows: the fresh replies beside what the log has."""
         used = self._used(held_out)
         if not used:
-            raise UserError(f"No record was held out (evaluation.share={self.share}): use more records or a larger share.")
-        asked = list({digest(list(record.prompt)): record for record in reversed(used)}.values())[::-1][: self.num_sampled_prompts]
-
-        def work(progress: Path, output: Path) -> dict[str, Any]:
-            with Ask(sampler=sampler, policy=policy, store=store, seed=NOISE, purpose="evaluation", iteration=0) as ask:
-                drawn = list(ask.draw(asked, lambda record: [record.prompt], first_sample=0, label="replies to held-out prompts"))
-            found = self.scores(store, used, train, policy, start)
-            if drawn:
-                found["metrics"] |= replies.measure(drawn, replies.perplexity(drawn, train, start))
-                write_jsonl(output / "replies.jsonl", [as_row(record, reply) for record, (reply,) in drawn])
-            write_json(output / "scores.json", found | {"conversations": {record.key: record.conversation for record in used}})
-            return ask.drawn | {"records": len(used)}
-
-        settings = {
-            "evaluation": named(self),
-            "records": [[r.key, r.label, r.revised, r.ended, r.conversation] for r in used],
-            "dtype": train.dtype(),
-            "sampled": [len(asked), identity(sampler) if asked else None],
-        }
-        inputs = {"policy": policy.fingerprint, "start": start.fingerprint}
-        return store.run("evaluate", work, version=VERSION, settings=settings, inputs=inputs)
+            raise UserError(f"No record was held out (evaluation.heldout.share={self.share}): use more records or a larger share.")
+        label = "replies to held-out prompts"
+        drawn = list(ask.draw(self._asked(used), lambda record: [record.prompt], first_sample=0, label=label))
+        metrics = logged_metrics(ask, used)
+        return Measured(
+            headline=next(name for name, found in metrics.items() if found["per_item"]),
+            metrics=metrics,
+            drawn=drawn,
+            rows=[as_row(record, reply) for record, (reply,) in drawn],
+            conversations={record.key: record.conversation for record in used},
+        )
 
     def _used(self, held_out: Sequence[Record]) -> list[Record]:
         return sorted(held_out, key=lambda record: record.key)[: self.max_records]
 
-    def scores(self, store: Store, records: Sequence[Record], train: Any, policy: Policy, start: Policy) -> dict[str, Any]:
-        """The metrics of the log's own replies."""
-        from drift.model.chat import prompt_ids, reply_ids
-        from drift.score.plan import Row
-        from drift.score.reference import score_stage
+    def _asked(self, used: Sequence[Record]) -> list[Record]:
+        """The first record of each prompt that gets a fresh reply."""
+        first = {digest(list(record.prompt)): record for record in reversed(used)}
+        return list(first.values())[::-1][: self.num_sampled_prompts]
 
-        tokenizer = load_tokenizer(start)
-        rows: dict[tuple[str, str], Row] = {}
-        for record in records:
-            prompt = prompt_ids(tokenizer, record.prompt)
-            rows[record.key, record.label] = Row(
-                prompt=prompt, reply=reply_ids(tokenizer, record.prompt, record.reply, ended=record.ended)
-            )
-            if is_pair(record):
-                revised = reply_ids(tokenizer, record.prompt, record.revised or "", ended=True)
-                rows[record.key, "revised"] = Row(prompt=prompt, reply=revised)
-        names = list(rows)
-        now, before = (
-            dict(zip(names, score_stage(store, train, scored, list(rows.values()), "held-out replies"), strict=True))
-            for scored in (policy, start)
-        )
-        metrics = of_logprobs(now, before, {name: len(rows[name].reply) for name in names})
-        return {"headline": next(name for name, found in metrics.items() if found["per_item"]), "metrics": metrics}
+
+def logged_metrics(ask: Ask, records: Sequence[Record]) -> dict[str, Any]:
+    """The metrics of the log's own replies."""
+    texts: dict[tuple[str, str], tuple[Prompt, str, bool]] = {}
+    for record in records:
+        texts[record.key, record.label] = (record.prompt, record.reply, record.ended)
+        if is_pair(record):
+            texts[record.key, "revised"] = (record.prompt, record.revised or "", True)
+    now, before = (ask.logprobs(list(texts.values()), of=of, label="held-out replies") for of in OF)
+    known = {name: (one, other) for name, one, other in zip(texts, now, before, strict=True) if one and other}
+    return of_logprobs(
+        {name: one.nats for name, (one, _) in known.items()},
+        {name: other.nats for name, (_, other) in known.items()},
+        {name: one.num_tokens for name, (one, _) in known.items()},
+    )
 
 
 def of_logprobs(now: Sums, before: Sums, lengths: dict[tuple[str, str], int]) -> dict[str, Any]:

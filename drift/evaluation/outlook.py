@@ -50,8 +50,8 @@ def advice(wanted: int, of_all: int, share: float) -> str:
     reason = f"To show that {LIKELY:.0%} move it takes {wanted} pairs"
     enough = math.ceil(20 * wanted / max(1, of_all)) / 20
     if enough <= LARGEST_SHARE:
-        return f"{reason}: evaluation.share={max(enough, share):g} holds out about that many."
-    most = f"evaluation.share={LARGEST_SHARE:g} would hold out about {of_all * LARGEST_SHARE:.0f}; "
+        return f"{reason}: evaluation.heldout.share={max(enough, share):g} holds out about that many."
+    most = f"evaluation.heldout.share={LARGEST_SHARE:g} would hold out about {of_all * LARGEST_SHARE:.0f}; "
     return (
         f"{reason}, and the whole log has {of_all}: {most if share < LARGEST_SHARE else ''}more would take a longer log (or "
         "a larger intake.max_records, where it is set). Read the replies, side by side in the report, rather than the numbers."

@@ -1,1 +1,1 @@
-"""What scores replies for methods that rank their own samples."""
+"""What scores replies, for whoever ranks them (contract: drift/parts.py)."""

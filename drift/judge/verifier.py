@@ -3,9 +3,10 @@
 With `noise` 0 it is an oracle, the same function as the metric: fine as an upper bound, no fair competitor.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from drift.data.requests import verify
 from drift.errors import UserError
@@ -15,14 +16,18 @@ from drift.records import Record, digest
 
 @dataclass(frozen=True, kw_only=True)
 class Verifier:
-    """`noise`: standard deviation of the normal noise on the 0/1 verdict. `seed`: of that noise."""
+    """`noise`: standard deviation of the normal noise on the 0/1 verdict. `seed`: of that noise. `group_size`: items judged at
+    once."""
 
     noise: float
     seed: int
+    group_size: int
 
-    needs_truth = True
+    needs_truth: ClassVar[bool] = True
 
     def check(self) -> None:
+        if self.group_size < 1:
+            raise UserError(f"judge.group_size={self.group_size}: expected at least 1.")
         if self.noise < 0:
             raise UserError(f"method.judge.noise={self.noise}: expected 0 (oracle) or more.")
 
@@ -33,16 +38,18 @@ class Verifier:
         return f"verifier with noise N(0, {self.noise:g})"
 
     def key(self) -> dict[str, Any]:
-        """`checks`: the verdicts are another file's work."""
+        """`checks`: the verdicts are another file's work. A score does not depend on `group_size`."""
         return {"noise": self.noise, "seed": self.seed, "checks": code(verify)}
 
-    def scores(self, record: Record, replies: Sequence[str]) -> list[float]:
-        """One score per reply; the noise depends on record and reply alone, so asking twice gives the same answer."""
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Sequence[tuple[Record, Sequence[str]]]], list[list[float]]]]:
+        """Nothing has to be loaded."""
+        yield lambda groups: [[self.score(record, reply) for reply in replies] for record, replies in groups]
+
+    def score(self, record: Record, reply: str) -> float:
+        """The noise depends on record and reply alone, so asking twice gives the same answer."""
         import numpy as np
 
         assert record.truth is not None
-        found = []
-        for reply in replies:
-            noise = np.random.default_rng(int(digest([self.seed, record.key, reply])[:16], 16)).normal()
-            found.append(float(verify(record.truth, reply).useful) + self.noise * float(noise))
-        return found
+        noise = np.random.default_rng(int(digest([self.seed, record.key, reply])[:16], 16)).normal()
+        return float(verify(record.truth, reply).useful) + self.noise * float(noise)

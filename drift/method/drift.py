@@ -6,6 +6,7 @@ identical and copied replies (`examples/filters.py`). One sample a record; more 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from drift.examples.guidance import Guidance
 from drift.parts import Ask
@@ -20,7 +21,9 @@ class Drift:
     guidance: Guidance
     rounds: int
 
-    paired = True
+    paired: ClassVar[bool] = True
+    needs: ClassVar[str] = "DSAT"
+    judge = None
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
         disliked = [record for record in records if record.label == "dsat"]

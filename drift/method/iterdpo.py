@@ -5,10 +5,11 @@ The paper's ranker and its mix of guided and unguided samples are not known, so 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 from drift.errors import UserError
 from drift.examples.guidance import Guidance
+from drift.parts import Ask, Judge
 from drift.records import Example, Prompt, Record, example, fresh
 
 
@@ -19,20 +20,21 @@ class IterDpo:
     num_samples: int
     guidance: Guidance
     rounds: int
-    judge: Any
+    judge: Judge
 
-    paired = True
+    paired: ClassVar[bool] = True
+    needs: ClassVar[str] = "DSAT"
 
     def check(self) -> None:
         if self.num_samples < 2:
             raise UserError(f"method.num_samples={self.num_samples}: ranking needs at least 2.")
 
-    def make_examples(self, records: Sequence[Record], ask: Any) -> Iterator[Example | None]:
+    def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example | None]:
         unhappy = [record for record in records if record.label == "dsat"]
         for k in range(self.rounds):
             first = k * self.num_samples
-            for record, replies in ask.draw(unhappy, self.prompts_of, first_sample=first, label="fresh replies"):
-                scores = self.judge.scores(record, [reply.text for reply in replies])
+            drawn = ask.draw(unhappy, self.prompts_of, first_sample=first, label="fresh replies")
+            for record, replies, scores in ask.judge(self.judge, drawn, label="judging"):
                 best, worst = (
                     max(range(len(scores)), key=scores.__getitem__),
                     min(range(len(scores)), key=scores.__getitem__),

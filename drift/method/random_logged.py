@@ -5,6 +5,7 @@ What this gains is owed to "fresh against logged" and to training as such; what 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from drift.examples.guidance import Guidance
 from drift.method.drift import fresh_over_logged
@@ -19,7 +20,9 @@ class RandomLogged:
     guidance: Guidance
     rounds: int
 
-    paired = True
+    paired: ClassVar[bool] = True
+    needs: ClassVar[str] = "DSAT or SAT"
+    judge = None
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
         return fresh_over_logged(records, ask, guidance=self.guidance, rounds=self.rounds)

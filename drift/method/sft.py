@@ -5,6 +5,7 @@ The plainest use of praise, and the rival that every preference method has to be
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from drift.parts import Ask
 from drift.records import Example, Record, example, logged
@@ -16,7 +17,9 @@ class Sft:
 
     rounds: int
 
-    paired = False
+    paired: ClassVar[bool] = False
+    needs: ClassVar[str] = "SAT"
+    judge = None
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
         liked = [record for record in records if record.label == "sat"]

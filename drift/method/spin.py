@@ -6,6 +6,7 @@ are gone through several times with different samples until there are enough pai
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from drift.parts import Ask
 from drift.records import Example, Record, example, fresh, logged
@@ -17,7 +18,9 @@ class Spin:
 
     rounds: int
 
-    paired = True
+    paired: ClassVar[bool] = True
+    needs: ClassVar[str] = "SAT"
+    judge = None
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
         liked = [record for record in records if record.label == "sat"]

@@ -6,6 +6,7 @@ For objectives that take one reply at a time (KTO, arXiv 2402.01306). Beside DRI
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from drift.parts import Ask
 from drift.records import Example, Record, example, logged
@@ -17,7 +18,9 @@ class Unpaired:
 
     rounds: int
 
-    paired = False
+    paired: ClassVar[bool] = False
+    needs: ClassVar[str] = "DSAT or SAT"
+    judge = None
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
         for _ in range(self.rounds):

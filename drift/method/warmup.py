@@ -5,6 +5,7 @@ The chosen reply answered the feedback turn; the pair's prompt ends at the origi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from drift.parts import Ask
 from drift.records import Example, Labelled, Record, example, logged
@@ -14,7 +15,9 @@ from drift.records import Example, Labelled, Record, example, logged
 class Warmup:
     """Seed pairs of the records that have one; draws nothing."""
 
-    paired = True
+    paired: ClassVar[bool] = True
+    needs: ClassVar[str] = "DSAT with a later reply that satisfied, or warmup_epochs=0"
+    judge = None
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
         for record in records:

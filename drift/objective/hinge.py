@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from drift.errors import UserError
 from drift.objective.pairwise import summed
@@ -29,8 +29,8 @@ class Hinge:
     weight: float
     beta: float
 
-    paired = True
-    mismatched = False
+    paired: ClassVar[bool] = True
+    mismatched: ClassVar[bool] = False
 
     def check(self) -> None:
         if not (self.weight > 0 and self.beta > 0):

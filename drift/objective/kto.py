@@ -8,7 +8,7 @@ differ from TRL: its estimate is over a batch of one device, so it depends on th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from drift.errors import UserError
 
@@ -37,8 +37,8 @@ class Kto:
     desirable_weight: float
     undesirable_weight: float
 
-    paired = False
-    mismatched = True
+    paired: ClassVar[bool] = False
+    mismatched: ClassVar[bool] = True
 
     def check(self) -> None:
         if not (self.weight > 0 and self.beta > 0 and min(self.desirable_weight, self.undesirable_weight) >= 0):

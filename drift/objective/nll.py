@@ -6,7 +6,7 @@ Per token over all good replies of the optimiser step; TRL's RPO term is per pai
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from drift.errors import UserError
 
@@ -27,8 +27,8 @@ class Nll:
 
     weight: float
 
-    paired = False
-    mismatched = False
+    paired: ClassVar[bool] = False
+    mismatched: ClassVar[bool] = False
 
     def check(self) -> None:
         if not self.weight > 0:

@@ -11,7 +11,7 @@ from drift.report.state import Member, RunState
 from drift.report.verdict import unmatched
 
 MOST = 3  # lines of advice
-INSIDE = ("replies", "score")  # kinds of stage whose seconds are in those of the stage that asked for them
+INSIDE = ("replies", "logprobs", "judge")  # kinds of stage whose seconds are in those of the stage that asked for them
 
 
 def cost(states: Sequence[RunState]) -> str:

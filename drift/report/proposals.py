@@ -2,8 +2,9 @@
 
 - `sampler.max_new_tokens`: room for 95 of 100 of the log's liked replies (of all replies where fewer than 20 are liked) and their
   end-of-turn token, rounded up to 16; at most half of `train.max_tokens`.
-- `evaluation.share`: so much that as many comparable pairs are held out as it takes to show a likely change (`outlook.LIKELY`), in
-  steps of .05, from .1 to half of the log. `evaluation.max_records` is raised if not all of them would be scored.
+- `evaluation.heldout.share`: so much that as many comparable pairs are held out as it takes to show a likely change
+  (`outlook.LIKELY`), in steps of .05, from .1 to half of the log. `evaluation.heldout.max_records` is raised if not all of them
+  would be scored.
 
 What is said on the command line is kept as it is.
 """
@@ -47,14 +48,14 @@ def propose(records: Sequence[Record], lengths: Mapping[str, list[int]], run: An
         longest, reason = reply_room(records, lengths["reply"], run.train.max_tokens)
         settings["sampler.max_new_tokens"] = str(longest)
         why.append(reason)
-    evaluation = run.evaluation
-    if "evaluation.share" not in said:
+    evaluation = run.evaluation["heldout"]
+    if "evaluation.heldout.share" not in said:
         evaluation = replace(evaluation, share=held_out_share(sum(map(is_pair, records)), len(records)))
-        settings["evaluation.share"] = f"{evaluation.share:g}"
+        settings["evaluation.heldout.share"] = f"{evaluation.share:g}"
     training, held_out = evaluation.separate(list(records))
-    if "evaluation.max_records" not in said and len(held_out) > evaluation.max_records:
+    if "evaluation.heldout.max_records" not in said and len(held_out) > evaluation.max_records:
         evaluation = replace(evaluation, max_records=len(held_out))
-        settings["evaluation.max_records"] = str(len(held_out))
+        settings["evaluation.heldout.max_records"] = str(len(held_out))
     why += evaluation.outlook(training, held_out)
     return Proposal(settings=settings, why=why, max_new_tokens=longest)
 

@@ -11,6 +11,7 @@ from drift.errors import UserError, memory_advice
 from drift.finite import broken_weights
 from drift.model import precision
 from drift.model.policy import Policy
+from drift.randomness import Noise
 from drift.records import Prompt, Reply
 
 
@@ -48,8 +49,8 @@ class Transformers:
 
     @contextmanager
     def open(self, policy: Policy):
-        """Loads the policy; yields `generate(prompts, uniforms, tick) -> list of replies`; frees it. A prompt that is too
-        long, or that the chat template can't render, gets None for a reply. `tick(share)` is called as the work goes on."""
+        """Loads the policy; yields `generate(prompts, noise, tick) -> list of replies`; frees it. A prompt that is too long, or
+        that the chat template can't render, gets None for a reply. `tick(share)` is called as the work goes on."""
         import torch
 
         from drift.model import policy as policies
@@ -69,7 +70,7 @@ class Transformers:
                 return None
             return ids if len(ids) <= self.max_prompt_tokens else None
 
-        def generate(prompts: Sequence[Prompt], uniforms: Sequence[Any], tick: Callable[[float], None]) -> list[Reply | None]:
+        def generate(prompts: Sequence[Prompt], noise: Sequence[Noise], tick: Callable[[float], None]) -> list[Reply | None]:
             ids = {i: row for i, prompt in enumerate(prompts) if (row := ids_of(prompt)) is not None}
             fits = sorted(ids, key=lambda i: (len(ids[i]), ids[i]))  # a prompt's samples side by side
             sizes = [len(ids[i]) + self.max_new_tokens for i in fits]
@@ -79,7 +80,7 @@ class Transformers:
                 with memory_advice("sampler.tokens_per_batch", self.tokens_per_batch), finite_advice(policy):
                     sampled = decode.sample(
                         loaded[0],
-                        [decode.Row(prompt=ids[i], uniforms=uniforms[i]) for i in batch],
+                        [decode.Row(prompt=ids[i], uniforms=noise[i].uniforms(self.max_new_tokens)) for i in batch],
                         max_new_tokens=self.max_new_tokens,
                         temperature=self.temperature,
                         top_p=self.top_p,

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,13 +18,13 @@ from drift.console import Progress
 from drift.errors import memory_advice
 from drift.finite import broken_weights, need_finite
 from drift.model.policy import Policy
-from drift.records import digest
 from drift.score.plan import Layout, Plan, Row, layout_module
 from drift.store import Stage, Store
 from drift.train.frozen import kept, num_frozen
 from drift.train.settings import Train
 
 VERSION = 3
+Scorer = Callable[[Sequence[Sequence[Row]], str, Callable[[int], None]], list[list[float]]]  # see open_scorer
 NOWHERE = f"{os.devnull}/nothing"  # a path under which no file can be
 
 
@@ -78,25 +78,18 @@ def recheck(train: Train, reference: Policy, plan: Plan, values: Reference) -> N
         )
 
 
-def score_stage(store: Store, train: Train, policy: Policy, rows: Sequence[Row], label: str) -> list[float]:
-    """`score_rows` as a stage of its own, for rows that are scored again and again (the start model's)."""
-
-    def work(progress: Path, output: Path) -> dict[str, Any]:
-        (output / "sums.json").write_text(json.dumps(score_rows(train, policy, rows, label)), encoding="utf-8")
-        return {"rows": len(rows)}
-
-    settings = {"dtype": train.dtype(), "layout": train.rows, "tokens_per_batch": train.tokens_per_batch}
-    inputs = {"policy": policy.fingerprint, "rows": digest([asdict(row) for row in rows])}
-    stage = store.run("score", work, version=VERSION, settings=settings, inputs=inputs)
-    return json.loads((stage.path / "sums.json").read_text(encoding="utf-8"))
-
-
 def score_rows(train: Train, policy: Policy, rows: Sequence[Row], label: str) -> list[float]:
+    """Summed reply log-prob (nats) of every row, in the order given."""
+    with Progress(label, total=len(rows), unit="rows") as bar, open_scorer(train, train.rows, policy) as score:
+        return by_length(score, train, rows, label, bar.advance)
+
+
+def by_length(score: Scorer, train: Train, rows: Sequence[Row], label: str, tick: Callable[[int], None]) -> list[float]:
     """Summed reply log-prob (nats) of every row, in the order given; computed sorted by length."""
     sizes = [len(row.prompt) + len(row.reply) for row in rows]
-    by_length = sorted(range(len(rows)), key=lambda i: sizes[i])
-    batches = cut(by_length, [sizes[i] for i in by_length], train.tokens_per_batch)
-    sums = _score(train, train.rows, policy, [[rows[i] for i in batch] for batch in batches], label)
+    order = sorted(range(len(rows)), key=lambda i: sizes[i])
+    batches = cut(order, [sizes[i] for i in order], train.tokens_per_batch)
+    sums = score([[rows[i] for i in batch] for batch in batches], label, tick)
     found = {i: value for batch, values in zip(batches, sums, strict=True) for i, value in zip(batch, values, strict=True)}
     return [found[i] for i in range(len(rows))]
 
@@ -110,8 +103,16 @@ def _score(
     layers: int = 0,
     folder: Path | None = None,
 ) -> list[list[float]]:
-    """Summed reply log-probs of every batch's rows, finite numbers all; where `layers` > 0, what goes into that layer is kept in
-    `folder`."""
+    """Summed reply log-probs of every batch's rows."""
+    total = sum(map(len, batches))
+    with Progress(label, total=total, unit="rows") as bar, open_scorer(train, layout, policy, layers, folder) as score:
+        return score(batches, label, bar.advance)
+
+
+@contextmanager
+def open_scorer(train: Train, layout: Layout, policy: Policy, layers: int = 0, folder: Path | None = None) -> Iterator[Scorer]:
+    """Loads the policy; yields `score(batches, label, tick)`, the summed reply log-probs of every batch's rows, finite numbers all;
+    frees it. `tick(count)` is called with the rows just done. Where `layers` > 0, what goes into that layer is kept in `folder`."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -120,24 +121,27 @@ def _score(
 
     kind, dtype = train.dtype()
     pad = load_tokenizer(policy).pad_token_id or 0
-    with (
-        Progress(label, total=sum(map(len, batches)), unit="rows") as bar,
-        memory_advice("train.tokens_per_batch", train.tokens_per_batch),
-    ):
-        model = load_model(policy, getattr(torch, dtype))
-        module = ReferenceModule(model, layout_module(layout), bar.advance)
+    loaded: list[Any] = []
+
+    def score(batches: Sequence[Sequence[Row]], label: str, tick: Callable[[int], None]) -> list[list[float]]:
         collated: Any = [layout_module(layout).collate(rows, pad) for rows in batches]
-        loader = DataLoader(collated, batch_size=None)
-        trainer = make_trainer(kind, enable_checkpointing=False)
-        with kept(model, layers, folder):
-            sums = trainer.predict(module, loader, return_predictions=True)
-    assert sums is not None
-    numbers = torch.cat(sums).tolist()  # type: ignore[arg-type]
-    replies = {f"the log-prob of reply {i}": value for i, value in enumerate(numbers, start=1)}
-    need_finite(replies, label.capitalize(), broken_weights(policy.directory, "train.precision"))
-    del trainer, module, model
-    free()
-    return [values.tolist() for values in sums]  # type: ignore[union-attr]
+        with memory_advice("train.tokens_per_batch", train.tokens_per_batch), kept(loaded[0], layers, folder):
+            module = ReferenceModule(loaded[0], layout_module(layout), tick)
+            trainer = make_trainer(kind, enable_checkpointing=False)
+            sums = trainer.predict(module, DataLoader(collated, batch_size=None), return_predictions=True)
+        assert sums is not None
+        numbers = torch.cat(sums).tolist()  # type: ignore[arg-type]
+        replies = {f"the log-prob of reply {i}": value for i, value in enumerate(numbers, start=1)}
+        need_finite(replies, label.capitalize(), broken_weights(policy.directory, "train.precision"))
+        return [values.tolist() for values in sums]  # type: ignore[union-attr]
+
+    try:
+        with memory_advice("train.tokens_per_batch", train.tokens_per_batch):
+            loaded.append(load_model(policy, getattr(torch, dtype)))
+        yield score
+    finally:
+        loaded.clear()
+        free()
 
 
 def make_trainer(kind: Any, plugins: Sequence[Any] = (), **settings: Any) -> Any:

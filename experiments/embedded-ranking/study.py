@@ -104,7 +104,7 @@ class Cell:
 def tuning(folder: Path) -> dict[str, list[Cell]]:
     return {
         arm: [
-            Cell(folder, "tune", f"{arm}-{i}", [*ARMS[arm], *config, "evaluation.split=validation"], TUNE_SEEDS)
+            Cell(folder, "tune", f"{arm}-{i}", [*ARMS[arm], *config, "evaluation.deployment.split=validation"], TUNE_SEEDS)
             for i, config in enumerate(CONFIGS[arm])
         ]
         for arm in ARMS

@@ -47,11 +47,12 @@ def measure(size: str, say: Callable) -> None:
 def ours(model: Any, words: Any, texts: list[Any], new_tokens: int, *, banded: bool) -> int:
     """Tokens drawn."""
     from drift.model.chat import prompt_ids
-    from drift.randomness import uniforms
+    from drift.randomness import Noise
     from drift.sampler.decode import Row, sample
 
     rows = [
-        Row(prompt=prompt_ids(words, text), uniforms=uniforms(0, "speed", 0, str(i), 0, new_tokens)) for i, text in enumerate(texts)
+        Row(prompt=prompt_ids(words, text), uniforms=Noise(0, "speed", 0, str(i), 0).uniforms(new_tokens))
+        for i, text in enumerate(texts)
     ]
     replies = sample(
         model,

@@ -22,14 +22,14 @@ from drift import run as program  # noqa: E402
 
 TINY = [
     "model=tiny", "data.num_prompts=24", "iterations=1", "pairs_per_iteration=8", "train.pairs_per_step=2",
-    "train.tokens_per_batch=500", "train.checkpoint_every_steps=1", "evaluation.num_prompts=6",
-    "evaluation.num_perplexity_prompts=2", "sampler.group_size=8", "sampler.max_new_tokens=12",
+    "train.tokens_per_batch=500", "train.checkpoint_every_steps=1", "evaluation.deployment.num_prompts=6",
+    "num_perplexity_prompts=2", "sampler.group_size=8", "sampler.max_new_tokens=12",
 ]  # fmt: skip
 KINDS = {
     "drift": ["method=drift"],
     "full": ["method=drift", "train=full", "train.learning_rate=1e-4", "iterations=2", "previous_share=0.5"],
     "refreshed": ["method=drift", "iterations=2", "refresh_log=true"],
-    "log": ["method=spin", "data=jsonl", "evaluation.num_sampled_prompts=4", "evaluation.share=0.3"],
+    "log": ["method=spin", "data=jsonl", "evaluation.heldout.num_sampled_prompts=4", "evaluation.heldout.share=0.3"],
     "sweep": ["-m", "method=drift,random_logged", "seed=0,1"],
 }
 

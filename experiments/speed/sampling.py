@@ -52,7 +52,7 @@ def real_prompts(directory: Path, data: str | None, count: int, max_prompt: int)
 
 def measure(side: str, model: str, prompts: str, precision: str, samples: int, max_new_tokens: int) -> dict[str, float]:
     from drift.model.policy import policy_at
-    from drift.randomness import uniforms
+    from drift.randomness import Noise
     from drift.sampler.transformers import Transformers
 
     texts = [[{"role": "user", "content": text}] for text in json.loads(Path(prompts).read_text()) for _ in range(samples)]
@@ -65,7 +65,7 @@ def measure(side: str, model: str, prompts: str, precision: str, samples: int, m
         )  # fmt: skip
         with sampler.open(policy_at(Path(model))) as draw:
             begun = time.monotonic()
-            noise = [uniforms(0, "speed", 0, str(i), 0, max_new_tokens) for i in range(len(texts))]
+            noise = [Noise(0, "speed", 0, str(i), 0) for i in range(len(texts))]
             replies = draw(texts, noise, lambda share: None)
             seconds = time.monotonic() - begun
             tokens = sum(reply.num_tokens for reply in replies if reply)

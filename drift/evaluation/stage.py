@@ -1,0 +1,38 @@
+"""An evaluation as a stage of the store: of one policy, with what is measured on the fresh replies of every evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from drift.engine.ask import Ask
+from drift.evaluation import replies
+from drift.identity import identity, named
+from drift.parts import Evaluation
+from drift.records import Record, write_json, write_jsonl
+from drift.store import Stage
+
+VERSION = 5
+
+
+def evaluation_stage(ask: Ask, evaluation: Evaluation, held_out: Sequence[Record], num_perplexity_prompts: int) -> Stage:
+    """`scores.json`, and `replies.jsonl` if the evaluation has rows for it. What is measured on fresh replies comes with every
+    evaluation that draws some."""
+
+    def work(progress: Path, output: Path) -> dict[str, Any]:
+        with ask:
+            measured = evaluation.measure(ask, held_out)
+            assert evaluation.samples or not ask.drawn["replies"], "it draws replies and its `samples` is false"
+            metrics = measured.metrics
+            if measured.drawn:
+                metrics = metrics | replies.measure(ask, measured.drawn, num_perplexity_prompts)
+        scores = {"headline": measured.headline, "metrics": metrics, "conversations": dict(measured.conversations)}
+        write_json(output / "scores.json", scores)
+        if measured.rows:
+            write_jsonl(output / "replies.jsonl", measured.rows)
+        return ask.drawn | {"metrics": len(metrics)}
+
+    sampled = [identity(ask.sampler), num_perplexity_prompts] if evaluation.samples else None
+    own = named(evaluation) | {"key": evaluation.key(held_out), "noise_seed": evaluation.noise_seed}
+    settings = {"evaluation": own, "sampled": sampled, "dtype": ask.train.dtype()}
+    inputs = {"policy": ask.policy.fingerprint, "start": ask.start.fingerprint}
+    return ask.store.run("evaluate", work, version=VERSION, settings=settings, inputs=inputs)
