@@ -148,7 +148,7 @@ def idle(run: Any, given: Sequence[str]) -> list[str]:
         ("refresh_log", run.iterations < 2, once),
         ("train.rate_decay", run.iterations < 2 and run.train.rate_decay < 1, once),
         ("reference", run.iterations < 2 and not run.warmup_epochs, "nothing: the one iteration starts from the start model"),
-        ("method.rounds", run.pairs_per_iteration is None, "nothing: pairs_per_iteration=null goes through the records once"),
+        ("method.rounds", run.examples_per_iteration is None, "nothing: examples_per_iteration=null goes through the records once"),
         ("intake.seed", not _chooses(run), "nothing: intake.max_records=null takes all"),
         ("data.second_tries", unused, "the log only: warmup_epochs=0 trains on no second try"),
     )

@@ -35,6 +35,7 @@ from drift.score.plan import layout_module, plan, tokenize
 from drift.score.reference import reference_stage
 from drift.store import Stage, Store
 from drift.train.fit import train_stage
+from drift.train.frozen import num_frozen
 from drift.train.settings import Train
 
 VERSION = 1
@@ -42,7 +43,7 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run. `seed`: samples and training order (the log and the prompts have `data.seed`). `pairs_per_iteration`: how many
+    """One run. `seed`: samples and training order (the log and the prompts have `data.seed`). `examples_per_iteration`: how many
     pairs every method trains on in an iteration (null: those of one pass over the records). `previous_share`: share of them taken
     from the iteration before. `warmup_epochs`: over the DSAT -> SAT pairs first (0: no warm start). `reference`: the iteration's
     starting policy, or always the start model. `refresh_log`: every later iteration learns from what users say to the policy
@@ -66,15 +67,15 @@ class Run:
     store: Store
     seed: int
     iterations: int
-    pairs_per_iteration: int | None
+    examples_per_iteration: int | None
     previous_share: float
     warmup_epochs: int
     reference: Literal["iteration", "start"]
     refresh_log: bool
 
     def check(self) -> None:
-        if self.iterations < 0 or self.warmup_epochs < 0 or (self.pairs_per_iteration or 1) < 1:
-            raise UserError("Expected iterations >= 0, warmup_epochs >= 0 and pairs_per_iteration >= 1 (or null).")
+        if self.iterations < 0 or self.warmup_epochs < 0 or (self.examples_per_iteration or 1) < 1:
+            raise UserError("Expected iterations >= 0, warmup_epochs >= 0 and examples_per_iteration >= 1 (or null).")
         if not self.evaluation or self.num_perplexity_prompts < 0:
             raise UserError("Expected num_perplexity_prompts >= 0 and an evaluation or more: evaluation=[deployment].")
         if not 0 <= self.previous_share < 1:
@@ -104,7 +105,7 @@ def check_model(run: Run, start: Policy, tokenizer: Any) -> None:
     check_template(tokenizer, start.tokenizer, system=run.data.uses_policy and run.data.system is not None)
     longest = max(run.train.max_tokens, run.sampler.max_prompt_tokens + run.sampler.max_new_tokens)
     check_architecture(start.base, tokenizer, longest=longest)
-    layout_module(run.train.rows).check_model(start.base, longest)
+    layout_module(run.train.layout).check_model(start.base, longest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,14 +129,14 @@ class Loop:
         for iteration in range(1, run.iterations + 1):
             if run.refresh_log and iteration > 1:
                 records, _ = self.learnt_from(iteration, policy)
-            wanted, epochs = run.pairs_per_iteration, run.train.epochs
+            wanted, epochs = run.examples_per_iteration, run.train.epochs
             policy, previous = self.improve(iteration, run.method, wanted, epochs, policy, records, previous)
             self.evaluate(iteration, f"iteration {iteration}", policy, held_out)
 
     def ask(self, policy: Policy, seed: int, purpose: str, iteration: int) -> Ask:
         """What a method, a data set or an evaluation gets."""
         run, noise = self.run, {"seed": seed, "purpose": purpose, "iteration": iteration}
-        return Ask(sampler=run.sampler, train=run.train, store=run.store, start=self.start, policy=policy, **noise)
+        return Ask(sampler=run.sampler, compute=run.train.compute, store=run.store, start=self.start, policy=policy, **noise)
 
     def learnt_from(self, iteration: int, policy: Policy) -> tuple[list[Record], HeldOut]:
         """The log that this iteration and those after it learn from: (for training, held out)."""
@@ -171,20 +172,21 @@ class Loop:
         journal.sampled(iteration, made, new, records)
         kept = round(len(new) * run.previous_share) if previous else 0
         examples = new[: len(new) - kept] + previous[:kept]
-        rows = plan(
+        planned = plan(
             tokenize(self.tokenizer, examples),
-            layout=run.train.rows,
-            pairs_per_step=run.train.pairs_per_step,
+            layout=run.train.layout,
+            examples_per_step=run.train.examples_per_step,
             tokens_per_batch=run.train.tokens_per_batch,
-            pair_order=run.train.pair_order,
+            example_order=run.train.example_order,
             seed=run.seed,
             mismatched=any(objective.mismatched for objective in run.objective.values()),
         )
         reference = policy if run.reference == "iteration" else self.start
-        scored = reference_stage(run.store, run.train, reference, policy, rows)
+        layers = num_frozen(run.train, policy, planned)
+        scored = reference_stage(run.store, run.train.compute, reference, planned, layers=layers)
         watch = partial(journal.watch, iteration)
         train = run.train.at(iteration)
-        trained = train_stage(run.store, train, run.objective, policy, reference, rows, scored, epochs=epochs, watch=watch)
+        trained = train_stage(run.store, train, run.objective, policy, reference, planned, scored, epochs=epochs, watch=watch)
         journal.trained(iteration, made, trained, examples)
         return policy_at(trained.path / "policy", template=policy.template), new
 
@@ -205,7 +207,7 @@ class Loop:
             if wanted is not None and len(examples) < wanted:
                 say(
                     f"  Note: {len(examples)} examples of the {wanted} asked for: the records are used up (method.rounds: more "
-                    f"passes). Runs that train on more are no comparison; pairs_per_iteration={len(examples)} would match them."
+                    f"passes). Runs that train on more are no comparison; examples_per_iteration={len(examples)} would match them."
                 )
             write_jsonl(output / "examples.jsonl", examples)
             return {"counts": counts, "drawn": ask.drawn}

@@ -91,8 +91,9 @@ def outcome(folder: Path, status: int) -> dict[str, Any]:
 
 def watch(kill: dict[str, Any] | None) -> None:
     """Wraps what the moments are about, and prints `[begun|computed] kind key` and `[trained] step`."""
+    from drift.score.module import ReferenceModule
     from drift.store import Store, manifest
-    from drift.train.modules import PolicyModule, ReferenceModule
+    from drift.train.modules import PolicyModule
 
     passed = 0
 

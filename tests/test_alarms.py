@@ -188,7 +188,7 @@ def test_every_collapse_of_an_unseen_seed_is_told_of_the_slow_one_late():
 def test_stop_ends_the_run_and_the_same_command_without_it_goes_on(cache, tmp_path):
     common = [
         *SMALL, f"model.cache_dir={cache}", "iterations=1", "alarms.entropy_share=2", f"store.dir={tmp_path}/store",
-        "train.pairs_per_step=1", "alarms.cut_share=null",
+        "train.examples_per_step=1", "alarms.cut_share=null",
     ]  # fmt: skip
     stopped = command(*common, "alarms.action=stop", f"hydra.run.dir={tmp_path}/stopped")
     assert stopped.returncode == 1 and "Stopped by the alarm entropy_share in iteration 1, training" in stopped.stderr

@@ -38,7 +38,7 @@ def study(cache, tmp_path_factory):
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = command(
         "-m", "model=tiny", f"model.cache_dir={cache}", "data=jsonl", f"data.path={log}", "method=drift,spin", "seed=0,1",
-        "train.pairs_per_step=2", "iterations=1", "pairs_per_iteration=6", "sampler.max_new_tokens=8",
+        "train.examples_per_step=2", "iterations=1", "examples_per_iteration=6", "sampler.max_new_tokens=8",
         "evaluation.heldout.share=0.3", "intake.near_duplicates=null", "intake.leakage=keep",
         "evaluation.heldout.num_sampled_prompts=2",
         f"store.dir={folder}/store",

@@ -19,7 +19,7 @@ WRONG = [
     (["train.optimizer=adam"], "expected one of adamw, adamw_8bit, rmsprop, got str. Did you mean adamw"),
     (["iterations=1.5"], "iterations=1.5: expected a whole number"),
     (["store.strict=3"], "store.strict=3: expected true or false"),
-    (["pairs_per_iteration=many"], "expected a whole number or null"),
+    (["examples_per_iteration=many"], "expected a whole number or null"),
     (["train.learning_rate=nan"], "train.learning_rate=nan: expected a number"),
     (["train.learning_rate=[1,2]"], "expected a number, got a list"),
     (["seed={a:1}"], "expected a whole number, got a group of settings"),
@@ -106,7 +106,7 @@ def test_an_experiment_sets_what_the_chosen_method_takes_and_leaves_out_the_rest
     """SPIN has no guidance: it goes without, though the experiment sets one."""
     config = compose("experiment=paper-7b", "model=tiny", "data.second_tries=true", f"method={method}")
     run = build(config)
-    assert (run.train.adapter, run.warmup_epochs, run.pairs_per_iteration, run.sampler.max_new_tokens) == (None, 3, None, 512)
+    assert (run.train.adapter, run.warmup_epochs, run.examples_per_iteration, run.sampler.max_new_tokens) == (None, 3, None, 512)
     assert config.method.get("guidance", {}).get("share") == (None if method == "spin" else 1.0)
 
 
@@ -170,8 +170,11 @@ ONE = ["iterations=1"]
         ([*ONE, "train.rate_decay=0.5"], "train.rate_decay changes nothing"),
         ([*ONE, "refresh_log=true"], "refresh_log changes nothing"),
         ([*ONE, "reference=start"], "reference changes nothing"),
-        (["pairs_per_iteration=null", "method.rounds=8"], "method.rounds changes nothing: pairs_per_iteration=null goes through"),
-        (["pairs_per_iteration=null"], None),
+        (
+            ["examples_per_iteration=null", "method.rounds=8"],
+            "method.rounds changes nothing: examples_per_iteration=null goes through",
+        ),
+        (["examples_per_iteration=null"], None),
         (["data.second_tries=true"], "data.second_tries changes the log only"),
         (["data.second_tries=false"], None),
     ],
@@ -234,7 +237,7 @@ def test_help_lists_choices_and_usage():
     for text in (
         "drift run -m method=drift,spin,iterdpo",
         "method: drift, iterdpo, random_logged, sft, spin, unpaired",
-        "pairs_per_iteration",
+        "examples_per_iteration",
     ):
         assert text in done.stdout
 

@@ -61,7 +61,7 @@ def test_three_malformed_rows_among_thirty_are_named_and_the_others_used(cache, 
     folder = tmp_path / "run"
     state = perform(
         folder, "model=tiny", f"model.cache_dir={cache}", "data=jsonl", f"data.path={path}", f"store.dir={tmp_path}/store",
-        "iterations=1", "pairs_per_iteration=4", "sampler.max_new_tokens=8", "filters.truncated=keep",
+        "iterations=1", "examples_per_iteration=4", "sampler.max_new_tokens=8", "filters.truncated=keep",
         "evaluation.heldout.share=0.3",
     )  # fmt: skip
     aside = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]

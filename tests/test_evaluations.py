@@ -119,7 +119,7 @@ def outside(cache, tmp_path_factory):
     done = command(
         "model=tiny", f"model.cache_dir={cache}", "data=jsonl", f"data.path={log}", "method=iterdpo", "judge=brief", "sampler=dice",
         "evaluation=[length,heldout]", "evaluation.heldout.num_sampled_prompts=0", "evaluation.heldout.share=0.3",
-        "iterations=1", "pairs_per_iteration=6", "train.pairs_per_step=2", "train.tokens_per_batch=500",
+        "iterations=1", "examples_per_iteration=6", "train.examples_per_step=2", "train.tokens_per_batch=500",
         f"hydra.searchpath=[file://{folder}/conf]", f"store.dir={folder}/store", f"hydra.run.dir={folder}/run",
         PYTHONPATH=str(folder),
     )  # fmt: skip
@@ -166,7 +166,7 @@ def test_a_judge_and_a_sampler_from_outside_make_the_pairs(outside):
 def test_two_evaluations_watch_one_run_and_the_first_is_its_headline(cache, tmp_path):
     """Held-out records of the simulated log, then the utility; alarms look at the replies of both."""
     log = ["evaluation=[heldout,deployment]", "evaluation.heldout.share=0.3", "evaluation.heldout.num_sampled_prompts=2"]
-    log += ["iterations=1", "pairs_per_iteration=4", "filters.truncated=keep", "alarms.length_ratio=1.0001"]
+    log += ["iterations=1", "examples_per_iteration=4", "filters.truncated=keep", "alarms.length_ratio=1.0001"]
     state = perform(tmp_path / "run", *SMALL, *log, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store")
     start, after = (point["scores"] for point in state["points"])
     assert list(start) == list(after) == ["heldout", "deployment"]

@@ -16,8 +16,9 @@ from drift.sampler.decode import Row as Prompt
 from drift.sampler.decode import sample
 from drift.sampler.prefill import prefill
 from drift.score import padded, shared
-from drift.score.plan import Row
-from drift.train.frozen import kept, load, removed
+from drift.score.kept import kept, load
+from drift.score.sequence import TokenSequence
+from drift.train.frozen import removed
 from drift.train.lora import Lora
 
 CLOSE, FAR = 1e-5, 1e-3
@@ -54,9 +55,9 @@ def tokens(seed, count):
 
 ASKED = tokens(0, 20)
 ROWS = [  # two prompts with several replies, of which one begins as the other; a reply of one token; the longest row
-    *(Row(prompt=ASKED, reply=tokens(seed, count)) for seed, count in ((1, 4), (2, 1), (3, LONGEST + 1 - 20))),
-    *(Row(prompt=ASKED[:-1], reply=tokens(seed, 6)) for seed in (4, 5)),
-    Row(prompt=tokens(6, 3), reply=tokens(7, 12)),
+    *(TokenSequence(prompt=ASKED, reply=tokens(seed, count)) for seed, count in ((1, 4), (2, 1), (3, LONGEST + 1 - 20))),
+    *(TokenSequence(prompt=ASKED[:-1], reply=tokens(seed, 6)) for seed in (4, 5)),
+    TokenSequence(prompt=tokens(6, 3), reply=tokens(7, 12)),
 ]
 PROMPTS = [of for count, several in ((LONGEST + 1 - NEW, 2), (12, 3), (3, 1)) for of in [tokens(count, count)] * several]
 
@@ -197,7 +198,7 @@ def test_a_window_that_is_shorter_than_the_longest_row_is_refused_before_and_whi
     model = tiny_model(kind, settings | {"sliding_window": LONGEST - 1})
     model.config.save_pretrained(tmp_path)
     shared.check_model(tmp_path, LONGEST - 1)
-    with pytest.raises(UserError, match=rf"window of {LONGEST - 1} tokens, and rows may have {LONGEST}\. Use train.rows=padded"):
+    with pytest.raises(UserError, match=rf"window of {LONGEST - 1} tokens, and rows may have {LONGEST}\. Use train.layout=padded"):
         shared.check_model(tmp_path, LONGEST)
     with pytest.raises(UserError, match=rf"uses sliding_window.*longest row has {LONGEST} tokens"):
         shared.reply_logprobs(model, collated(shared))
@@ -247,7 +248,7 @@ def written(folder, kind, settings):
 @pytest.mark.parametrize("kind", REFUSED)
 def test_other_models_are_refused_by_the_fast_paths_with_the_reason(kind, tmp_path):
     settings, reason = REFUSED[kind]
-    with pytest.raises(UserError, match=rf"train.rows=shared can't train the model in .*{reason}.*Use train.rows=padded"):
+    with pytest.raises(UserError, match=rf"train.layout=shared can't train the model in .*{reason}.*Use train.layout=padded"):
         shared.check_model(written(tmp_path, kind, SIZES | settings), LONGEST)
     padded.check_model(tmp_path, LONGEST)
 
@@ -276,7 +277,7 @@ def test_padded_rows_of_other_models_give_the_numbers_of_single_ones(kind):
 def test_models_with_another_memory_are_refused_altogether(kind, settings, reason, tmp_path):
     with pytest.raises(UserError, match=reason):
         check_architecture(written(tmp_path, kind, settings), None, longest=LONGEST)
-    with pytest.raises(UserError, match="Use train.rows=padded"):
+    with pytest.raises(UserError, match="Use train.layout=padded"):
         shared.check_model(tmp_path, LONGEST)
 
 

@@ -19,7 +19,7 @@ from drift.records import read_jsonl
 FILE = Path(__file__).parent / "golden" / "trajectories.jsonl"
 CASES = ["-".join(case) for case in product(("llama", "qwen2"), ("lora", "full"), ("drift", "spin"))]
 COMMON = [
-    "model=pretrained", "data=jsonl", "seed=5", "iterations=2", "pairs_per_iteration=4", "train.pairs_per_step=2",
+    "model=pretrained", "data=jsonl", "seed=5", "iterations=2", "examples_per_iteration=4", "train.examples_per_step=2",
     "train.tokens_per_batch=300", "train.precision=float32", "train.warmup_share=0.5", "train.gradient_checkpointing=false",
     "sampler.precision=float32", "sampler.temperature=1", "sampler.max_new_tokens=12", "sampler.group_size=4",
     "filters.truncated=keep", "evaluation.heldout.share=0.4", "evaluation.heldout.num_sampled_prompts=0",
@@ -139,7 +139,7 @@ def folder(tmp_path_factory):
 def test_two_iterations_come_out_as_they_were_written_down(case, folder):
     run = composed(case, folder)
     shared = trajectory(run, folder / f"{case}-shared")
-    padded = trajectory(replace(run, train=replace(run.train, rows="padded")), folder / f"{case}-padded")
+    padded = trajectory(replace(run, train=replace(run.train, layout="padded")), folder / f"{case}-padded")
     assert_same(shared, written_down()[case])
     assert_same(padded, written_down()[case])
     assert_same(padded, shared)

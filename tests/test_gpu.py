@@ -17,7 +17,7 @@ from drift.sampler.decode import Row as Prompt
 from drift.sampler.decode import sample
 from drift.score import padded, shared
 from drift.score.logprobs import token_logprobs
-from drift.score.plan import Row
+from drift.score.sequence import TokenSequence
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -49,7 +49,7 @@ def batch_of(sizes):
     prompt, chosen, rejected = (
         [torch.randint(1, 300, (size[side],), generator=generator).tolist() for size in sizes] for side in (0, 1, 2)
     )
-    return [Row(prompt=p, reply=r) for replies in (chosen, rejected) for p, r in zip(prompt, replies, strict=True)]
+    return [TokenSequence(prompt=p, reply=r) for replies in (chosen, rejected) for p, r in zip(prompt, replies, strict=True)]
 
 
 def moved(batch, device):
@@ -145,8 +145,8 @@ def test_greedy_decoding_equals_generate(banded):
 
 @pytest.mark.gpu
 def test_a_trainer_leaves_the_model_on_its_device():
-    from drift.score.reference import make_trainer
-    from drift.train.modules import ReferenceModule
+    from drift.score.module import ReferenceModule
+    from drift.score.trainer import make_trainer
 
     model = random_model().float().to(DEVICE)
     loader = torch.utils.data.DataLoader([shared.collate(batch_of(SIZES[1]), 0)], batch_size=None)

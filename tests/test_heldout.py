@@ -67,7 +67,7 @@ def evaluated(tiny, tmp_path_factory):
 
     def stage(changes, **settings):
         policy, noise = policy_at(tiny), {"seed": 0, "purpose": "evaluation", "iteration": 0}
-        ask = Ask(sampler=replace(sampler, **changes), train=train, store=store, start=policy, policy=policy, **noise)
+        ask = Ask(sampler=replace(sampler, **changes), compute=train.compute, store=store, start=policy, policy=policy, **noise)
         return evaluation_stage(ask, heldout(**settings), log, 16)
 
     return stage

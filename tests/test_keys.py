@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 pytestmark = pytest.mark.slow
 
 BASE = [
-    "model=tiny", "data.num_prompts=8", "iterations=1", "pairs_per_iteration=6",
-    "train.pairs_per_step=2", "train.tokens_per_batch=2000",
+    "model=tiny", "data.num_prompts=8", "iterations=1", "examples_per_iteration=6",
+    "train.examples_per_step=2", "train.tokens_per_batch=2000",
     "evaluation.deployment.num_prompts=4", "evaluation.deployment.num_samples=1", "num_perplexity_prompts=0",
     "sampler.group_size=4", "sampler.max_new_tokens=40", "sampler.precision=float32", "sampler.temperature=1.0",
     "sampler.top_p=1.0", "train.precision=float32", "filters.truncated=keep",
@@ -24,7 +24,7 @@ ALL = {"feedback"} | PAIRS
 TABLE = {
     "seed=1": PAIRS,
     "iterations=2": ALL,  # users judge the first iteration's policy
-    "pairs_per_iteration=3": PAIRS,
+    "examples_per_iteration=3": PAIRS,
     "previous_share=0.5": set(),  # nothing before the first iteration
     "refresh_log=false": set(),  # from the second iteration on
     "reference=start": set(),  # the same policy in the first iteration
@@ -50,10 +50,10 @@ TABLE = {
     "objective.dpo.beta=0.2": TRAIN,
     "objective.nll.weight=0.2": TRAIN,
     "train.epochs=2": TRAIN,
-    "train.pairs_per_step=4": ROWS,
+    "train.examples_per_step=4": ROWS,
     "train.tokens_per_batch=1": ROWS,
-    "train.rows=padded": ROWS,
-    "train.pair_order=by_prompt": set(),  # six pairs of six prompts: the same order comes out
+    "train.layout=padded": ROWS,
+    "train.example_order=by_prompt": set(),  # six pairs of six prompts: the same order comes out
     "train.frozen_cache_gib=0": {"reference"},  # the same numbers come out
     "train.warmup_share=0.6": TRAIN,
     "train.final_rate_share=0.1": TRAIN,

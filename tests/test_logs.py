@@ -57,7 +57,7 @@ def test_mine_describe_and_learn(cache, tmp_path):
 
     done = command(
         *tiny, "data=records", f"data.path={tmp_path}/records.jsonl", f"store.dir={tmp_path}/s", f"hydra.run.dir={tmp_path}/run",
-        "iterations=1", "pairs_per_iteration=4", "train.pairs_per_step=2", "sampler.max_new_tokens=8",
+        "iterations=1", "examples_per_iteration=4", "train.examples_per_step=2", "sampler.max_new_tokens=8",
         "evaluation.heldout.share=0.3",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -13,7 +13,7 @@ from drift.errors import UserError
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at, save_policy
 from drift.score import padded
-from drift.score.plan import Row
+from drift.score.sequence import TokenSequence
 from drift.train.lora import Lora
 from drift.train.modules import adamw_8bit
 
@@ -35,7 +35,9 @@ def test_weights_below_an_adapter_are_in_four_bits_for_whoever_loads_the_policy(
     linear = [part for name, part in again.named_modules() if name.endswith(("base_layer", "_proj")) and hasattr(part, "weight")]
     assert linear and all(isinstance(getattr(part, "base_layer", part), Linear4bit) for part in linear)
     prompt = prompt_ids(tokenizer, [{"role": "user", "content": "Why?"}])
-    batch = padded.collate([Row(prompt=prompt, reply=prompt[:9]), Row(prompt=prompt[:20], reply=prompt[3:8])], 0)
+    batch = padded.collate(
+        [TokenSequence(prompt=prompt, reply=prompt[:9]), TokenSequence(prompt=prompt[:20], reply=prompt[3:8])], 0
+    )
     with torch.no_grad():
         saved, loaded, other = (padded.reply_logprobs(m.eval(), batch)[0] for m in (model, again, full))
     assert torch.equal(saved, loaded) and (saved - other).abs().min() > 1e-3
@@ -49,7 +51,7 @@ def test_a_quantised_start_is_another_policy(tiny):
 def test_qlora_runs_two_iterations(cache, tmp_path):
     """The step-0 check of both says that sampling's policy, reference and training's start are one model."""
     state = perform(tmp_path / "run", *SMALL, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store", "train=qlora",
-                    "train.rows=shared", "iterations=2", "train.pairs_per_step=2")  # fmt: skip
+                    "train.layout=shared", "iterations=2", "train.examples_per_step=2")  # fmt: skip
     assert state["status"] == "finished"
     for iteration in (1, 2):
         base = json.loads((tmp_path / f"run/iteration_{iteration}/policy/base.json").read_text())
@@ -79,7 +81,7 @@ def test_adamw_8bit_is_nearly_adamw_and_keeps_its_moments_in_bytes():
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "rmsprop"])
 def test_full_fine_tuning_with_bfloat16_parameters(cache, tmp_path, optimizer):
     settings = ["train=full", "train.precision=bfloat16", "train.parameters=bfloat16", f"train.optimizer={optimizer}"]
-    more = ["train.learning_rate=1e-2", "iterations=1", "train.pairs_per_step=2", "train.tokens_per_batch=500"]
+    more = ["train.learning_rate=1e-2", "iterations=1", "train.examples_per_step=2", "train.tokens_per_batch=500"]
     perform(tmp_path / "run", *SMALL, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store", *settings, *more)
     weights = load_file(tmp_path / "run/iteration_1/policy/model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}

@@ -84,7 +84,7 @@ def test_drift_rejects_the_logged_dsat_reply_and_chooses_a_fresh_one():
 @pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "conf/method").glob("*.yaml")))
 def test_without_a_number_of_pairs_to_reach_every_record_is_gone_through_once(name, tiny, tmp_path):
     """Three of each label, a store of its own: as many candidates as the method has records, though it may go round more often."""
-    settings = ("model=tiny", f"method={name}", "pairs_per_iteration=null", "sampler.max_new_tokens=4", f"store.dir={tmp_path}")
+    settings = ("model=tiny", f"method={name}", "examples_per_iteration=null", "sampler.max_new_tokens=4", f"store.dir={tmp_path}")
     run, log = build(compose(*settings)), [record(i, label) for i, label in enumerate(["dsat", "sat"] * 3)]
     assert run.method.rounds > 1
     start = policy_at(tiny)
@@ -96,7 +96,7 @@ def test_without_a_number_of_pairs_to_reach_every_record_is_gone_through_once(na
 def test_a_paper_size_model_goes_through_its_records_once():
     for size in ("0.5b", "7b", "14b"):
         config = compose(f"experiment=paper-{size}")
-        assert config.pairs_per_iteration is None and one_pass(instantiate(config.method)).rounds == 1
+        assert config.examples_per_iteration is None and one_pass(instantiate(config.method)).rounds == 1
 
 
 def test_guided_samples_see_reply_and_feedback_but_the_pair_keeps_the_original_prompt():

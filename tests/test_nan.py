@@ -41,7 +41,7 @@ def train():
 @pytest.fixture(scope="module")
 def planned(tokenizer):
     """Three steps of one pair each."""
-    settings = {"layout": "shared", "pairs_per_step": 1, "tokens_per_batch": 500, "pair_order": "shuffled", "seed": 0}
+    settings = {"layout": "shared", "examples_per_step": 1, "tokens_per_batch": 500, "example_order": "shuffled", "seed": 0}
     settings |= {"mismatched": False}
     return plan(tokenize(tokenizer, [pair(i, "yes", "no") for i in range(3)]), **settings)
 
@@ -49,8 +49,8 @@ def planned(tokenizer):
 @pytest.fixture(scope="module")
 def reference(train, planned, tiny):
     """Its log-probs of these pairs."""
-    rows = planned.rows(range(3))
-    sums = score_rows(replace(train, tokens_per_batch=10_000), policy_at(tiny), rows, "test")
+    rows = planned.sequences(range(3))
+    sums = score_rows(replace(train, tokens_per_batch=10_000).compute, policy_at(tiny), rows, "test")
     return Reference(replies=[list(both) for both in zip(sums[:3], sums[3:], strict=True)], mismatched=[])
 
 
@@ -81,12 +81,12 @@ def test_the_step_zero_check_must_hold(off):
 def test_the_reference_check_refuses_another_reference_and_nan(train, planned, values, tiny):
     """The pair of the first step, off by 0.0002 nats, twice the tolerance; or not a number. Later pairs are not looked at."""
     first = planned.steps[0][0][0]
-    recheck(train, policy_at(tiny), planned, values)
+    recheck(train.compute, policy_at(tiny), planned, values)
     for wrong in (values.replies[first][1] + 2e-4, NAN):
         other = copy.deepcopy(values)
         other.replies[first][1] = wrong
         with pytest.raises(RuntimeError, match="Reference check failed"):
-            recheck(train, policy_at(tiny), planned, other)
+            recheck(train.compute, policy_at(tiny), planned, other)
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "max_grad_norm", "rate_decay", "warmup_share", "final_rate_share"])
@@ -147,7 +147,7 @@ def test_a_model_with_a_broken_weight_gives_neither_replies_nor_log_probs(broken
             draw_all(broken, tmp_path / str(temperature), 4, count=2, temperature=temperature)
     assert not list((tmp_path / "0.0").glob("replies/*/manifest.json"))
     with pytest.raises(UserError, match=f"Held-out replies: the log-prob of reply 1 is nan.*{broken}.*train.precision=float32"):
-        score_rows(train, policy_at(broken), planned.rows([0]), "held-out replies")
+        score_rows(train.compute, policy_at(broken), planned.sequences([0]), "held-out replies")
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (1.0, 0.5)])

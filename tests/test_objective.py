@@ -18,7 +18,8 @@ from drift.objective.kto import Kto, kto
 from drift.objective.nll import Nll, nll
 from drift.objective.robust import robust
 from drift.score.padded import collate, reply_logprobs
-from drift.score.plan import Row, plan, tokenize
+from drift.score.plan import plan, tokenize
+from drift.score.sequence import TokenSequence
 from drift.train.modules import check_start
 
 HELLO = [{"role": "user", "content": "Hello?"}]
@@ -131,7 +132,7 @@ def test_step_zero_check_names_what_is_wrong():
 
 def test_masks_begin_at_the_first_reply_token_and_end_at_the_end_of_turn(tokenizer):
     prompt, reply = prompt_ids(tokenizer, HELLO), reply_ids(tokenizer, HELLO, "Hi", ended=True)
-    batch = collate([Row(prompt=prompt, reply=reply), Row(prompt=prompt[:5], reply=[7])], pad_id=0)
+    batch = collate([TokenSequence(prompt=prompt, reply=reply), TokenSequence(prompt=prompt[:5], reply=[7])], pad_id=0)
     first = batch["input_ids"][0][batch["reply_mask"][0]].tolist()
     assert tokenizer.convert_ids_to_tokens(first) == ["H", "i", "<|im_end|>"]
     assert batch["reply_mask"][1].nonzero().flatten().tolist() == [5]
@@ -146,7 +147,7 @@ def test_log_probs_count_exactly_the_reply_tokens(tiny, tokenizer):
     """Against one unpadded row at a time with full logits; padding and neighbours change nothing."""
     model = load_model(policy_at(tiny), torch.float64)
     rows = [
-        Row(prompt=prompt_ids(tokenizer, HELLO), reply=reply_ids(tokenizer, HELLO, text, ended=True))
+        TokenSequence(prompt=prompt_ids(tokenizer, HELLO), reply=reply_ids(tokenizer, HELLO, text, ended=True))
         for text in ("Hi", "Good day to you.", "?")
     ]
     with torch.no_grad():
@@ -159,9 +160,9 @@ def test_log_probs_count_exactly_the_reply_tokens(tiny, tokenizer):
             assert found.item() == pytest.approx(plain.item(), rel=1e-12)
 
 
-def planned(pairs, *, tokens_per_batch=200, pair_order="shuffled", seed=0, mismatched=False):
-    how = {"tokens_per_batch": tokens_per_batch, "pair_order": pair_order, "seed": seed, "mismatched": mismatched}
-    return plan(pairs, layout="shared", pairs_per_step=3, **how)
+def planned(pairs, *, tokens_per_batch=200, example_order="shuffled", seed=0, mismatched=False):
+    how = {"tokens_per_batch": tokens_per_batch, "example_order": example_order, "seed": seed, "mismatched": mismatched}
+    return plan(pairs, layout="shared", examples_per_step=3, **how)
 
 
 def test_the_plan_holds_every_pair_once_and_does_not_depend_on_their_order(tokenizer):
@@ -177,7 +178,7 @@ def test_the_plan_holds_every_pair_once_and_does_not_depend_on_their_order(token
 
 def test_pairs_of_one_prompt_come_together_when_asked_to(tokenizer):
     pairs = tokenize(tokenizer, [pair(i % 3, chosen=f"yes {i}") for i in range(9)])
-    assert [len({tuple(p.prompt) for p in one_step(planned(pairs, pair_order="by_prompt"), k)}) for k in range(3)] == [1] * 3
+    assert [len({tuple(p.prompt) for p in one_step(planned(pairs, example_order="by_prompt"), k)}) for k in range(3)] == [1] * 3
     assert sum(len({tuple(p.prompt) for p in one_step(planned(pairs), k)}) for k in range(3)) > 3
 
 
@@ -188,7 +189,7 @@ def one_step(found, number):
 def test_pairs_are_collated_chosen_first(tokenizer):
     rows = tokenize(tokenizer, [pair(1, "aa", "b"), pair(2, "c", "dd")])
     found = planned(rows, tokens_per_batch=1000)
-    batch = collate(found.rows(found.batches[0]), pad_id=0)
+    batch = collate(found.sequences(found.batches[0]), pad_id=0)
     texts = [tokenizer.decode(ids[mask]) for ids, mask in zip(batch["input_ids"], batch["reply_mask"], strict=True)]
     assert [texts[:2], texts[2:]] in (
         [["aa<|im_end|>", "c<|im_end|>"], ["b<|im_end|>", "dd<|im_end|>"]],
@@ -200,7 +201,7 @@ def test_pairs_are_collated_chosen_first(tokenizer):
 def test_mismatched_rows_have_a_prompt_and_the_reply_before_it(tokenizer):
     found = planned(tokenize(tokenizer, [pair(i, f"yes {i}", f"no {i}") for i in range(3)]), mismatched=True, tokens_per_batch=1000)
     ((rows,),) = found.mismatched
-    own = {tuple(row.prompt): [one.reply for one in example.rows] for example in found.examples for row in example.rows}
+    own = {tuple(row.prompt): [one.reply for one in example.sequences] for example in found.examples for row in example.sequences}
     assert (
         len(rows) == 3 and len({tuple(row.prompt) for row in rows}) == 3
     )  # of six replies three stand after one to their own prompt

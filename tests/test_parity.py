@@ -25,12 +25,14 @@ from drift.objective.nll import Nll
 from drift.objective.robust import Robust
 from drift.records import Example
 from drift.score import padded
-from drift.score.plan import ExampleRows, layout_module, plan, tokenize
+from drift.score.kept import kept, load
+from drift.score.module import ReferenceModule
+from drift.score.plan import TokenisedExample, layout_module, plan, tokenize
 from drift.score.reference import Reference
 from drift.train.fit import Steps
-from drift.train.frozen import kept, load, removed
+from drift.train.frozen import removed
 from drift.train.lora import Lora
-from drift.train.modules import PolicyModule, ReferenceModule, totals_of
+from drift.train.modules import PolicyModule, totals_of
 from drift.train.settings import Train
 
 BETA, NLL_WEIGHT = 0.1, 0.3
@@ -78,15 +80,15 @@ def policy_and_reference(start: Policy, adapter: Lora | None, dtype: torch.dtype
     return policy, reference
 
 
-def train_settings(pairs_per_step: int, layout: Any) -> Train:
+def train_settings(examples_per_step: int, layout: Any) -> Train:
     """Of one plain step in float32."""
     return Train(
         learning_rate=1.0,
         optimizer="adamw",
         epochs=1,
-        pairs_per_step=pairs_per_step,
-        pair_order="shuffled",
-        rows=layout,
+        examples_per_step=examples_per_step,
+        example_order="shuffled",
+        layout=layout,
         tokens_per_batch=10_000,
         frozen_cache_gib=1.0,
         warmup_share=0.0,
@@ -106,7 +108,7 @@ def train_settings(pairs_per_step: int, layout: Any) -> Train:
 def our_step(
     policy: Any,
     reference: Any,
-    rows: list[ExampleRows],
+    rows: list[TokenisedExample],
     pad_id: int,
     *,
     nll_weight: float = 0.0,
@@ -123,11 +125,11 @@ def our_step(
     train.check()
     weights = losses or {"sigmoid": 1.0, **({"nll": nll_weight} if nll_weight else {})}
     objectives = {name: OBJECTIVES[name](weight) for name, weight in weights.items()}
-    how = {"pairs_per_step": len(rows), "tokens_per_batch": tokens_per_batch, "pair_order": "shuffled", "seed": 0}
+    how = {"examples_per_step": len(rows), "tokens_per_batch": tokens_per_batch, "example_order": "shuffled", "seed": 0}
     planned = plan(rows, layout=layout, mismatched=False, **how)
     module_of = layout_module(layout)
     scorer = ReferenceModule(reference, module_of, on_batch=lambda rows: None)
-    batches = [module_of.collate(planned.rows(indices), pad_id) for indices in planned.steps[0]]
+    batches = [module_of.collate(planned.sequences(indices), pad_id) for indices in planned.steps[0]]
     layers = adapter.layers(policy.config.num_hidden_layers).start if frozen and adapter else 0
     with kept(reference, layers, frozen), torch.no_grad():
         step = [batch | {"reference": scorer.predict_step(batch)} for batch in batches]
@@ -146,7 +148,7 @@ def our_step(
 
 
 def trl_step(
-    policy: Any, reference: Any, rows: list[ExampleRows], tokenizer: Any, output_dir: Path, *, losses: dict[str, float]
+    policy: Any, reference: Any, rows: list[TokenisedExample], tokenizer: Any, output_dir: Path, *, losses: dict[str, float]
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Metrics and gradients of TRL's loss on one batch of all `PAIRS`, which must hold the tokens of our `rows`.
 
@@ -182,13 +184,13 @@ def trl_step(
     # Ours end at the end-of-turn token, or before it if cut. We take that tail off TRL's rows, and check it is no more.
     examples = []
     for example, pair, row in zip(trainer.train_dataset, PAIRS, rows, strict=True):
-        for side, reply, own in zip(("chosen", "rejected"), pair.replies, row.rows, strict=True):
+        for side, reply, own in zip(("chosen", "rejected"), pair.replies, row.sequences, strict=True):
             whole, kept = example[f"{side}_ids"], len(own.reply)
             assert tokenizer.decode(whole[kept:]) == ("\n" if reply.ended else "<|im_end|>\n")
             example[f"{side}_ids"] = whole[:kept]
         examples.append(example)
     batch = trainer.data_collator(examples)
-    ours = padded.collate([row.rows[0] for row in rows] + [row.rows[1] for row in rows], tokenizer.pad_token_id)
+    ours = padded.collate([row.sequences[0] for row in rows] + [row.sequences[1] for row in rows], tokenizer.pad_token_id)
     assert torch.equal(batch["input_ids"], ours["input_ids"])
     assert torch.equal(batch["attention_mask"], ours["attention_mask"])
     assert torch.equal(batch["completion_mask"].bool(), ours["reply_mask"])
@@ -218,17 +220,17 @@ def logprob(model: Any, prompt: list[int], reply: list[int]) -> Tensor:
 
 
 def plain_step(
-    policy: Any, reference: Any, rows: list[ExampleRows], *, nll_weight: float
+    policy: Any, reference: Any, rows: list[TokenisedExample], *, nll_weight: float
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The loss as one would write it down: row by row, nothing padded, nothing shared between rows."""
 
     dpo = nll = torch.zeros(())
     for row in rows:
-        chosen, rejected = (logprob(policy, side.prompt, side.reply) for side in row.rows)
+        chosen, rejected = (logprob(policy, side.prompt, side.reply) for side in row.sequences)
         with torch.no_grad():
-            chosen_0, rejected_0 = (logprob(reference, side.prompt, side.reply) for side in row.rows)
+            chosen_0, rejected_0 = (logprob(reference, side.prompt, side.reply) for side in row.sequences)
         dpo = dpo - logsigmoid(BETA * ((chosen - chosen_0) - (rejected - rejected_0))) / len(rows)
-        nll = nll - chosen / sum(len(row.rows[0].reply) for row in rows)
+        nll = nll - chosen / sum(len(row.sequences[0].reply) for row in rows)
     loss = dpo + nll_weight * nll
     loss.backward()
     return {"loss": loss.item(), "dpo": dpo.item(), "loss_nll": nll_weight * nll.item()}, gradients(policy)
@@ -351,7 +353,7 @@ def test_frozen_layers_that_were_kept_change_no_gradient(
     """Adapter on the upper of two layers: training from the lower one's kept output, bit for bit what it computes itself, whether
     its three batches share a file or have one each."""
     if gradient_checkpointing:
-        monkeypatch.setattr("drift.train.frozen.FILE_BYTES", 1)
+        monkeypatch.setattr("drift.score.kept.FILE_BYTES", 1)
     start = policy_at(either)
     adapter = Lora(rank=4, scale=2.0, top_share=0.5, quantization="none")
     tokenizer = load_tokenizer(start)
@@ -383,7 +385,7 @@ LIKED = [True, False, True, True, False]  # of PAIRS' chosen replies, taken as s
 def unpaired_step(policy: Any, reference: Any, tokenizer: Any, layout: str) -> tuple[dict[str, float], dict[str, Tensor], Any]:
     """Our KTO step on PAIRS' chosen replies, some of them disliked: metrics, gradients and the plan, in one batch."""
     examples = [replace(pair, replies=(replace(pair.replies[0], good=liked),)) for pair, liked in zip(PAIRS, LIKED, strict=True)]
-    how = {"pairs_per_step": len(examples), "tokens_per_batch": 10_000, "pair_order": "shuffled", "seed": 0}
+    how = {"examples_per_step": len(examples), "tokens_per_batch": 10_000, "example_order": "shuffled", "seed": 0}
     planned = plan(tokenize(tokenizer, examples), layout=layout, mismatched=True, **how)
     module_of, objectives = (
         layout_module(planned.layout),
@@ -402,7 +404,7 @@ def unpaired_step(policy: Any, reference: Any, tokenizer: Any, layout: str) -> t
 
 @pytest.mark.parametrize("layout", ["padded", "shared"])
 def test_kto_is_the_formula_written_out(start: Policy, layout: str) -> None:
-    """Row by row, in float64: the point of reference is the mean log-ratio of every prompt with the reply before its own."""
+    """TokenSequence by row, in float64: the point of reference is the mean log-ratio of prompts with the reply before theirs."""
     models, tokenizer = float64_models(start, None, SEED), load_tokenizer(start)
     torch.set_default_dtype(torch.float64)  # of the reference's numbers
     try:
@@ -423,7 +425,7 @@ def plain_kto(policy: Any, reference: Any, planned: Any) -> tuple[float, float, 
             before = logprob(reference, row.prompt, row.reply)
         return logprob(policy, row.prompt, row.reply) - before
 
-    rows = [example.rows[0] for example in planned.examples]
+    rows = [example.sequences[0] for example in planned.examples]
     inside = [i for batch in planned.steps[0] for i in batch]
     others = [replace(rows[i], reply=rows[before].reply) for i, before in zip(inside, [inside[-1], *inside[:-1]], strict=True)]
     kl = max(0.0, float(sum(ratio(row) for row in others) / len(others)))
@@ -454,7 +456,7 @@ def test_kto_and_its_point_of_reference_are_those_of_trl(start: Policy, tmp_path
     trainer = KTOTrainer(
         model=theirs[0], ref_model=theirs[1], args=config, train_dataset=Dataset.from_list(texts), processing_class=tokenizer
     )
-    replies = [example.rows[0].reply for example in inside]
+    replies = [example.sequences[0].reply for example in inside]
     rows = [
         {"prompt_ids": example.prompt, "completion_ids": reply, "KL_completion_ids": other, "label": example.good[0]}
         for example, reply, other in zip(inside, replies, [replies[-1], *replies[:-1]], strict=True)

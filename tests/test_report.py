@@ -289,9 +289,9 @@ def of_amount(method, gain, *, examples, steps):
 @pytest.mark.parametrize(
     ("examples", "steps", "remedy"),
     [
-        ((76, 96), (7, 8), "pairs_per_iteration=76 for all of them would match them"),
-        ((96, 76), (8, 8), "pairs_per_iteration=76 for all of them would match them"),
-        ((96, 96), (8, 24), "the same train.pairs_per_step, train.epochs and warmup_epochs would match them"),
+        ((76, 96), (7, 8), "examples_per_iteration=76 for all of them would match them"),
+        ((96, 76), (8, 8), "examples_per_iteration=76 for all of them would match them"),
+        ((96, 96), (8, 24), "the same train.examples_per_step, train.epochs and warmup_epochs would match them"),
     ],
 )
 def test_methods_that_trained_on_different_amounts_are_not_ranked_and_what_would_match_them_is_said(

@@ -28,8 +28,8 @@ KINDS = {"feedback", "replies", "examples", "reference", "train", "evaluate", "l
 ITERATIONS = 2
 OVERRIDES = [
     "model=tiny", "method=drift", "data=deployment", "data.num_prompts=12",
-    f"iterations={ITERATIONS}", "pairs_per_iteration=8",
-    "train.pairs_per_step=2", "train.tokens_per_batch=500", "train.checkpoint_every_steps=1", "train.max_tokens=512",
+    f"iterations={ITERATIONS}", "examples_per_iteration=8",
+    "train.examples_per_step=2", "train.tokens_per_batch=500", "train.checkpoint_every_steps=1", "train.max_tokens=512",
     "evaluation.deployment.num_prompts=6", "sampler.group_size=8", "sampler.max_new_tokens=12", "filters.truncated=keep",
     "store.dir=store", "store.lease_seconds=3600",  # nobody can wait for a dead process's lease to run out
 ]  # fmt: skip

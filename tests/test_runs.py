@@ -14,7 +14,8 @@ from drift.report import samples
 from drift.report.foreign import Reader
 
 LOG_SETTINGS = [
-    "model=tiny", "data=jsonl", "iterations=2", "pairs_per_iteration=6", "train.pairs_per_step=2", "train.tokens_per_batch=500",
+    "model=tiny", "data=jsonl", "iterations=2", "examples_per_iteration=6", "train.examples_per_step=2",
+    "train.tokens_per_batch=500",
     "sampler.max_new_tokens=8", "sampler.group_size=8", "filters.truncated=keep", "evaluation.heldout.share=0.3",
     "evaluation.heldout.num_sampled_prompts=0",
 ]  # fmt: skip
@@ -146,7 +147,7 @@ def test_the_warm_start_is_a_stage_before_the_first_iteration(cache, tmp_path):
 @pytest.mark.slow
 def test_the_papers_settings_go_through_a_whole_run(cache, tmp_path):
     common = settings(cache, second_tries(tmp_path / "log.jsonl"), tmp_path / "store")
-    state = perform(tmp_path / "run", "experiment=paper-0.5b", *common, "pairs_per_iteration=null", "iterations=1")
+    state = perform(tmp_path / "run", "experiment=paper-0.5b", *common, "examples_per_iteration=null", "iterations=1")
     _, warm, trained = state["points"]
     assert (warm["name"], warm["steps"]) == ("warm start", 3 * -(-warm["examples"] // 2))
     assert trained["examples"] == trained["counts"]["used"]

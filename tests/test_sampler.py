@@ -25,7 +25,7 @@ class Question:
 
 def asking(sampler, directory, store, **bound):
     train, policy = instantiate(compose("train.precision=float32").train), policy_at(directory)
-    return Ask(sampler=sampler, train=train, store=store, start=policy, policy=policy, seed=0, **bound)
+    return Ask(sampler=sampler, compute=train.compute, store=store, start=policy, policy=policy, seed=0, **bound)
 
 
 def draw_all(tiny, folder, group_size, count=12, samples=2, temperature=1.0, tokens_per_batch=10_000):
@@ -197,7 +197,7 @@ def test_merging_a_float32_adapter_changes_no_log_prob(tiny, tokenizer, tmp_path
     """What is sampled from is what was trained: re-scored, merged against apart, 1e-5 nats."""
     from drift.model.policy import save_policy
     from drift.score.padded import collate, reply_logprobs
-    from drift.score.plan import Row as Scored
+    from drift.score.sequence import TokenSequence as Scored
     from drift.train.lora import Lora
 
     start = policy_at(tiny)

@@ -91,7 +91,9 @@ def ask(tmp_path):
     store = Store(dir=str(tmp_path / "store"), strict=False, verify=False, lease_seconds=9.0)
 
     def bound(policy, start):
-        return Ask(sampler=None, train=train, store=store, start=start, policy=policy, seed=0, purpose="evaluation", iteration=0)
+        return Ask(
+            sampler=None, compute=train.compute, store=store, start=start, policy=policy, seed=0, purpose="evaluation", iteration=0
+        )
 
     return bound
 

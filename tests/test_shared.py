@@ -9,16 +9,16 @@ from conftest import ROOT, float64_throughout
 
 from drift.model.policy import load_model, policy_at
 from drift.score import attention, logprobs, padded, shared
-from drift.score.plan import Row
+from drift.score.sequence import TokenSequence
 from drift.train.lora import Lora
 
 PROMPT = list(range(3, 40))
 ROWS = [  # several replies to one prompt, prompts that begin alike, a reply of one token, one that is longer than a tile
-    Row(prompt=PROMPT, reply=[5, 6, 7, 8]),
-    Row(prompt=PROMPT, reply=[9]),
-    Row(prompt=PROMPT[:-1], reply=[5, 6, 7, 8]),
-    Row(prompt=PROMPT, reply=[5, 6, 7, 9, 11, 12]),
-    Row(prompt=[4], reply=[250 - i % 200 for i in range(300)]),
+    TokenSequence(prompt=PROMPT, reply=[5, 6, 7, 8]),
+    TokenSequence(prompt=PROMPT, reply=[9]),
+    TokenSequence(prompt=PROMPT[:-1], reply=[5, 6, 7, 8]),
+    TokenSequence(prompt=PROMPT, reply=[5, 6, 7, 9, 11, 12]),
+    TokenSequence(prompt=[4], reply=[250 - i % 200 for i in range(300)]),
 ]
 
 
@@ -125,10 +125,10 @@ PEAK = """
 import resource, sys, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from drift.score import shared
-from drift.score.plan import Row
+from drift.score.sequence import TokenSequence
 config = LlamaConfig(vocab_size=int(sys.argv[1]), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
 model = LlamaForCausalLM(config)
-rows = [Row(prompt=[1, 2, 3], reply=[5 + i] * 500) for i in range(4)]
+rows = [TokenSequence(prompt=[1, 2, 3], reply=[5 + i] * 500) for i in range(4)]
 for _ in range(2):
     sums, _ = shared.reply_logprobs(model, shared.collate(rows, 0))
     sums.sum().backward()
@@ -149,7 +149,7 @@ def test_a_larger_vocabulary_costs_its_weights_and_their_gradients_only():
 
 def test_gradients_do_not_depend_on_how_threads_run(tiny):
     """Thirty replies to one prompt add up at its last position, on two threads: the same bits every time."""
-    rows = [Row(prompt=PROMPT, reply=[3 + (7 * i + k) % 200 for k in range(40)]) for i in range(30)]
+    rows = [TokenSequence(prompt=PROMPT, reply=[3 + (7 * i + k) % 200 for k in range(40)]) for i in range(30)]
     model = prepared(tiny, torch.float32, "lora")
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -23,7 +23,7 @@ def test_norms_of_three_gradients_by_hand():
 
 WAYS = {
     "adapter over kept layers": [],
-    "adapter, padded rows": ["train.rows=padded"],
+    "adapter, padded rows": ["train.layout=padded"],
     "all weights": ["train=full"],
 }
 
@@ -36,8 +36,9 @@ def test_the_norm_of_the_mean_is_the_steps_gradient_norm_and_measuring_changes_n
     for every in (0, 1):
         state = perform(
             tmp_path / str(every), *SMALL, *WAYS[way], f"model.cache_dir={cache}", f"store.dir={tmp_path}/store", "iterations=1",
-            "data.num_prompts=8", "pairs_per_iteration=12", "objective=[dpo]", "train.max_grad_norm=1e9", "train.pairs_per_step=6",
-            "train.pair_order=by_prompt", "train.tokens_per_batch=900", "train.warmup_share=0", f"train.signal_every={every}",
+            "data.num_prompts=8", "examples_per_iteration=12", "objective=[dpo]", "train.max_grad_norm=1e9",
+            "train.examples_per_step=6",
+            "train.example_order=by_prompt", "train.tokens_per_batch=900", "train.warmup_share=0", f"train.signal_every={every}",
             "train.precision=float32",
         )  # fmt: skip
         assert state["points"][1]["steps"] == 2

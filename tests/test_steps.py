@@ -114,10 +114,8 @@ NUM_BATCHES = {  # of two steps of eight pairs, by layout and budget of tokens
 
 
 def steps_of(tokenizer, layout, tokens_per_batch):
-    rows = tokenize(tokenizer, PAIRS)
-    return plan(
-        rows, layout=layout, pairs_per_step=8, tokens_per_batch=tokens_per_batch, pair_order="shuffled", seed=0, mismatched=False
-    )
+    how = {"tokens_per_batch": tokens_per_batch, "example_order": "shuffled", "seed": 0, "mismatched": False}
+    return plan(tokenize(tokenizer, PAIRS), layout=layout, examples_per_step=8, **how)
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
@@ -130,8 +128,8 @@ def test_a_step_is_the_same_however_it_is_cut_into_batches_and_rows_packed_or_pa
     train, objectives = instantiate(config.train), instantiate(config.objective, _convert_="all")
     plans = {how: steps_of(tokenizer, *ask[:2]) for how, ask in NUM_BATCHES.items()}
     assert {how: len(one.batches) for how, one in plans.items()} == {how: ask[2] for how, ask in NUM_BATCHES.items()}
-    rows = plans["one, padded"].rows(range(16))
-    sums = score_rows(replace(train, rows="padded"), start, rows, "reference")
+    rows = plans["one, padded"].sequences(range(16))
+    sums = score_rows(replace(train, layout="padded").compute, start, rows, "reference")
     replies = [list(both) for both in zip(sums[:16], sums[16:], strict=True)]  # the plans have their pairs in one order
     values = Reference(replies=replies, mismatched=[])
     found = {}

@@ -15,6 +15,7 @@ from drift.score.plan import plan, tokenize
 from drift.score.reference import Reference, reference_stage
 from drift.store import Store
 from drift.train.fit import fit, train_stage
+from drift.train.frozen import num_frozen
 
 SCHEDULERS = {
     "slurm": {
@@ -36,7 +37,13 @@ def work(tiny, tokenizer):
     run = build(compose(*SMALL, "train.checkpoint_every_steps=1", "train.precision=float32"))
     train = run.train
     pairs = [preference(f"Question {i}?", f"A good answer, {i}.", f"No {i}.", record=str(i)) for i in range(6)]
-    shape = {"layout": train.rows, "pairs_per_step": 2, "tokens_per_batch": 500, "pair_order": train.pair_order, "seed": 0}
+    shape = {
+        "layout": train.layout,
+        "examples_per_step": 2,
+        "tokens_per_batch": 500,
+        "example_order": train.example_order,
+        "seed": 0,
+    }
     shape |= {"mismatched": False}
     return (train, run.objective), policy_at(tiny), plan(tokenize(tokenizer, pairs), **shape)
 
@@ -45,7 +52,7 @@ def trained(work, folder, watch=lambda history: None):
     """Every file of a reference pass and a training in a store of their own."""
     (train, objectives), start, rows = work
     store = Store(dir=str(folder), strict=False, verify=False, lease_seconds=30.0)
-    scored = reference_stage(store, train, start, start, rows)
+    scored = reference_stage(store, train.compute, start, rows, layers=num_frozen(train, start, rows))
     done = train_stage(store, train, objectives, start, start, rows, scored, epochs=1, watch=watch)
     files = [file for stage in (scored, done) for file in stage.path.rglob("*") if file.is_file() and file.name != "manifest.json"]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}

@@ -87,7 +87,7 @@ def sweep(cache, tmp_path_factory):
 def sweep_of_six(cache, folder, log, **how):
     return command(
         "-m", "model=tiny", f"model.cache_dir={cache}", "data=jsonl", f"data.path={log}", "method=drift,spin", "seed=0,1,2",
-        "iterations=1", "pairs_per_iteration=4", "train.pairs_per_step=2", "sampler.max_new_tokens=8",
+        "iterations=1", "examples_per_iteration=4", "train.examples_per_step=2", "sampler.max_new_tokens=8",
         "evaluation.heldout.share=0.3", "evaluation.heldout.num_sampled_prompts=0",
         "logger=wandb", f"store.dir={folder}/store", f"hydra.sweep.dir={folder}/study", **how,
     )  # fmt: skip

@@ -23,9 +23,8 @@ from drift.model.policy import Policy, load_tokenizer
 from drift.parts import Judge, Sampler, T
 from drift.randomness import Noise
 from drift.records import Logprob, Prompt, Record, Reply, digest
-from drift.score.plan import Row
+from drift.score.sequence import Compute, TokenSequence
 from drift.store import Store
-from drift.train.settings import Train
 
 DRAW_VERSION, LOGPROBS_VERSION, JUDGE_VERSION = 2, 1, 1
 SEQUENCES = 256  # whose log-probabilities are one stage
@@ -40,7 +39,7 @@ class Ask:
         self,
         *,
         sampler: Sampler,
-        train: Train,
+        compute: Compute,
         store: Store,
         start: Policy,
         policy: Policy,
@@ -48,7 +47,7 @@ class Ask:
         purpose: str,
         iteration: int,
     ) -> None:
-        self.sampler, self.train, self.store, self.start, self.policy = sampler, train, store, start, policy
+        self.sampler, self.compute, self.store, self.start, self.policy = sampler, compute, store, start, policy
         self.seed, self.purpose, self.iteration = seed, purpose, iteration
         self.drawn = {"replies": 0, "tokens": 0, "prompts_too_long": 0}
         self._model = OneModel()
@@ -127,15 +126,15 @@ class Ask:
                     found[i] = Logprob(nats=nats, num_tokens=len(sequences[i].reply))
         return [found.get(i) for i in range(len(texts))]
 
-    def _logprobs_group(self, group: list[Row], policy: Policy, label: str, tick: Callable[[int], None]) -> list[float]:
+    def _logprobs_group(self, group: list[TokenSequence], policy: Policy, label: str, tick: Callable[[int], None]) -> list[float]:
         from drift.score import reference
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
             name = f"log-probabilities under {policy.fingerprint}"
-            score = self._model.get(name, lambda: reference.open_scorer(self.train, self.train.rows, policy))
-            return {"rows": len(group), "nats": reference.by_length(score, self.train, group, label, tick)}
+            score = self._model.get(name, lambda: reference.open_scorer(self.compute, policy))
+            return {"rows": len(group), "nats": reference.by_length(score, self.compute, group, label, tick)}
 
-        settings = {"dtype": self.train.dtype(), "layout": self.train.rows, "tokens_per_batch": self.train.tokens_per_batch}
+        settings = {"compute": [self.compute.lightning, self.compute.dtype, self.compute.layout, self.compute.tokens_per_batch]}
         inputs = {"policy": policy.fingerprint, "rows": digest([dataclasses.asdict(one) for one in group])}
         stage = self.store.run("logprobs", work, version=LOGPROBS_VERSION, settings=settings, inputs=inputs)
         return stage.facts.pop("nats")
@@ -174,14 +173,14 @@ def _tick(progress: Progress, rows: int, share: float) -> None:
     progress.advance(share * rows)
 
 
-def _rendered(tokenizer: Any, texts: Sequence[tuple[Prompt, str, bool]]) -> dict[int, Row]:
+def _rendered(tokenizer: Any, texts: Sequence[tuple[Prompt, str, bool]]) -> dict[int, TokenSequence]:
     """Number -> token ids, of the texts that the chat template renders to some."""
     from drift.model.chat import NotAPrefix, prompt_ids, reply_ids
 
     found = {}
     for i, (prompt, text, ended) in enumerate(texts):
         try:
-            sequence = Row(prompt=prompt_ids(tokenizer, prompt), reply=reply_ids(tokenizer, prompt, text, ended=ended))
+            sequence = TokenSequence(prompt=prompt_ids(tokenizer, prompt), reply=reply_ids(tokenizer, prompt, text, ended=ended))
         except NotAPrefix:  # a reply that the template would rewrite is not what was said
             continue
         if sequence.reply:

@@ -33,6 +33,6 @@ def evaluation_stage(ask: Ask, evaluation: Evaluation, held_out: Sequence[Record
 
     sampled = [identity(ask.sampler), num_perplexity_prompts] if evaluation.samples else None
     own = named(evaluation) | {"key": evaluation.key(held_out), "noise_seed": evaluation.noise_seed}
-    settings = {"evaluation": own, "sampled": sampled, "dtype": ask.train.dtype()}
+    settings = {"evaluation": own, "sampled": sampled, "dtype": [ask.compute.lightning, ask.compute.dtype]}
     inputs = {"policy": ask.policy.fingerprint, "start": ask.start.fingerprint}
     return ask.store.run("evaluate", work, version=VERSION, settings=settings, inputs=inputs)

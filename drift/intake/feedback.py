@@ -25,7 +25,7 @@ def feedback_stage(ask: Ask, data: Any, intake: Intake, mine: Any, tokenizer: An
                 collected = data.collect(ask)
         else:
             collected = intake.collect(data, mine, log)
-        limits = {"max_tokens": ask.train.max_tokens, "max_new_tokens": ask.sampler.max_new_tokens}
+        limits = {"max_tokens": ask.compute.max_tokens, "max_new_tokens": ask.sampler.max_new_tokens}
         records, unusable = usable(collected.records, tokenizer, **limits)
         aside = [*collected.set_aside, *unusable]
         write_jsonl(output / "records.jsonl", records)
@@ -45,5 +45,5 @@ def feedback_stage(ask: Ask, data: Any, intake: Intake, mine: Any, tokenizer: An
     log = [] if data.uses_policy else contents(data)  # what is in the key is what is read, if the log grows meanwhile
     key = data.key() if data.uses_policy else intake.key(data, mine, log)
     parts = [named(part) for part in ([data] if data.uses_policy else [data, intake, mine])]
-    settings = {"data": key, "parts": parts, "sampler": sampler, "max_tokens": ask.train.max_tokens}
+    settings = {"data": key, "parts": parts, "sampler": sampler, "max_tokens": ask.compute.max_tokens}
     return ask.store.run("feedback", work, version=VERSION, settings=settings, inputs={"policy": ask.policy.fingerprint})

@@ -50,7 +50,7 @@ def next_steps(grouped: Mapping[str, Sequence[Member]], compared: Sequence[Compa
     found += dict.fromkeys(line for state in states for line in state.outlook[2:])
     if unmatched(compared):
         fewest = min(side.fewest for this in compared for side in (this.one, this.other))
-        found.append(f"Run the sweep again with pairs_per_iteration={fewest}, so that all train on the same amount.")
+        found.append(f"Run the sweep again with examples_per_iteration={fewest}, so that all train on the same amount.")
     raised = dict.fromkeys(alarm.name for state in states for alarm in state.alarms if alarm.name in TO_DO)
     for remedy in dict.fromkeys(TO_DO[name] for name in raised):
         names = [name for name in raised if TO_DO[name] == remedy]

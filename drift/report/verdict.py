@@ -67,9 +67,9 @@ def unmatched(compared: Sequence[Comparison]) -> list[str]:
         for label, side in sides.items()
     )
     if len({side.examples for side in sides.values()}) > 1:
-        remedy = f"pairs_per_iteration={min(side.fewest for side in sides.values())} for all of them would match them"
+        remedy = f"examples_per_iteration={min(side.fewest for side in sides.values())} for all of them would match them"
     else:
-        remedy = "the same train.pairs_per_step, train.epochs and warmup_epochs would match them"
+        remedy = "the same train.examples_per_step, train.epochs and warmup_epochs would match them"
     return [f"NOT RANKED, because they did not train on the same amount: {amounts}. {remedy}."]
 
 

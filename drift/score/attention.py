@@ -70,7 +70,7 @@ def refuse_other_arithmetic(rest: Mapping[str, Any], longest: int) -> None:
     if given:
         raise UserError(
             f"This model's attention uses {', '.join(sorted(given))}, which is not computed here (the longest row has {longest} "
-            "tokens). Use train.rows=padded."
+            "tokens). Use train.layout=padded."
         )
 
 

@@ -1,5 +1,5 @@
-"""Plain rows: prompt + reply, one row a reply, padded on the right; whole logits. The oracle that `shared.py` is tested against,
-and the way for models that `shared.py` does not know."""
+"""Plain sequences: prompt + reply, one sequence a reply, padded on the right; whole logits. The oracle that `shared.py` is
+tested against, and the way for models that `shared.py` does not know."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,26 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drift.score.plan import Row
+from drift.score.sequence import TokenSequence
 
 
-def num_tokens(rows: Sequence[Row]) -> int:
-    """Tokens that a batch of these rows computes, padding included."""
-    return len(rows) * max(len(row.prompt) + len(row.reply) for row in rows)
+def num_tokens(sequences: Sequence[TokenSequence]) -> int:
+    """Tokens that a batch of these sequences computes, padding included."""
+    return len(sequences) * max(len(sequence.prompt) + len(sequence.reply) for sequence in sequences)
 
 
-def collate(rows: Sequence[Row], pad_id: int) -> dict[str, Any]:
+def collate(sequences: Sequence[TokenSequence], pad_id: int) -> dict[str, Any]:
     """Tensors of `(R, T)`: input_ids, attention_mask, and reply_mask (True on the reply's tokens); reply_lengths `(R,)`."""
-    width = max(len(row.prompt) + len(row.reply) for row in rows)
-    ids = torch.full((len(rows), width), pad_id)
-    attention = torch.zeros((len(rows), width), dtype=torch.long)
-    reply = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        whole = len(row.prompt) + len(row.reply)
-        ids[i, :whole] = torch.tensor([*row.prompt, *row.reply])
+    width = max(len(sequence.prompt) + len(sequence.reply) for sequence in sequences)
+    ids = torch.full((len(sequences), width), pad_id)
+    attention = torch.zeros((len(sequences), width), dtype=torch.long)
+    reply = torch.zeros((len(sequences), width), dtype=torch.bool)
+    for i, sequence in enumerate(sequences):
+        whole = len(sequence.prompt) + len(sequence.reply)
+        ids[i, :whole] = torch.tensor([*sequence.prompt, *sequence.reply])
         attention[i, :whole] = 1
-        reply[i, len(row.prompt) : whole] = True
-    lengths = torch.tensor([len(row.reply) for row in rows])
+        reply[i, len(sequence.prompt) : whole] = True
+    lengths = torch.tensor([len(sequence.reply) for sequence in sequences])
     return {"input_ids": ids, "attention_mask": attention, "reply_mask": reply, "reply_lengths": lengths}
 
 
@@ -36,7 +36,7 @@ def check_model(directory: Path, longest: int) -> None:
 
 
 def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Per row, over its reply tokens given what stands before them: the summed log-probability `(R,)` in nats, in float32 or
+    """Per sequence, over its reply tokens given what stands before them: the summed log-probability `(R,)` in nats, in float32 or
     better, and the summed entropy `(R,)` of the distributions they were predicted by (without gradient).
 
     The token at position t is predicted at t - 1; logits are computed from the first reply token of the batch on."""

@@ -1,7 +1,7 @@
 """The plan: which examples share an optimiser step and a batch, fixed before the reference pass and part of its key.
 
-Reference and training run the same rows in the same batches, so at the first step the loss is ln 2 exactly. How a batch is
-laid out is a setting: `shared.py` (prompt once, no padding) or `padded.py` (one row a reply: the oracle).
+Reference and training run the same sequences in the same batches, so at the first step the loss is ln 2 exactly. How a batch is
+laid out is a setting: `shared.py` (prompt once, no padding) or `padded.py` (one sequence a reply: the oracle).
 """
 
 import dataclasses
@@ -12,56 +12,47 @@ from typing import Any, Literal
 from drift.batches import cut
 from drift.randomness import order
 from drift.records import Example, digest
+from drift.score.sequence import Layout, TokenSequence
 
 VERSION = 3
 
-Layout = Literal["shared", "padded"]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """Token ids of one prompt and one reply to it."""
+class TokenisedExample:
+    """An example's replies as sequences, all of one prompt, and which of them are good."""
 
-    prompt: list[int]
-    reply: list[int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExampleRows:
-    """An example's replies as rows, all of one prompt, and which of them are good."""
-
-    rows: list[Row]
+    sequences: list[TokenSequence]
     good: list[bool]
 
     @property
     def prompt(self) -> list[int]:
-        return self.rows[0].prompt
+        return self.sequences[0].prompt
 
     @property
     def identity(self) -> str:
         """Of its content, a side with one reply as that reply: what the training order hangs on."""
         sides = {"chosen": self.side(True), "rejected": self.side(False)}
-        plain = {name: [dataclasses.asdict(row) for row in rows] for name, rows in sides.items()}
-        return digest({name: rows[0] if len(rows) == 1 else rows for name, rows in plain.items()})
+        plain = {name: [dataclasses.asdict(sequence) for sequence in sequences] for name, sequences in sides.items()}
+        return digest({name: sequences[0] if len(sequences) == 1 else sequences for name, sequences in plain.items()})
 
-    def side(self, good: bool) -> list[Row]:
-        return [row for row, label in zip(self.rows, self.good, strict=True) if label == good]
+    def side(self, good: bool) -> list[TokenSequence]:
+        return [sequence for sequence, label in zip(self.sequences, self.good, strict=True) if label == good]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """`examples` in training order; `steps`: per optimiser step a list of batches, a batch being indices into `examples`.
-    `mismatched`: per step, batches of rows with a prompt of one example and a reply of another, where an objective asks for
+    `mismatched`: per step, batches of sequences with a prompt of one example and a reply of another, where an objective asks for
     them."""
 
     layout: Layout
-    examples: list[ExampleRows]
+    examples: list[TokenisedExample]
     steps: list[list[list[int]]]
-    mismatched: list[list[list[Row]]]
+    mismatched: list[list[list[TokenSequence]]]
 
     @property
     def key(self) -> str:
-        mismatched = [[[dataclasses.asdict(row) for row in batch] for batch in step] for step in self.mismatched]
+        mismatched = [[[dataclasses.asdict(sequence) for sequence in batch] for batch in step] for step in self.mismatched]
         return digest([VERSION, self.layout, [dataclasses.asdict(one) for one in self.examples], self.steps, mismatched])
 
     @property
@@ -69,23 +60,23 @@ class Plan:
         return [batch for step in self.steps for batch in step]
 
     @property
-    def passes(self) -> list[list[Row]]:
-        """The rows of every batch that the reference computes: those of `batches`, then the mismatched ones."""
-        return [*map(self.rows, self.batches), *(batch for step in self.mismatched for batch in step)]
+    def passes(self) -> list[list[TokenSequence]]:
+        """The sequences of every batch that the reference computes: those of `batches`, then the mismatched ones."""
+        return [*map(self.sequences, self.batches), *(batch for step in self.mismatched for batch in step)]
 
     def places(self, batch: Sequence[int]) -> list[tuple[int, int]]:
-        """(index of the example, index of its reply) of every row of a batch: the good replies first, then the others."""
-        every = [(i, k) for i in batch for k in range(len(self.examples[i].rows))]
+        """(index of the example, index of its reply) of every sequence of a batch: the good replies first, then the others."""
+        every = [(i, k) for i in batch for k in range(len(self.examples[i].sequences))]
         return sorted(every, key=lambda place: not self.examples[place[0]].good[place[1]])
 
-    def rows(self, batch: Sequence[int]) -> list[Row]:
-        """The rows of a batch, in the order of `places`."""
-        return [self.examples[i].rows[k] for i, k in self.places(batch)]
+    def sequences(self, batch: Sequence[int]) -> list[TokenSequence]:
+        """The sequences of a batch, in the order of `places`."""
+        return [self.examples[i].sequences[k] for i, k in self.places(batch)]
 
     def workload(self) -> dict[str, float]:
-        """`tokens` that one pass computes; the share of them that is padding; what sharing prompts saves of a row a reply."""
+        """`tokens` that one pass computes; the share of them that is padding; what sharing prompts saves of a sequence a reply."""
         computed = sum(map(layout_module(self.layout).num_tokens, self.passes))
-        needed = sum(len(row.prompt) + len(row.reply) for batch in self.passes for row in batch)
+        needed = sum(len(sequence.prompt) + len(sequence.reply) for batch in self.passes for sequence in batch)
         return {
             "tokens": computed,
             "padding_share": round(max(0.0, 1 - needed / computed), 3),
@@ -94,46 +85,47 @@ class Plan:
 
 
 def layout_module(layout: Layout) -> Any:
-    """The module of a layout: its check_model(directory, longest), num_tokens(rows), collate(rows, pad_id) and
+    """The module of a layout: its check_model(directory, longest), num_tokens(sequences), collate(sequences, pad_id) and
     reply_logprobs(model, batch)."""
     from drift.score import padded, shared
 
     return {"shared": shared, "padded": padded}[layout]
 
 
-def tokenize(tokenizer: Any, examples: Sequence[Example]) -> list[ExampleRows]:
+def tokenize(tokenizer: Any, examples: Sequence[Example]) -> list[TokenisedExample]:
     from drift.model.chat import prompt_ids, reply_ids
 
     found = []
     for one in examples:
         prompt = prompt_ids(tokenizer, one.prompt)
-        rows = [Row(prompt=prompt, reply=reply_ids(tokenizer, one.prompt, reply.text, ended=reply.ended)) for reply in one.replies]
-        found.append(ExampleRows(rows=rows, good=[reply.good for reply in one.replies]))
+        replies = [reply_ids(tokenizer, one.prompt, reply.text, ended=reply.ended) for reply in one.replies]
+        sequences = [TokenSequence(prompt=prompt, reply=reply) for reply in replies]
+        found.append(TokenisedExample(sequences=sequences, good=[reply.good for reply in one.replies]))
     return found
 
 
 def plan(
-    examples: Sequence[ExampleRows],
+    examples: Sequence[TokenisedExample],
     *,
     layout: Layout,
-    pairs_per_step: int,
+    examples_per_step: int,
     tokens_per_batch: int,
-    pair_order: Literal["shuffled", "by_prompt"],
+    example_order: Literal["shuffled", "by_prompt"],
     seed: int,
     mismatched: bool,
 ) -> Plan:
     """Shuffles by content (`by_prompt`: whole prompts, so that the examples of one lie together), cuts into steps, and a step
     into batches of about `tokens_per_batch`: examples of one prompt side by side, and similar lengths in a batch."""
     shuffled = [examples[i] for i in order(seed, "order", 0, [one.identity for one in examples])]
-    if pair_order == "by_prompt":
+    if example_order == "by_prompt":
         first: dict[tuple[int, ...], int] = {}
         for i, one in enumerate(shuffled):
             first.setdefault(tuple(one.prompt), i)
         shuffled.sort(key=lambda one: first[tuple(one.prompt)])
     size_of = layout_module(layout).num_tokens
     steps, others = [], []
-    for low in range(0, len(shuffled), pairs_per_step):
-        step = range(low, min(low + pairs_per_step, len(shuffled)))
+    for low in range(0, len(shuffled), examples_per_step):
+        step = range(low, min(low + examples_per_step, len(shuffled)))
         sizes = {i: size_of([*shuffled[i].side(True), *shuffled[i].side(False)]) for i in step}
         prompts: dict[tuple[int, ...], list[int]] = {}
         for i in sorted(step, key=sizes.__getitem__):
@@ -141,13 +133,15 @@ def plan(
         inside = [i for together in prompts.values() for i in together]
         steps.append(cut(inside, [sizes[i] for i in inside], tokens_per_batch))
         if mismatched:
-            rows = swapped([row for i in inside for row in shuffled[i].rows])
-            batches = cut(range(len(rows)), [size_of([row]) for row in rows], tokens_per_batch)
-            others.append([[rows[i] for i in batch] for batch in batches])
+            sequences = swapped([sequence for i in inside for sequence in shuffled[i].sequences])
+            batches = cut(range(len(sequences)), [size_of([sequence]) for sequence in sequences], tokens_per_batch)
+            others.append([[sequences[i] for i in batch] for batch in batches])
     return Plan(layout=layout, examples=shuffled, steps=steps, mismatched=others)
 
 
-def swapped(rows: Sequence[Row]) -> list[Row]:
+def swapped(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
     """Every prompt with the reply before its own, the first with the last; none where that is its own prompt's."""
-    turned = zip(rows, [*rows[-1:], *rows[:-1]], strict=True)
-    return [Row(prompt=row.prompt, reply=other.reply) for row, other in turned if row.prompt != other.prompt]
+    turned = zip(sequences, [*sequences[-1:], *sequences[:-1]], strict=True)
+    return [
+        TokenSequence(prompt=sequence.prompt, reply=other.reply) for sequence, other in turned if sequence.prompt != other.prompt
+    ]

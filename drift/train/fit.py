@@ -15,10 +15,13 @@ from drift.identity import identity
 from drift.model.policy import Policy
 from drift.randomness import order
 from drift.records import digest, write_jsonl
-from drift.score.plan import Plan, Row, layout_module
-from drift.score.reference import Reference, make_trainer, recheck
+from drift.score.kept import load
+from drift.score.plan import Plan, layout_module
+from drift.score.reference import Reference, recheck
+from drift.score.sequence import TokenSequence
+from drift.score.trainer import make_trainer
 from drift.store import Stage, Store
-from drift.train.frozen import load, num_frozen, removed
+from drift.train.frozen import num_frozen, removed
 from drift.train.settings import Train
 
 VERSION = 8
@@ -37,7 +40,7 @@ def train_stage(
     def work(progress: Path, output: Path) -> dict[str, Any]:
         values = Reference(**json.loads(text))
         if not same:
-            recheck(train, reference, plan, values)
+            recheck(train.compute, reference, plan, values)
         how = {"same": same, "epochs": epochs, "watch": watch}
         return fit(train, objectives, start, plan, values, scored.path / "frozen", progress, output, **how)
 
@@ -67,7 +70,7 @@ def fit(
     from drift.train.checkpoint import Checkpoints
     from drift.train.modules import PolicyModule
 
-    kind = train.dtype()[0]
+    kind = train.compute.lightning
     tokenizer, model = load_tokenizer(start), trainable(train, start)
     steps = ordered_steps(plan, epochs)
     layers = num_frozen(train, start, plan)
@@ -113,7 +116,7 @@ def trainable(train: Train, start: Policy) -> Any:
     from drift.model.policy import load_model
 
     assert train.adapter is not None or not start.is_adapter  # refused before anything ran
-    model = load_model(start, getattr(torch, train.dtype()[1]), trainable=True)
+    model = load_model(start, getattr(torch, train.compute.dtype), trainable=True)
     return train.adapter.attach(model) if train.adapter is not None and not start.is_adapter else model
 
 
@@ -137,8 +140,8 @@ class Steps:
                 batches.append(self._batch(batch, number))
                 alone += self._one_by_one(batch, batches[-1]) if self.module.measured(done) else []
             mismatched = []
-            for k, rows in enumerate(plan.mismatched[index] if plan.mismatched else ()):
-                mismatched.append(self._tensors(rows, self.reference.mismatched[index][k], others[index] + k))
+            for k, sequences in enumerate(plan.mismatched[index] if plan.mismatched else ()):
+                mismatched.append(self._tensors(sequences, self.reference.mismatched[index][k], others[index] + k))
             yield {"batches": batches, "alone": alone, "mismatched": mismatched}
 
     def _batch(self, batch: list[int], number: int | None) -> dict[str, Any]:
@@ -148,12 +151,12 @@ class Steps:
             "good": tuple(self.plan.examples[i].good[k] for i, k in places),
             "example": tuple(batch.index(i) for i, _ in places),
         }
-        return self._tensors(self.plan.rows(batch), self.reference.rows(self.plan, batch), number) | labels
+        return self._tensors(self.plan.sequences(batch), self.reference.sequences(self.plan, batch), number) | labels
 
-    def _tensors(self, rows: list[Row], reference: list[float], number: int | None) -> dict[str, Any]:
+    def _tensors(self, sequences: list[TokenSequence], reference: list[float], number: int | None) -> dict[str, Any]:
         import torch
 
-        tensors = self.module.layout.collate(rows, self.pad_id) | {"reference": torch.tensor(reference)}
+        tensors = self.module.layout.collate(sequences, self.pad_id) | {"reference": torch.tensor(reference)}
         return tensors | ({"hidden": load(self.frozen, number)} if self.frozen and number is not None else {})
 
     def _one_by_one(self, batch: list[int], whole: dict[str, Any]) -> list[dict[str, Any]]:

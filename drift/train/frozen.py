@@ -6,8 +6,6 @@ whose layers don't ask for their own number in the list (`model/family.py`).
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 from drift.model.architecture import causal
@@ -17,7 +15,6 @@ from drift.score.plan import Plan
 from drift.train.settings import Train
 
 BYTES = {"float32": 4, "bfloat16": 2}
-FILE_BYTES = 64 * 2**20  # of one file at least, but for the last
 
 
 def num_frozen(train: Train, start: Policy, plan: Plan) -> int:
@@ -28,52 +25,13 @@ def num_frozen(train: Train, start: Policy, plan: Plan) -> int:
     config, _ = causal(start.base)
     if objection(config, "frozen_layers", longest=0):  # rows were measured when the model was checked
         return 0
-    if plan.workload()["tokens"] * config.hidden_size * BYTES[train.dtype()[1]] > train.frozen_cache_gib * 2**30:
+    if plan.workload()["tokens"] * config.hidden_size * BYTES[train.compute.dtype] > train.frozen_cache_gib * 2**30:
         return 0
     if start.is_adapter:
         own = json.loads((start.directory / "adapter_config.json").read_text(encoding="utf-8"))
         reached = own["layers_to_transform"]  # another program's adapter may say one number, or none for all layers
         return min(reached) if isinstance(reached, list) else reached or 0
     return train.adapter.layers(config.num_hidden_layers).start
-
-
-@contextmanager
-def kept(model: Any, layers: int, folder: Path | None) -> Iterator[None]:
-    """Keeps what goes into layer number `layers` in every forward pass, `(T, H)`: 0, 1, … in order, many to a file."""
-    if not layers:
-        yield
-        return
-    assert folder is not None
-    from safetensors.torch import save_file
-
-    folder.mkdir()
-    numbers, waiting = count(), {}
-
-    def write() -> None:
-        save_file({str(number): hidden for number, hidden in waiting.items()}, folder / f"{min(waiting):06d}.safetensors")
-        waiting.clear()
-
-    def keep(_: Any, inputs: Any) -> None:
-        waiting[next(numbers)] = inputs[0][0].detach().cpu().clone()
-        if sum(hidden.nbytes for hidden in waiting.values()) >= FILE_BYTES:
-            write()
-
-    hook = without_adapter(model).base_model.layers[layers].register_forward_pre_hook(keep)
-    try:
-        yield
-        if waiting:
-            write()
-    finally:
-        hook.remove()
-
-
-def load(folder: Path, number: int) -> Any:
-    """What `kept` wrote for a batch, `(T, H)`: in the last file that begins with it or before it."""
-    from safetensors import safe_open
-
-    file = max(name for name in folder.glob("*.safetensors") if int(name.stem) <= number)
-    with safe_open(file, "pt") as opened:
-        return opened.get_tensor(str(number))
 
 
 @contextmanager

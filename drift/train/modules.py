@@ -1,8 +1,8 @@
-"""The two Lightning modules: the policy that is trained, and the reference that only says its numbers.
+"""The policy that is trained, as a Lightning module.
 
-Where we differ from the usual: the reference is never in memory while the policy trains; its log-probs were computed once by
-`ReferenceModule` on the same rows and come in with the batch. One training step is one optimiser step over all its batches
-(manual optimisation), so the losses are sums over the whole step whatever the batch size.
+Where we differ from the usual: the reference is never in memory while the policy trains; its log-probs were computed once
+by `ReferenceModule` (score/module.py) on the same rows and come in with the batch. One training step is one optimiser step
+over all its batches (manual optimisation), so the losses are sums over the whole step whatever the batch size.
 """
 
 import math
@@ -17,24 +17,6 @@ from drift.errors import UserError, memory_advice
 from drift.finite import need_finite
 from drift.objective.batch import Batch, Step
 from drift.train import signal
-
-
-class ReferenceModule(lightning.LightningModule):
-    """Frozen model; `predict_step` gives the summed reply log-probs `(R,)` of a batch of rows."""
-
-    def __init__(self, model: Any, layout: Any, on_batch: Any) -> None:
-        super().__init__()
-        self.model = model.eval().requires_grad_(False)
-        self.layout, self.on_batch = layout, on_batch
-
-    def cpu(self) -> "ReferenceModule":
-        """Stays where it is when its Trainer ends, and is freed there: Lightning would move all its weights."""
-        return self
-
-    def predict_step(self, batch: dict[str, Any]) -> Tensor:
-        sums, _ = self.layout.reply_logprobs(self.model, batch)
-        self.on_batch(len(sums))
-        return sums.cpu()
 
 
 class PolicyModule(lightning.LightningModule):

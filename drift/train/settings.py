@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from drift.errors import UserError, need_package
 from drift.model import precision
-from drift.score.plan import Layout
+from drift.score.sequence import Compute, Layout
 from drift.train.lora import Lora
 
 
@@ -17,9 +17,9 @@ class Train:
     learning_rate: float
     optimizer: Literal["adamw", "adamw_8bit", "rmsprop"]
     epochs: int
-    pairs_per_step: int
-    pair_order: Literal["shuffled", "by_prompt"]
-    rows: Layout
+    examples_per_step: int
+    example_order: Literal["shuffled", "by_prompt"]
+    layout: Layout
     tokens_per_batch: int
     frozen_cache_gib: float
     warmup_share: float
@@ -35,7 +35,7 @@ class Train:
     adapter: Lora | None
 
     def check(self) -> None:
-        for name in ("epochs", "pairs_per_step", "tokens_per_batch", "max_tokens", "checkpoint_every_steps"):
+        for name in ("epochs", "examples_per_step", "tokens_per_batch", "max_tokens", "checkpoint_every_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)}: expected at least 1.")
         if not (0 < self.learning_rate < math.inf and self.max_grad_norm > 0 and 0 < self.rate_decay <= 1):
@@ -62,9 +62,9 @@ class Train:
     def key(self) -> dict[str, Any]:
         """The settings that a trained policy depends on, given its rows."""
         without = {
-            "pairs_per_step",
-            "pair_order",
-            "rows",
+            "examples_per_step",
+            "example_order",
+            "layout",
             "tokens_per_batch",
             "frozen_cache_gib",
             "max_tokens",
@@ -74,11 +74,15 @@ class Train:
         kept = {name: value for name, value in asdict(self).items() if name not in without}
         return kept | {"precision": precision.resolve(self.precision)}
 
-    def dtype(self) -> tuple[str, Any]:
-        """(Lightning precision, dtype to load weights in). Full training keeps float32 weights and computes under autocast,
-        unless `parameters` says otherwise; with an adapter the frozen base itself is bfloat16."""
+    @property
+    def compute(self) -> Compute:
+        """Full training keeps float32 weights and computes under autocast, unless `parameters` says otherwise; with an adapter the
+        frozen base itself is bfloat16."""
         if precision.resolve(self.precision) == "float32":
-            return "32-true", "float32"
-        if self.adapter is not None or self.parameters == "bfloat16":
-            return "32-true", "bfloat16"
-        return "bf16-mixed", "float32"
+            lightning, dtype = "32-true", "float32"
+        elif self.adapter is not None or self.parameters == "bfloat16":
+            lightning, dtype = "32-true", "bfloat16"
+        else:
+            lightning, dtype = "bf16-mixed", "float32"
+        kept = {"layout": self.layout, "tokens_per_batch": self.tokens_per_batch, "max_tokens": self.max_tokens}
+        return Compute(lightning=lightning, dtype=dtype, **kept)

@@ -38,19 +38,19 @@ class Case:
     size: str
     adapter: bool
     pairs: int
-    pairs_per_step: int
+    examples_per_step: int
     ours: tuple[int, bool]
     peers: tuple[tuple[int, bool], ...]
 
 
 CASES = {
-    "tiny": Case(size="tiny", adapter=True, pairs=8, pairs_per_step=4, ours=(8192, False), peers=((4, True),)),
+    "tiny": Case(size="tiny", adapter=True, pairs=8, examples_per_step=4, ours=(8192, False), peers=((4, True),)),
     "0.5b": Case(
-        size="0.5b", adapter=False, pairs=64, pairs_per_step=32, ours=(16384, True),
+        size="0.5b", adapter=False, pairs=64, examples_per_step=32, ours=(16384, True),
         peers=((4, True), (16, False)),
     ),
     "7b": Case(
-        size="7b", adapter=True, pairs=32, pairs_per_step=16, ours=(4096, False),
+        size="7b", adapter=True, pairs=32, examples_per_step=16, ours=(4096, False),
         peers=((4, True), (4, False)),
     ),
 }  # fmt: skip
@@ -111,7 +111,7 @@ def needed(case: Case, data: list[dict[str, str]]) -> tuple[float, int]:
         "vocab_size": vocabulary,
     }
     rows = our_rows(data)
-    lengths = [(len(pair.prompt), *(len(row.reply) for row in pair.rows)) for pair in rows]
+    lengths = [(len(pair.prompt), *(len(row.reply) for row in pair.sequences)) for pair in rows]
     return needed_flop(config, lengths, 1.0 if case.adapter else None), sum(map(sum, lengths))
 
 
@@ -137,10 +137,12 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
 
     from drift.objective.dpo import Dpo
     from drift.score import shared
+    from drift.score.module import ReferenceModule
     from drift.score.plan import plan
-    from drift.score.reference import Reference, make_trainer
+    from drift.score.reference import Reference
+    from drift.score.trainer import make_trainer
     from drift.train.fit import Steps
-    from drift.train.modules import PolicyModule, ReferenceModule
+    from drift.train.modules import PolicyModule
 
     overrides = [
         f"train={'lora' if case.adapter else 'full'}",
@@ -156,9 +158,9 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
     planned = plan(
         our_rows(data),
         layout="shared",
-        pairs_per_step=case.pairs_per_step,
+        examples_per_step=case.examples_per_step,
         tokens_per_batch=tokens,
-        pair_order="shuffled",
+        example_order="shuffled",
         seed=0,
         mismatched=False,
     )
@@ -178,8 +180,8 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
 
         on_train_end = on_predict_end
 
-    kind = train.dtype()[0]
-    batches: Any = [shared.collate(planned.rows(batch), 0) for batch in planned.batches]
+    kind = train.compute.lightning
+    batches: Any = [shared.collate(planned.sequences(batch), 0) for batch in planned.batches]
     reference = ReferenceModule(model, shared, lambda count: None)
     sums = make_trainer(kind, enable_checkpointing=False, callbacks=[Timed()]).predict(
         reference, DataLoader(batches, batch_size=None)
@@ -238,7 +240,7 @@ def trl_epoch(case: Case, data: list[dict[str, str]], batch: int, checkpointing:
             max_length=None,
             num_train_epochs=1,
             per_device_train_batch_size=batch,
-            gradient_accumulation_steps=max(1, case.pairs_per_step // batch),
+            gradient_accumulation_steps=max(1, case.examples_per_step // batch),
         )
         trainer = DPOTrainer(
             model=model,

@@ -183,7 +183,7 @@ def twins_and_kills(folder: Path) -> None:
 def sockets(folder: Path) -> None:
     """A run with offline W&B, watched."""
     with Watch(folder) as watch:
-        small = ["model=tiny", "iterations=1", "data.num_prompts=12", "pairs_per_iteration=6"]
+        small = ["model=tiny", "iterations=1", "data.num_prompts=12", "examples_per_iteration=6"]
         small += ["evaluation.deployment.num_prompts=6"]
         folders = [f"model.cache_dir={folder}/models", f"store.dir={folder}/store", f"hydra.run.dir={folder}/out"]
         shell = watch.environment | {"WANDB_MODE": "online", "WANDB_ERROR_REPORTING": "true", "HF_HUB_OFFLINE": "0"}

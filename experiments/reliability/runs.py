@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from drift import run as program  # noqa: E402
 
 TINY = [
-    "model=tiny", "data.num_prompts=24", "iterations=1", "pairs_per_iteration=8", "train.pairs_per_step=2",
+    "model=tiny", "data.num_prompts=24", "iterations=1", "examples_per_iteration=8", "train.examples_per_step=2",
     "train.tokens_per_batch=500", "train.checkpoint_every_steps=1", "evaluation.deployment.num_prompts=6",
     "num_perplexity_prompts=2", "sampler.group_size=8", "sampler.max_new_tokens=12",
 ]  # fmt: skip

@@ -25,11 +25,13 @@ from drift.model.tiny import Tiny  # noqa: E402
 from drift.objective.dpo import Dpo, dpo  # noqa: E402
 from drift.records import digest  # noqa: E402
 from drift.score import shared  # noqa: E402
-from drift.score.plan import ExampleRows, Row, plan  # noqa: E402
+from drift.score.plan import TokenisedExample, plan  # noqa: E402
 from drift.score.reference import reference_stage, score_rows  # noqa: E402
+from drift.score.sequence import TokenSequence  # noqa: E402
 from drift.store import Store  # noqa: E402
 from drift.train import signal  # noqa: E402
 from drift.train.fit import train_stage  # noqa: E402
+from drift.train.frozen import num_frozen  # noqa: E402
 
 PAIRS, ITERATIONS, BETA, RATE, SHARPNESS = 512, 48, 0.1, 2e-3, 2
 TOKENS = 6  # of a reply, at most
@@ -46,7 +48,7 @@ class Study:
 
         overrides = [
             "train=full", "train.precision=float32", "train.optimizer=adamw",
-            "train.pairs_per_step=32", "train.warmup_share=0", "train.final_rate_share=1", "train.gradient_checkpointing=false",
+            "train.examples_per_step=32", "train.warmup_share=0", "train.final_rate_share=1", "train.gradient_checkpointing=false",
             "train.signal_every=0",
         ]  # fmt: skip
         self.train = instantiate(compose(overrides).train)
@@ -59,7 +61,7 @@ class Study:
         self.tokenizer = load_tokenizer(self.deployed)
         self.prompts = [prompt_ids(self.tokenizer, prompt) for prompt in PROMPTS]
 
-    def replies(self, policy: Policy, purpose: str, iteration: int) -> list[Row]:
+    def replies(self, policy: Policy, purpose: str, iteration: int) -> list[TokenSequence]:
         """PAIRS replies as token ids, the prompts taken in turn: texts would not keep the bytes that random weights say."""
         import torch
 
@@ -73,26 +75,26 @@ class Study:
         )
         said = out[:, ids.shape[1] :].tolist()
         return [
-            Row(prompt=prompt, reply=reply[: reply.index(end) + 1] if end in reply else reply)
+            TokenSequence(prompt=prompt, reply=reply[: reply.index(end) + 1] if end in reply else reply)
             for prompt, reply in zip(prompts, said, strict=True)
         ]
 
-    def pairs(self, method: str, policy: Policy, iteration: int) -> list[ExampleRows]:
+    def pairs(self, method: str, policy: Policy, iteration: int) -> list[TokenisedExample]:
         """SPIN: (the author's, the policy's); DRIFT: (the policy's, the deployed model's)."""
         fresh = self.replies(policy, f"{method} fresh", iteration)
         logged = self.replies(self.author if method == "spin" else self.deployed, f"{method} logged", iteration)
         sides = (logged, fresh) if method == "spin" else (fresh, logged)
-        return [ExampleRows(rows=[chosen, rejected], good=[True, False]) for chosen, rejected in zip(*sides, strict=True)]
+        return [TokenisedExample(sequences=[chosen, rejected], good=[True, False]) for chosen, rejected in zip(*sides, strict=True)]
 
-    def strength(self, policy: Policy, pairs: Sequence[ExampleRows]) -> dict[str, float]:
+    def strength(self, policy: Policy, pairs: Sequence[TokenisedExample]) -> dict[str, float]:
         """Of DPO's gradient at its first step, where policy and reference are one: the norms, and what the norm of the mean would
         be on average if the true mean were 0 ("by chance")."""
         import torch
 
         model = load_model(policy, torch.float32, trainable=True)
 
-        def loss(pair: ExampleRows) -> Any:
-            chosen, rejected = shared.reply_logprobs(model, shared.collate(pair.rows, 0))[0]
+        def loss(pair: TokenisedExample) -> Any:
+            chosen, rejected = shared.reply_logprobs(model, shared.collate(pair.sequences, 0))[0]
             return dpo(chosen - chosen.detach(), rejected - rejected.detach(), BETA)
 
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -103,7 +105,7 @@ class Study:
     def distance(self, policy: Policy, iteration: int) -> float:
         """KL(author, policy) in nats a reply, estimated on the author's replies."""
         rows = self.replies(self.author, "distance", iteration)
-        scores = [score_rows(self.train, one, rows, "distance") for one in (self.author, policy)]
+        scores = [score_rows(self.train.compute, one, rows, "distance") for one in (self.author, policy)]
         return sum(a - b for a, b in zip(*scores, strict=True)) / len(rows)
 
     def row(self, policy: Policy, iteration: int, trains_on: str) -> dict[str, Any]:
@@ -115,10 +117,10 @@ class Study:
     def next(self, policy: Policy, trains_on: str, iteration: int) -> Policy:
         train = replace(self.train, learning_rate=RATE * (1 - iteration / ITERATIONS))
         rows = plan(
-            self.pairs(trains_on, policy, iteration), layout=train.rows, pairs_per_step=train.pairs_per_step,
-            tokens_per_batch=train.tokens_per_batch, pair_order="shuffled", seed=0, mismatched=False,
+            self.pairs(trains_on, policy, iteration), layout=train.layout, examples_per_step=train.examples_per_step,
+            tokens_per_batch=train.tokens_per_batch, example_order="shuffled", seed=0, mismatched=False,
         )  # fmt: skip
-        scored = reference_stage(self.store, train, policy, policy, rows)
+        scored = reference_stage(self.store, train.compute, policy, rows, layers=num_frozen(train, policy, rows))
         done = train_stage(
             self.store,
             train,

@@ -23,11 +23,11 @@ def main() -> None:
 
     directory = model_directory(arguments.model)
     pairs = tokenized(directory, real_pairs(directory, arguments.data, arguments.pairs))
-    rows = [row for pair in pairs for row in pair.rows]
+    rows = [row for pair in pairs for row in pair.sequences]
     for precision in ("float32", "bfloat16"):
         train = instantiate(composed("train=full", f"train.precision={precision}").train)
         alone, packed = (
-            score_rows(replace(train, tokens_per_batch=tokens), policy_at(directory), rows, f"{tokens} tokens a batch")
+            score_rows(replace(train, tokens_per_batch=tokens).compute, policy_at(directory), rows, f"{tokens} tokens a batch")
             for tokens in (1, 2048)
         )
         apart = [abs(one - other) for one, other in zip(alone, packed, strict=True)]

@@ -46,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pairs = Path(folder) / "pairs.json"
         pairs.write_text(json.dumps(real_pairs(directory, arguments.data, arguments.pairs)))
-        names = ("precision", "adapter", "slim", "tokens_per_batch", "pairs_per_step", "checkpointing")
+        names = ("precision", "adapter", "slim", "tokens_per_batch", "examples_per_step", "checkpointing")
         common = {name: getattr(arguments, name) for name in names}
         common |= {"model": str(directory), "pairs": str(pairs)}
         if not arguments.tune:
@@ -95,7 +95,7 @@ def measure(side: str, model: str, pairs: str, precision: str, adapter: bool, **
         seconds = ours(Path(model), rows, **settings)
     else:
         seconds = trl(model, data, settings, **{name: int(value) for name, value in (part.split("=") for part in side.split(","))})
-    lengths = [(len(pair.prompt), *(len(row.reply) for row in pair.rows)) for pair in rows]
+    lengths = [(len(pair.prompt), *(len(row.reply) for row in pair.sequences)) for pair in rows]
     return {
         "count": len(data),
         "seconds": seconds,
@@ -107,7 +107,7 @@ def measure(side: str, model: str, pairs: str, precision: str, adapter: bool, **
 
 def ours(
     model: Path, rows: list[Any], *, precision: Any, adapter: bool, slim: bool, tokens_per_batch: int,
-    pairs_per_step: int, checkpointing: bool,
+    examples_per_step: int, checkpointing: bool,
 ) -> float:  # fmt: skip
     import lightning  # noqa: F401
     import peft  # noqa: F401
@@ -119,6 +119,7 @@ def ours(
     from drift.score.reference import reference_stage
     from drift.store import Store
     from drift.train.fit import train_stage
+    from drift.train.frozen import num_frozen
 
     train = instantiate(
         composed(
@@ -129,7 +130,7 @@ def ours(
             *(["train.adapter.quantization=nf4"] if slim and adapter else []),
             f"train.learning_rate={LEARNING_RATE}",
             "train.warmup_share=0",
-            f"train.pairs_per_step={pairs_per_step}",
+            f"train.examples_per_step={examples_per_step}",
             f"train.tokens_per_batch={tokens_per_batch}",
             f"train.gradient_checkpointing={checkpointing}",
             f"train.precision={precision}",
@@ -139,13 +140,13 @@ def ours(
     )
     start = policy_at(model, "nf4" if slim and adapter else "none")
     planned = plan(
-        rows, layout=train.rows, pairs_per_step=train.pairs_per_step, tokens_per_batch=train.tokens_per_batch,
-        pair_order=train.pair_order, seed=0, mismatched=False,
+        rows, layout=train.layout, examples_per_step=train.examples_per_step, tokens_per_batch=train.tokens_per_batch,
+        example_order=train.example_order, seed=0, mismatched=False,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         store = Store(dir=folder, strict=False, verify=False, lease_seconds=60.0)
         begun = time.monotonic()  # loading (under a second) and writing the policy are inside: a stage is what a user waits for
-        scored = reference_stage(store, train, start, start, planned)
+        scored = reference_stage(store, train.compute, start, planned, layers=num_frozen(train, start, planned))
         train_stage(
             store, train, {"dpo": Dpo(weight=1.0, beta=BETA)}, start, start, planned, scored, epochs=1, watch=lambda history: None
         )
@@ -192,7 +193,7 @@ def trl(model: str, data: list[dict[str, str]], settings: dict[str, Any], *, bat
             max_length=None,
             num_train_epochs=1,
             per_device_train_batch_size=batch,
-            gradient_accumulation_steps=max(1, settings["pairs_per_step"] // batch),
+            gradient_accumulation_steps=max(1, settings["examples_per_step"] // batch),
             precompute_ref_log_probs=bool(precomputed),
             train_sampling_strategy="sequential" if sorted else "random",
         )
