@@ -160,7 +160,14 @@ def test_flipping_a_leaf_recomputes_exactly_what_depends_on_it(flip, warm, tmp_p
     assert {stage["name"] for stage in state["stages"] if not stage["hit"]} == TABLE[flip]
 
 
-OBJECTIVES = ["[dpo]", "[nll]", "[hinge,nll]", "[robust,nll]", "[ipo,nll]", "[dpo_norm,nll]", "[dpop,nll]"]
+OBJECTIVES = [
+    "[dpo]",
+    "[nll]",
+    "[hinge,nll]",
+    "[robust,nll]",
+    "[ipo,nll]",
+    "[dpo_norm,nll]",
+]  # dpop is DPO until a chosen reply has lost
 
 
 @pytest.mark.parametrize("chosen", OBJECTIVES)

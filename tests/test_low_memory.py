@@ -102,5 +102,5 @@ def test_bfloat16_parameters_where_they_make_no_sense(overrides, words):
 @pytest.mark.parametrize("setting", ["train.adapter.quantization=nf4", "train.optimizer=adamw_8bit"])
 def test_a_missing_bitsandbytes_is_named_with_its_remedy(setting, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(UserError, match=rf"{setting} needs the package bitsandbytes.*'\.\[bitsandbytes\]'"):
+    with pytest.raises(UserError, match=rf"{setting} needs the package bitsandbytes.*'drift\[bitsandbytes\]'"):
         build(compose("model=tiny", setting))
