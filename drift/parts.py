@@ -1,8 +1,8 @@
 """What every exchangeable part must offer: the second file to read, after loop.py.
 
 A part is a frozen, keyword-only dataclass in a file of its own, the `_target_` of a yaml file; its constructor is its schema and
-has no defaults. Its key in the store is its class, its code and its settings (drift/identity.py), or those that its `key()` gives. No
-part imports torch when its module is imported."""
+has no defaults. Its key in the store is its class, its code and its settings (drift/identity.py), or those that its `key()` gives.
+No part imports torch when its module is imported."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
