@@ -20,7 +20,7 @@ from drift import stop
 from drift.alarms import WINDOW, Alarms
 from drift.console import say
 from drift.errors import UserError
-from drift.examples.filters import NOTED
+from drift.examples.filters import dropped
 from drift.files import beside
 from drift.masking import masked
 from drift.records import Example, Record, read_jsonl, write_json, write_jsonl
@@ -150,7 +150,7 @@ class Journal:
                 first_step={name: value for name, value in steps[0].items() if name != "step"},
             )
         )
-        rules = ", ".join(f"{value} {NOTED[name]}" for name, value in counts.items() if value and name in NOTED)
+        rules = dropped(counts)
         self.store.say_found()
         done = trained.facts["steps"]
         say(f"  {len(examples)} examples of {counts['seen']} candidates ({rules or 'none dropped'}), {done} steps")

@@ -17,7 +17,7 @@ from drift.engine.ask import Ask
 from drift.errors import UserError
 from drift.evaluation import replies
 from drift.evaluation.stage import evaluation_stage
-from drift.examples.filters import Filters
+from drift.examples.filters import Filters, dropped
 from drift.identity import identity
 from drift.intake.feedback import feedback_stage
 from drift.intake.intake import Intake
@@ -201,7 +201,8 @@ class Loop:
                 examples, counts = run.filters.take(method.make_examples(shuffled, ask), wanted, self.tokenizer)
             if not examples:
                 raise UserError(
-                    f"The method made no usable example out of {len(records)} records ({counts}). "
+                    f"The method made no usable example out of {len(records)} records: of {counts['seen']} candidates, "
+                    f"{dropped(counts) or 'none was dropped'}. "
                     f"Expected records with the feedback that it learns from: {method.needs}."
                 )
             if wanted is not None and len(examples) < wanted:

@@ -22,6 +22,11 @@ NOTED = {
 }  # fmt: skip
 
 
+def dropped(counts: dict[str, int]) -> str:
+    """The counts of `Filters.take` in words, as far as they say why."""
+    return ", ".join(f"{value} {NOTED[name]}" for name, value in counts.items() if value and name in NOTED)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Filters:
     """Rules for an example's replies, in this order; the first that applies to one of them is counted.

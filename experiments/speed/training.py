@@ -28,7 +28,7 @@ def main() -> None:
     parser = arguments_of(__doc__)
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--adapter", action="store_true")
-    parser.add_argument("--pairs-per-step", type=int, default=4)
+    parser.add_argument("--examples-per-step", type=int, default=4)
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
     parser.add_argument(
         "--slim",
