@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from drift import chosen
 from drift.compose import CONF
 from drift.errors import UserError, nearest
+from drift.parts import Checked
 
 DEFAULT = {"objective": "[dpo,nll]", "evaluation": "[deployment]"}
 
@@ -38,7 +39,7 @@ def build(config: DictConfig, given: Sequence[str] = ()) -> Any:
     run = instantiate(config, _convert_="all")
     chosen.refuse(run, given)
     for part in parts(run):
-        if hasattr(part, "check"):
+        if isinstance(part, Checked):
             part.check()
     check_together(run)
     return run

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.errors import UserError
+from drift.parts import Keyed
 from drift.records import digest
 
 HERE = Path(__file__).resolve().parent
@@ -35,9 +36,8 @@ def identity(part: Any) -> Any:
         return part
     if not is_dataclass(part):
         raise UserError(f"{type(part).__qualname__} can't be part of a key. Expected a dataclass (see drift/method/drift.py).")
-    own = getattr(part, "key", None)
-    settings = own() if callable(own) else {item.name: getattr(part, item.name) for item in fields(part) if item.init}
-    return named(part) | identity(settings)
+    own = part.key() if isinstance(part, Keyed) else {item.name: getattr(part, item.name) for item in fields(part) if item.init}
+    return named(part) | identity(own)
 
 
 def named(part: Any) -> dict[str, str]:

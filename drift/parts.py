@@ -1,23 +1,34 @@
 """What every exchangeable part must offer: the second file to read, after loop.py.
 
-A part is a frozen, keyword-only dataclass in a file of its own, named by the `_target_` of a yaml file; its constructor is
-its schema and has no defaults. It may have `check()`, which raises `UserError` (drift/errors.py) for settings that make no
-sense and is called before anything is loaded. Its key in the store is its class, its code and its settings
-(drift/identity.py); a part whose results do not depend on all of its settings defines `key() -> dict`. Importing the module of
-a part does not import torch."""
+A part is a frozen, keyword-only dataclass in a file of its own, the `_target_` of a yaml file; its constructor is its schema and
+has no defaults. Its key in the store is its class, its code and its settings (drift/identity.py), or those that its `key()` gives.
+Importing a part's module does not import torch."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from drift.records import Example, Logprob, Prompt, Record, Reply
 
 
+@runtime_checkable
+class Checked(Protocol):
+    """A part that looks at its own settings before anything is loaded; raises `UserError` (drift/errors.py)."""
+
+    def check(self) -> None: ...
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """A part whose results do not depend on all of its settings."""
+
+    def key(self) -> dict[str, Any]: ...
+
+
 class Item(Protocol):
-    """Something that fresh replies are drawn for: a record, a task, anything with an identity. Its noise depends on `key`
-    alone."""
+    """Something that fresh replies are drawn for: a record, a task. Its noise depends on `key` alone."""
 
     @property
     def key(self) -> str: ...
@@ -228,8 +239,7 @@ class Simulation(Source, Protocol):
 
 
 class Miner(Protocol):
-    """Reads from a user's next turn what they thought of the reply before it; drift/mine/classifier.py shows the form of an
-    opinion."""
+    """Reads from a user's next turn what they thought of the reply before it (drift/mine/classifier.py)."""
 
     def key(self) -> dict[str, Any]: ...
 

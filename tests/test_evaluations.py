@@ -101,7 +101,7 @@ class Dice:
 '''
 YAML = {
     "evaluation/length": "length:\n  _target_: length.Length\n  questions: ['Question 3?', 'Which land does nobody know?']\n",
-    "judge/brief": "_target_: brief.Brief\ngroup_size: 3\n",
+    "judge/brief": "# @package method.judge\n_target_: brief.Brief\ngroup_size: 3\n",
     "sampler/dice": "_target_: dice.Dice\nmax_new_tokens: 8\nmax_prompt_tokens: 512\ngroup_size: 8\n",
 }
 
@@ -152,14 +152,14 @@ def test_training_records_whose_prompts_it_asks_are_leaks(outside):
     assert sum(record["prompt"][-1]["content"] == "Question 3?" for record in records) == 1
     removed = {row["record"] for row in read(outside / "leakage.jsonl") if row["found"] == "equal"}
     assert {record["id"] for record in records if record["prompt"][-1]["content"] == "Question 3?"} <= removed
-    assert all(pair["prompt"][-1]["content"] != "Question 3?" for pair in read(outside / "iteration_1/pairs.jsonl"))
+    assert all(pair["prompt"][-1]["content"] != "Question 3?" for pair in read(outside / "iteration_1/examples.jsonl"))
 
 
 def test_a_judge_and_a_sampler_from_outside_make_the_pairs(outside):
     state = json.loads((outside / "run.json").read_text())
-    pairs = read(outside / "iteration_1/pairs.jsonl")
-    assert len(pairs) == 6 and all(len(pair["chosen"]) < len(pair["rejected"]) for pair in pairs)
-    assert {*" ".join(pair["chosen"] for pair in pairs).split()} <= {"tea", "coffee", "is", "good", "hot"}
+    pairs = [[reply["text"] for reply in row["replies"]] for row in read(outside / "iteration_1/examples.jsonl")]
+    assert len(pairs) == 6 and all(len(chosen) < len(rejected) for chosen, rejected in pairs)
+    assert {*" ".join(chosen for chosen, _ in pairs).split()} <= {"tea", "coffee", "is", "good", "hot"}
     assert state["notes"]["judge"] == "brevity" and sum(stage["name"] == "judge" for stage in state["stages"]) >= 2
 
 
@@ -176,7 +176,7 @@ def test_two_evaluations_measure_one_run_and_the_first_is_its_headline(cache, tm
     )
     held = set(start["heldout"]["conversations"].values())
     records = {record["id"]: record for record in read(tmp_path / "run/records.jsonl")}
-    trained = {records[pair["record"]]["conversation"] for pair in read(tmp_path / "run/iteration_1/pairs.jsonl")}
+    trained = {records[pair["record"]]["conversation"] for pair in read(tmp_path / "run/iteration_1/examples.jsonl")}
     assert held and trained and not held & trained
     for name in ("heldout", "deployment"):
         assert (tmp_path / f"run/iteration_1/{name}/replies.jsonl").is_file()

@@ -1,5 +1,6 @@
 """The house rules that a test can hold: mirrors, blindness to methods, no name twice, every config composes."""
 
+import ast
 import dataclasses
 import importlib
 import re
@@ -119,3 +120,41 @@ def assert_no_default(target):
     for field in dataclasses.fields(getattr(importlib.import_module(module), name)):
         default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         assert not (field.init and default), f"{target}.{field.name} has a default in code"
+
+
+MODULES = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in (ROOT / "drift").glob("**/*.py")}
+
+
+def imported(file):
+    """The modules of the package that a file imports anywhere in it; a package stands for its `__init__`."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [name for alias in node.names for name in (f"{node.module}.{alias.name}", node.module)]
+            names = [name for name in names if name in MODULES][:1] or names[-1:]
+        yield from (name if name in MODULES else f"{name}.__init__" for name in names if name.startswith("drift"))
+
+
+def test_no_imports_go_in_a_circle():
+    arrows = {name: {other for other in imported(file) if other in MODULES} for name, file in MODULES.items()}
+    done = set()
+    while ready := {name for name, others in arrows.items() if name not in done and others <= done}:
+        done |= ready
+    assert set(arrows) - done == set()
+
+
+@pytest.mark.parametrize("limit", [250])
+def test_no_file_is_longer_than_a_reader_keeps_in_mind(limit):
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in MODULES.values()}
+    assert {name: length for name, length in lengths.items() if length > limit} == {}
+
+
+def test_no_function_is_longer_than_fifty_lines():
+    long = {}
+    for name, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 50:
+                long[f"{name}.{node.name}"] = node.end_lineno - node.lineno + 1
+    assert long == {}

@@ -160,7 +160,14 @@ def test_changing_a_setting_recomputes_exactly_the_stages_that_depend_on_it(flip
     assert {stage["name"] for stage in state["stages"] if not stage["hit"]} == TABLE[flip]
 
 
-OBJECTIVES = ["[dpo]", "[nll]", "[hinge,nll]", "[robust,nll]", "[ipo,nll]", "[dpo_norm,nll]", "[dpop,nll]"]
+OBJECTIVES = [
+    "[dpo]",
+    "[nll]",
+    "[hinge,nll]",
+    "[robust,nll]",
+    "[ipo,nll]",
+    "[dpo_norm,nll]",
+]  # dpop is DPO until a chosen reply has lost
 
 
 @pytest.mark.parametrize("chosen", OBJECTIVES)

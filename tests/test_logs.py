@@ -1,4 +1,4 @@
-"""From a user's log to a trained policy on the command line, and what the README says about adding a source."""
+"""From a user's log to a trained policy on the command line, and what docs/extend.md says about adding a source."""
 
 import json
 import os
@@ -105,9 +105,9 @@ def test_a_hub_data_set_is_read_from_the_cache_it_was_fetched_to(tmp_path):
     assert done.returncode == 0 and "18 records in" in done.stdout, done.stderr
 
 
-def test_adding_a_source_as_the_readme_says(cache, tmp_path):
-    """In a copy: one file and one yaml, made from the pattern that the README names; nothing else is touched."""
-    section = (ROOT / "README.md").read_text().split("To **add a source**")[1].split("\n## ")[0]
+def test_adding_a_source_as_the_page_on_extending_says(cache, tmp_path):
+    """In a copy: one file and one yaml, made from the pattern that the page names; nothing else is touched."""
+    section = (ROOT / "docs/extend.md").read_text().split("\n## A source of logs\n")[1].split("\n## ")[0]
     pattern = re.search(r"`(drift/data/\w+\.py)` is the pattern", section).group(1)
     copy = tmp_path / "copy"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("outputs", ".git", ".venv", "__pycache__", "*.egg-info", "build"))

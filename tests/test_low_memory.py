@@ -102,5 +102,5 @@ def test_bfloat16_parameters_are_refused_with_an_adapter_or_in_float32(overrides
 @pytest.mark.parametrize("setting", ["train.adapter.quantization=nf4", "train.optimizer=adamw_8bit"])
 def test_a_missing_bitsandbytes_is_named_with_its_remedy(setting, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(UserError, match=rf"{setting} needs the package bitsandbytes.*'\.\[bitsandbytes\]'"):
+    with pytest.raises(UserError, match=rf"{setting} needs the package bitsandbytes.*'drift\[bitsandbytes\]'"):
         build(compose("model=tiny", setting))

@@ -135,7 +135,7 @@ def test_an_update_that_breaks_the_weights_is_saved_neither_in_a_checkpoint_nor_
 def test_a_model_with_a_broken_weight_ends_a_run_before_anything_is_trained(broken, tmp_path):
     log = feedback_file(tmp_path / "log.jsonl")
     settings = ["data=jsonl", f"data.path={log}", f"store.dir={tmp_path}/store", "evaluation.heldout.share=0.3", "iterations=1"]
-    with pytest.raises(UserError, match=f"no finite number.*{broken}.*check its weights for nan"):
+    with pytest.raises(UserError, match=f"logits are not finite.*{broken}.*check its weights for nan"):
         perform(tmp_path / "run", "model=pretrained", f"model.path={broken}", *settings)
     state = json.loads((tmp_path / "run" / "run.json").read_text())
     assert state["points"] == []

@@ -50,7 +50,7 @@ KILLS = [
     Kill("replies", "manifest", 2, ("feedback", "replies")),
     Kill("feedback", "manifest", 1, ("feedback",)),
     Kill("logprobs", "predict_step", 2, ("evaluate", "logprobs")),
-    Kill("pairs", "rename", 1, ("pairs",)),
+    Kill("examples", "rename", 1, ("examples",)),
     Kill("reference", "predict_step", 3, ("reference",)),
     Kill("train", "training_step", 3, ("train",)),  # iteration 1, two of four steps done
     Kill("train", "training_step", 6, ("train",)),  # the other two; then iteration 2, three steps done

@@ -17,7 +17,6 @@ from drift.errors import memory_advice
 from drift.finite import broken_weights, need_finite
 from drift.model.policy import Policy
 from drift.score.frozen_outputs import save_outputs
-from drift.score.module import ReferenceModule
 from drift.score.plan import Plan, layout_module
 from drift.score.sequence import Compute, TokenSequence
 from drift.score.trainer import make_trainer
@@ -118,6 +117,7 @@ def open_logprobs(compute: Compute, policy: Policy, layers: int = 0, folder: Pat
     from torch.utils.data import DataLoader
 
     from drift.model.policy import free, load_model, load_tokenizer
+    from drift.score.module import ReferenceModule
 
     kind, dtype = compute.lightning, compute.dtype
     pad = load_tokenizer(policy).pad_token_id or 0
