@@ -1,10 +1,10 @@
-"""Signs that training goes wrong, watched for while it runs: each is named, with its numbers, in console, logger and report.
+"""Alarms: signs that a run is going wrong, reported with their numbers on the console, in the logger and in the report.
 
-Training: the chosen replies' log-probability falls below the reference's, the entropy of the tokens of both replies collapses.
-Sampling: replies copy the one they are paired with or talk about the feedback; chosen replies are cut off, mostly or more often
-than the rejected ones, or are much longer than the log's: what differs between chosen and rejected is what is learnt.
-Evaluation, against the start model, where the evaluation samples replies: length drifts, word pairs repeat, ends are missing,
-perplexity under the start model rises. Every threshold may be null: not watched.
+In training: the log-probability of the chosen replies falls below the reference's; the entropy of the tokens collapses.
+In sampling: replies copy their other reply or talk about the feedback; chosen replies are cut off, mostly or more often than the
+rejected ones, or are much longer than the log's (the policy learns whatever differs between chosen and rejected replies).
+In an evaluation that samples replies, against the start model: the length drifts, word pairs repeat, ends are missing, the
+perplexity under the start model rises. A threshold of null turns an alarm off.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ from typing import Any, Literal
 from drift.errors import UserError
 from drift.records import Example, Record
 
-WINDOW = 4  # steps over which training's metrics are averaged
-Rows = list[dict[str, float]]
-OF_EVALUATION = {
+WINDOW = 4  # optimiser steps over which the metrics of training are averaged
+Steps = list[dict[str, float]]  # the metrics of each step
+METRIC_OF = {
     "length_ratio": "words",
     "distinct2_share": "distinct-2",
     "missing_ends": "missing ends",
     "perplexity_ratio": "perplexity under start",
-}  # alarm -> the metric that it needs
-TO_DO = {
+}  # alarm -> the metric of an evaluation that it needs
+REMEDIES = {
     "chosen_shift": "lower train.learning_rate, or raise objective.nll.weight",
     "entropy_share": "lower train.learning_rate, or raise objective.nll.weight",
     "copied_share": "raise sampler.temperature, or set filters.echo=drop",
@@ -39,12 +39,14 @@ TO_DO = {
 
 @dataclass(frozen=True, kw_only=True)
 class Alarms:
-    """`action`: stop ends the run (what is finished stays). `chosen_shift`: log-probability of a chosen token against the
-    reference, in nats; less raises the alarm. `entropy_share`: of the iteration's first steps. `copied_share`: of candidate pairs.
-    `cut_share`: of chosen replies, cut off by the length limit. `cut_excess`: how much more often than rejected ones, as a share of
-    the pairs. `chosen_length_ratio`: median words of the chosen replies to those of the log's. `length_ratio`: longer or shorter
-    than the start model's replies by this factor. `distinct2_share`: of the start model's. `missing_ends`: more than the start
-    model, as a share of replies. `perplexity_ratio`: to the start model's own replies."""
+    """`action`: stop ends the run (finished stages stay). The thresholds, each null to turn its alarm off:
+    `chosen_shift`: log-probability of a chosen token relative to the reference, in nats; a lower one raises the alarm.
+    `entropy_share`: entropy as a share of that in the iteration's first steps. `copied_share`: copies, as a share of candidate
+    examples. `cut_share`: share of chosen replies that the length limit cut off. `cut_excess`: how much more often chosen replies
+    are cut off than rejected ones, as a share of the examples. `chosen_length_ratio`: median words of the chosen replies over
+    those of the log's replies. `length_ratio`: factor by which replies are longer or shorter than the start model's.
+    `distinct2_share`: distinct-2 as a share of the start model's. `missing_ends`: share of replies without an end, beyond the
+    start model's. `perplexity_ratio`: perplexity over that of the start model's own replies."""
 
     action: Literal["warn", "stop"]
     chosen_shift: float | None
@@ -63,77 +65,77 @@ class Alarms:
             if (value := getattr(self, name)) is not None and not value > lowest:
                 raise UserError(f"alarms.{name}={value}: expected above {lowest:g}, or null.")
 
-    def watched(self) -> list[str]:
+    def active(self) -> list[str]:
         """The names of the alarms that are on."""
         return [item.name for item in fields(self) if item.name != "action" and getattr(self, item.name) is not None]
 
-    def in_training(self, rows: Rows) -> dict[str, str]:
-        """Alarm -> what was measured, in an iteration's steps so far: its first ones and its last ones are looked at."""
-        if len(rows) < WINDOW:
+    def in_training(self, steps: Steps) -> dict[str, str]:
+        """Alarm -> what was measured, from the steps of an iteration so far: its first `WINDOW` steps and its last ones."""
+        if len(steps) < WINDOW:
             return {}
-        found = {}
-        now, before = rows[-WINDOW:], mean(rows[:WINDOW], "entropy")
+        raised = {}
+        now, before = steps[-WINDOW:], mean(steps[:WINDOW], "entropy")
         shift, entropy = mean(now, "chosen_shift"), mean(now, "entropy")
         limit, share = self.chosen_shift, self.entropy_share
-        if limit is not None and shift is not None and not shift >= limit:  # `not … >=`: nan raises the alarm
-            found["chosen_shift"] = (
-                f"chosen_shift is {shift:.2f}, the limit {limit:g}: the log-probability of a token of the chosen "
-                "replies against the reference, in nats"
+        if limit is not None and shift is not None and not shift >= limit:  # `not … >=`: NaN raises the alarm
+            raised["chosen_shift"] = (
+                f"chosen_shift is {shift:.2f}, below the limit {limit:g}: the mean log-probability of a token of the chosen "
+                "replies relative to the reference, in nats"
             )
         if share is not None and entropy is not None and before is not None and not entropy >= share * before:
-            found["entropy_share"] = f"entropy fell from {before:.2f} to {entropy:.2f} nats"
-        return found
+            raised["entropy_share"] = f"entropy fell from {before:.2f} to {entropy:.2f} nats"
+        return raised
 
     def in_sampling(self, counts: dict[str, int]) -> dict[str, str]:
-        """As above, of the counts of an iteration's candidate pairs (see examples/filters.py)."""
-        found, cut = {}, counts["kept_truncated"]
+        """The same, from the counts of an iteration's candidate examples (see examples/filters.py)."""
+        raised, cut = {}, counts["kept_truncated"]
         copies = sum(counts[name] for name in ("identical", "copied", "echo", "kept_echo"))
         if self.copied_share is not None and copies > self.copied_share * counts["seen"]:
-            found["copied_share"] = f"{copies} of {counts['seen']} fresh replies are copies or talk about the feedback"
+            raised["copied_share"] = f"{copies} of {counts['seen']} fresh replies are copies or talk about the feedback"
         if self.cut_share is not None and cut > self.cut_share * counts["used"]:
-            found["cut_share"] = (
+            raised["cut_share"] = (
                 f"{cut} of {counts['used']} chosen replies were cut off by the length limit, which teaches the policy not to "
-                f"end. To do: {TO_DO['cut_share']}"
+                f"end its replies. What helps: {REMEDIES['cut_share']}"
             )
-        return found
+        return raised
 
     def in_examples(self, examples: Sequence[Example], log: Sequence[Record]) -> dict[str, str]:
-        """As above, of an iteration's examples, and of the records that they were made from."""
-        found = {}
+        """The same, from an iteration's examples and the records that they were made from."""
+        raised = {}
         sides = {good: [reply for example in examples for reply in example.side(good)] for good in (True, False)}
         cut = {good: sum(not reply.ended for reply in replies) for good, replies in sides.items()}
         if self.cut_excess is not None and sides[False] and cut[True] - cut[False] > self.cut_excess * len(examples):
-            found["cut_excess"] = (
+            raised["cut_excess"] = (
                 f"{cut[True]} of {len(sides[True])} chosen replies were cut off by the length limit, and {cut[False]} of the "
-                f"rejected ones, so the policy learns not to end its replies. To do: {TO_DO['cut_excess']}"
+                f"rejected ones, so the policy learns not to end its replies. What helps: {REMEDIES['cut_excess']}"
             )
-        words = median(len(reply.text.split()) for reply in sides[True]) if sides[True] else 0
-        usual = median(len(record.reply.split()) for record in log)
-        if self.chosen_length_ratio is not None and words > self.chosen_length_ratio * usual:
-            found["chosen_length_ratio"] = (
-                f"half of the chosen replies have {words:g} words or more, half of the log's {usual:g}: the policy "
-                f"learns to be long. To do: {TO_DO['chosen_length_ratio']}"
+        chosen_words = median(len(reply.text.split()) for reply in sides[True]) if sides[True] else 0
+        logged_words = median(len(record.reply.split()) for record in log)
+        if self.chosen_length_ratio is not None and chosen_words > self.chosen_length_ratio * logged_words:
+            raised["chosen_length_ratio"] = (
+                f"the chosen replies have a median of {chosen_words:g} words, the log's replies {logged_words:g}: the policy "
+                f"learns to write long replies. What helps: {REMEDIES['chosen_length_ratio']}"
             )
-        return found
+        return raised
 
     def in_evaluation(self, metrics: Mapping[str, float | None], start: Mapping[str, float | None]) -> dict[str, str]:
-        """As above, of the values of an evaluated policy's metrics and of the start model's. `fine`: written so that nan is not."""
-        found = {}
+        """The same, from the metrics of a policy and of the start model. `passes` is written so that NaN raises the alarm."""
+        raised = {}
 
-        def watch(alarm: str, fine: Any) -> None:
-            metric, limit = OF_EVALUATION[alarm], getattr(self, alarm)
+        def check(alarm: str, passes: Any) -> None:
+            metric, limit = METRIC_OF[alarm], getattr(self, alarm)
             now, then = metrics.get(metric), start.get(metric)
-            if None not in (limit, now, then) and not fine(now, then, limit):
-                found[alarm] = f"{metric} {now:.3g}, the start model's {then:.3g}"
+            if None not in (limit, now, then) and not passes(now, then, limit):
+                raised[alarm] = f"{metric} is {now:.3g}, the start model's is {then:.3g}"
 
-        watch("length_ratio", lambda now, then, most: then / most <= now <= then * most)
-        watch("distinct2_share", lambda now, then, least: now >= then * least)
-        watch("missing_ends", lambda now, then, most: now <= then + most)
-        watch("perplexity_ratio", lambda now, then, most: now <= then * most)
-        return found
+        check("length_ratio", lambda now, then, most: then / most <= now <= then * most)
+        check("distinct2_share", lambda now, then, least: now >= then * least)
+        check("missing_ends", lambda now, then, most: now <= then + most)
+        check("perplexity_ratio", lambda now, then, most: now <= then * most)
+        return raised
 
 
-def mean(rows: Rows, name: str) -> float | None:
-    """Over the steps that measured it; None without any."""
-    values = [row[name] for row in rows if name in row]
+def mean(steps: Steps, name: str) -> float | None:
+    """The mean of a metric over the steps that have it; None if none has."""
+    values = [step[name] for step in steps if name in step]
     return sum(values) / len(values) if values else None

@@ -1,11 +1,11 @@
-"""The run folder: what a person reads while and after a run. Everything in it is a link into the store or small text.
+"""The run folder: what a person reads during and after a run. Everything in it is a link into the store or a small text file.
 
     config.yaml   run.json   report.html   libraries.log   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
-    iteration_0/EVALUATION/{scores.json, replies.jsonl} (the start model; of a warm start: warm_start/EVALUATION/…)
+    iteration_0/EVALUATION/{scores.json, replies.jsonl} (the start model; a warm start: warm_start/EVALUATION/…)
     iteration_2/{examples.jsonl, policy/, steps.jsonl, EVALUATION/{scores.json, replies.jsonl}}
-    with refresh_log, iteration_2/{records.jsonl, quarantine.jsonl} too
+    with refresh_log also iteration_2/{records.jsonl, quarantine.jsonl}
 
-`run.json` (drift/report/state.py) is written after every stage, so the report of a killed run can be built too.
+`run.json` (drift/report/state.py) is written after every stage, so even a killed run has a report.
 """
 
 import json
@@ -28,16 +28,16 @@ from drift.report import state, verdict
 from drift.report.members import metrics_of
 from drift.report.shapes import plain
 from drift.report.state import RUN, Alarm, Point, RunState, Scores, SpentStage
-from drift.report.statistics import level, paired
 from drift.report.tables import show, show_difference
+from drift.statistics import level, paired
 from drift.store import Stage, Store, environment
 
-NUM_SAMPLES = 24  # examples and replies that a logger gets
+NUM_SAMPLES = 24  # examples, and replies, that a logger gets
 WARM_START = "warm start"
 
 
 class Journal:
-    """Keeps the folder of one run. `title`: what distinguishes it in a study, e.g. {"seed": "0"}."""
+    """Keeps the folder of one run up to date. `title`: what distinguishes it in a study, e.g. {"seed": "0"}."""
 
     def __init__(
         self, folder: Path, title: dict[str, str], notes: dict[str, str], store: Store, logger: Any, alarms: Alarms
@@ -45,20 +45,20 @@ class Journal:
         self.folder, self.store, self.alarms = folder, store, alarms
         self.state = RunState(
             version=state.VERSION, title=title, notes=notes, status="running", error=None, data={}, evaluations={}, outlook=[],
-            points=[], stages=[], alarms=[], watched=alarms.watched(), environment=environment(),
+            points=[], stages=[], alarms=[], watched=alarms.active(), environment=environment(),
             begun=datetime.now().isoformat(timespec="seconds"), seconds=0.0,
         )  # fmt: skip
         self.begun = time.monotonic()
         self.num_steps_logged: dict[int, int] = {}  # by iteration
-        self.start: dict[str, Scores] = {}  # the start model's, by evaluation
+        self.start: dict[str, Scores] = {}  # evaluation -> the start model's scores
         self.log = logger.begin(folder, title, notes)
         self.write()
 
     def write(self) -> None:
-        own = ("tokens", "padding_share", "prefix_saving")
+        extra = ("tokens", "padding_share", "prefix_saving")
         self.state.stages = [
             SpentStage(
-                name=s.name, seconds=s.seconds, peak_gib=s.peak_gib, hit=s.hit, **{n: s.facts[n] for n in own if n in s.facts}
+                name=s.name, seconds=s.seconds, peak_gib=s.peak_gib, hit=s.hit, **{n: s.facts[n] for n in extra if n in s.facts}
             )
             for s in self.store.log
         ]
@@ -66,7 +66,7 @@ class Journal:
         write_json(self.folder / RUN, masked(plain(self.state)))
 
     def feedback(self, iteration: int, stage: Stage) -> None:
-        """The log that this iteration and those after it learn from."""
+        """Links the records that this iteration and the later ones learn from, and says how many there are."""
         folder, counts = self.folder, stage.facts["counts"]
         if iteration > 1:
             folder, counts = folder / f"iteration_{iteration}", {f"{name}, iteration {iteration}": n for name, n in counts.items()}
@@ -79,9 +79,9 @@ class Journal:
             say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))
         self.write()
 
-    def expects(self, meanings: Mapping[str, Mapping[str, str]], outlook: list[str]) -> None:
-        """What the metrics of each evaluation mean (the run's headline is the first one's), and what they can show at all: said
-        before anything is computed for them."""
+    def outlook(self, meanings: Mapping[str, Mapping[str, str]], outlook: list[str]) -> None:
+        """Notes what the metrics of each evaluation mean (evaluation -> metric -> sentence, the headline's first), and says what
+        they can show at all."""
         self.state.evaluations = {name: dict(metrics) for name, metrics in meanings.items()}
         self.state.outlook = outlook
         for line in outlook:
@@ -89,32 +89,32 @@ class Journal:
         self.write()
 
     def leaks(self, rows: list[dict[str, Any]]) -> None:
-        """Training records whose prompts the evaluations ask."""
+        """Writes down the training records whose prompts the evaluations ask."""
         write_jsonl(self.folder / "leakage.jsonl", rows)
         self.state.data["training records with prompts of the evaluation"] = len(rows)
         self.write()
 
     def sampled(self, iteration: int, made: Stage, examples: list[Example], log: list[Record]) -> None:
-        """Looks at the pairs before anything is trained on them; `log`: the records that they were made from."""
-        found = self.alarms.in_sampling(made.facts["counts"]) | self.alarms.in_examples(examples, log)
-        self.raise_alarms(iteration, "sampling", found)
+        """Checks the examples before anything is trained on them; `log`: the records that they were made from."""
+        raised = self.alarms.in_sampling(made.facts["counts"]) | self.alarms.in_examples(examples, log)
+        self.raise_alarms(iteration, "sampling", raised)
 
-    def watch(self, iteration: int, history: Sequence[dict[str, float]]) -> None:
-        """Gives the logger the steps that it does not have yet, and looks at the training up to each of them."""
+    def log_steps(self, iteration: int, history: Sequence[dict[str, float]]) -> None:
+        """Gives the logger the steps that it does not have yet, and checks the training up to each of them."""
         logged = self.num_steps_logged.get(iteration, 0)
         if logged >= len(history):
             return
         self.log.steps(iteration, history[logged:])
         self.num_steps_logged[iteration] = len(history)
         first = history[:WINDOW]
-        for done in range(max(logged + 1, WINDOW), len(history) + 1):
-            found = self.alarms.in_training([*first, *history[done - WINDOW : done]])
-            self.raise_alarms(iteration, f"training, step {done}", found)
+        for step in range(max(logged + 1, WINDOW), len(history) + 1):
+            raised = self.alarms.in_training([*first, *history[step - WINDOW : step]])
+            self.raise_alarms(iteration, f"training, step {step}", raised)
 
-    def raise_alarms(self, iteration: int, during: str, found: dict[str, str]) -> None:
-        """Says each alarm once an iteration; ends the run if that is what the settings want."""
+    def raise_alarms(self, iteration: int, during: str, raised: dict[str, str]) -> None:
+        """Reports each alarm once per iteration; ends the run where `alarms.action` is stop. `raised`: alarm -> measurement."""
         known = {alarm.name for alarm in self.state.alarms if alarm.iteration == iteration}
-        for name, text in found.items():
+        for name, text in raised.items():
             if name in known:
                 continue
             self.state.alarms.append(Alarm(iteration=iteration, during=during, name=name, text=text))
@@ -123,18 +123,18 @@ class Journal:
             self.write()
             if self.alarms.action == "stop":
                 raise UserError(
-                    f"Stopped by the alarm {name} in iteration {iteration}, {during}: {text}. What is finished is kept; "
-                    f"alarms.action=warn or alarms.{name}=null goes on."
+                    f"The alarm {name} stopped the run in iteration {iteration}, {during}: {text}. Finished stages are kept; "
+                    f"to continue, set alarms.action=warn or alarms.{name}=null."
                 )
 
     def trained(self, iteration: int, made: Stage, trained: Stage, examples: Sequence[Example]) -> None:
-        """An iteration's policy (or the warm start's, iteration 0) and what it was trained on."""
+        """Adds an iteration's policy (the warm start is iteration 0) and what it was trained on."""
         folder = self.folder / f"iteration_{iteration}"
         link(made.path / "examples.jsonl", folder / "examples.jsonl")
         for name in ("policy", "steps.jsonl"):
             link(trained.path / name, folder / name)
         steps = read_jsonl(trained.path / "steps.jsonl")
-        self.watch(iteration, steps)  # those that were found in the store
+        self.log_steps(iteration, steps)  # the steps of a training that was found in the store
         self.log.samples(iteration, "examples", [as_row(example) for example in examples[:NUM_SAMPLES]])
         counts = made.facts["counts"]
         self.state.points.append(
@@ -152,12 +152,12 @@ class Journal:
         )
         rules = dropped(counts)
         self.store.say_found()
-        done = trained.facts["steps"]
-        say(f"  {len(examples)} examples of {counts['seen']} candidates ({rules or 'none dropped'}), {done} steps")
+        num_steps = trained.facts["steps"]
+        say(f"  {len(examples)} examples from {counts['seen']} candidates ({rules or 'none dropped'}), {num_steps} steps")
         self.write()
 
     def scored(self, iteration: int, name: str, results: Mapping[str, Stage]) -> None:
-        """A policy's evaluations, the run's headline first."""
+        """Adds a policy's evaluations, the run's headline first."""
         warm = name == WARM_START
         folder = self.folder / ("warm_start" if warm else f"iteration_{iteration}")
         scores = {evaluation: state.scores(link_scores(stage, folder / evaluation)) for evaluation, stage in results.items()}
@@ -177,19 +177,20 @@ class Journal:
 
     def _in_evaluations(self, scores: Mapping[str, Scores]) -> dict[str, str]:
         """Alarm -> what was measured, by all evaluations that raise it."""
-        found: dict[str, list[str]] = {}
+        raised: dict[str, list[str]] = {}
         for name, now in scores.items():
             values = (metrics_of({name: one}) for one in (now, self.start[name]))
             for alarm, text in self.alarms.in_evaluation(*values).items():
-                found.setdefault(alarm, []).append(text if len(scores) == 1 else f"{name}: {text}")
-        return {alarm: "; ".join(texts) for alarm, texts in found.items()}
+                raised.setdefault(alarm, []).append(text if len(scores) == 1 else f"{name}: {text}")
+        return {alarm: "; ".join(texts) for alarm, texts in raised.items()}
 
     def _say_scores(self, name: str, scores: dict[str, Scores]) -> None:
-        for i, (evaluation, found) in enumerate(scores.items()):
-            meaning = self.state.evaluations.get(evaluation, {}).get(found.headline)
+        for i, (evaluation, measured) in enumerate(scores.items()):
+            meaning = self.state.evaluations.get(evaluation, {}).get(measured.headline)
             if scores is self.start and meaning:
-                say(f"  {found.headline}: {meaning}.")
-            say(f"  {evaluation}: {self._headline(evaluation, found)}" if i else f"{name}: {self._headline(evaluation, found)}")
+                say(f"  {measured.headline}: {meaning}.")
+            headline = self._headline(evaluation, measured)
+            say(f"  {evaluation}: {headline}" if i else f"{name}: {headline}")
 
     def _headline(self, evaluation: str, scores: Scores) -> str:
         name, start = scores.headline, self.start[evaluation]
@@ -198,7 +199,7 @@ class Journal:
         text = f"{name} {show(now, 3)} ({now.over})"
         if scores is not start:
             gain = paired([values], [start.metrics[name].per_item or {}], scores.conversations)
-            text += f", against the start model {show_difference(gain, 3)}"
+            text += f", change from the start model {show_difference(gain, 3)}"
         return text
 
     def finish(self, error: BaseException | None) -> None:
@@ -211,14 +212,13 @@ class Journal:
 
 
 def as_row(example: Example) -> dict[str, Any]:
-    """An example as a row of a logger's table; several replies of a side one after the other."""
-    sides = {"good": [reply.text for reply in example.replies if reply.good]}
-    sides["bad"] = [reply.text for reply in example.replies if not reply.good]
-    return {"prompt": list(example.prompt), "feedback": example.feedback} | {name: "\n".join(of) for name, of in sides.items()}
+    """An example as a row of a logger's table; the replies of a side one after another."""
+    good, bad = ("\n".join(reply.text for reply in example.side(side)) for side in (True, False))
+    return {"prompt": list(example.prompt), "feedback": example.feedback, "good": good, "bad": bad}
 
 
 def link_scores(stage: Stage, folder: Path) -> dict[str, Any]:
-    """Links what an evaluation wrote into a folder; returns its scores."""
+    """Links the files of an evaluation into a folder; returns its scores."""
     for file in sorted(stage.path.glob("*.json*")):
         if file.name != "manifest.json":
             link(file, folder / file.name)
@@ -226,7 +226,7 @@ def link_scores(stage: Stage, folder: Path) -> dict[str, Any]:
 
 
 def link(target: Path, name: Path) -> None:
-    """A relative symbolic link, replaced if it is there."""
+    """Makes a relative symbolic link, or replaces it."""
     name.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(name, "link")
     temporary.symlink_to(os.path.relpath(target.resolve(), name.parent.resolve()))

@@ -1,9 +1,9 @@
 """The iterations: the file to read first.
 
-    feedback log -> [warm start] -> (sample -> pairs -> reference pass -> DPO -> next policy -> evaluation) x iterations
+    feedback -> [warm start] -> (sample -> examples -> reference pass -> training -> next policy -> evaluations) x iterations
 
-Every arrow is a stage of the store: finished ones are found, missing ones computed, so a killed run goes on where it was. The
-method only makes pairs; nothing below knows which one it is.
+Every arrow is a stage of the store: finished stages are reused and missing ones computed, so a killed run resumes where it was.
+The method only makes examples; the code below does not depend on which method it is.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,7 +21,7 @@ from drift.examples.filters import Filters, dropped
 from drift.identity import identity
 from drift.intake.feedback import feedback_stage
 from drift.intake.intake import Intake
-from drift.intake.leakage import apart
+from drift.intake.leakage import remove_leaked
 from drift.journal import Journal
 from drift.method.warmup import Warmup
 from drift.model.architecture import check_architecture
@@ -31,7 +31,7 @@ from drift.model.weights import check_weights
 from drift.parts import Evaluation, Method, Objective
 from drift.randomness import order
 from drift.records import Example, Prompt, Record, digest, read_examples, read_records, write_jsonl
-from drift.score.plan import layout_module, plan, tokenize
+from drift.score.plan import layout_module, make_plan, tokenize
 from drift.score.reference import reference_stage
 from drift.store import Stage, Store
 from drift.train.fit import train_stage
@@ -43,13 +43,13 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run. `seed`: samples and training order (the log and the prompts have `data.seed`). `examples_per_iteration`: how many
-    pairs every method trains on in an iteration (null: those of one pass over the records). `previous_share`: share of them taken
-    from the iteration before. `warmup_epochs`: over the DSAT -> SAT pairs first (0: no warm start). `reference`: the iteration's
-    starting policy, or always the start model. `refresh_log`: every later iteration learns from what users say to the policy
-    that it starts from, instead of from the start model's log; only a simulated deployment can ask them. `evaluation`: by name; the
-    first one's headline is the run's. `num_perplexity_prompts`: of how many prompts of each the fresh reply is scored under the
-    start model."""
+    """One run. `seed` is for samples and training order (the log and the prompts have `data.seed`). `examples_per_iteration`: the
+    number of examples that every method trains on (null: those of one pass over the records). `previous_share`: the share of them
+    taken from the previous iteration. `warmup_epochs`: epochs over the DSAT -> SAT pairs before the first iteration (0: no warm
+    start). `reference`: the policy that the iteration starts from, or always the start model. `refresh_log`: later iterations
+    learn from feedback on the policy that they start from, instead of from the start model's log (simulated deployment only).
+    `evaluation`: by name; the first one's headline is the run's. `num_perplexity_prompts`: the number of prompts of each evaluation
+    whose fresh reply gets its perplexity under the start model."""
 
     method: Method
     model: Any
@@ -77,18 +77,20 @@ class Run:
         if self.iterations < 0 or self.warmup_epochs < 0 or (self.examples_per_iteration or 1) < 1:
             raise UserError("Expected iterations >= 0, warmup_epochs >= 0 and examples_per_iteration >= 1 (or null).")
         if not self.evaluation or self.num_perplexity_prompts < 0:
-            raise UserError("Expected num_perplexity_prompts >= 0 and an evaluation or more: evaluation=[deployment].")
+            raise UserError("Expected num_perplexity_prompts >= 0 and at least one evaluation: evaluation=[deployment].")
         if not 0 <= self.previous_share < 1:
             raise UserError(f"previous_share={self.previous_share}: expected at least 0 and below 1.")
         if self.refresh_log and not self.data.uses_policy:
-            raise UserError("refresh_log=true asks users again: expected data=deployment. A log that is there can't be asked.")
+            raise UserError(
+                "refresh_log=true asks users for new feedback, which a finished log can't give. Expected data=deployment."
+            )
 
 
-HeldOut = dict[str, list[Record]]  # by evaluation
+HeldOut = dict[str, list[Record]]  # evaluation -> its held-out records
 
 
 def execute(run: Run, journal: Journal) -> None:
-    """Runs all stages, and keeps `journal` (the run folder's readable state) up to date."""
+    """Runs all stages, and keeps `journal` (the readable state in the run folder) up to date."""
     quantization = run.train.adapter.quantization if run.train.adapter else "none"
     directory = run.model.directory()
     check_weights(directory)
@@ -99,9 +101,9 @@ def execute(run: Run, journal: Journal) -> None:
 
 
 def check_model(run: Run, start: Policy, tokenizer: Any) -> None:
-    """What the start model's files say against this run, before any weight is loaded."""
+    """Refuses a start model that this run can't use, by its files alone: before any weight is loaded."""
     if start.is_adapter and run.train.adapter is None:
-        raise UserError(f"model.path={start.directory} is an adapter, so train=full can't go on from it. Use train=lora.")
+        raise UserError(f"model.path={start.directory} is an adapter, which train=full can't continue from. Use train=lora.")
     check_template(tokenizer, start.tokenizer, system=run.data.uses_policy and run.data.system is not None)
     longest = max(run.train.max_tokens, run.sampler.max_prompt_tokens + run.sampler.max_new_tokens)
     check_architecture(start.base, tokenizer, longest=longest)
@@ -110,7 +112,7 @@ def check_model(run: Run, start: Policy, tokenizer: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """A run's stages. `start`: the policy that everything begins with."""
+    """A run's stages. `start`: the start model."""
 
     run: Run
     journal: Journal
@@ -118,9 +120,9 @@ class Loop:
     tokenizer: Any
 
     def iterate(self) -> None:
-        """All of them, in order."""
+        """All stages, in order."""
         run, policy, previous = self.run, self.start, list[Example]()
-        records, held_out = self.learnt_from(1, policy)
+        records, held_out = self.collect_feedback(1, policy)
         self.announce(records, held_out)
         self.evaluate(0, "start", policy, held_out)
         if run.warmup_epochs:
@@ -128,20 +130,20 @@ class Loop:
             self.evaluate(0, "warm start", policy, held_out)
         for iteration in range(1, run.iterations + 1):
             if run.refresh_log and iteration > 1:
-                records, _ = self.learnt_from(iteration, policy)
-            wanted, epochs = run.examples_per_iteration, run.train.epochs
-            policy, previous = self.improve(iteration, run.method, wanted, epochs, policy, records, previous)
+                records, _ = self.collect_feedback(iteration, policy)
+            num_examples, epochs = run.examples_per_iteration, run.train.epochs
+            policy, previous = self.improve(iteration, run.method, num_examples, epochs, policy, records, previous)
             self.evaluate(iteration, f"iteration {iteration}", policy, held_out)
 
     def ask(self, policy: Policy, seed: int, purpose: str, iteration: int) -> Ask:
-        """What a method, a data set or an evaluation gets."""
+        """The service through which a method, a data set or an evaluation asks models."""
         run, noise = self.run, {"seed": seed, "purpose": purpose, "iteration": iteration}
         return Ask(sampler=run.sampler, compute=run.train.compute, store=run.store, start=self.start, policy=policy, **noise)
 
-    def learnt_from(self, iteration: int, policy: Policy) -> tuple[list[Record], HeldOut]:
-        """The log that this iteration and those after it learn from: (for training, held out)."""
+    def collect_feedback(self, iteration: int, policy: Policy) -> tuple[list[Record], HeldOut]:
+        """The records that this iteration and the later ones train on, and the held-out ones."""
         run = self.run
-        ask = self.ask(policy, run.data.seed if run.data.uses_policy else run.seed, "log", 0)  # a log that is there asks nothing
+        ask = self.ask(policy, run.data.seed if run.data.uses_policy else run.seed, "log", 0)  # a finished log asks nothing
         feedback = feedback_stage(ask, run.data, run.intake, run.mine, self.tokenizer)
         self.journal.feedback(iteration, feedback)
         records, held_out, asked = read_records(feedback.path / "records.jsonl"), HeldOut(), list[Prompt]()
@@ -149,30 +151,30 @@ class Loop:
             records, held_out[name] = evaluation.separate(records)
             asked += [*evaluation.prompts(), *(record.prompt for record in held_out[name])]
         if asked:
-            records, leaks = apart(records, asked, run.intake.leakage)
+            records, leaks = remove_leaked(records, asked, run.intake.leakage)
             self.journal.leaks(leaks)
         return records, held_out
 
     def announce(self, records: list[Record], held_out: HeldOut) -> None:
-        """What the metrics mean and what the evaluations can show at all, before anything is computed for them."""
+        """Says what the metrics mean and what the evaluations can show at all, before anything is computed for them."""
         meanings, outlook = {}, []
         for name, evaluation in self.run.evaluation.items():
             meanings[name] = dict(evaluation.meanings) | (replies.MEANINGS if evaluation.samples else {})
             outlook += evaluation.outlook(records, held_out[name])
-        self.journal.expects(meanings, outlook)
+        self.journal.outlook(meanings, outlook)
 
     def improve(
-        self, iteration: int, method: Method, wanted: int | None, epochs: int, policy: Policy, records: list[Record],
+        self, iteration: int, method: Method, num_examples: int | None, epochs: int, policy: Policy, records: list[Record],
         previous: list[Example],
     ) -> tuple[Policy, list[Example]]:  # fmt: skip
-        """One turn: examples, reference pass, training. Returns the next policy and the examples that were new."""
+        """One iteration: examples, reference pass, training. Returns the next policy and the new examples."""
         run, journal = self.run, self.journal
-        made = self.examples_stage(iteration, method, wanted, policy, records)
+        made = self.examples_stage(iteration, method, num_examples, policy, records)
         new = read_examples(made.path / "examples.jsonl")
         journal.sampled(iteration, made, new, records)
-        kept = round(len(new) * run.previous_share) if previous else 0
-        examples = new[: len(new) - kept] + previous[:kept]
-        planned = plan(
+        num_old = round(len(new) * run.previous_share) if previous else 0
+        examples = new[: len(new) - num_old] + previous[:num_old]
+        plan = make_plan(
             tokenize(self.tokenizer, examples),
             layout=run.train.layout,
             examples_per_step=run.train.examples_per_step,
@@ -182,48 +184,50 @@ class Loop:
             mismatched=any(objective.mismatched for objective in run.objective.values()),
         )
         reference = policy if run.reference == "iteration" else self.start
-        layers = num_frozen(run.train, policy, planned)
-        scored = reference_stage(run.store, run.train.compute, reference, planned, layers=layers)
-        watch = partial(journal.watch, iteration)
+        layers = num_frozen(run.train, policy, plan)
+        scored = reference_stage(run.store, run.train.compute, reference, plan, layers=layers)
+        on_step = partial(journal.log_steps, iteration)
         train = run.train.at(iteration)
-        trained = train_stage(run.store, train, run.objective, policy, reference, planned, scored, epochs=epochs, watch=watch)
+        trained = train_stage(run.store, train, run.objective, policy, reference, plan, scored, epochs=epochs, on_step=on_step)
         journal.trained(iteration, made, trained, examples)
         return policy_at(trained.path / "policy", template=policy.template), new
 
-    def examples_stage(self, iteration: int, method: Method, wanted: int | None, policy: Policy, records: list[Record]) -> Stage:
-        """`examples.jsonl`: the first usable ones of the method, records taken in an order of this seed and iteration."""
+    def examples_stage(
+        self, iteration: int, method: Method, num_examples: int | None, policy: Policy, records: list[Record]
+    ) -> Stage:
+        """`examples.jsonl`: the method's first usable examples; the order of the records depends on seed and iteration."""
         run = self.run
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
             keys = [record.key for record in records]
             shuffled = [records[i] for i in order(run.seed, "records", iteration, keys)]
             with self.ask(policy, run.seed, "pairs", iteration) as ask:
-                examples, counts = run.filters.take(method.make_examples(shuffled, ask), wanted, self.tokenizer)
+                examples, counts = run.filters.take(method.make_examples(shuffled, ask), num_examples, self.tokenizer)
             if not examples:
                 raise UserError(
-                    f"The method made no usable example out of {len(records)} records: of {counts['seen']} candidates, "
+                    f"The method made no usable example from {len(records)} records: of {counts['seen']} candidates, "
                     f"{dropped(counts) or 'none was dropped'}. "
                     f"Expected records with the feedback that it learns from: {method.needs}."
                 )
-            if wanted is not None and len(examples) < wanted:
+            if num_examples is not None and len(examples) < num_examples:
                 say(
-                    f"  Note: {len(examples)} examples of the {wanted} asked for: the records are used up (method.rounds: more "
-                    f"passes). Runs that train on more are no comparison; examples_per_iteration={len(examples)} would match them."
+                    f"  Note: only {len(examples)} of {num_examples} examples, because the records are used up (more passes: "
+                    f"method.rounds). For a fair comparison run the other methods with examples_per_iteration={len(examples)}."
                 )
             write_jsonl(output / "examples.jsonl", examples)
             return {"counts": counts, "drawn": ask.drawn}
 
-        if wanted is None:
+        if num_examples is None:
             method = one_pass(method)
         settings = {
-            "method": identity(method), "filters": identity(run.filters), "wanted": wanted, "seed": run.seed,
+            "method": identity(method), "filters": identity(run.filters), "wanted": num_examples, "seed": run.seed,
             "iteration": iteration, "sampler": identity(run.sampler),
         }  # fmt: skip
         inputs = {"policy": policy.fingerprint, "records": digest([asdict(record) for record in records])}
         return run.store.run("examples", work, version=VERSION, settings=settings, inputs=inputs)
 
     def evaluate(self, iteration: int, name: str, policy: Policy, held_out: HeldOut) -> None:
-        """Every evaluation of a policy, one after another."""
+        """Runs every evaluation on a policy, one after another."""
         results = {}
         for label, evaluation in self.run.evaluation.items():
             ask = self.ask(policy, evaluation.noise_seed, "evaluation", 0)
@@ -232,5 +236,5 @@ class Loop:
 
 
 def one_pass(method: Any) -> Any:
-    """Without a number of pairs to reach, the records are gone through once, whatever `rounds` allows."""
+    """The method with a single pass over the records, whatever its `rounds`: there is no number of examples to reach."""
     return replace(method, rounds=1) if any(item.name == "rounds" for item in fields(method)) else method

@@ -2,7 +2,7 @@
 
 A part is a frozen, keyword-only dataclass in a file of its own, the `_target_` of a yaml file; its constructor is its schema and
 has no defaults. Its key in the store is its class, its code and its settings (drift/identity.py), or those that its `key()` gives.
-No part imports torch when its module is imported."""
+Importing a part's module does not import torch."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,8 +28,7 @@ class Keyed(Protocol):
 
 
 class Item(Protocol):
-    """What fresh replies are asked for: a record, a task, anything that has an identity. Its noise hangs on `key` and on nothing
-    else."""
+    """Something that fresh replies are drawn for: a record, a task. Its noise depends on `key` alone."""
 
     @property
     def key(self) -> str: ...
@@ -39,37 +38,38 @@ T = TypeVar("T", bound=Item)
 
 
 class Ask(Protocol):
-    """What a method, a data set or an evaluation may ask of models: bound to a policy, a seed, a purpose and an iteration. All
-    work is done in fixed groups, each a finished stage of the store, so that nothing is computed or paid for twice; one model
-    is open at a time."""
+    """The service through which a method, a data set or an evaluation asks models, bound to a policy, a seed, a purpose and an
+    iteration. All work is done in fixed groups, each a stage of the store, so that nothing is computed or paid for twice; one
+    model is open at a time."""
 
     def draw(
         self, items: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], *, first_sample: int, label: str
     ) -> Iterator[tuple[T, list[Reply]]]:
-        """Every item, in order, with a fresh reply to each of its prompts (all items have equally many). Lazy: a group is drawn
+        """Every item, in order, with a fresh reply to each of its prompts (every item has the same number). Lazy: a group is drawn
         when its first item is asked for. The j-th reply has the noise of sample `first_sample + j`. An item with a prompt
-        longer than `sampler.max_prompt_tokens`, or one that the chat template can't render, is passed over and counted.
-        `label`: of the progress bar."""
+        longer than `sampler.max_prompt_tokens`, or with one that the chat template can't render, is skipped and counted.
+        `label`: the progress bar's."""
         ...
 
     def logprobs(
         self, texts: Sequence[tuple[Prompt, str, bool]], *, of: Literal["policy", "start"], label: str
     ) -> list[Logprob | None]:
-        """Log-probability of each reply, given as (prompt, reply, ended), under the policy or the run's start model, by the path
-        that training uses. None: the chat template can't render it, or it has no token."""
+        """The log-probability of each reply, given as (prompt, reply, ended), under the policy or the run's start model, computed
+        in the same way as in training. None: the chat template can't render the reply, or it has no token."""
         ...
 
     def judge(
         self, judge: "Judge", drawn: Iterable[tuple[Record, list[Reply]]], *, label: str
     ) -> Iterator[tuple[Record, list[Reply], list[float]]]:
-        """What was drawn, in order, with a score for each reply; higher is better. Lazy, a group of `judge.group_size` items at
-        a time."""
+        """The drawn items and replies, in order, with a score for each reply; higher is better. Lazy, a group of
+        `judge.group_size` items at a time."""
         ...
 
 
 class Method(Protocol):
-    """Makes examples out of records and of what it asks. `paired`: every example has a good and a bad reply. `needs`: the records
-    that it learns from, in words that end the error where it found none ("DSAT"). `judge`: the one that it asks, or None."""
+    """Makes examples from records and from what it asks models. `paired`: every example has a good and a bad reply. `needs`: the
+    feedback that it learns from, in words that end the error message where there is none ("DSAT"). `judge`: the judge that it
+    asks, or None."""
 
     paired: ClassVar[bool]
     needs: ClassVar[str]
@@ -78,16 +78,16 @@ class Method(Protocol):
     def judge(self) -> "Judge | None": ...
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example | None]:
-        """Candidates, lazily: whoever takes them stops when there are enough, so ask for replies as late as possible. None is a
-        tie (of a judge, say): it is counted and makes no example. `records` are those of this iteration, in an order of its
-        seed. Unusable candidates (empty, copied, cut off, …) are taken out by drift/examples/filters.py, not here."""
+        """Candidate examples, lazily: the caller stops when it has enough, so ask for replies as late as possible. None is a tie
+        (of a judge, say): it is counted and makes no example. `records` are those of this iteration, in an order that depends on
+        its seed. Unusable candidates (empty, copied, cut off, …) are removed by drift/examples/filters.py, not here."""
         ...
 
 
 class Judge(Protocol):
-    """Scores replies. Its yaml begins with `# @package method.judge`, which is where a method has it. `needs_truth`: it can judge
-    records with a known truth only (`data.knows_truth`). `group_size`: how many items it gets at once, which is also what a kill
-    can cost. `label`: what reports call it."""
+    """Scores replies. Its yaml begins with `# @package method.judge`, because it is part of a method. `needs_truth`: it can judge
+    only records with a known truth (`data.knows_truth`). `group_size`: the number of items that it gets at once, and so the most
+    work that a kill can cost. `label`: its name in reports."""
 
     needs_truth: ClassVar[bool]
 
@@ -98,15 +98,15 @@ class Judge(Protocol):
     def label(self) -> str: ...
 
     def open(self) -> AbstractContextManager[Callable[[Sequence[tuple[Record, Sequence[str]]]], list[list[float]]]]:
-        """Loads what it needs; yields a function from groups of (record, replies) to a list of scores for each, one a reply,
-        finite and higher for better; frees it. Scores may not depend on neighbours. Raises `UserError` where an answer could
-        not be had (budget, refusal)."""
+        """Loads what it needs; yields a function from groups of (record, replies) to a list of scores for each, one per reply,
+        finite and higher for better; frees it. A score may not depend on the other items. Raises `UserError` if there is no
+        answer (budget, refusal)."""
         ...
 
 
 class Sampler(Protocol):
     """Draws replies from a policy. The settings that every sampler has: `max_new_tokens`, `max_prompt_tokens`, and `group_size`,
-    the number of replies asked for at once, which is also what a kill can cost."""
+    the number of replies drawn at once, and so the most work that a kill can cost."""
 
     @property
     def max_new_tokens(self) -> int: ...
@@ -119,15 +119,15 @@ class Sampler(Protocol):
 
     def open(self, policy: Any) -> AbstractContextManager[Callable[..., list[Reply | None]]]:
         """Loads the policy, a `drift.model.policy.Policy`; yields `generate(prompts, noise, tick) -> replies`; frees it.
-        `noise`: a `drift.randomness.Noise` each, which makes uniforms or a seed. `tick(share)` is called with the share of
+        `noise`: a `drift.randomness.Noise` per prompt, which makes uniforms or a seed. `tick(share)` is called with the share of
         the group that was just done. None: the prompt is too long, or the chat template can't render it."""
         ...
 
 
 class Objective(Protocol):
-    """A loss: one file with one pure function. `weight`: of it in the sum. `paired`: it compares a good and a bad reply of each
-    example (examples without are refused before anything runs). `mismatched`: it wants `step.kl`, which costs a pass over
-    replies to other prompts."""
+    """A loss: one file with one pure function. `weight`: its weight in the sum. `paired`: it compares a good and a bad reply of
+    each example (methods without such pairs are refused before anything runs). `mismatched`: it needs `step.kl`, which costs a
+    pass over replies to other prompts."""
 
     paired: ClassVar[bool]
     mismatched: ClassVar[bool]
@@ -137,17 +137,17 @@ class Objective(Protocol):
 
     def loss(self, batch: Any, step: Any) -> tuple[Any, Mapping[str, Any]]:
         """(scalar tensor: the sum over the batch's examples, before the weight; metrics: name -> sum over the batch's examples,
-        drawn in report and W&B under that name). `batch`: `drift.objective.batch.Batch`; `step`:
-        `drift.objective.batch.Step`, totals of the optimiser step."""
+        plotted in the report and in W&B under that name). `batch`: `drift.objective.batch.Batch`; `step`:
+        `drift.objective.batch.Step`, the totals of the optimiser step."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What an evaluation found of a policy. `metrics`: name -> `drift.evaluation.metric.metric(...)`; `headline`: the one that
-    is compared. `drawn`: the fresh replies, if it drew any, of items with a `key` and a `prompt`: length, word pairs, missing
-    ends, copies and perplexity are measured on them (drift/evaluation/replies.py), and alarms watch these. `rows`: of
-    replies.jsonl. `conversations`: item -> conversation, where items of one conversation count as one in intervals."""
+    """What an evaluation measured on a policy. `metrics`: name -> `drift.evaluation.metric.metric(...)`; `headline`: the metric
+    that is compared. `drawn`: the fresh replies, if any, of items with a `key` and a `prompt`; length, word pairs, missing ends,
+    copies and perplexity are measured on them (drift/evaluation/replies.py) and raise alarms. `rows`: the lines of replies.jsonl.
+    `conversations`: item -> conversation, where the items of one conversation count as one in intervals."""
 
     headline: str
     metrics: dict[str, Any]
@@ -158,8 +158,8 @@ class Measured:
 
 class Evaluation(Protocol):
     """Measures a policy. A run has a list of them; the first one's headline is the run's. `meanings`: metric -> a sentence for
-    the report. `noise_seed`: of its fresh replies, the same for every method and policy. `samples`: whether it draws any, so that
-    its scores depend on the sampler."""
+    the report. `noise_seed`: the seed of its fresh replies, the same for every method and policy. `samples`: whether it draws
+    fresh replies, so that its scores depend on the sampler."""
 
     meanings: ClassVar[Mapping[str, str]]
 
@@ -170,15 +170,15 @@ class Evaluation(Protocol):
     def samples(self) -> bool: ...
 
     def prompts(self) -> Sequence[Prompt]:
-        """The prompts that it asks whatever the log holds: training records that share them are leaks, and are removed."""
+        """The prompts that it asks whatever is in the log: training records that share them are leaks, and are removed."""
         ...
 
     def separate(self, records: list[Record]) -> tuple[list[Record], list[Record]]:
-        """(for training, held out for this evaluation). With several evaluations, of what the ones before it left."""
+        """(for training, held out for this evaluation). With several evaluations, each splits what the one before it left."""
         ...
 
     def outlook(self, records: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
-        """Sentences about what its numbers can show, said before anything is computed."""
+        """Sentences about what its numbers can show, printed before anything is computed."""
         ...
 
     def key(self, held_out: Sequence[Record]) -> dict[str, Any]:
@@ -186,14 +186,14 @@ class Evaluation(Protocol):
         ...
 
     def measure(self, ask: Ask, held_out: Sequence[Record]) -> Measured:
-        """Asks what it needs to; called for the start model and for every policy after it."""
+        """Asks the model and measures; called for the start model and for every policy after it."""
         ...
 
 
 class Source(Protocol):
-    """A data set. One that asks users of a policy (`uses_policy`) is a `Simulation`; a log is read by `parse`, row by row, and
-    goes through drift/intake. `gives_records`: its records are finished, so that no miner judges them and the intake only chooses
-    among them. `knows_truth`: its records have a `truth` that a verifier can check."""
+    """A data set. One with simulated users (`uses_policy`) is a `Simulation`; a log is read by `parse`, row by row, and goes
+    through drift/intake. `gives_records`: its records are finished: no miner labels them, and the intake only selects among
+    them. `knows_truth`: its records have a `truth` that a verifier can check."""
 
     uses_policy: ClassVar[bool]
     gives_records: ClassVar[bool]
@@ -213,8 +213,8 @@ class Task(Item, Protocol):
 
 
 class Simulation(Source, Protocol):
-    """A source with `uses_policy` true: users who are asked anew. `second_tries`: the assistant answers complaints too. `system`:
-    the system message that it sends, or None."""
+    """A source with `uses_policy` true: simulated users, who react to any policy. `second_tries`: the assistant also answers
+    complaints. `system`: the system message of every conversation, or None."""
 
     @property
     def seed(self) -> int: ...
@@ -226,7 +226,7 @@ class Simulation(Source, Protocol):
     def system(self) -> str | None: ...
 
     def collect(self, ask: Ask) -> Any:
-        """What users say to the policy: a `drift.intake.collected.Collected`."""
+        """The users' feedback on the policy's replies: a `drift.intake.collected.Collected`."""
         ...
 
     def tasks(self, split: Literal["train", "validation", "test"], count: int) -> Sequence[Task]:
@@ -245,6 +245,6 @@ class Miner(Protocol):
 
 
 class Logger(Protocol):
-    """Gets what happens while it happens. `begin` is called once a run; the object that it returns is told the rest."""
+    """Logs a run while it runs. `begin` is called once per run; the object that it returns gets everything else."""
 
     def begin(self, folder: Path, title: Mapping[str, str], notes: Mapping[str, str]) -> Any: ...

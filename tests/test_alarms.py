@@ -1,4 +1,4 @@
-"""Alarms: each fires on what it is for and on nothing else; stop ends a run that can be gone on with."""
+"""Alarms: each is raised by what it is for and by nothing else; stop ends a run that can be resumed."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from conftest import ROOT, SMALL, command, compose
 from hydra.utils import instantiate
 from test_methods import pair, record
 
-from drift.alarms import TO_DO
+from drift.alarms import REMEDIES
 from drift.errors import UserError
 from drift.journal import Journal
 from drift.logger.csv import Csv
@@ -40,13 +40,13 @@ def steps(shift, entropy):
     return [{"chosen_shift": s, "entropy": e} for s, e in zip(shift, entropy, strict=True)]
 
 
-def test_training_alarms_look_at_the_last_steps():
+def test_training_alarms_use_the_last_steps():
     calm, falling = [0.0] * 8, [0.0] * 4 + [-0.3, -0.9, -1.5, -2.0]
     assert alarms(chosen_shift=-1.0).in_training(steps(calm, [2.0] * 8)) == {}
     found = alarms(chosen_shift=-1.0).in_training(steps(falling, [2.0] * 8))
     assert found == {
-        "chosen_shift": "chosen_shift is -1.18, the limit -1: the log-probability of a token of the chosen replies against the "
-        "reference, in nats"
+        "chosen_shift": "chosen_shift is -1.18, below the limit -1: the mean log-probability of a token of the chosen replies "
+        "relative to the reference, in nats"
     }
     assert alarms(chosen_shift=-1.0).in_training(steps(falling[:7], [2.0] * 7)) == {}
     assert list(alarms(entropy_share=0.5).in_training(steps(calm, [2.0] * 4 + [0.9] * 4))) == ["entropy_share"]
@@ -69,7 +69,7 @@ def pairs_of(lengths, cut=0, cut_rejected=0):
     ]
 
 
-def test_chosen_replies_that_are_cut_more_often_than_rejected_ones_sound_by_default():
+def test_chosen_replies_cut_off_more_often_than_rejected_ones_raise_an_alarm_by_default():
     """25 of 76 chosen replies of a log whose replies all end; as many on both sides, as of a model's own log, are no news."""
     watching, log = instantiate(compose().alarms), [record(0, "dsat", reply="w " * 11)]
     found = watching.in_examples(pairs_of([11] * 76, cut=25), log)
@@ -81,11 +81,12 @@ def test_chosen_replies_that_are_cut_more_often_than_rejected_ones_sound_by_defa
     )
 
 
-def test_chosen_replies_much_longer_than_the_logs_sound_by_default():
+def test_chosen_replies_much_longer_than_the_logs_raise_an_alarm_by_default():
     """A median of 38.5 words (38 and 39 in the middle) against 11."""
     watching, log = instantiate(compose().alarms), [record(i, "dsat", reply="w " * words) for i, words in enumerate((5, 11, 90))]
     found = watching.in_examples(pairs_of([10, 38, 39, 60]), log)
-    assert list(found) == ["chosen_length_ratio"] and "38.5 words or more, half of the log's 11" in found["chosen_length_ratio"]
+    assert list(found) == ["chosen_length_ratio"]
+    assert "a median of 38.5 words, the log's replies 11:" in found["chosen_length_ratio"]
     assert watching.in_examples(pairs_of([10, 22, 22, 60]), log) == {}
 
 
@@ -117,7 +118,7 @@ def test_steps_found_in_the_store_raise_the_alarms_of_steps_that_come_one_by_one
         watching = alarms(chosen_shift=-0.25, entropy_share=0.5)
         journal = Journal(tmp_path / way, {"method": "one"}, {}, store, Csv(), watching)
         for done in seen:
-            journal.watch(1, rows[:done])
+            journal.log_steps(1, rows[:done])
         found[way] = [(alarm.name, alarm.during) for alarm in journal.state.alarms]
         assert (tmp_path / way / "steps.csv").read_text().count("\n") == 1001
     assert found["at once"] == [("chosen_shift", "training, step 503"), ("entropy_share", "training, step 703")]
@@ -140,10 +141,10 @@ def test_steps_without_a_metric_are_left_out_of_its_mean():
 
 
 def test_every_alarm_has_settings_to_try():
-    assert TO_DO.keys() == OFF.keys()
+    assert REMEDIES.keys() == OFF.keys()
 
 
-def test_a_ratio_that_nothing_can_meet_is_refused():
+def test_a_threshold_that_no_policy_can_meet_is_refused():
     with pytest.raises(UserError, match="alarms.length_ratio=0.5: expected above 1"):
         alarms(length_ratio=0.5).check()
 
@@ -160,7 +161,7 @@ def replayed():
     return {run["run"]: replay.replay(composed, run) for run in replay.read(STUDY / "alarms.jsonl")}
 
 
-def test_an_alarm_sounds_before_a_collapse_reaches_utility_and_none_in_the_quickstart():
+def test_an_alarm_is_raised_before_a_collapse_reaches_utility_and_none_in_the_quickstart():
     runs = replayed()
     calm = {name: rows for name, rows in runs.items() if "quickstart" in name}
     assert len(calm) == 8 + 8 and {row["alarms"] for rows in calm.values() for row in rows} == {""}
@@ -173,7 +174,7 @@ def test_an_alarm_sounds_before_a_collapse_reaches_utility_and_none_in_the_quick
     assert len(below) == 3 and all(row["alarms"].startswith("chosen_shift (step") for row in below)
 
 
-def test_every_collapse_of_an_unseen_seed_is_told_of_the_slow_one_late():
+def test_every_collapse_of_an_unseen_seed_raises_an_alarm_and_the_slow_one_late():
     """Seeds that no threshold was set on. The last drifts to longer replies: utility falls an iteration before anything sounds."""
     runs = {name[-3:]: rows for name, rows in replayed().items() if name.startswith("unseen")}
     first = {
@@ -185,13 +186,13 @@ def test_every_collapse_of_an_unseen_seed_is_told_of_the_slow_one_late():
 
 
 @pytest.mark.slow
-def test_stop_ends_the_run_and_the_same_command_without_it_goes_on(cache, tmp_path):
+def test_stop_ends_the_run_and_the_same_command_without_it_resumes(cache, tmp_path):
     common = [
         *SMALL, f"model.cache_dir={cache}", "iterations=1", "alarms.entropy_share=2", f"store.dir={tmp_path}/store",
         "train.examples_per_step=1", "alarms.cut_share=null",
     ]  # fmt: skip
     stopped = command(*common, "alarms.action=stop", f"hydra.run.dir={tmp_path}/stopped")
-    assert stopped.returncode == 1 and "Stopped by the alarm entropy_share in iteration 1, training" in stopped.stderr
+    assert stopped.returncode == 1 and "The alarm entropy_share stopped the run in iteration 1, training" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     with open(tmp_path / "stopped/steps.csv") as file:
         assert len(file.readlines()) >= 1 + 4  # what led there is kept
@@ -210,6 +211,6 @@ def test_pairs_that_are_copies_stop_a_run_before_it_trains(cache, tmp_path):
         *SMALL, f"model.cache_dir={cache}", "iterations=1", "alarms.copied_share=-1", "alarms.action=stop",
         f"store.dir={tmp_path}/store", f"hydra.run.dir={tmp_path}/run",
     )  # fmt: skip
-    assert done.returncode == 1 and "Stopped by the alarm copied_share in iteration 1, sampling" in done.stderr
+    assert done.returncode == 1 and "The alarm copied_share stopped the run in iteration 1, sampling" in done.stderr
     stages = {stage["name"] for stage in json.loads((tmp_path / "run/run.json").read_text())["stages"]}
     assert "examples" in stages and not stages & {"reference", "train"}

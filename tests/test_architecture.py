@@ -8,9 +8,9 @@ import torch
 
 from drift.errors import UserError
 from drift.model.architecture import check_architecture, shares_beginnings
-from drift.sampler.decode import Row, sample
-from drift.score.attention import refuse_other_arithmetic
-from drift.train.lora import Lora, unreached
+from drift.sampler.decode import SampleRequest, sample
+from drift.score.attention import refuse_unknown_arguments
+from drift.train.lora import Lora, not_adapted
 
 SIZES = dict(
     vocab_size=100, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -43,7 +43,7 @@ def test_a_reply_in_a_group_is_the_reply_alone_whatever_the_attention(kind):
     noise = torch.Generator().manual_seed(1)
     prompts = [[*range(1, 9), *torch.randint(1, 100, (more,), generator=noise).tolist()] for more in (3, 12, 25, 40, 52)]
     settings = {"max_new_tokens": 20, "temperature": 0, "top_p": 1.0, "stop_ids": {0}, "pad_id": 0}
-    together = sample(model, [Row(prompt=prompt, uniforms=[0.0] * 20) for prompt in prompts], **settings)
+    together = sample(model, [SampleRequest(prompt=prompt, uniforms=[0.0] * 20) for prompt in prompts], **settings)
     for prompt, reply in zip(prompts, together, strict=True):
         ids = torch.tensor([prompt])
         alone = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False)
@@ -94,11 +94,11 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer, tmp_path):
 
 
 def test_arguments_of_attention_that_change_numbers_are_not_passed_over():
-    refuse_other_arithmetic({"dropout": 0.0, "sliding_window": None, "use_cache": False}, 16)
-    refuse_other_arithmetic({"sliding_window": 16}, 16)
+    refuse_unknown_arguments({"dropout": 0.0, "sliding_window": None, "use_cache": False}, 16)
+    refuse_unknown_arguments({"sliding_window": 16}, 16)
     for name, value in (("sliding_window", 15), ("softcap", 50.0), ("s_aux", torch.zeros(4)), ("not_invented_yet", 1)):
         with pytest.raises(UserError, match=f"attention uses {name}"):
-            refuse_other_arithmetic({name: value}, 16)
+            refuse_unknown_arguments({name: value}, 16)
 
 
 def test_lora_on_a_mixture_of_experts_says_what_it_leaves_alone(capsys):
@@ -106,12 +106,12 @@ def test_lora_on_a_mixture_of_experts_says_what_it_leaves_alone(capsys):
     2 x 16 x 32; the head 100 x 32 once. So 24,832 of 34,176 numbers."""
     model = random_model("mixtral", num_local_experts=4, intermediate_size=32)
     note = "experts.down_proj, experts.gate_up_proj, gate.weight (73% of the matrices) stay as they are, unquantised"
-    assert unreached(model) == note
+    assert not_adapted(model) == note
     adapted = Lora(rank=2, scale=1.0, top_share=1.0, quantization="none").attach(model)
     reached = {name.split(".")[-4] for name, _ in adapted.named_parameters() if "lora_" in name}
     assert reached == {"q_proj", "k_proj", "v_proj", "o_proj"}
     assert note in capsys.readouterr().out
-    assert unreached(random_model("llama")) == ""
+    assert not_adapted(random_model("llama")) == ""
 
 
 def test_a_model_without_linear_modules_can_not_take_lora():

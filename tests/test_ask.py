@@ -147,7 +147,7 @@ def test_one_model_is_open_at_a_time(bound, reading, tmp_path):
     assert found == judged and (tmp_path / "notes").read_text().count("open") == 6  # all of it is in the store
 
 
-def test_a_judge_that_is_stopped_in_the_middle_is_asked_nothing_twice(bound, reading, tmp_path):
+def test_a_judge_that_is_stopped_in_the_middle_scores_nothing_twice(bound, reading, tmp_path):
     """Groups of two: it stops at the fourth record, so the third is asked once more, and no other."""
     drawn = [(one, [Reply(text=text, num_tokens=2, ended=True) for text in ("a", "bc")]) for one in LOG]
     with bound() as ask, pytest.raises(UserError, match="The budget is spent"):
@@ -165,13 +165,13 @@ def test_a_judge_that_is_stopped_in_the_middle_is_asked_nothing_twice(bound, rea
 
 
 @pytest.mark.parametrize(("score", "error"), [(math.nan, UserError), (None, AssertionError)])
-def test_scores_that_are_none_or_too_few_become_no_stage(bound, score, error, tmp_path):
+def test_nan_or_missing_scores_never_become_a_stage(bound, score, error, tmp_path):
     with bound() as ask, pytest.raises(error):
         list(ask.judge(Broken(score=score), [(LOG[0], [Reply(text="a", num_tokens=1, ended=True)])], label="t"))
     assert not list((tmp_path / "store").glob("judge/*/manifest.json"))
 
 
-def test_log_probs_are_those_of_the_model_asked_for_in_any_grouping(bound, tiny, qwen2, monkeypatch):
+def test_log_probs_are_those_of_the_chosen_model_in_any_grouping(bound, tiny, qwen2, monkeypatch):
     """Against the sum over whole logits. A reply without a token has none; one of two sequences a group is the same."""
     texts = [(one.prompt, "Good" * (1 + i % 2), i % 3 > 0) for i, one in enumerate(LOG)] + [(LOG[0].prompt, "", False)]
     with bound() as ask:
@@ -191,7 +191,7 @@ def test_log_probs_are_those_of_the_model_asked_for_in_any_grouping(bound, tiny,
         assert len(manifest["facts"]["nats"]) == 2 and list(manifest["files"]) == []
 
 
-def test_a_bar_inside_a_bar_is_shown_in_lines(monkeypatch, capsys):
+def test_nested_progress_bars_are_shown_as_lines(monkeypatch, capsys):
     """As a judge's is inside the sampler's; rich allows one live display."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     with Progress("outer", total=2, unit="x") as outer:

@@ -71,7 +71,7 @@ def test_a_report_is_quiet_self_contained_and_shows_markup_as_text(page, study):
     assert page.locator("#samples").get_by_text("document.title").count() > 0
 
 
-def test_the_filter_shows_what_fits_and_says_how_much(page):
+def test_the_filter_shows_matching_samples_and_their_number(page):
     boxes = page.locator("#samples > div")
     total, shown = boxes.count(), page.locator("#samples > div:visible")
     assert shown.count() == total and page.locator("#shown").inner_text() == f"{total} of {total}"
@@ -116,7 +116,7 @@ def test_a_member_that_was_killed_is_in_the_report(page):
     assert "running, or killed" in text and "spin: only 1 of 2 runs has evaluated a trained policy so far" in text
 
 
-def test_what_slips_into_a_page_unescaped_neither_runs_nor_loads(chromium, tmp_path):
+def test_unescaped_text_in_a_page_neither_runs_nor_loads_anything(chromium, tmp_path):
     """As a picture, which a page takes as it is."""
     slipped = '<script>document.title = "taken over"</script><img src="http://127.0.0.1:9/x.png" onerror="document.title = 1">'
     values = {"verdict": [], "command": "", "tables": [], "examples": [], "pictures": [("a picture", slipped)]}
@@ -130,7 +130,7 @@ def test_what_slips_into_a_page_unescaped_neither_runs_nor_loads(chromium, tmp_p
     page.close()
 
 
-def test_many_samples_come_a_page_at_a_time_and_the_filter_looks_at_all(chromium, tmp_path):
+def test_many_samples_are_shown_a_page_at_a_time_and_the_filter_searches_all(chromium, tmp_path):
     items = [{"kind": "training", "prompt": f"Prompt {i}.", "turns": 1, "logged": [], "replies": []} for i in range(45)]
     environment = Environment(loader=PackageLoader("drift.report", "."), autoescape=True)
     file = tmp_path / "samples.html"

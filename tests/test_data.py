@@ -12,7 +12,7 @@ from drift.data.requests import REQUESTS, feedback, verify
 from drift.errors import UserError
 from drift.intake.conversations import Conversation, to_records
 from drift.intake.intake import Intake
-from drift.intake.leakage import apart
+from drift.intake.leakage import remove_leaked
 from drift.intake.opinions import judged
 from drift.intake.rows import BadRow
 from drift.intake.usable import usable
@@ -263,14 +263,14 @@ def test_training_prompts_that_the_evaluation_asks_are_removed_refused_or_kept()
         chat("What is tea made of?", "y", "wrong", name="near but short"),
     ]
     records, prompts = [next(to_records(c, "t")) for c in mine], [next(to_records(c, "t")).prompt for c in asked]
-    kept, aside = apart(records, prompts, "remove")
+    kept, aside = remove_leaked(records, prompts, "remove")
     assert [record.conversation for record in kept] == ["other", "near but short"]
     assert [(row["record"], row["found"]) for row in aside] == [("equal:1", "equal"), ("thirteen:1", "13 words in a row")]
-    assert apart(records, prompts, "keep")[0] == records
+    assert remove_leaked(records, prompts, "keep")[0] == records
     with pytest.raises(UserError, match="All 1 training records have prompts that overlap"):
-        apart([record for record in records if record not in kept][:1], prompts, "remove")
+        remove_leaked([record for record in records if record not in kept][:1], prompts, "remove")
     with pytest.raises(UserError, match="2 training records have prompts that the evaluation asks, the first is equal:1"):
-        apart(records, prompts, "refuse")
+        remove_leaked(records, prompts, "refuse")
 
 
 def test_a_logs_key_holds_its_content_its_settings_and_its_miner(tmp_path):

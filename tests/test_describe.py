@@ -62,7 +62,7 @@ def test_the_command_has_what_is_proposed_keeps_what_the_user_said_and_can_be_ru
     assert kept.settings == {} and kept.max_new_tokens == 99
 
 
-def test_english_is_english_and_other_languages_are_named():
+def test_the_page_names_languages_that_the_miner_cannot_read():
     english = ("How do I make pasta al dente?", "What should I know about roses?", "Translate 'Guten Morgen' to English")
     assert {told(text) for text in english} <= {"en", None} and told("thanks") is None and told("12 + 3 = ?") is None
     asked = (
@@ -74,5 +74,5 @@ def test_english_is_english_and_other_languages_are_named():
     spoken = languages([record(i, asked=text) for i, text in enumerate(asked)])
     assert spoken == {"de": 2, "fr": 1, NOT_TOLD: 1, "en": 3}
     (sentence,) = unread(spoken)
-    assert sentence.startswith("3 records are not in English (de 2, fr 1): the miner reads English")
+    assert sentence.startswith("3 records are not in English (de 2, fr 1). The miner reads only English")
     assert unread(languages([record(0, asked="Please tell me more about tea.")])) == []

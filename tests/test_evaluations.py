@@ -163,7 +163,7 @@ def test_a_judge_and_a_sampler_from_outside_make_the_pairs(outside):
     assert state["notes"]["judge"] == "brevity" and sum(stage["name"] == "judge" for stage in state["stages"]) >= 2
 
 
-def test_two_evaluations_watch_one_run_and_the_first_is_its_headline(cache, tmp_path):
+def test_two_evaluations_measure_one_run_and_the_first_is_its_headline(cache, tmp_path):
     """Held-out records of the simulated log, then the utility; alarms look at the replies of both."""
     log = ["evaluation=[heldout,deployment]", "evaluation.heldout.share=0.3", "evaluation.heldout.num_sampled_prompts=2"]
     log += ["iterations=1", "examples_per_iteration=4", "filters.truncated=keep", "alarms.length_ratio=1.0001"]
@@ -185,12 +185,12 @@ def test_two_evaluations_watch_one_run_and_the_first_is_its_headline(cache, tmp_
 
 
 @pytest.mark.parametrize("chosen", ["heldout", "[heldout]", "[heldout,deployment]", "[deployment,heldout]"])
-def test_evaluations_are_chosen_as_a_list_in_its_order_and_one_needs_no_brackets(chosen):
+def test_evaluations_are_an_ordered_list_and_a_single_one_needs_no_brackets(chosen):
     run = build(compose("model=tiny", f"evaluation={chosen}"))
     assert list(run.evaluation) == chosen.strip("[]").split(",")
 
 
-def test_each_evaluation_holds_out_of_what_the_ones_before_it_left(tiny, tmp_path):
+def test_each_evaluation_holds_out_records_that_the_ones_before_it_left(tiny, tmp_path):
     """Two of one kind with other shares, through the loop's own page: no record in two hands."""
     from drift.journal import Journal
     from drift.loop import Loop
@@ -201,6 +201,6 @@ def test_each_evaluation_holds_out_of_what_the_ones_before_it_left(tiny, tmp_pat
     run = build(compose("model=tiny", "data=jsonl", f"data.path={log}", second, f"store.dir={tmp_path}/s", "intake.leakage=keep"))
     start = policy_at(tiny)
     journal = Journal(tmp_path, {"method": "x", "seed": "0"}, {}, run.store, run.logger, run.alarms)
-    records, held_out = Loop(run=run, journal=journal, start=start, tokenizer=load_tokenizer(start)).learnt_from(1, start)
+    records, held_out = Loop(run=run, journal=journal, start=start, tokenizer=load_tokenizer(start)).collect_feedback(1, start)
     hands = [records, held_out["heldout"], held_out["second"]]
     assert all(hands) and sum(map(len, hands)) == 40 == len({record.id for hand in hands for record in hand})

@@ -146,7 +146,7 @@ def test_sft_and_kto_run_on_every_kind_of_data(method, kind, logs, cache, tmp_pa
 
 
 def test_sft_without_a_liked_reply_says_what_it_needs(logs, cache, tmp_path):
-    with pytest.raises(UserError, match="no usable example out of 16 records.*the feedback that it learns from: SAT"):
+    with pytest.raises(UserError, match="no usable example from 16 records.*the feedback that it learns from: SAT"):
         perform(
             tmp_path / "run", *SMALL, *logs["deployment"], "method=sft", f"model.cache_dir={cache}", f"store.dir={tmp_path}/store"
         )

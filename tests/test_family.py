@@ -12,13 +12,12 @@ from drift.errors import UserError
 from drift.model.architecture import check_architecture
 from drift.model.family import PROVED, objection
 from drift.sampler.cpu import bands, skinny
-from drift.sampler.decode import Row as Prompt
-from drift.sampler.decode import sample
+from drift.sampler.decode import SampleRequest, sample
 from drift.sampler.prefill import prefill
 from drift.score import padded, shared
-from drift.score.kept import kept, load
+from drift.score.frozen_outputs import load_output, save_outputs
 from drift.score.sequence import TokenSequence
-from drift.train.frozen import removed
+from drift.train.frozen import without_layers
 from drift.train.lora import Lora
 
 CLOSE, FAR = 1e-5, 1e-3
@@ -85,7 +84,7 @@ def numbers(layout, model, batch, without=0):
     """Of every row the log-prob; of every trained parameter the gradient of their weighted sum. `without`: layers taken off."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     model.zero_grad()
-    with removed(model, without):
+    with without_layers(model, without):
         sums, _ = layout.reply_logprobs(model, batch)
         (sums * torch.linspace(-1, 2, len(sums))).sum().backward()
     return {"log-probs": sums.detach()} | {name: parameter.grad.clone() for name, parameter in trained.items()}
@@ -106,7 +105,7 @@ def unrestarted(batch):
     return batch | {"position_ids": torch.arange(batch["position_ids"].shape[1])[None]}
 
 
-def test_shared_rows_give_log_probs_and_gradients_of_padded_ones(case):
+def test_the_shared_layout_gives_the_log_probs_and_gradients_of_the_padded_one(case):
     _, model = case
     expected = numbers(padded, model, collated(padded))
     assert deviation(numbers(shared, model, collated(shared)), expected) <= CLOSE
@@ -123,14 +122,14 @@ def adapted(model):
     return model
 
 
-def test_frozen_layers_can_be_taken_off_where_the_table_says_so(case, tmp_path):
+def test_frozen_layers_can_be_removed_where_the_table_says_so(case, tmp_path):
     """Where it says no, the numbers would be wrong."""
     kind, model = case
     expected = numbers(padded, policy := adapted(model), collated(padded))
     assert deviation(numbers(shared, policy, collated(shared)), expected) <= CLOSE
-    with torch.no_grad(), kept(model, 1, tmp_path / "frozen"):
+    with torch.no_grad(), save_outputs(model, 1, tmp_path / "frozen"):
         shared.reply_logprobs(model, collated(shared))
-    found = numbers(shared, policy, collated(shared) | {"hidden": load(tmp_path / "frozen", 0)}, without=1)
+    found = numbers(shared, policy, collated(shared) | {"hidden": load_output(tmp_path / "frozen", 0)}, without=1)
     if objection(model.config, "frozen_layers", longest=LONGEST):
         assert kind == "olmo3" and deviation(found, expected) > FAR
     else:
@@ -166,7 +165,7 @@ def uncached(model, replies):
 def test_banded_decoding_gives_the_logits_of_plain_forward_passes(case):
     _, model = case
     light = copy.deepcopy(model)
-    skinny.lighten(light)
+    skinny.speed_up(light)
     replies, logits = decoded(light, True)
     plain_replies, plain_logits = decoded(model, False)
     apart = float(max((logits - other).abs().max() for other in (plain_logits, uncached(model, replies))))
@@ -175,10 +174,10 @@ def test_banded_decoding_gives_the_logits_of_plain_forward_passes(case):
     assert (shifted - plain_logits)[:, 1].abs().max() > FAR
 
 
-def test_replies_that_end_at_different_steps_are_those_of_the_plain_cache(case):
+def test_replies_of_different_lengths_are_those_of_the_padded_cache(case):
     _, model = case
     noise = torch.rand(len(PROMPTS), NEW, generator=torch.Generator().manual_seed(0)).tolist()
-    rows = [Prompt(prompt=prompt, uniforms=uniforms) for prompt, uniforms in zip(PROMPTS, noise, strict=True)]
+    rows = [SampleRequest(prompt=prompt, uniforms=uniforms) for prompt, uniforms in zip(PROMPTS, noise, strict=True)]
     settings = {"max_new_tokens": NEW, "temperature": 1.0, "top_p": 0.95, "stop_ids": set(range(0, 120, 4)), "pad_id": 0}
     banded, plain = (sample(model, rows, banded=choice, **settings) for choice in (True, False))
     assert banded == plain and len({len(reply) for reply in plain}) > 1
@@ -192,7 +191,7 @@ WINDOWED = [name for name, (_, settings) in CASES.items() if "sliding_window" in
 
 
 @pytest.mark.parametrize("name", WINDOWED)
-def test_a_window_that_is_shorter_than_the_longest_row_is_refused_before_and_while_anything_is_computed(name, tmp_path):
+def test_a_window_shorter_than_the_longest_sequence_is_refused_by_the_check_and_by_the_attention(name, tmp_path):
     """One token shorter. The cases above stand for the one that fits."""
     kind, settings = CASES[name]
     model = tiny_model(kind, settings | {"sliding_window": LONGEST - 1})
@@ -200,24 +199,24 @@ def test_a_window_that_is_shorter_than_the_longest_row_is_refused_before_and_whi
     shared.check_model(tmp_path, LONGEST - 1)
     with pytest.raises(UserError, match=rf"window of {LONGEST - 1} tokens, and rows may have {LONGEST}\. Use train.layout=padded"):
         shared.check_model(tmp_path, LONGEST)
-    with pytest.raises(UserError, match=rf"uses sliding_window.*longest row has {LONGEST} tokens"):
+    with pytest.raises(UserError, match=rf"uses sliding_window.*longest sequence has {LONGEST} tokens"):
         shared.reply_logprobs(model, collated(shared))
     model.set_attn_implementation("sdpa")
     assert bands.supports(model, LONGEST - 1) and not bands.supports(model, LONGEST)
-    with pytest.raises(UserError, match=rf"uses sliding_window.*longest row has {LONGEST} tokens"):
+    with pytest.raises(UserError, match=rf"uses sliding_window.*longest sequence has {LONGEST} tokens"):
         decoded(model, True)
 
 
-def test_decoding_takes_bands_where_the_window_holds_prompts_and_new_tokens_and_the_plain_cache_elsewhere(monkeypatch):
+def test_decoding_uses_bands_if_prompts_and_new_tokens_fit_the_window_and_otherwise_the_padded_cache(monkeypatch):
     """The distinct prompts have 22 + 12 + 3 tokens; six rows of 22 are more than twice as many, so bands pay."""
     chosen = []
 
-    def watched(*args, banded):
+    def recorded(*args, banded):
         chosen.append(banded)
         return prefill(*args, banded=banded)
 
-    monkeypatch.setattr("drift.sampler.decode.prefill", watched)
-    rows = [Prompt(prompt=prompt, uniforms=[0.0] * NEW) for prompt in PROMPTS]
+    monkeypatch.setattr("drift.sampler.decode.prefill", recorded)
+    rows = [SampleRequest(prompt=prompt, uniforms=[0.0] * NEW) for prompt in PROMPTS]
     settings = {"max_new_tokens": NEW, "temperature": 0, "top_p": 1.0, "stop_ids": {0}, "pad_id": 0}
     for window in (LONGEST, LONGEST - 1):
         sample(tiny_model("mistral", {"sliding_window": window}), rows, **settings)
@@ -254,7 +253,7 @@ def test_other_models_are_refused_by_the_fast_paths_with_the_reason(kind, tmp_pa
 
 
 @pytest.mark.parametrize("kind", sorted(REFUSED.keys() - {"llama", "gemma4_text"}))  # gemma4's import alone takes seconds
-def test_padded_rows_of_other_models_give_the_numbers_of_single_ones(kind):
+def test_the_padded_layout_of_other_models_gives_the_numbers_of_single_sequences(kind):
     """Windows of 8 tokens, caps, factors, experts: against the formula on one row at a time."""
     model = tiny_model(kind, REFUSED[kind][0])
     assert not bands.supports(model, LONGEST)
@@ -274,7 +273,7 @@ def test_padded_rows_of_other_models_give_the_numbers_of_single_ones(kind):
         ("gemma4", {"text_config": {"num_kv_shared_layers": 2}}, "keys and values that several layers share"),
     ],
 )
-def test_models_with_another_memory_are_refused_altogether(kind, settings, reason, tmp_path):
+def test_models_with_recurrent_layers_are_refused(kind, settings, reason, tmp_path):
     with pytest.raises(UserError, match=reason):
         check_architecture(written(tmp_path, kind, settings), None, longest=LONGEST)
     with pytest.raises(UserError, match="Use train.layout=padded"):

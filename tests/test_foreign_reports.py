@@ -43,7 +43,7 @@ ODD = {
     "a list": ("[]", "expected an object, found []"),
     "a number": ("3", "expected an object, found 3"),
     "nothing": ("null", "expected an object, found None"),
-    "nested without end": ('{"title": ' * 10**5, "its nesting has no end"),
+    "nested without end": ('{"title": ' * 10**5, "it is nested too deeply"),
     "a number of 5000 digits": (f'{{"title": {"9" * 5000}}}', "4300 digits"),
     "no title": (changed("title", to=None), "title: expected an object, found None"),
     "a title without method": (changed("title", to={"seed": "0"}), "title lacks method"),
@@ -57,7 +57,10 @@ ODD = {
     "digits as text": (changed(*METRIC, "digits", to="999999999"), "digits: expected a whole number up to 12, found '999999999'"),
     "items as a list": (changed(*METRIC, "per_item", to=[1.0]), "per_item: expected an object or null, found [1.0]"),
     "items of text": (changed(*METRIC, "per_item", to={"a": "b"}), "per_item.a: expected a number, found 'b'"),
-    "no such headline": (changed(*SCORES, "headline", to="fame"), "points[1].scores.deployment: headline 'fame' is no metric"),
+    "no such headline": (
+        changed(*SCORES, "headline", to="fame"),
+        "points[1].scores.deployment: headline 'fame' is not one of its metrics",
+    ),
     "a policy without a name": (changed("points", 0, to={"iteration": 0, "scores": GOOD["points"][0]["scores"]}), "lacks name"),
     "an evaluation that is a path": (
         changed("points", 0, "scores", to={"../x": GOOD["points"][0]["scores"]["deployment"]}),
@@ -161,10 +164,10 @@ def sent(tmp_path_factory):
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_run_is_left_out_with_a_sentence_in_its_studys_report_and_refused_alone(sent, name):
     folder, text = sent
-    said = f"{folder / name}/run.json is left out, as it is not what a run writes: "
+    said = f"{folder / name}/run.json was skipped, because it is not what a run writes: "
     escaped = str(escape(said)), str(escape(ODD[name][1]))
     assert any(escaped[0] in line and escaped[1] in line for line in text.splitlines()), ODD[name]
-    with pytest.raises(UserError, match="run.json is left out, as it is not what a run writes"):
+    with pytest.raises(UserError, match="run.json was skipped, because it is not what a run writes"):
         html.report_of(folder / name)
 
 
@@ -179,20 +182,20 @@ def test_no_link_is_followed_out_of_a_folder(sent):
     folder, text = sent
     assert SECRET not in text and "after iteration 1" not in text.split("elsewhere: ")[-1][:30]
     for name in ("linked/config.yaml", "linked/records.jsonl", "linked/steps.csv", "elsewhere/run.json", "a link alone/run.json"):
-        assert f"{folder / name} is left out, as it is not what a run writes: it is a link to " in text
+        assert f"{folder / name} was skipped, because it is not what a run writes: it is a link to " in text
 
 
 OTHERS = {
     "bombs/config.yaml": "it has aliases",
     "deep/config.yaml": "it is nested more than 30 deep",
-    "deep/records.jsonl": "its nesting has no end",
-    "deep/steps.csv": "it is no plain file",
+    "deep/records.jsonl": "it is nested too deeply",
+    "deep/steps.csv": "it is not a regular file",
     "long/config.yaml": "it has 500000 bytes, more than 262144",
     "long/records.jsonl": "it has 2147483648 bytes, more than 1073741824",
     "words/steps.csv": "could not convert string to float",
     "words/records.jsonl": "Expecting value",
     "halves/steps.csv": "",
-    "halves/config.yaml": "a key is no text",
+    "halves/config.yaml": "one of its keys is not text",
     "halves/iteration_1/deployment/replies.jsonl": "line 1, reply: expected text, found 3",
 }
 
@@ -200,7 +203,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_files_that_are_odd_are_left_out_with_the_reason(sent, name):
     folder, text = sent
-    said = escape(f"{folder / name} is left out, as it is not what a run writes: {OTHERS[name]}")
+    said = escape(f"{folder / name} was skipped, because it is not what a run writes: {OTHERS[name]}")
     assert str(said) in text
 
 

@@ -136,7 +136,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_iterations_come_out_as_they_were_written_down(case, folder):
+def test_two_iterations_give_the_stored_numbers(case, folder):
     run = composed(case, folder)
     shared = trajectory(run, folder / f"{case}-shared")
     padded = trajectory(replace(run, train=replace(run.train, layout="padded")), folder / f"{case}-padded")

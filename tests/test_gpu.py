@@ -13,8 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, perform
 
-from drift.sampler.decode import Row as Prompt
-from drift.sampler.decode import sample
+from drift.sampler.decode import SampleRequest, sample
 from drift.score import padded, shared
 from drift.score.logprobs import token_logprobs
 from drift.score.sequence import TokenSequence
@@ -72,7 +71,7 @@ SIZES = [[(5, 3, 9)], [(130, 40, 1), (12, 70, 33)], [(7, 200, 180), (257, 5, 6),
 
 @pytest.mark.parametrize("head", [8, 64])
 @pytest.mark.gpu
-def test_shared_rows_equal_padded_rows_in_float32(head):
+def test_the_shared_layout_equals_the_padded_one_in_float32(head):
     oracle = random_model(head)
     model = copy.deepcopy(oracle).float().to(DEVICE)
     for sizes in SIZES:
@@ -82,7 +81,7 @@ def test_shared_rows_equal_padded_rows_in_float32(head):
 
 
 @pytest.mark.gpu
-def test_shared_rows_are_as_exact_as_padded_rows_in_bfloat16():
+def test_the_shared_layout_is_as_exact_as_the_padded_one_in_bfloat16():
     oracle = random_model(64, spread=0.05)
     one, other = (copy.deepcopy(oracle).bfloat16().to(DEVICE) for _ in range(2))
     for sizes in SIZES:
@@ -135,7 +134,7 @@ def test_chunked_log_probs_equal_whole_logits(trained, monkeypatch):
 def test_greedy_decoding_equals_generate(banded):
     model = random_model().float().to(DEVICE)
     prompts = [[1, 2, 3, *range(10, 10 + 17 * i)] for i in range(1, 6)]
-    rows = [Prompt(prompt=prompt, uniforms=[0.0] * 20) for prompt in prompts]
+    rows = [SampleRequest(prompt=prompt, uniforms=[0.0] * 20) for prompt in prompts]
     found = sample(model, rows, max_new_tokens=20, temperature=0.0, top_p=1.0, stop_ids={0}, pad_id=0, banded=banded)
     for prompt, reply in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt], device=DEVICE)

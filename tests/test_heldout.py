@@ -9,7 +9,7 @@ from conftest import compose
 from hydra.utils import instantiate
 from test_methods import record
 
-from drift.alarms import OF_EVALUATION
+from drift.alarms import METRIC_OF
 from drift.engine.ask import Ask
 from drift.evaluation import outlook
 from drift.evaluation.heldout import Heldout
@@ -22,7 +22,7 @@ def heldout(**settings):
     return Heldout(**{"share": 0.2, "max_records": 64, "num_sampled_prompts": 3} | settings)
 
 
-def test_what_pairs_can_show_is_the_sign_tests_power():
+def test_the_smallest_share_is_that_of_the_sign_tests_power():
     """Six: all must move the same way (p = 2/64), which a share s does with s^6 = .8. Five: even that has p = 2/32. Twelve: ten or
     more (p = 2 (66 + 12 + 1) / 4096 = .039, nine would be .146)."""
     assert outlook.smallest_share(6) == pytest.approx(0.8 ** (1 / 6))
@@ -33,28 +33,28 @@ def test_what_pairs_can_show_is_the_sign_tests_power():
 
 
 @pytest.mark.parametrize(
-    ("pairs", "conversations", "of_all", "words"),
+    ("pairs", "conversations", "all_pairs", "words"),
     [
         (1, 1, 6, ["1 pair: TOO FEW", "the whole log has 6: evaluation.heldout.share=0.5 would hold out about 3"]),
-        (12, 4, 200, ["12 pairs of 4 conversations: TOO FEW", "evaluation.heldout.share=0.25 holds out about that many"]),
-        (12, 12, 60, ["12 pairs can show a change (p < .05, with 80% power) where at least 87%", "heldout.share=0.5 would"]),
+        (12, 4, 200, ["12 pairs from 4 conversations: TOO FEW", "evaluation.heldout.share=0.25 holds out about that many"]),
+        (12, 12, 60, ["12 pairs can show a change (p < .05 with 80% power) if at least 87%", "heldout.share=0.5 would"]),
         (60, 60, 300, ["60 pairs can show a change"]),
     ],
 )
-def test_too_few_pairs_are_said_with_the_setting_that_helps(pairs, conversations, of_all, words):
-    said = outlook.sentences(pairs=pairs, conversations=conversations, of_all=of_all, share=0.2)
-    assert len(said) == len(words) and all(word in line for word, line in zip(words, said, strict=True))
+def test_the_outlook_warns_of_too_few_pairs_and_names_the_setting_that_helps(pairs, conversations, all_pairs, words):
+    lines = outlook.sentences(pairs=pairs, conversations=conversations, all_pairs=all_pairs, share=0.2)
+    assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines, strict=True))
 
 
 def test_the_log_is_counted_before_anything_is_trained():
     """Ten disliked replies of which three have a better one, one of them held out; ten liked ones."""
     log = [record(i, "dsat", revised="better" if i < 3 else None) for i in range(10)] + [record(i, "sat") for i in range(10, 20)]
-    said = heldout().outlook(log[1:9] + log[10:], [log[0], log[9]])
-    assert said[0].startswith("Held out: 2 of 20 records (evaluation.heldout.share=0.2). With")
-    assert said[0].endswith("margin compares: 1.")
-    assert said[1].startswith("1 pair: TOO FEW") and "the whole log has 3" in said[2]
+    lines = heldout().outlook(log[1:9] + log[10:], [log[0], log[9]])
+    assert lines[0].startswith("Held out: 2 of 20 records (evaluation.heldout.share=0.2). With")
+    assert lines[0].endswith("margin compares: 1.")
+    assert lines[1].startswith("1 pair: TOO FEW") and "the whole log has 3" in lines[2]
     assert heldout().outlook(log[3:], log[3:5])[1].startswith("No record of this log has both")
-    assert "evaluation.heldout.max_records=2." in heldout(max_records=1).outlook(log[1:9], [log[0], log[9]])[0]
+    assert "evaluation.heldout.max_records=2 would use all." in heldout(max_records=1).outlook(log[1:9], [log[0], log[9]])[0]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_every_policy_answers_the_same_held_out_prompts_and_the_replies_are_meas
     assert {row["label"] for row in rows if "tea 0" in row["prompt"][-1]["content"]} == {"dsat"}
     assert metrics["words"]["value"] == pytest.approx(sum(row["words"] for row in rows) / 3)
     assert metrics["missing ends"]["value"] == pytest.approx(sum(not row["ended"] for row in rows) / 3)
-    assert all(metrics[name]["value"] is not None for name in OF_EVALUATION.values())  # what the alarms look at
+    assert all(metrics[name]["value"] is not None for name in METRIC_OF.values())  # what the alarms look at
     assert scores["headline"] == "margin against start (nats)" and set(scores["conversations"].values()) == {"c0", "c1", "c2"}
     assert stage.facts["replies"] == 3
 

@@ -151,7 +151,7 @@ def test_a_judge_belongs_to_the_pairs_of_the_method_that_asks_it(warm, tmp_path)
 
 
 @pytest.mark.parametrize("flip", TABLE)
-def test_flipping_a_leaf_recomputes_exactly_what_depends_on_it(flip, warm, tmp_path):
+def test_changing_a_setting_recomputes_exactly_the_stages_that_depend_on_it(flip, warm, tmp_path):
     store, overrides = warm
     shutil.copytree(store, tmp_path / "store")
     flip_now = flip.replace("ELSEWHERE", f"{tmp_path}/models")
@@ -171,7 +171,7 @@ OBJECTIVES = [
 
 
 @pytest.mark.parametrize("chosen", OBJECTIVES)
-def test_another_objective_trains_anew_on_the_same_rows(chosen, warm, tmp_path):
+def test_another_objective_trains_again_on_the_same_plan(chosen, warm, tmp_path):
     store, overrides = warm
     shutil.copytree(store, tmp_path / "store")
     rest = [item for item in overrides if not item.startswith("store.dir")]
@@ -179,7 +179,7 @@ def test_another_objective_trains_anew_on_the_same_rows(chosen, warm, tmp_path):
     assert {stage["name"] for stage in state["stages"] if not stage["hit"]} == TRAIN
 
 
-def test_the_table_covers_every_leaf():
+def test_the_key_table_covers_every_setting():
     config = compose(*BASE)
 
     def leaves(node, path):

@@ -7,7 +7,7 @@ from conftest import collected, defaults, made
 
 from drift.errors import UserError
 from drift.intake.collected import nothing
-from drift.intake.leakage import apart
+from drift.intake.leakage import remove_leaked
 from drift.records import Record
 
 DOWN, UP = {"feedback": "down"}, {"feedback": "up"}
@@ -152,7 +152,7 @@ def test_a_short_last_message_leaks_only_after_the_same_conversation(tmp_path):
         return [record(f"{kind}{i}", f"Write about {kind} number {i}.", f"{kind} {i} is nice.", "Continue.") for i in range(count)]
 
     asked, others = talks("fish", 10), talks("tea", 50)
-    kept, aside = apart([*others, asked[3]], [r.prompt for r in asked], "remove")
+    kept, aside = remove_leaked([*others, asked[3]], [r.prompt for r in asked], "remove")
     assert kept == others and [(row["record"], row["found"]) for row in aside] == [("fish3", "equal")]
 
 
@@ -161,7 +161,7 @@ def test_the_same_long_conversation_leaks_under_another_last_message(speaker):
     long = " ".join(f"word{i}" for i in range(400))
     texts = (long, "Well.") if speaker == "user" else ("Write.", long)
     others = [record(f"o{i}", f"Where is town {i}?") for i in range(9)]
-    kept, aside = apart(
+    kept, aside = remove_leaked(
         [record("same", *texts, "Shorter please"), *others], [record("a", *texts, "Make it shorter.").prompt], "remove"
     )
     assert kept == others and aside[0]["found"] == ("13 words in a row" if speaker == "user" else "nearly equal")
@@ -174,10 +174,10 @@ def test_what_most_prompts_share_is_no_leak():
     asked = [ask(f"a{i}", f"Town{i}") for i in range(5)]
     train = [ask(f"t{i}", f"Village{i}") for i in range(19)]
     same = ask("same", "Town3")
-    kept, aside = apart([*train, same], [r.prompt for r in asked], "remove")
+    kept, aside = remove_leaked([*train, same], [r.prompt for r in asked], "remove")
     assert kept == train and [(row["record"], row["found"]) for row in aside] == [("same", "equal")]
     with pytest.raises(UserError, match="leakage=keep"):
-        apart([same], [r.prompt for r in asked], "remove")
+        remove_leaked([same], [r.prompt for r in asked], "remove")
 
 
 def test_how_a_source_is_set_belongs_to_its_key(tmp_path):

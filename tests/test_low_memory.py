@@ -18,7 +18,7 @@ from drift.train.lora import Lora
 from drift.train.modules import adamw_8bit
 
 
-def test_weights_below_an_adapter_are_in_four_bits_for_whoever_loads_the_policy(tiny, tokenizer, tmp_path):
+def test_weights_below_an_adapter_have_four_bits_wherever_the_policy_is_loaded(tiny, tokenizer, tmp_path):
     """Disturbed, saved, and loaded again as the sampler does: the same log-probs, which are not those of full weights."""
     from bitsandbytes.nn import Linear4bit
 
@@ -94,7 +94,7 @@ def test_full_fine_tuning_with_bfloat16_parameters(cache, tmp_path, optimizer):
         (["train=full", "train.parameters=bfloat16", "train.precision=float32"], "train.precision=float32 needs float32 weights"),
     ],
 )
-def test_bfloat16_parameters_where_they_make_no_sense(overrides, words):
+def test_bfloat16_parameters_are_refused_with_an_adapter_or_in_float32(overrides, words):
     with pytest.raises(UserError, match=words):
         build(compose("model=tiny", *overrides))
 

@@ -82,7 +82,7 @@ def test_drift_rejects_the_logged_dsat_reply_and_chooses_a_fresh_one():
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "conf/method").glob("*.yaml")))
-def test_without_a_number_of_pairs_to_reach_every_record_is_gone_through_once(name, tiny, tmp_path):
+def test_without_a_number_of_examples_every_record_is_used_once(name, tiny, tmp_path):
     """Three of each label, a store of its own: as many candidates as the method has records, though it may go round more often."""
     settings = ("model=tiny", f"method={name}", "examples_per_iteration=null", "sampler.max_new_tokens=4", f"store.dir={tmp_path}")
     run, log = build(compose(*settings)), [record(i, label) for i, label in enumerate(["dsat", "sat"] * 3)]
@@ -93,13 +93,13 @@ def test_without_a_number_of_pairs_to_reach_every_record_is_gone_through_once(na
     assert made.facts["counts"]["seen"] == (6 if name in ("random_logged", "unpaired") else 3)
 
 
-def test_a_paper_size_model_goes_through_its_records_once():
+def test_the_papers_settings_make_one_pass_over_the_records():
     for size in ("0.5b", "7b", "14b"):
         config = compose(f"experiment=paper-{size}")
         assert config.examples_per_iteration is None and one_pass(instantiate(config.method)).rounds == 1
 
 
-def test_guided_samples_see_reply_and_feedback_but_the_pair_keeps_the_original_prompt():
+def test_guided_prompts_have_reply_and_feedback_but_the_pair_keeps_the_original_prompt():
     ask = scripted("fresh")
     (first, _) = Drift(guidance=Guidance(share=1.0, instruction="Do better."), rounds=1).make_examples(LOG, ask)
     shown = ask.asked[0][2]
@@ -113,7 +113,7 @@ def test_the_control_rejects_logged_replies_whatever_the_user_thought():
     assert [*map(sides, pairs)] == [(record.id, "fresh", record.reply, ("chosen",)) for record in LOG]
 
 
-def test_spin_chooses_the_logged_sat_reply_and_goes_round_with_new_samples():
+def test_spin_chooses_the_logged_sat_reply_and_draws_new_samples_in_every_round():
     ask = scripted("fresh a", "fresh b", "fresh c", "fresh d")
     pairs = list(Spin(rounds=2).make_examples(LOG, ask))
     rejected = ("rejected",)
@@ -142,7 +142,7 @@ def test_iterdpo_can_guide_any_share_of_its_samples():
     assert lengths == [3, 3, 1, 1]
 
 
-def test_the_noisy_judge_is_repeatable_and_as_noisy_as_it_says():
+def test_the_noisy_judge_is_repeatable_and_has_the_configured_noise():
     judge = Verifier(noise=0.5, seed=0, group_size=2)
     texts = [f"Tea is warm and good {i}." for i in range(4000)]
     scores = [judge.score(LOG[0], text) for text in texts]
@@ -152,7 +152,7 @@ def test_the_noisy_judge_is_repeatable_and_as_noisy_as_it_says():
     assert (sum((s - mean) ** 2 for s in scores) / len(scores)) ** 0.5 == pytest.approx(0.5, abs=0.03)
 
 
-def test_sft_takes_the_liked_replies_and_asks_for_none():
+def test_sft_uses_the_liked_replies_and_draws_none():
     made = list(Sft(rounds=1).make_examples(LOG, None))
     assert [(one.record, one.replies) for one in made] == [
         (f"r{i}", (Labelled(text=f"logged sat {i}", ended=True, fresh=False, good=True),)) for i in (1, 3)
@@ -160,13 +160,13 @@ def test_sft_takes_the_liked_replies_and_asks_for_none():
     assert len(list(Sft(rounds=3).make_examples(LOG, None))) == 6
 
 
-def test_unpaired_takes_every_logged_reply_by_what_its_user_thought():
+def test_unpaired_labels_every_logged_reply_by_its_feedback():
     made = list(Unpaired(rounds=1).make_examples(LOG, None))
     assert [(one.record, one.replies[0].good) for one in made] == [("r0", False), ("r1", True), ("r2", False), ("r3", True)]
     assert {len(one.replies) for one in made} == {1}
 
 
-def test_warm_start_pairs_are_the_dsat_records_whose_second_answer_satisfied():
+def test_warm_start_pairs_are_the_dsat_records_with_a_liked_second_reply():
     log = [*LOG, record(5, "dsat", revised="better", satisfied=True), record(6, "dsat", revised="no better", satisfied=False)]
     (only,) = Warmup().make_examples(log, None)
     assert sides(only)[1:] == ("better", "logged dsat 5", ())

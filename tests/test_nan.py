@@ -23,8 +23,8 @@ from drift.report import verdict
 from drift.report.compare import compare
 from drift.report.members import groups
 from drift.sampler.choose import choose
-from drift.score.plan import plan, tokenize
-from drift.score.reference import Reference, recheck, score_rows
+from drift.score.plan import make_plan, tokenize
+from drift.score.reference import Reference, recheck, sequence_logprobs
 from drift.train.fit import fit
 from drift.train.modules import check_start
 
@@ -43,14 +43,14 @@ def planned(tokenizer):
     """Three steps of one pair each."""
     settings = {"layout": "shared", "examples_per_step": 1, "tokens_per_batch": 500, "example_order": "shuffled", "seed": 0}
     settings |= {"mismatched": False}
-    return plan(tokenize(tokenizer, [pair(i, "yes", "no") for i in range(3)]), **settings)
+    return make_plan(tokenize(tokenizer, [pair(i, "yes", "no") for i in range(3)]), **settings)
 
 
 @pytest.fixture(scope="module")
 def reference(train, planned, tiny):
     """Its log-probs of these pairs."""
     rows = planned.sequences(range(3))
-    sums = score_rows(replace(train, tokens_per_batch=10_000).compute, policy_at(tiny), rows, "test")
+    sums = sequence_logprobs(replace(train, tokens_per_batch=10_000).compute, policy_at(tiny), rows, "test")
     return Reference(replies=[list(both) for both in zip(sums[:3], sums[3:], strict=True)], mismatched=[])
 
 
@@ -72,10 +72,10 @@ def broken(qwen2, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("off", [NAN, INF, 1e-4])
-def test_the_step_zero_check_must_hold(off):
+@pytest.mark.parametrize("ratio", [NAN, INF, 1e-4])
+def test_the_step_zero_check_refuses_nan_inf_and_a_difference(ratio):
     with pytest.raises(RuntimeError, match="Step-0 check failed"):
-        check_start(off)
+        check_start(ratio)
 
 
 def test_the_reference_check_refuses_another_reference_and_nan(train, planned, values, tiny):
@@ -99,12 +99,12 @@ def trained(train, planned, values, tiny, folder):
     places = {"frozen": folder / "none", "progress": folder / "progress", "output": folder / "output"}
     for place in places.values():
         place.mkdir()
-    settings = {"same": False, "epochs": 1, "watch": lambda history: None}
+    settings = {"same": False, "epochs": 1, "on_step": lambda history: None}
     return fit(replace(train, frozen_cache_gib=0), OBJECTIVES, policy_at(tiny), planned, values, **places, **settings)
 
 
 @pytest.mark.parametrize("wrong", [NAN, INF])
-def test_a_loss_that_is_no_number_stops_training_and_nothing_of_its_step_is_kept(train, planned, values, tiny, tmp_path, wrong):
+def test_a_loss_that_is_not_finite_stops_training_and_its_step_is_not_kept(train, planned, values, tiny, tmp_path, wrong):
     """The second step's pair has such a reference. The checkpoint is that of the first step, with weights that are numbers."""
     values.replies[planned.steps[1][0][0]][0] = wrong
     with pytest.raises(UserError, match="stopped at step 2 of 3: loss is .* no finite number.*Lower train.learning_rate .0.0005"):
@@ -114,7 +114,7 @@ def test_a_loss_that_is_no_number_stops_training_and_nothing_of_its_step_is_kept
     assert not list((tmp_path / "output").iterdir())
 
 
-def test_a_first_step_without_a_number_is_not_put_down_to_the_learning_rate(train, planned, values, tiny, tmp_path):
+def test_nan_in_the_first_step_is_not_blamed_on_the_learning_rate(train, planned, values, tiny, tmp_path):
     values.replies[planned.steps[0][0][0]][0] = NAN
     with pytest.raises(UserError, match="at step 1 of 3.*Check the weights that training starts from, or compute in"):
         trained(train, planned, values, tiny, tmp_path)
@@ -122,7 +122,7 @@ def test_a_first_step_without_a_number_is_not_put_down_to_the_learning_rate(trai
 
 
 @pytest.mark.parametrize("every", [1, 9])
-def test_an_update_that_breaks_the_weights_is_kept_neither_in_a_checkpoint_nor_as_a_policy(
+def test_an_update_that_breaks_the_weights_is_saved_neither_in_a_checkpoint_nor_as_a_policy(
     train, planned, values, tiny, tmp_path, every
 ):
     """A rate beyond float32 in the last step, whose loss and gradient are numbers still."""
@@ -135,7 +135,7 @@ def test_an_update_that_breaks_the_weights_is_kept_neither_in_a_checkpoint_nor_a
 def test_a_model_with_a_broken_weight_ends_a_run_before_anything_is_trained(broken, tmp_path):
     log = feedback_file(tmp_path / "log.jsonl")
     settings = ["data=jsonl", f"data.path={log}", f"store.dir={tmp_path}/store", "evaluation.heldout.share=0.3", "iterations=1"]
-    with pytest.raises(UserError, match=f"no finite number.*{broken}.*check its weights for nan"):
+    with pytest.raises(UserError, match=f"logits are not finite.*{broken}.*check its weights for nan"):
         perform(tmp_path / "run", "model=pretrained", f"model.path={broken}", *settings)
     state = json.loads((tmp_path / "run" / "run.json").read_text())
     assert state["points"] == []
@@ -143,16 +143,16 @@ def test_a_model_with_a_broken_weight_ends_a_run_before_anything_is_trained(brok
 
 def test_a_model_with_a_broken_weight_gives_neither_replies_nor_log_probs(broken, train, planned, tmp_path):
     for temperature in (0.0, 1.0):
-        with pytest.raises(UserError, match=f"Sampling: logits that are no finite numbers.*{broken}.*sampler.precision=float32"):
+        with pytest.raises(UserError, match=f"Sampling: the model's logits are not finite.*{broken}.*sampler.precision=float32"):
             draw_all(broken, tmp_path / str(temperature), 4, count=2, temperature=temperature)
     assert not list((tmp_path / "0.0").glob("replies/*/manifest.json"))
     with pytest.raises(UserError, match=f"Held-out replies: the log-prob of reply 1 is nan.*{broken}.*train.precision=float32"):
-        score_rows(train.compute, policy_at(broken), planned.sequences([0]), "held-out replies")
+        sequence_logprobs(train.compute, policy_at(broken), planned.sequences([0]), "held-out replies")
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (1.0, 0.5)])
 @pytest.mark.parametrize("wrong", [NAN, INF])
-def test_no_token_is_chosen_from_logits_that_are_no_numbers(temperature, top_p, wrong):
+def test_no_token_is_chosen_from_logits_that_are_not_finite(temperature, top_p, wrong):
     """A logit of -inf is a token that can't come, and fine."""
     logits, uniforms = torch.zeros(3, 700), torch.full((3,), 0.5)
     logits[1, :600] = -INF
@@ -164,7 +164,7 @@ def test_no_token_is_chosen_from_logits_that_are_no_numbers(temperature, top_p, 
 
 @pytest.mark.parametrize("name", ["words", "distinct-2", "missing ends", "perplexity under start"])
 @pytest.mark.parametrize("side", ["now", "start"])
-def test_a_score_that_is_no_number_sounds(name, side):
+def test_a_nan_score_raises_the_alarm(name, side):
     watching = alarms(length_ratio=2.0, distinct2_share=0.8, missing_ends=0.3, perplexity_ratio=2.0)
     values = {"now": {name: 0.5}, "start": {name: 0.5}}
     assert watching.in_evaluation(values["now"], values["start"]) == {}
@@ -172,7 +172,7 @@ def test_a_score_that_is_no_number_sounds(name, side):
     assert len(watching.in_evaluation(values["now"], values["start"])) == 1
 
 
-def test_no_score_is_written_that_is_no_number():
+def test_a_score_that_is_not_finite_is_never_written():
     assert metric({"a": 1.0, "b": 2.0})["value"] == 1.5 and metric(None)["value"] is None
     for wrong in ({"a": 1.0, "b": NAN}, {"a": INF}):
         with pytest.raises(UserError, match="Evaluation: the score of . is"):
@@ -182,7 +182,7 @@ def test_no_score_is_written_that_is_no_number():
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_a_report_calls_nothing_better_worse_or_equal_that_is_no_number(seeds, tmp_path):
+def test_a_report_draws_no_conclusion_from_nan(seeds, tmp_path):
     """One prompt's score of the trained policy is nan, in one seed."""
     found = [state(label, seed, gain) for label, gain in (("one", 0.2), ("two", 0.1)) for seed in range(seeds)]
     with_items(found[0].points[1], lambda items: items | {"3": NAN})

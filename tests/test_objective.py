@@ -18,7 +18,7 @@ from drift.objective.kto import Kto, kto
 from drift.objective.nll import Nll, nll
 from drift.objective.robust import robust
 from drift.score.padded import collate, reply_logprobs
-from drift.score.plan import plan, tokenize
+from drift.score.plan import make_plan, tokenize
 from drift.score.sequence import TokenSequence
 from drift.train.modules import check_start
 
@@ -41,13 +41,13 @@ def test_dpo_is_ln_two_where_policy_and_reference_agree():
     assert dpo(torch.zeros(3), torch.zeros(3), 0.1).tolist() == pytest.approx([math.log(2)] * 3, abs=1e-7)
 
 
-def test_hinge_is_what_the_margin_lacks_to_one():
+def test_hinge_is_the_distance_of_the_margin_below_one():
     """1 - 0.1 * 2 = 0.8; a margin of 20 lacks nothing."""
     assert hinge(CHOSEN, REJECTED, 0.1).item() == pytest.approx(0.8)
     assert hinge(10 * CHOSEN, 10 * REJECTED, 0.1).item() == 0
 
 
-def test_robust_loss_takes_the_flipped_share_out():
+def test_robust_loss_corrects_for_the_share_of_flipped_pairs():
     """(0.8 * 0.5981388694 - 0.2 * 0.7981388694) / 0.6 = 0.5314722027; -ln sigmoid(-0.2) = 0.5981388694 + 0.2."""
     assert robust(CHOSEN, REJECTED, 0.1, 0.2).item() == pytest.approx(0.5314722027, abs=1e-6)
     assert robust(CHOSEN, REJECTED, 0.1, 0.0).item() == pytest.approx(0.5981388693815918, abs=1e-7)
@@ -64,7 +64,7 @@ def test_length_normalised_dpo_divides_each_reply_by_its_tokens():
     assert found.item() == pytest.approx(0.5981388693815918, abs=1e-7)
 
 
-def test_dpop_takes_lost_chosen_log_prob_off_the_margin():
+def test_dpop_subtracts_lost_chosen_log_prob_from_the_margin():
     """chosen lost 1 nat, rejected lost 13: margin 12, less 10 * 1 = 2. Where chosen gained, it is DPO."""
     assert dpop(-REJECTED, torch.tensor([-13.0]), 0.1, 10.0).item() == pytest.approx(0.5981388693815918, abs=1e-7)
     assert dpop(CHOSEN, REJECTED, 0.1, 10.0).item() == pytest.approx(0.5981388693815918, abs=1e-7)
@@ -108,7 +108,7 @@ def test_losses_per_token_divide_each_reply_by_its_own_tokens():
     assert Ipo(weight=1.0, beta=0.25).loss(batch, step_of(batch))[0].item() == pytest.approx(4.0, abs=1e-5)
 
 
-def test_kto_of_a_liked_and_a_disliked_reply_around_the_point_of_reference():
+def test_kto_of_a_liked_and_a_disliked_reply_by_hand():
     """KL 1 nat, beta .5. Liked, log-ratio 3: 1 - sigmoid(.5 * 2) = .2689414. Disliked, log-ratio 2: 1 - sigmoid(-.5 * 1) =
     .6224593. With a weight of 2 on disliked ones: (.2689414 + 1.2449187) / 2 a reply."""
     found = kto(torch.tensor([3.0, 2.0]), torch.tensor([True, False]), 1.0, 0.5)
@@ -119,14 +119,14 @@ def test_kto_of_a_liked_and_a_disliked_reply_around_the_point_of_reference():
     assert loss.item() / 2 == pytest.approx((0.2689414 + 1.2449187) / 2, abs=1e-6) and metrics["kl"].item() / 2 == 1.0
 
 
-def test_nll_of_a_batch_without_a_good_reply_is_nothing():
+def test_nll_of_a_batch_without_a_good_reply_is_zero():
     batch = batch_of([1.0], [4], [False], [0])
     assert Nll(weight=1.0).loss(batch, step_of(batch))[0].item() == 0
 
 
-def test_step_zero_check_names_what_is_wrong():
+def test_step_zero_check_states_the_difference():
     check_start(0.0)
-    with pytest.raises(RuntimeError, match="2.00e-05 nats more or less likely than under the reference, expected 0"):
+    with pytest.raises(RuntimeError, match="differ from the reference's by 2.00e-05 nats, expected 0"):
         check_start(2e-5)
 
 
@@ -162,7 +162,7 @@ def test_log_probs_count_exactly_the_reply_tokens(tiny, tokenizer):
 
 def planned(pairs, *, tokens_per_batch=200, example_order="shuffled", seed=0, mismatched=False):
     how = {"tokens_per_batch": tokens_per_batch, "example_order": example_order, "seed": seed, "mismatched": mismatched}
-    return plan(pairs, layout="shared", examples_per_step=3, **how)
+    return make_plan(pairs, layout="shared", examples_per_step=3, **how)
 
 
 def test_the_plan_holds_every_pair_once_and_does_not_depend_on_their_order(tokenizer):
@@ -176,7 +176,7 @@ def test_the_plan_holds_every_pair_once_and_does_not_depend_on_their_order(token
     assert [[len(batch) for batch in step] for step in planned(pairs, tokens_per_batch=1).steps] == [[1, 1, 1], [1, 1, 1], [1]]
 
 
-def test_pairs_of_one_prompt_come_together_when_asked_to(tokenizer):
+def test_by_prompt_order_keeps_pairs_of_one_prompt_together(tokenizer):
     pairs = tokenize(tokenizer, [pair(i % 3, chosen=f"yes {i}") for i in range(9)])
     assert [len({tuple(p.prompt) for p in one_step(planned(pairs, example_order="by_prompt"), k)}) for k in range(3)] == [1] * 3
     assert sum(len({tuple(p.prompt) for p in one_step(planned(pairs), k)}) for k in range(3)) > 3
@@ -198,7 +198,7 @@ def test_pairs_are_collated_chosen_first(tokenizer):
     assert batch["reply_lengths"].tolist() == [int(mask.sum()) for mask in batch["reply_mask"]]
 
 
-def test_mismatched_rows_have_a_prompt_and_the_reply_before_it(tokenizer):
+def test_mismatched_sequences_have_a_prompt_and_the_previous_reply(tokenizer):
     found = planned(tokenize(tokenizer, [pair(i, f"yes {i}", f"no {i}") for i in range(3)]), mismatched=True, tokens_per_batch=1000)
     ((rows,),) = found.mismatched
     own = {tuple(row.prompt): [one.reply for one in example.sequences] for example in found.examples for row in example.sequences}

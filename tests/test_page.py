@@ -3,7 +3,7 @@
 from test_report import state, study
 
 from drift.report import plots
-from drift.report.statistics import Interval
+from drift.statistics import Interval
 
 LABELS = [
     "plain",
@@ -19,7 +19,7 @@ LABELS = [
 ]
 
 
-def test_names_of_any_kind_are_text_in_pictures():
+def test_any_name_is_plain_text_in_plots():
     interval = Interval(mean=1.0, low=0.5, high=2.0, over="")
     svg = plots.by_iteration({label: [("start", interval)] for label in LABELS}, "$\\frac{$")
     rows = [{"iteration": 1.0, "step": float(i), "loss": 1.0} for i in range(3)]

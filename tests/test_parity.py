@@ -25,12 +25,12 @@ from drift.objective.nll import Nll
 from drift.objective.robust import Robust
 from drift.records import Example
 from drift.score import padded
-from drift.score.kept import kept, load
+from drift.score.frozen_outputs import load_output, save_outputs
 from drift.score.module import ReferenceModule
-from drift.score.plan import TokenisedExample, layout_module, plan, tokenize
+from drift.score.plan import TokenisedExample, layout_module, make_plan, tokenize
 from drift.score.reference import Reference
 from drift.train.fit import Steps
-from drift.train.frozen import removed
+from drift.train.frozen import without_layers
 from drift.train.lora import Lora
 from drift.train.modules import PolicyModule, totals_of
 from drift.train.settings import Train
@@ -126,23 +126,23 @@ def our_step(
     weights = losses or {"sigmoid": 1.0, **({"nll": nll_weight} if nll_weight else {})}
     objectives = {name: OBJECTIVES[name](weight) for name, weight in weights.items()}
     how = {"examples_per_step": len(rows), "tokens_per_batch": tokens_per_batch, "example_order": "shuffled", "seed": 0}
-    planned = plan(rows, layout=layout, mismatched=False, **how)
+    planned = make_plan(rows, layout=layout, mismatched=False, **how)
     module_of = layout_module(layout)
     scorer = ReferenceModule(reference, module_of, on_batch=lambda rows: None)
     batches = [module_of.collate(planned.sequences(indices), pad_id) for indices in planned.steps[0]]
     layers = adapter.layers(policy.config.num_hidden_layers).start if frozen and adapter else 0
-    with kept(reference, layers, frozen), torch.no_grad():
+    with save_outputs(reference, layers, frozen), torch.no_grad():
         step = [batch | {"reference": scorer.predict_step(batch)} for batch in batches]
     for batch, indices in zip(step, planned.steps[0], strict=True):
         batch["good"] = tuple(planned.examples[i].good[k] for i, k in planned.places(indices))
         batch["example"] = tuple(indices.index(i) for i, _ in planned.places(indices))
     if layers:
         assert frozen is not None
-        step = [batch | {"hidden": load(frozen, i)} for i, batch in enumerate(step)]
+        step = [batch | {"hidden": load_output(frozen, i)} for i, batch in enumerate(step)]
     module = PolicyModule(policy, train, objectives, module_of, 1, check_start=False, on_step=lambda row: None)
     fabric = lightning.Fabric(accelerator="cpu", devices=1)  # what `manual_backward` asks for, without a whole `fit`
     module.fabric = fabric
-    with removed(policy, layers):
+    with without_layers(policy, layers):
         metrics = module._step_gradients(step, totals_of(step, None))
     return metrics, gradients(policy)
 
@@ -347,13 +347,13 @@ def test_gradients_are_those_of_the_plain_formula(
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_frozen_layers_that_were_kept_change_no_gradient(
+def test_saved_outputs_of_frozen_layers_change_no_gradient(
     either: Path, tmp_path: Path, gradient_checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Adapter on the upper of two layers: training from the lower one's kept output, bit for bit what it computes itself, whether
     its three batches share a file or have one each."""
     if gradient_checkpointing:
-        monkeypatch.setattr("drift.score.kept.FILE_BYTES", 1)
+        monkeypatch.setattr("drift.score.frozen_outputs.FILE_BYTES", 1)
     start = policy_at(either)
     adapter = Lora(rank=4, scale=2.0, top_share=0.5, quantization="none")
     tokenizer = load_tokenizer(start)
@@ -386,7 +386,7 @@ def unpaired_step(policy: Any, reference: Any, tokenizer: Any, layout: str) -> t
     """Our KTO step on PAIRS' chosen replies, some of them disliked: metrics, gradients and the plan, in one batch."""
     examples = [replace(pair, replies=(replace(pair.replies[0], good=liked),)) for pair, liked in zip(PAIRS, LIKED, strict=True)]
     how = {"examples_per_step": len(examples), "tokens_per_batch": 10_000, "example_order": "shuffled", "seed": 0}
-    planned = plan(tokenize(tokenizer, examples), layout=layout, mismatched=True, **how)
+    planned = make_plan(tokenize(tokenizer, examples), layout=layout, mismatched=True, **how)
     module_of, objectives = (
         layout_module(planned.layout),
         {"kto": Kto(weight=1.0, beta=BETA, desirable_weight=1.0, undesirable_weight=1.5)},
@@ -403,7 +403,7 @@ def unpaired_step(policy: Any, reference: Any, tokenizer: Any, layout: str) -> t
 
 
 @pytest.mark.parametrize("layout", ["padded", "shared"])
-def test_kto_is_the_formula_written_out(start: Policy, layout: str) -> None:
+def test_kto_equals_the_formula_in_float64(start: Policy, layout: str) -> None:
     """TokenSequence by row, in float64: the point of reference is the mean log-ratio of prompts with the reply before theirs."""
     models, tokenizer = float64_models(start, None, SEED), load_tokenizer(start)
     torch.set_default_dtype(torch.float64)  # of the reference's numbers
@@ -440,7 +440,7 @@ def plain_kto(policy: Any, reference: Any, planned: Any) -> tuple[float, float, 
     return loss.item(), kl, gradients(policy)
 
 
-def test_kto_and_its_point_of_reference_are_those_of_trl(start: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kto_and_its_kl_estimate_are_those_of_trl(start: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TRL is given our examples as one batch, in the order in which our plan has them: it turns the replies of a batch by one."""
     monkeypatch.setenv("CI", "1")
     tokenizer = load_tokenizer(start)

@@ -14,7 +14,7 @@ from drift.mine import rules
 def test_the_converted_model_speaks_and_its_template_is_its_own():
     from drift.model.chat import check_template, prompt_ids, reply_ids
     from drift.model.policy import load_model, load_tokenizer, policy_at
-    from drift.sampler.decode import Row, sample
+    from drift.sampler.decode import SampleRequest, sample
 
     policy = policy_at(instantiate(compose("model=smollm2-135m").model).directory())
     tokenizer, model = load_tokenizer(policy), load_model(policy, torch.float32)
@@ -22,7 +22,7 @@ def test_the_converted_model_speaks_and_its_template_is_its_own():
     question = [{"role": "user", "content": "What is the capital of France?"}]
     ids = prompt_ids(tokenizer, question)
     reply = sample(
-        model, [Row(prompt=ids, uniforms=[0.0] * 16)], max_new_tokens=16, temperature=0, top_p=1.0, stop_ids={2}, pad_id=2
+        model, [SampleRequest(prompt=ids, uniforms=[0.0] * 16)], max_new_tokens=16, temperature=0, top_p=1.0, stop_ids={2}, pad_id=2
     )
     assert "Paris" in tokenizer.decode(reply[0])
     assert tokenizer.decode(ids).startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")

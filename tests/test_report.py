@@ -23,10 +23,10 @@ from drift.report.members import gain, grouped, groups
 from drift.report.settings import differing
 from drift.report.shapes import plain
 from drift.report.state import VERSION, Alarm, Member, Metric, Point, RunState, Scores, SpentStage
-from drift.report.statistics import Difference, holm, level, over_items, over_seeds, paired
+from drift.statistics import Difference, holm, level, over_items, over_seeds, paired
 
 
-def test_t_interval_over_seeds_is_scipys():
+def test_t_interval_over_seeds_equals_scipys():
     found = over_seeds([0.1, 0.2, 0.4])
     low, high = stats.t.interval(0.95, 2, loc=np.mean([0.1, 0.2, 0.4]), scale=stats.sem([0.1, 0.2, 0.4]))
     assert (found.low, found.high) == pytest.approx((low, high)) and found.over == "3 seeds"
@@ -102,7 +102,7 @@ def test_interval_and_p_of_a_difference_are_of_one_test():
         assert found.p == pytest.approx(theirs.pvalue, abs=0.02)
 
 
-def test_items_of_one_conversation_are_no_more_than_one():
+def test_items_of_one_conversation_count_as_one():
     """Eight conversations, and the same with every item four times: the same intervals and p. Of five conversations, nothing."""
     once = {f"c{i}": value for i, value in enumerate((0.3, -0.1, 0.4, 0.2, 0.6, -0.2, 0.5, 0.1))}
     four = {f"{name}, {k}": value for name, value in once.items() for k in range(4)}
@@ -126,7 +126,7 @@ def test_items_of_one_conversation_are_no_more_than_one():
 
 @pytest.mark.parametrize("seeds", [1, 3, 8])
 @pytest.mark.slow
-def test_intervals_hold_what_they_say(seeds):
+def test_intervals_have_their_nominal_coverage(seeds):
     """96 prompts of which .3 succeed, under two equal policies: how often the interval of level and of difference has the truth."""
     rng, runs = np.random.default_rng(seeds), 400 if seeds == 1 else 3000
     hits = {"level": 0, "difference": 0}
@@ -217,7 +217,7 @@ def test_failed_and_unfinished_members_are_in_the_report(tmp_path):
     assert "three, seed 0 failed: UserError: &lt;b&gt;no&lt;/b&gt;" in text
 
 
-def test_a_run_killed_before_its_evaluation_hides_nothing_of_the_other_seeds(tmp_path):
+def test_a_run_killed_before_its_evaluation_hides_no_other_seed(tmp_path):
     killed = state("one", 0, 0.1, status="running")
     killed.points[1].scores = {}
     states = [killed, *(state("one", seed, 0.1 + seed / 100) for seed in (1, 2, 3))]
@@ -225,7 +225,7 @@ def test_a_run_killed_before_its_evaluation_hides_nothing_of_the_other_seeds(tmp
     assert "one: after iteration 1, utility is better" in study(tmp_path, states)
 
 
-def test_of_two_seeds_of_which_one_was_killed_the_page_says_so(tmp_path):
+def test_the_page_says_that_one_of_two_seeds_was_killed(tmp_path):
     killed = state("one", 1, 0.1, status="running")
     killed.points[1].scores = {}
     assert "one: only 1 of 2 runs has evaluated a trained policy so far" in study(tmp_path, [state("one", 0, 0.1), killed])
@@ -244,7 +244,7 @@ def test_two_seeds_with_the_same_gain_and_one_of_many_lucky_groups_are_not_calle
     )
 
 
-def test_only_what_was_evaluated_alike_is_compared(tmp_path):
+def test_only_runs_with_the_same_evaluation_and_prompts_are_compared(tmp_path):
     """Another headline, other prompts; the report holds them all the same."""
     one, other, third = ([state(method, seed, 0.1 * seed) for seed in (0, 1)] for method in ("one", "other", "third"))
     for point in (point for member in other for point in member.points):
@@ -270,7 +270,7 @@ def test_a_tiny_p_is_not_shown_as_zero():
     assert row["p (Holm)"] == "< 0.001" and row["verdict"] == "one is better"
 
 
-def test_start_models_that_are_one_evaluation_are_not_several_seeds():
+def test_equal_start_models_count_as_one_evaluation():
     """Three seeds over the same log and prompts: the interval of the start model is over prompts, and has a width."""
     rows = tables.rows("one", [state("one", seed, 0.1 + seed / 100) for seed in (0, 1, 2)])
     start = headline(state("one", 0, 0.1).points[0]).metrics["utility"].per_item
@@ -289,12 +289,12 @@ def of_amount(method, gain, *, examples, steps):
 @pytest.mark.parametrize(
     ("examples", "steps", "remedy"),
     [
-        ((76, 96), (7, 8), "examples_per_iteration=76 for all of them would match them"),
-        ((96, 76), (8, 8), "examples_per_iteration=76 for all of them would match them"),
-        ((96, 96), (8, 24), "the same train.examples_per_step, train.epochs and warmup_epochs would match them"),
+        ((76, 96), (7, 8), "To match them, run all with examples_per_iteration=76"),
+        ((96, 76), (8, 8), "To match them, run all with examples_per_iteration=76"),
+        ((96, 96), (8, 24), "To match them, run all with the same train.examples_per_step, train.epochs and warmup_epochs"),
     ],
 )
-def test_methods_that_trained_on_different_amounts_are_not_ranked_and_what_would_match_them_is_said(
+def test_methods_that_trained_on_different_amounts_are_not_ranked_and_the_report_says_how_to_match_them(
     examples, steps, remedy, tmp_path
 ):
     one, two = (
@@ -318,7 +318,7 @@ def test_seeds_are_matched_one_by_one_and_not_by_their_sums():
     assert not compare({"one": one, "two": two})[0].matched
 
 
-def test_what_was_not_tested_does_not_count_in_the_correction():
+def test_untested_groups_do_not_count_in_the_correction():
     """Two groups with a p each; a third that did not get so far, one of two prompts and an unmatched one take nothing from them."""
     rows = {"one": (0.2, 0.21, 0.19), "two": (0.1, 0.12, 0.11)}
     grouped = {label: [state(label, seed, g) for seed, g in enumerate(gains)] for label, gains in rows.items()}
@@ -334,7 +334,7 @@ def test_what_was_not_tested_does_not_count_in_the_correction():
     assert [this.p_holm for this in compare(grouped | {"loose": loose})] == [compare(grouped)[0].p_holm, None, None]
 
 
-def test_prompts_of_few_conversations_say_nothing_however_many_seeds_there_are(tmp_path):
+def test_prompts_of_too_few_conversations_allow_no_verdict_with_any_number_of_seeds(tmp_path):
     """Twelve prompts: of twelve conversations a result, of three none, with one seed as with three."""
     for count in (1, 3):
         states = [state("one", seed, 0.1 + seed / 1000) for seed in range(count)]
@@ -347,7 +347,7 @@ def test_prompts_of_few_conversations_say_nothing_however_many_seeds_there_are(t
         assert row["against start"].endswith("too few prompts") and "[" not in row["utility"] + row["against start"]
 
 
-def test_a_run_without_a_metric_is_not_set_against_another_runs():
+def test_a_run_without_the_metric_is_not_compared():
     """Of three seeds the first has no start scores and the second no later ones: the gain is the third's, and no mixture."""
     states = [state("one", seed, shift) for seed, shift in enumerate((0.5, 0.7, 0.1))]
     with_items(states[0].points[0], lambda items: {})
@@ -356,7 +356,7 @@ def test_a_run_without_a_metric_is_not_set_against_another_runs():
     assert found.mean == pytest.approx(0.1) and found.over == "12 prompts"
 
 
-def test_the_verdict_says_what_was_compared_and_nothing_of_what_was_not():
+def test_the_verdict_is_only_about_what_was_compared():
     groups_of = lambda *gains: {f"g{i}": [state(f"g{i}", s, g * (1 + s / 100)) for s in (0, 1, 2)] for i, g in enumerate(gains)}  # noqa: E731
     assert verdict.between(compare(groups_of(0.3, 0.1))) == ["Between groups: g0 and g1: g0 is better."]
     equal = compare(groups_of(0.3, 0.1) | {"g2": [state("g2", s, g) for s, g in enumerate((0.8, -0.4, 0.5))]})
@@ -368,7 +368,7 @@ def test_the_verdict_says_what_was_compared_and_nothing_of_what_was_not():
     assert "To compare methods, run several seeds." in verdict.between(compare(one_seed))[0]
 
 
-def test_a_page_says_what_the_alarms_could_see(tmp_path):
+def test_a_page_lists_the_alarms_that_could_be_raised(tmp_path):
     watching = ["chosen_shift", "length_ratio", "perplexity_ratio"]
     quiet, loud = (replace(state("one", seed, 0.1), watched=watching, environment={"commit": "abc"}) for seed in (0, 1))
     said = "Alarms that were on: chosen_shift, length_ratio. Not measured by the evaluations of these runs: perplexity_ratio."
@@ -380,7 +380,7 @@ def test_a_page_says_what_the_alarms_could_see(tmp_path):
     assert "None was raised" not in text and said in text and "Alarms were raised in 1 of 3 runs; see below." in text
 
 
-def test_members_of_a_sweep_are_found_however_deep_they_lie(tmp_path):
+def test_members_of_a_sweep_are_found_at_any_depth(tmp_path):
     deep = tmp_path / "method=one" / "data.path=" / "logs" / "seed=0"
     deep.mkdir(parents=True)
     write(deep, state("one", 0, 0.1))
@@ -390,14 +390,14 @@ def test_members_of_a_sweep_are_found_however_deep_they_lie(tmp_path):
     assert "<h1>one run" in html.report_of(tmp_path).read_text() and (tmp_path / "results.csv").is_file()
 
 
-def test_of_very_many_groups_each_is_compared_with_the_first():
+def test_with_very_many_groups_each_is_compared_with_the_first():
     grouped = {f"run {i}": [state(f"run {i}", 0, i / 100)] for i in range(MOST_COMPARED + 1)}
     found = compared(grouped)
     assert [row["comparison"] for row in found] == [f"run 0 - run {i}" for i in range(1, len(grouped))]
     assert found[-1]["verdict"] == f"run {len(grouped) - 1} is better"
 
 
-def test_the_sample_browser_takes_one_seed_of_all_and_never_the_start_model_for_a_run(tmp_path):
+def test_the_sample_browser_shows_one_seed_for_all_groups_and_only_trained_policies(tmp_path):
     runs = [
         Member(folder=tmp_path / f"{i}-{label}", state=state(label, seed, 0.1))
         for i, (label, seed) in enumerate([("one", 0), ("two", 1), ("one", 1)])
@@ -414,7 +414,7 @@ def test_the_sample_browser_takes_one_seed_of_all_and_never_the_start_model_for_
     assert find() == "warm_start" and samples.last(tmp_path, "replies.jsonl") is None
 
 
-def test_members_are_in_the_order_of_their_numbers(tmp_path):
+def test_members_are_sorted_by_number(tmp_path):
     names = [f"{i}-drift" for i in (10, 9, 1)]
     assert sorted((tmp_path / name / "run.json" for name in names), key=foreign.natural)[0].parent.name == "1-drift"
     assert sorted((tmp_path / name / "run.json" for name in names), key=foreign.natural)[-1].parent.name == "10-drift"
@@ -427,7 +427,7 @@ def test_training_is_averaged_step_by_step_though_a_seed_was_killed():
     assert list(means["one"]["loss"]) == [2.0, 1.0, 1.0, 1.0] and list(np.isnan(means["two"]["loss"])) == [True, True, False, False]
 
 
-def test_a_sweep_leaves_its_numbers_as_files(tmp_path):
+def test_a_sweep_writes_its_numbers_to_csv_files(tmp_path):
     """Two seeds of one method, one of another with an override of its own; every number is one that the page shows too."""
     states = [*(state("one", seed, 0.1 + seed / 100) for seed in (0, 1)), state("two", 0, 0.3)]
     states[2].title["train.loss.beta"] = "0.05"
@@ -467,7 +467,7 @@ def test_a_page_says_what_it_cost_and_what_to_do_next(tmp_path):
     assert "<li>" not in html.study_report(tmp_path).read_text()  # not before it is over
 
 
-def test_a_better_policy_is_pointed_at_and_a_heading_says_of_what_and_when(tmp_path):
+def test_the_page_names_the_path_of_a_better_policy_and_its_heading_names_data_model_and_date(tmp_path):
     good = state("one", 0, 0.1)
     good.title["data.path"], good.begun = "/logs/march.jsonl", "2026-11-26T12:01:59"
     good.notes = {"data": "records", "model": "m"}
@@ -475,21 +475,21 @@ def test_a_better_policy_is_pointed_at_and_a_heading_says_of_what_and_when(tmp_p
     assert "<title>one run on records (march.jsonl) with m, 2026-11-26 12:01</title>" in text
     (tmp_path / "0/iteration_1/policy").mkdir(parents=True)
     assert (
-        f"one is better. To go on from its policy: model=pretrained model.path={tmp_path}/0/iteration_1/policy<"
+        f"one is better than the start model. To continue from it: model=pretrained model.path={tmp_path}/0/iteration_1/policy<"
         in html.study_report(tmp_path).read_text()
     )
 
 
-def test_a_report_says_that_samples_went_with_the_store(tmp_path):
+def test_a_report_says_that_the_samples_are_gone_with_the_store(tmp_path):
     (tmp_path / "run/iteration_1").mkdir(parents=True)
     write(tmp_path / "run", state("one", 0, 0.1))
     assert "are gone" not in html.run_report(tmp_path / "run").read_text()
     (tmp_path / "run/iteration_1/examples.jsonl").symlink_to("../../store/pairs/abc/examples.jsonl")
     text = html.run_report(tmp_path / "run").read_text()
-    assert "Links of this folder lead to files that are gone (examples.jsonl)" in text and "store/pairs/abc" in text
+    assert "Some links of this folder lead to files that are gone (examples.jsonl)" in text and "store/pairs/abc" in text
 
 
-def test_a_member_of_a_sweep_is_called_by_its_path_from_here(tmp_path, monkeypatch):
+def test_paths_are_shown_relative_to_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert closing.shown(tmp_path / "outputs/report.html") == closing.shown(Path("outputs/report.html")) == "outputs/report.html"
     assert closing.shown(ROOT / "report.html") == str(ROOT / "report.html")
@@ -508,7 +508,7 @@ def test_settings_that_differ_are_listed_and_only_those(tmp_path):
 
 def test_a_report_is_built_anew_from_the_command_line_and_wrong_folders_are_named(tmp_path):
     write(tmp_path, state("one", 0, 0.1, status="running"))
-    for folder, code, words in ((tmp_path, 0, "Report: "), (tmp_path / "no", 1, "holds neither a run")):
+    for folder, code, words in ((tmp_path, 0, "Report: "), (tmp_path / "no", 1, "contains neither a run")):
         done = subprocess.run(
             [sys.executable, "-m", "drift", "report", str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=100
         )
@@ -544,7 +544,7 @@ def test_a_run_json_is_read_as_it_was_written(tmp_path):
     assert foreign.members_of(tmp_path) == [Member(folder=tmp_path, state=whole)]
 
 
-def test_a_run_of_the_version_before_has_its_report(tmp_path):
+def test_a_run_of_the_previous_version_has_a_report(tmp_path):
     """The folder of a run of the tiny model as it was written without a version, with its links as files: eight prompts of the
     evaluation, six pairs."""
     shutil.copytree(ROOT / "tests/golden/run-without-version", tmp_path / "run")
@@ -554,7 +554,7 @@ def test_a_run_of_the_version_before_has_its_report(tmp_path):
     assert trained.first_step == {"dpo": 0.6931471824645996, "margin": 0.0} and trained.counts["seen"] == 6
     assert headline(start).metrics["request met"].value == 0.75 and len(headline(start).metrics["utility"].per_item) == 8
     text = html.run_report(tmp_path / "run").read_text()
-    assert "is left out" not in text and "drift: after iteration 1, utility shows no significant difference" in text
+    assert "was skipped" not in text and "drift: after iteration 1, utility shows no significant difference" in text
     assert (
         "6 candidates, 6 used" in text
         and "examples (with their replies)" in text
@@ -571,7 +571,7 @@ def shown_in(folder):
     return samples.items({"run": member}, foreign.Reader())
 
 
-def test_further_evaluations_have_tables_with_intervals_of_their_own_and_the_verdict_is_the_first_ones(tmp_path):
+def test_further_evaluations_have_their_own_tables_and_the_verdict_is_about_the_first(tmp_path):
     states = [state(label, seed, gain + seed / 100) for label, gain in (("one", 0.1), ("two", 0.3)) for seed in (0, 1, 2)]
     for member in states:
         member.evaluations = {"deployment": {}, "chat": {"rating": "of 0 to 10"}}
@@ -614,7 +614,7 @@ def test_pairs_are_shown_side_by_side_and_unpaired_examples_alone(tmp_path):
     ]
 
 
-def test_a_metric_that_some_steps_lack_is_an_empty_cell(tmp_path):
+def test_a_metric_missing_at_some_steps_is_an_empty_cell(tmp_path):
     log = CsvFiles(tmp_path)
     log.steps(1, [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6, "kl": 3.0}])
     log.steps(1, [{"step": 3, "loss": 0.5}])

@@ -180,7 +180,7 @@ def stored(store: Path) -> dict[str, Any]:
     return content
 
 
-def test_processes_died_by_sigkill_inside_every_kind_of_stage(outcomes: Outcomes) -> None:
+def test_processes_were_killed_inside_every_kind_of_stage(outcomes: Outcomes) -> None:
     assert {kind for kill in KILLS for kind in kill.ends_in} == KINDS
     for kill, attempt in zip(KILLS, outcomes.attempts, strict=False):
         assert attempt.returncode == -signal.SIGKILL, f"{kill}: {attempt.printed}"
@@ -210,13 +210,13 @@ def test_report_of_a_resumed_run_is_that_of_an_undisturbed_one(outcomes: Outcome
     assert report(outcomes.resumed.folder / "run") == report(outcomes.undisturbed.folder / "run")
 
 
-def test_run_folder_used_again_does_not_repeat_its_csv_rows(outcomes: Outcomes) -> None:
+def test_reusing_a_run_folder_does_not_repeat_rows_in_its_csv(outcomes: Outcomes) -> None:
     for name in ("steps.csv", "scores.csv"):
         mine, theirs = ((one.folder / "run" / name).read_text() for one in (outcomes.resumed, outcomes.undisturbed))
         assert mine == theirs, name
 
 
-def test_training_goes_on_from_its_checkpoint(outcomes: Outcomes) -> None:
+def test_training_resumes_from_its_checkpoint(outcomes: Outcomes) -> None:
     for attempt in outcomes.attempts[FIRST_TRAIN_KILL:-1]:
         _, key = attempt.unfinished[-1]
         assert [file for file in attempt.files if file.startswith(f"train/{key}.progress.") and file.endswith("/last.ckpt")]
@@ -224,7 +224,7 @@ def test_training_goes_on_from_its_checkpoint(outcomes: Outcomes) -> None:
     assert outcomes.undisturbed.steps == [1, 2, 3, 4] * ITERATIONS
 
 
-def test_what_was_finished_before_a_kill_is_never_computed_again(outcomes: Outcomes) -> None:
+def test_stages_finished_before_a_kill_are_never_computed_again(outcomes: Outcomes) -> None:
     computed = Counter(stage for attempt in outcomes.attempts for stage in attempt.computed)
     assert set(computed) == set(outcomes.undisturbed.computed)
     assert set(computed.values()) == {1}
@@ -307,7 +307,7 @@ def test_lease_of_a_live_process_is_waited_for(tmp_path: Path, holder: subproces
         assert time.monotonic() - started > 0.9
 
 
-def test_lease_that_stands_still_is_taken_over_after_its_seconds(tmp_path: Path) -> None:
+def test_a_lease_without_a_sign_of_life_is_taken_over_after_its_time(tmp_path: Path) -> None:
     owner = {"token": "t", "host": "another-host", "pid": os.getpid(), "born": 1, "where": ["another boot", "pid:[1]"]}
     (tmp_path / "stage.lease").write_text(json.dumps(owner))
     started = time.monotonic()

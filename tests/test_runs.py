@@ -106,7 +106,7 @@ def test_later_iterations_can_learn_more_slowly(cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_refreshed_log_is_what_users_say_to_the_policy_of_the_iteration_before(cache, tmp_path):
+def test_a_refreshed_log_has_feedback_on_the_previous_iterations_policy(cache, tmp_path):
     changes = ["refresh_log=true", "train.learning_rate=0.05", "filters.truncated=keep"]
     perform(tmp_path / "run", *SMALL, *changes, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store")
     first, second = (
@@ -145,7 +145,7 @@ def test_the_warm_start_is_a_stage_before_the_first_iteration(cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_papers_settings_go_through_a_whole_run(cache, tmp_path):
+def test_the_papers_settings_complete_a_run(cache, tmp_path):
     common = settings(cache, second_tries(tmp_path / "log.jsonl"), tmp_path / "store")
     state = perform(tmp_path / "run", "experiment=paper-0.5b", *common, "examples_per_iteration=null", "iterations=1")
     _, warm, trained = state["points"]

@@ -12,7 +12,7 @@ from drift.model.policy import load_model, policy_at
 from drift.randomness import Noise, order
 from drift.sampler.choose import choose
 from drift.sampler.cpu import bands, skinny
-from drift.sampler.decode import Row, sample
+from drift.sampler.decode import SampleRequest, sample
 from drift.sampler.transformers import Transformers
 from drift.store import Store
 from drift.train.lora import Lora
@@ -78,7 +78,7 @@ def test_greedy_decoding_equals_generate_of_transformers(either, tokenizer, atte
     """Prompts of several lengths together, through the shared beginning, the padding and the dropped rows."""
     model = load_model(policy_at(either), torch.float32)
     prompts = [prompt_ids(tokenizer, Question(i).prompt) for i in range(6)]
-    rows = [Row(prompt=prompt, uniforms=[0.0] * 24) for prompt in prompts]
+    rows = [SampleRequest(prompt=prompt, uniforms=[0.0] * 24) for prompt in prompts]
     model.set_attn_implementation(attention)
     ours = sample(model, rows, max_new_tokens=24, temperature=0, top_p=1.0, stop_ids={tokenizer.eos_token_id}, pad_id=0)
     model.set_attn_implementation("sdpa")
@@ -92,7 +92,7 @@ def test_bands_without_padding_give_the_replies_of_the_padded_cache(either, toke
     model = load_model(policy_at(either), torch.float64)
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": "Tell me. " * (i * i) + f"What is {i}?"}]) for i in range(7)]
     rows = [
-        Row(prompt=prompt, uniforms=Noise(0, "t", 0, str(i), k).uniforms(40))
+        SampleRequest(prompt=prompt, uniforms=Noise(0, "t", 0, str(i), k).uniforms(40))
         for i, prompt in enumerate(prompts)
         for k in range(1 + i % 3)
     ]
@@ -101,19 +101,19 @@ def test_bands_without_padding_give_the_replies_of_the_padded_cache(either, toke
     assert banded == plain and len({len(reply) for reply in plain}) > 6 and bands.supports(model, 1000)
 
 
-def test_linear_layers_for_a_few_rows_are_the_same_layers():
+def test_linear_layers_for_a_few_rows_give_the_same_numbers():
     torch.manual_seed(0)
     for bias in (True, False):
         plain = torch.nn.Linear(24, 40, bias=bias)
         light = torch.nn.Sequential(torch.nn.Linear(24, 40, bias=bias))
         light[0].load_state_dict(plain.state_dict())
-        skinny.lighten(light)
+        skinny.speed_up(light)
         for shape in ((1,), (6, 1), (4, 3), (48,), (7, 8)):
             x = torch.randn(*shape, 24)
             assert (light(x) - plain(x)).abs().max() < 1e-5 and light(x).shape == plain(x).shape
 
 
-def test_inverse_cdf_picks_the_token_that_holds_the_uniform():
+def test_inverse_cdf_picks_the_token_whose_interval_contains_the_uniform():
     """Probabilities .2 .5 .3: u = .19 -> 0, .21 -> 1, .69 -> 1, .71 -> 2; at top_p .6 only tokens 1 and 2 remain (.5, .3)."""
     logits = torch.log(torch.tensor([[0.2, 0.5, 0.3]])).expand(4, 3)
     assert choose(logits, torch.tensor([0.19, 0.21, 0.69, 0.71]), 1.0, 1.0).tolist() == [0, 1, 1, 2]
@@ -122,7 +122,7 @@ def test_inverse_cdf_picks_the_token_that_holds_the_uniform():
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 @pytest.mark.parametrize("spread", [0.01, 3.0])  # nearly flat: a nucleus of thousands of tokens; peaked: a few
-def test_choosing_by_blocks_is_choosing_by_the_whole_running_sum(top_p, spread):
+def test_choosing_by_blocks_equals_choosing_by_the_full_running_sum(top_p, spread):
     generator = torch.Generator().manual_seed(0)
     logits, shares = spread * torch.randn(50, 3001, generator=generator), torch.rand(50, generator=generator)
     probabilities, ids = torch.softmax(logits, dim=1).double().sort(dim=1, descending=True)
@@ -140,7 +140,7 @@ def test_sampled_frequencies_follow_the_softmax_at_the_temperature():
     assert (torch.bincount(drawn, minlength=3) / 20000 - expected).abs().max() < 0.01  # 3 standard errors: .0033 * 3
 
 
-def test_noise_depends_on_everything_that_it_is_for_and_on_nothing_else():
+def test_noise_depends_on_its_identity_and_on_nothing_else():
     base = Noise(0, "pairs", 1, "item", 0)
     assert base.uniforms(4).tolist() == base.uniforms(8)[:4].tolist() and 0 <= base.as_seed() < 2**63
     others = [(1, "pairs", 1, "item", 0), (0, "log", 1, "item", 0), (0, "pairs", 2, "item", 0), (0, "pairs", 1, "x", 0)]
@@ -148,13 +148,13 @@ def test_noise_depends_on_everything_that_it_is_for_and_on_nothing_else():
         assert base.uniforms(4).tolist() != Noise(*other).uniforms(4).tolist() and base.as_seed() != Noise(*other).as_seed()
 
 
-def test_the_order_of_items_does_not_depend_on_where_they_stood():
+def test_the_order_of_items_does_not_depend_on_their_input_order():
     items = list("abcdefg")
     one = [items[i] for i in order(0, "x", 1, items)]
     assert one == [items[::-1][i] for i in order(0, "x", 1, items[::-1])] != items
 
 
-def test_items_that_want_unequal_numbers_of_replies_are_refused_and_not_given_each_others(tiny, tmp_path):
+def test_items_with_unequal_numbers_of_prompts_are_refused(tiny, tmp_path):
     sampler = Transformers(
         temperature=1.0, top_p=1.0, max_new_tokens=4, max_prompt_tokens=500, group_size=8, tokens_per_batch=10_000,
         precision="float32",
@@ -166,7 +166,7 @@ def test_items_that_want_unequal_numbers_of_replies_are_refused_and_not_given_ea
             next(drawing)
 
 
-def test_too_long_prompts_are_passed_over_and_counted(tiny, tokenizer, tmp_path):
+def test_too_long_prompts_are_skipped_and_counted(tiny, tokenizer, tmp_path):
     limit = len(prompt_ids(tokenizer, Question(5).prompt))
     sampler = Transformers(
         temperature=1.0,
@@ -185,9 +185,9 @@ def test_too_long_prompts_are_passed_over_and_counted(tiny, tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[5, 6], [5, 7, 8, 9]], [[1], [2, 3]]])
-def test_prefill_copes_with_any_shared_beginning(tiny, prompts):
+def test_prefill_handles_any_shared_beginning(tiny, prompts):
     model = load_model(policy_at(tiny), torch.float32)
-    rows = [Row(prompt=prompt, uniforms=[0.5] * 3) for prompt in prompts]
+    rows = [SampleRequest(prompt=prompt, uniforms=[0.5] * 3) for prompt in prompts]
     together = sample(model, rows, max_new_tokens=3, temperature=1.0, top_p=1.0, stop_ids={999}, pad_id=0)
     alone = [sample(model, [row], max_new_tokens=3, temperature=1.0, top_p=1.0, stop_ids={999}, pad_id=0)[0] for row in rows]
     assert together == alone

@@ -62,7 +62,7 @@ def test_scores_of_a_deployment_by_hand():
     })  # fmt: skip
 
 
-def test_distinct_word_pairs_of_nothing_and_of_a_repetition():
+def test_distinct2_of_no_text_and_of_a_repetition():
     """In a b a b a the pairs are ab, ba, ab, ba: two of four. Replies are counted together, and no pair spans two of them."""
     assert distinct2(["a b a b a"]) == 0.5 and distinct2(["a b", "A b", "b a"]) == 2 / 3
     assert distinct2([]) == distinct2(["one"]) == 0.0
@@ -98,7 +98,7 @@ def ask(tmp_path):
     return bound
 
 
-def test_the_perplexity_of_a_model_that_guesses_is_its_vocabulary(uniform, ask):
+def test_the_perplexity_of_a_uniform_model_is_its_vocabulary_size(uniform, ask):
     """Of the first reply of each task; tasks whose first reply has no text are left out, and without any there is no number."""
     silent = [(DRAWN[0][0], [reply(""), reply("Tea.")])]
     for drawn in (DRAWN, silent + DRAWN):
@@ -106,7 +106,7 @@ def test_the_perplexity_of_a_model_that_guesses_is_its_vocabulary(uniform, ask):
     assert perplexity(ask(uniform, uniform), silent) is None
 
 
-def test_perplexity_is_of_a_token_and_not_of_a_reply(qwen2, uniform, ask):
+def test_perplexity_is_per_token_and_not_per_reply(qwen2, uniform, ask):
     """Two replies of 3 and 30 letters, one of them cut off: e to the sum of all losses over 3 + 1 + 30 tokens."""
     drawn = [(DRAWN[0][0], [reply("Tea")]), (DRAWN[1][0], [reply("Dogs are no cats, and no birds", ended=False)])]
     short, long = (plain(qwen2, item.prompt, said.text, said.ended) for item, (said,) in drawn)
@@ -134,13 +134,13 @@ def test_scores_of_held_out_records_by_hand():
     assert found["log-prob lost per disliked token"]["value"] == pytest.approx(-0.5 / 3)
 
 
-def test_a_margin_of_nothing_counts_half():
+def test_a_margin_of_zero_counts_as_half():
     same = {name: BEFORE[name] for name in LENGTHS}
     found = of_logprobs(same, BEFORE, LENGTHS)
     assert found["pair accuracy"]["per_item"] == {"a": 0.5, "b": 0.5} and found["margin against start (nats)"]["value"] == 0.0
 
 
-def test_held_out_records_reach_the_scores_as_what_they_are(qwen2, uniform, ask):
+def test_held_out_records_reach_the_scores_with_their_labels(qwen2, uniform, ask):
     """A disliked reply, its better one and a praised one: a model that guesses has ln V a token, whatever the start model has. The
     tokens are letters here, and one for the end of turn, which a reply that was cut off has not: 3 and 1, 4, 2."""
     records = [
@@ -186,7 +186,7 @@ def test_the_headline_is_the_first_score_that_the_log_allows(kept, headline, tin
     assert found.headline == headline
 
 
-def test_a_copy_is_what_was_logged_or_said_to_another_prompt():
+def test_a_copy_equals_the_logged_reply_or_a_reply_to_another_prompt():
     """a and b say "Yes" (b once, and once what c says there): all of them. c repeats its logged reply but for the dot; d says
     nothing, as e does, and no copy is made of nothing."""
     logged = replace(record(0, "dsat", reply="No, never"), id="c")

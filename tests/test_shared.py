@@ -48,7 +48,7 @@ def prepared(tiny, dtype, kind):
 @pytest.mark.parametrize("kind", ["full", "lora", "checkpointing"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 @pytest.mark.parametrize(("tile", "chunk"), [(256, 2**23), (7, 1000)])  # small ones: many tiles and many chunks
-def test_shared_rows_give_the_numbers_of_padded_ones(either, monkeypatch, kind, dtype, tolerance, tile, chunk):
+def test_the_shared_layout_gives_the_numbers_of_the_padded_one(either, monkeypatch, kind, dtype, tolerance, tile, chunk):
     monkeypatch.setattr(attention, "TILE", tile)
     monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, "cpu", chunk)
     expected_sums, expected_entropies, expected = gradients(padded, prepared(either, dtype, kind), ROWS)
@@ -59,7 +59,7 @@ def test_shared_rows_give_the_numbers_of_padded_ones(either, monkeypatch, kind, 
         assert float((one - other).norm() / other.norm()) <= tolerance
 
 
-def test_the_block_mask_of_a_gpu_says_what_the_tiles_say(either, monkeypatch):
+def test_the_block_mask_of_a_gpu_equals_the_tiles_of_a_cpu(either, monkeypatch):
     """FlexAttention in its plain form, float64; on a CPU torch has its forward pass only."""
     model, batch = prepared(either, torch.float64, "full"), shared.collate(ROWS, 0)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_the_block_mask_of_a_gpu_says_what_the_tiles_say(either, monkeypatch):
     assert float((blocks - tiles).norm() / tiles.norm()) <= 1e-9
 
 
-def test_a_reply_does_not_see_its_neighbours(either):
+def test_a_reply_does_not_attend_to_its_neighbours(either):
     """Another reply to the same prompt, and other prompts in the batch, change nothing (float64)."""
     model = prepared(either, torch.float64, "full")
     together, _, _ = gradients(shared, model, ROWS)

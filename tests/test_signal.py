@@ -57,12 +57,12 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_the_report_says_how_much_pairs_agree(cache, tmp_path):
+def test_the_report_shows_how_much_the_gradients_of_pairs_agree(cache, tmp_path):
     perform(
         tmp_path / "run", *SMALL, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store", "iterations=2", "train.signal_every=2"
     )
     text = (tmp_path / "run" / "report.html").read_text()
-    assert "norm of their mean" in text and "<td>2</td>" in text
+    assert "norm of a pair&#39;s gradient" in text and "<td>2</td>" in text
     assert 'class="remark bad">not useful</span>' in text, "the sample browser says what was true of a reply"
     rows = [json.loads(line) for line in (tmp_path / "run/iteration_2/steps.jsonl").read_text().splitlines()]
     assert ["dpo_norm" in row for row in rows] == [True, False, True]

@@ -5,12 +5,12 @@ import resource
 import numpy as np
 import pytest
 
-from drift.report import statistics
+from drift import statistics
 
 
-def test_an_evaluation_of_any_size_takes_bounded_memory_and_its_interval_is_that_of_all_its_prompts(monkeypatch):
+def test_a_large_evaluation_needs_bounded_memory_and_its_interval_covers_all_prompts(monkeypatch):
     """Of 20 times as many prompts as blocks: the interval is the normal one's, 1.96 standard errors to either side."""
-    monkeypatch.setattr(statistics, "MOST_BLOCKS", 500)
+    monkeypatch.setattr(statistics, "MAX_BLOCKS", 500)
     values = np.random.default_rng(0).exponential(1.0, 10_000)
     now = {str(i): float(value) for i, value in enumerate(values)}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -15,8 +15,8 @@ from drift.objective.batch import Batch, Step
 from drift.objective.pairwise import metrics
 from drift.records import read_jsonl
 from drift.score import shared
-from drift.score.plan import plan, tokenize
-from drift.score.reference import Reference, score_rows
+from drift.score.plan import make_plan, tokenize
+from drift.score.reference import Reference, sequence_logprobs
 from drift.train.fit import fit
 from drift.train.modules import PolicyModule, dynamics, rate_share
 
@@ -37,7 +37,8 @@ def test_the_metrics_of_two_pairs_by_hand():
     }, abs=1e-6)  # fmt: skip
     totals = Step(num_examples=2, num_good=2, num_bad=2, good_tokens=7, bad_tokens=7, kl=None)
     assert {name: float(value) for name, value in dynamics(batch, totals).items()} == pytest.approx({
-        "logp_chosen": -8.0, "logp_rejected": -8.5, "chosen_shift": 0.15, "chosen_tokens": 3.5, "rejected_tokens": 3.5, "off": 1.25,
+        "logp_chosen": -8.0, "logp_rejected": -8.5, "chosen_shift": 0.15, "chosen_tokens": 3.5, "rejected_tokens": 3.5,
+        "mean_abs_ratio": 1.25,
     }, abs=1e-6)  # fmt: skip
 
 
@@ -46,14 +47,18 @@ def test_a_step_without_a_good_reply_has_no_metrics_of_good_replies():
         logps=torch.tensor([-4.0]), reference=torch.tensor([-3.0]), lengths=torch.tensor([2]), good=(False,), example=(0,)
     )
     found = dynamics(batch, Step(num_examples=1, num_good=0, num_bad=1, good_tokens=0, bad_tokens=2, kl=None))
-    assert {name: float(value) for name, value in found.items()} == {"logp_rejected": -4.0, "rejected_tokens": 2.0, "off": 1.0}
+    assert {name: float(value) for name, value in found.items()} == {
+        "logp_rejected": -4.0,
+        "rejected_tokens": 2.0,
+        "mean_abs_ratio": 1.0,
+    }
 
 
 def rates(num_steps, warmup_share, final_share):
     return [rate_share(step, num_steps, warmup_share, final_share) for step in range(num_steps)]
 
 
-def test_the_learning_rate_climbs_by_equal_steps_and_falls_by_equal_steps():
+def test_the_learning_rate_rises_and_falls_linearly():
     """Ten steps, two of them warm-up: 1/3, 2/3, then the whole rate, of which 1/16 goes at each of the eight steps left: one half
     would come next."""
     assert rates(10, 0.2, 0.5) == pytest.approx([1 / 3, 2 / 3] + [1 - i / 16 for i in range(8)])
@@ -72,7 +77,7 @@ def test_the_learning_rate_climbs_by_equal_steps_and_falls_by_equal_steps():
         (2, 0.25, 0.5, [0.5, 1]),
     ],
 )
-def test_the_learning_rate_at_its_corners(num_steps, warmup_share, final_share, expected):
+def test_the_learning_rate_at_edge_cases(num_steps, warmup_share, final_share, expected):
     assert rates(num_steps, warmup_share, final_share) == pytest.approx(expected)
 
 
@@ -115,11 +120,11 @@ NUM_BATCHES = {  # of two steps of eight pairs, by layout and budget of tokens
 
 def steps_of(tokenizer, layout, tokens_per_batch):
     how = {"tokens_per_batch": tokens_per_batch, "example_order": "shuffled", "seed": 0, "mismatched": False}
-    return plan(tokenize(tokenizer, PAIRS), layout=layout, examples_per_step=8, **how)
+    return make_plan(tokenize(tokenizer, PAIRS), layout=layout, examples_per_step=8, **how)
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
-def test_a_step_is_the_same_however_it_is_cut_into_batches_and_rows_packed_or_padded(adapter, tiny, tokenizer, tmp_path):
+def test_a_step_does_not_depend_on_its_batches_or_its_layout(adapter, tiny, tokenizer, tmp_path):
     """Eight pairs at once are eight times one pair, and whatever fits a budget of tokens. Float32: metrics within 1e-4, weights as
     far apart as 1e-3 of the way that training moved them (Adam gives a gradient that is rounding alone a whole step)."""
     overrides = [f"train={adapter}", "train.precision=float32", "train.gradient_checkpointing=false"]
@@ -129,7 +134,7 @@ def test_a_step_is_the_same_however_it_is_cut_into_batches_and_rows_packed_or_pa
     plans = {how: steps_of(tokenizer, *ask[:2]) for how, ask in NUM_BATCHES.items()}
     assert {how: len(one.batches) for how, one in plans.items()} == {how: ask[2] for how, ask in NUM_BATCHES.items()}
     rows = plans["one, padded"].sequences(range(16))
-    sums = score_rows(replace(train, layout="padded").compute, start, rows, "reference")
+    sums = sequence_logprobs(replace(train, layout="padded").compute, start, rows, "reference")
     replies = [list(both) for both in zip(sums[:16], sums[16:], strict=True)]  # the plans have their pairs in one order
     values = Reference(replies=replies, mismatched=[])
     found = {}
@@ -137,7 +142,7 @@ def test_a_step_is_the_same_however_it_is_cut_into_batches_and_rows_packed_or_pa
         places = [tmp_path / how / name for name in ("frozen", "progress", "output")]
         for place in places:
             place.mkdir(parents=True)
-        fit(train, objectives, start, planned, values, *places, same=False, epochs=1, watch=lambda history: None)
+        fit(train, objectives, start, planned, values, *places, same=False, epochs=1, on_step=lambda history: None)
         (weights,) = (places[2] / "policy").glob("*.safetensors")
         found[how] = read_jsonl(places[2] / "steps.jsonl"), load_file(weights)
     expected, weights = found.pop("one batch of eight pairs")

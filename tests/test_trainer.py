@@ -11,7 +11,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from drift.config import build
 from drift.model.policy import policy_at
-from drift.score.plan import plan, tokenize
+from drift.score.plan import make_plan, tokenize
 from drift.score.reference import Reference, reference_stage
 from drift.store import Store
 from drift.train.fit import fit, train_stage
@@ -45,15 +45,15 @@ def work(tiny, tokenizer):
         "seed": 0,
     }
     shape |= {"mismatched": False}
-    return (train, run.objective), policy_at(tiny), plan(tokenize(tokenizer, pairs), **shape)
+    return (train, run.objective), policy_at(tiny), make_plan(tokenize(tokenizer, pairs), **shape)
 
 
-def trained(work, folder, watch=lambda history: None):
+def trained(work, folder, on_step=lambda history: None):
     """Every file of a reference pass and a training in a store of their own."""
     (train, objectives), start, rows = work
     store = Store(dir=str(folder), strict=False, verify=False, lease_seconds=30.0)
     scored = reference_stage(store, train.compute, start, rows, layers=num_frozen(train, start, rows))
-    done = train_stage(store, train, objectives, start, start, rows, scored, epochs=1, watch=watch)
+    done = train_stage(store, train, objectives, start, start, rows, scored, epochs=1, on_step=on_step)
     files = [file for stage in (scored, done) for file in stage.path.rglob("*") if file.is_file() and file.name != "manifest.json"]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
@@ -64,9 +64,7 @@ def plain(work, tmp_path_factory):
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_the_environment_changes_no_byte_and_nothing_is_looked_for_in_the_working_folder(
-    scheduler, plain, work, tmp_path, monkeypatch
-):
+def test_the_environment_and_the_working_folder_do_not_change_training(scheduler, plain, work, tmp_path, monkeypatch):
     """The stray file has the name that Lightning gives to what it saves when SLURM sends SIGUSR1 and looks for in later jobs."""
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "hpc_ckpt_1.ckpt").write_bytes(b"of another job")
@@ -75,7 +73,7 @@ def test_the_environment_changes_no_byte_and_nothing_is_looked_for_in_the_workin
     for name, value in SCHEDULERS[scheduler].items():
         monkeypatch.setenv(name, value)
     handlers, before = [], signal.getsignal(signal.SIGUSR1)
-    found = trained(work, tmp_path / "store", watch=lambda history: handlers.append(signal.getsignal(signal.SIGUSR1)))
+    found = trained(work, tmp_path / "store", on_step=lambda history: handlers.append(signal.getsignal(signal.SIGUSR1)))
     assert found.keys() == plain.keys() and len(found) > 4 and any(name.endswith("adapter_model.safetensors") for name in found)
     assert [name for name in plain if plain[name] != found[name]] == []
     assert handlers == [before] * 3
@@ -94,7 +92,7 @@ def test_a_checkpoint_is_resumed_from_by_its_own_stage_only(plain, work, tmp_pat
     def attempt(progress, stop_after):
         made = []
 
-        def watch(history):
+        def on_step(history):
             made.append(len(history))
             if len(history) == stop_after:
                 raise Enough
@@ -102,7 +100,7 @@ def test_a_checkpoint_is_resumed_from_by_its_own_stage_only(plain, work, tmp_pat
         for folder in (progress, "output"):
             (tmp_path / folder).mkdir(exist_ok=True)
         folders = (tmp_path / "none", tmp_path / progress, tmp_path / "output")
-        fit(train, objectives, start, rows, values, *folders, same=True, epochs=1, watch=watch)
+        fit(train, objectives, start, rows, values, *folders, same=True, epochs=1, on_step=on_step)
         return made
 
     with pytest.raises(Enough):
@@ -110,7 +108,7 @@ def test_a_checkpoint_is_resumed_from_by_its_own_stage_only(plain, work, tmp_pat
     (tmp_path / "other.progress").mkdir()
     kept = (tmp_path / "key.progress" / "last.ckpt").read_bytes()
     (tmp_path / "other.progress" / "last.ckpt").write_bytes(kept)
-    assert attempt("key.progress", stop_after=None) == [3] and "training goes on at step 3 of 3" in capsys.readouterr().out
+    assert attempt("key.progress", stop_after=None) == [3] and "Training resumes at step 3 of 3." in capsys.readouterr().out
     policy = (tmp_path / "output" / "policy" / "adapter_model.safetensors").read_bytes()
     assert attempt("other.progress", stop_after=None) == [1, 2, 3]
     assert "made by another training (key) and is not used" in capsys.readouterr().out

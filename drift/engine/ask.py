@@ -131,8 +131,8 @@ class Ask:
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
             name = f"log-probabilities under {policy.fingerprint}"
-            score = self._model.get(name, lambda: reference.open_scorer(self.compute, policy))
-            return {"rows": len(group), "nats": reference.by_length(score, self.compute, group, label, tick)}
+            logprobs_of = self._model.get(name, lambda: reference.open_logprobs(self.compute, policy))
+            return {"rows": len(group), "nats": reference.by_length(logprobs_of, self.compute, group, label, tick)}
 
         settings = {"compute": [self.compute.lightning, self.compute.dtype, self.compute.layout, self.compute.tokens_per_batch]}
         inputs = {"policy": policy.fingerprint, "rows": digest([dataclasses.asdict(one) for one in group])}

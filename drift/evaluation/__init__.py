@@ -1,6 +1,6 @@
-"""What is measured on a policy: deployment (known truth, utility), heldout (real logs, no utility claimed).
+"""Evaluations of a policy: deployment (known truth, so utility can be measured) and heldout (real logs, where it can't).
 
-A run has a list of them (contract: drift/parts.py); stage.py runs one, and adds what replies.py measures on fresh replies. Each
-becomes a `scores.json`: {"headline": name, "metrics": {name: {"value", "per_item": {item: value} or null, "digits"}},
-"conversations": {item: conversation}}; reports read that and know no evaluation by name.
+A run has a list of them (contract: drift/parts.py). stage.py runs one and adds what replies.py measures on its fresh replies. The
+result is a `scores.json`: {"headline": name, "metrics": {name: {"value", "per_item": {item: value} or null, "digits"}},
+"conversations": {item: conversation}}. Reports read this file and don't depend on the evaluation.
 """

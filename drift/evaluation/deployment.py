@@ -1,6 +1,6 @@
-"""Utility on the simulated deployment: share of prompts on unseen topics whose request is met by a sound reply on topic.
+"""Utility on the simulated deployment: the share of replies, on unseen topics, that are sound, on topic and meet the request.
 
-The noise of the replies is that of `data.seed`: the same for every method, seed and iteration.
+The noise of the replies depends on `data.seed`: it is the same for every method, seed and iteration.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,7 @@ from drift.records import Prompt, Record, Reply
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """`split`: test is what is reported; tune on validation. `num_samples`: replies a prompt. `data`: the
-    deployment."""
+    """`split`: report test, tune on validation. `num_samples`: replies per prompt. `data`: the deployment."""
 
     split: Literal["validation", "test"]
     num_prompts: int
@@ -27,9 +26,9 @@ class Deployment:
     data: Simulation
 
     meanings: ClassVar[dict[str, str]] = {
-        "utility": "share of test prompts whose request is met by a sound reply on topic, of 0 to 1",
-        "request met": "share of replies that do what was asked for, of 0 to 1",
-        "on topic": "share of replies about what was asked, of 0 to 1",
+        "utility": "share of replies to test prompts that meet the request, are on topic and sound, from 0 to 1",
+        "request met": "share of replies that do what was asked for, from 0 to 1",
+        "on topic": "share of replies about the topic of the request, from 0 to 1",
     }
     samples: ClassVar[bool] = True
 
@@ -45,36 +44,36 @@ class Deployment:
         return self.data.seed
 
     def prompts(self) -> list[Prompt]:
-        """All of them: what a log shares with them is not to be trained on."""
+        """All prompts of the split, so that records with the same prompts are not trained on."""
         return [task.prompt for task in self.data.tasks(self.split, self.num_prompts)]
 
     def separate(self, records: list[Record]) -> tuple[list[Record], list[Record]]:
-        """(for training, held out): its prompts are on other topics, so the whole log is for training."""
+        """(for training, held out). Its prompts are on other topics, so the whole log is for training."""
         return records, []
 
     def outlook(self, records: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
-        """Nothing to say: the number of prompts is a setting, not what a log happens to hold."""
+        """Empty: the number of prompts is a setting and does not depend on the log."""
         return []
 
     def key(self, held_out: Sequence[Record]) -> dict[str, Any]:
-        """`checks`: the verdicts are another file's work."""
-        own = {name: getattr(self, name) for name in ("split", "num_prompts", "num_samples")}
-        return {"data": self.data.tasks_key(), "checks": code(verify)} | own
+        """`checks`: the code of the verdicts, which is in another file."""
+        settings = {name: getattr(self, name) for name in ("split", "num_prompts", "num_samples")}
+        return {"data": self.data.tasks_key(), "checks": code(verify)} | settings
 
     def measure(self, ask: Ask, held_out: Sequence[Record]) -> Measured:
-        """Rows: every reply with its verdict."""
+        """Its `rows` are every reply with its verdict."""
         tasks = self.data.tasks(self.split, self.num_prompts)
         prompts_of = lambda task: [task.prompt] * self.num_samples  # noqa: E731
         drawn = list(ask.draw(tasks, prompts_of, first_sample=0, label="evaluation replies"))
         if not drawn:
             raise UserError("No evaluation prompt fits sampler.max_prompt_tokens.")
-        rows = [as_row(task, reply) for task, said in drawn for reply in said]
+        rows = [as_row(task, reply) for task, replies in drawn for reply in replies]
         return Measured(headline="utility", metrics=of_replies(drawn), drawn=drawn, rows=rows, conversations={})
 
 
 def of_replies(drawn: Sequence[tuple[Any, list[Reply]]]) -> dict[str, Any]:
     """The metrics of the verdicts on the drawn replies."""
-    verdicts = {task.key: [verify(task.truth, reply.text) for reply in said] for task, said in drawn}
+    verdicts = {task.key: [verify(task.truth, reply.text) for reply in replies] for task, replies in drawn}
     return {
         "utility": metric(means(verdicts, lambda verdict: verdict.useful)),
         "request met": metric(means(verdicts, lambda verdict: verdict.met)),
@@ -83,6 +82,7 @@ def of_replies(drawn: Sequence[tuple[Any, list[Reply]]]) -> dict[str, Any]:
 
 
 def as_row(task: Any, reply: Reply) -> dict[str, Any]:
+    """A line of replies.jsonl."""
     verdict = verify(task.truth, reply.text)
-    said = {"prompt": task.prompt, "truth": task.truth, "reply": reply.text, "ended": reply.ended}
-    return said | asdict(verdict) | {"useful": verdict.useful}
+    answer = {"prompt": task.prompt, "truth": task.truth, "reply": reply.text, "ended": reply.ended}
+    return answer | asdict(verdict) | {"useful": verdict.useful}

@@ -1,10 +1,10 @@
-"""For logs without a known truth: what the policy thinks of held-out feedback, and what it says to held-out prompts. No utility.
+"""For logs without a known truth: the policy's log-probabilities of held-out replies, and its own replies to held-out prompts.
 
-Records are split by conversation. A held-out pair is a disliked reply and the one given after the complaint (better on the
-whole, not always). Its margin is how much more the policy prefers the later reply than the start model did, in nats. More is
-better in the first four metrics: of a log that holds complaints alone, the headline is how much the disliked replies lost. The
-others are of fresh replies to some held-out prompts: the same prompts and noise for every policy, so that they can be read side
-by side.
+Records are split by conversation. A held-out pair is a disliked reply and the reply given after the complaint, which is usually
+better, but not always. Its margin is how much more the policy prefers the later reply than the start model does, in nats. Higher
+is better in the first four metrics. If the log has only complaints, the headline is the log-probability that the disliked replies
+lost. The other metrics are about fresh replies to some held-out prompts, with the same prompts and noise for every policy, so that
+a person can compare them side by side. There is no utility.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from drift.evaluation.metric import metric
 from drift.parts import Ask, Measured
 from drift.records import Prompt, Record, Reply, digest
 
-Sums = dict[tuple[str, str], float]  # (record's key, "dsat", "sat" or "revised") -> summed log-prob of that reply, in nats
-OF: tuple[Literal["policy", "start"], ...] = ("policy", "start")
+Sums = dict[tuple[str, str], float]  # (record's key; "dsat", "sat" or "revised") -> summed log-prob of that reply, in nats
+MODELS: tuple[Literal["policy", "start"], ...] = ("policy", "start")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heldout:
-    """`share`: of the conversations, held out by their hash. `max_records`: how many held-out records are scored at most.
-    `num_sampled_prompts`: how many of their prompts get a fresh reply (0: none)."""
+    """`share`: the share of the conversations to hold out, chosen by their hash. `max_records`: the most held-out records that are
+    used. `num_sampled_prompts`: the number of their prompts that get a fresh reply (0: none)."""
 
     share: float
     max_records: int
@@ -33,19 +33,20 @@ class Heldout:
 
     meanings: ClassVar[dict[str, str]] = {
         "margin against start (nats)": "how much more than the start model the policy prefers the reply given after a complaint to "
-        "the disliked one: log-probability of the whole reply, in nats (0.7 nats: twice as likely); above 0 is better",
-        "pair accuracy": "share of those pairs whose margin is above 0, of 0 to 1; half by chance",
-        "chosen log-prob per token": "of the liked and later replies, in nats a token; higher: they are more likely",
-        "log-prob lost per disliked token": "against the start model, in nats a token; above 0: they are less likely now",
+        "the disliked reply: difference of their log-probabilities, in nats (0.7 nats: twice as likely); above 0 is better",
+        "pair accuracy": "share of these pairs whose margin is above 0, from 0 to 1; half by chance",
+        "chosen log-prob per token": "log-probability of the liked and the later replies, in nats per token; higher is better",
+        "log-prob lost per disliked token": "log-probability that the disliked replies lost compared with the start model, in nats "
+        "per token; above 0 is better",
     }
-    noise_seed: ClassVar[int] = 0  # one for all runs, as a log has none
+    noise_seed: ClassVar[int] = 0  # the same for all runs: a log has no seed
 
     @property
     def samples(self) -> bool:
         return self.num_sampled_prompts > 0
 
     def prompts(self) -> list[Prompt]:
-        """None of its own: it asks held-out ones."""
+        """Empty: its prompts are those of held-out records."""
         return []
 
     def check(self) -> None:
@@ -55,44 +56,48 @@ class Heldout:
             )
 
     def separate(self, records: list[Record]) -> tuple[list[Record], list[Record]]:
-        """(for training, held out), no conversation in both."""
+        """(for training, held out), with no conversation in both."""
         held = {r.conversation for r in records if int(digest(r.conversation)[:8], 16) / 16**8 < self.share}
         return [r for r in records if r.conversation not in held], [r for r in records if r.conversation in held]
 
     def outlook(self, records: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
-        """Before anything is trained: how much is held out, how many comparable pairs it has, what they could show, what helps."""
+        """How much is held out, how many comparable pairs it has, what they could show, and which setting helps."""
         used = self._used(held_out)
         pairs = [record for record in used if is_pair(record)]
-        of_all = sum(map(is_pair, [*records, *held_out]))
-        said = (
-            f"Held out: {len(used)} of {len(records) + len(held_out)} records (evaluation.heldout.share={self.share:g}). With a "
-            f"disliked reply and a better one to the same prompt, which is what the margin compares: {len(pairs)}."
+        all_pairs = sum(map(is_pair, [*records, *held_out]))
+        counts = (
+            f"Held out: {len(used)} of {len(records) + len(held_out)} records (evaluation.heldout.share={self.share:g}). "
+            f"With a disliked reply and a better one to the same prompt, which the margin compares: {len(pairs)}."
         )
         if len(used) < len(held_out):
-            said += (
-                f" Another {len(held_out) - len(used)} are held out and not scored: evaluation.heldout.max_records={len(held_out)}."
+            counts += (
+                f" Another {len(held_out) - len(used)} are held out but not used; evaluation.heldout.max_records={len(held_out)} "
+                "would use all."
             )
-        if not of_all:
-            return [said, "No record of this log has both: likelihoods of liked or disliked replies stand in for a margin."]
+        if not all_pairs:
+            return [
+                counts,
+                "No record of this log has both, so the log-probabilities of liked or disliked replies replace the margin.",
+            ]
         conversations = len({record.conversation for record in pairs})
-        power, *advice = outlook.sentences(pairs=len(pairs), conversations=conversations, of_all=of_all, share=self.share)
-        return [said, power, *(advice if len(used) == len(held_out) else [])]
+        power, *advice = outlook.sentences(pairs=len(pairs), conversations=conversations, all_pairs=all_pairs, share=self.share)
+        return [counts, power, *(advice if len(used) == len(held_out) else [])]
 
     def key(self, held_out: Sequence[Record]) -> dict[str, Any]:
         used = self._used(held_out)
         records = [[r.key, r.label, r.revised, r.ended, r.conversation] for r in used]
-        return {"records": records, "sampled": len(self._asked(used))}
+        return {"records": records, "sampled": len(self._sampled(used))}
 
     def measure(self, ask: Ask, held_out: Sequence[Record]) -> Measured:
-        """Rows: the fresh replies beside what the log has."""
+        """Its `rows` are the fresh replies beside the logged ones."""
         used = self._used(held_out)
         if not used:
             raise UserError(f"No record was held out (evaluation.heldout.share={self.share}): use more records or a larger share.")
         label = "replies to held-out prompts"
-        drawn = list(ask.draw(self._asked(used), lambda record: [record.prompt], first_sample=0, label=label))
+        drawn = list(ask.draw(self._sampled(used), lambda record: [record.prompt], first_sample=0, label=label))
         metrics = logged_metrics(ask, used)
         return Measured(
-            headline=next(name for name, found in metrics.items() if found["per_item"]),
+            headline=next(name for name, measured in metrics.items() if measured["per_item"]),
             metrics=metrics,
             drawn=drawn,
             rows=[as_row(record, reply) for record, (reply,) in drawn],
@@ -102,30 +107,31 @@ class Heldout:
     def _used(self, held_out: Sequence[Record]) -> list[Record]:
         return sorted(held_out, key=lambda record: record.key)[: self.max_records]
 
-    def _asked(self, used: Sequence[Record]) -> list[Record]:
-        """The first record of each prompt that gets a fresh reply."""
+    def _sampled(self, used: Sequence[Record]) -> list[Record]:
+        """The records that get a fresh reply: the first one of each prompt."""
         first = {digest(list(record.prompt)): record for record in reversed(used)}
         return list(first.values())[::-1][: self.num_sampled_prompts]
 
 
 def logged_metrics(ask: Ask, records: Sequence[Record]) -> dict[str, Any]:
-    """The metrics of the log's own replies."""
+    """The metrics of the logged replies."""
     texts: dict[tuple[str, str], tuple[Prompt, str, bool]] = {}
     for record in records:
         texts[record.key, record.label] = (record.prompt, record.reply, record.ended)
         if is_pair(record):
             texts[record.key, "revised"] = (record.prompt, record.revised or "", True)
-    now, before = (ask.logprobs(list(texts.values()), of=of, label="held-out replies") for of in OF)
-    known = {name: (one, other) for name, one, other in zip(texts, now, before, strict=True) if one and other}
+    policy, start = (ask.logprobs(list(texts.values()), of=model, label="held-out replies") for model in MODELS)
+    known = {name: (now, before) for name, now, before in zip(texts, policy, start, strict=True) if now and before}
     return of_logprobs(
-        {name: one.nats for name, (one, _) in known.items()},
-        {name: other.nats for name, (_, other) in known.items()},
-        {name: one.num_tokens for name, (one, _) in known.items()},
+        {name: now.nats for name, (now, _) in known.items()},
+        {name: before.nats for name, (_, before) in known.items()},
+        {name: now.num_tokens for name, (now, _) in known.items()},
     )
 
 
 def of_logprobs(now: Sums, before: Sums, lengths: dict[tuple[str, str], int]) -> dict[str, Any]:
-    """The metrics of the replies' log-probs under the policy (`now`) and under the start model, and of their numbers of tokens."""
+    """The metrics, from the log-probs of the replies under the policy (`now`) and the start model (`before`), and their lengths in
+    tokens."""
     gain = {name: now[name] - before[name] for name in lengths}
     margin = {i: gain[i, "revised"] - gain[i, "dsat"] for i, kind in lengths if kind == "revised"}
     accuracy = {i: 0.5 if m == 0 else float(m > 0) for i, m in margin.items()}
@@ -140,12 +146,12 @@ def of_logprobs(now: Sums, before: Sums, lengths: dict[tuple[str, str], int]) ->
 
 
 def is_pair(record: Record) -> bool:
-    """Whether the log has a disliked reply and a better one to this prompt."""
+    """Whether the record has a disliked reply and a better one to the same prompt."""
     return record.label == "dsat" and bool(record.revised)
 
 
 def as_row(record: Record, reply: Reply) -> dict[str, Any]:
-    """A fresh reply, and what the log has to the same prompt."""
+    """A line of replies.jsonl: a fresh reply, and the log's reply to the same prompt with its feedback."""
     return {
         "prompt": list(record.prompt), "reply": reply.text, "ended": reply.ended, "words": len(words(reply.text)),
         "distinct-2": round(replies.distinct2([reply.text]), 3), "logged": record.reply, "label": record.label,

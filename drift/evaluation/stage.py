@@ -1,4 +1,4 @@
-"""An evaluation as a stage of the store: of one policy, with what is measured on the fresh replies of every evaluation."""
+"""An evaluation of one policy as a stage of the store, with the metrics that every evaluation has on its fresh replies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +15,12 @@ VERSION = 5
 
 
 def evaluation_stage(ask: Ask, evaluation: Evaluation, held_out: Sequence[Record], num_perplexity_prompts: int) -> Stage:
-    """`scores.json`, and `replies.jsonl` if the evaluation has rows for it. What is measured on fresh replies comes with every
-    evaluation that draws some."""
+    """Makes `scores.json`, and `replies.jsonl` if the evaluation has rows for it."""
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
         with ask:
             measured = evaluation.measure(ask, held_out)
-            assert evaluation.samples or not ask.drawn["replies"], "it draws replies and its `samples` is false"
+            assert evaluation.samples or not ask.drawn["replies"], "an evaluation whose `samples` is false draws replies"
             metrics = measured.metrics
             if measured.drawn:
                 metrics = metrics | replies.measure(ask, measured.drawn, num_perplexity_prompts)
@@ -32,7 +31,7 @@ def evaluation_stage(ask: Ask, evaluation: Evaluation, held_out: Sequence[Record
         return ask.drawn | {"metrics": len(metrics)}
 
     sampled = [identity(ask.sampler), num_perplexity_prompts] if evaluation.samples else None
-    own = named(evaluation) | {"key": evaluation.key(held_out), "noise_seed": evaluation.noise_seed}
-    settings = {"evaluation": own, "sampled": sampled, "dtype": [ask.compute.lightning, ask.compute.dtype]}
+    key = named(evaluation) | {"key": evaluation.key(held_out), "noise_seed": evaluation.noise_seed}
+    settings = {"evaluation": key, "sampled": sampled, "dtype": [ask.compute.lightning, ask.compute.dtype]}
     inputs = {"policy": ask.policy.fingerprint, "start": ask.start.fingerprint}
     return ask.store.run("evaluate", work, version=VERSION, settings=settings, inputs=inputs)

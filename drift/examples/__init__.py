@@ -1,1 +1,1 @@
-"""What turns fresh and logged replies into training examples: guidance and filters, the same for every method."""
+"""Guidance and filters: how fresh and logged replies become training examples, the same for every method."""

@@ -1,4 +1,4 @@
-"""What happens to unusable examples: stated rules, every drop counted. The same for every method."""
+"""Removes unusable examples by fixed rules, the same for every method, and counts what each rule removed."""
 
 import re
 from collections.abc import Iterable
@@ -15,10 +15,11 @@ APOLOGY = re.compile(
 )
 
 NOTED = {
-    "tie": "ties of the judge", "empty": "empty", "identical": "identical to the other reply", "copied": "copies of its beginning",
-    "echo": "that talk about the feedback", "truncated": "cut off by sampler.max_new_tokens", "unrenderable": "not renderable",
-    "kept_truncated": "kept though sampler.max_new_tokens cut the chosen reply off (filters.truncated)",
-    "kept_echo": "kept though the chosen reply talks about the feedback (filters.echo)",
+    "tie": "ties of the judge", "empty": "empty", "identical": "identical to the other reply",
+    "copied": "copies of the other reply's beginning", "echo": "that talk about the feedback",
+    "truncated": "cut off by sampler.max_new_tokens", "unrenderable": "that the chat template can't render",
+    "kept_truncated": "kept although sampler.max_new_tokens cut the chosen reply off (filters.truncated)",
+    "kept_echo": "kept although the chosen reply talks about the feedback (filters.echo)",
 }  # fmt: skip
 
 
@@ -29,12 +30,13 @@ def dropped(counts: dict[str, int]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Rules for an example's replies, in this order; the first that applies to one of them is counted.
+    """Rules for an example's replies, in this order; only the first rule that applies is counted.
 
-    empty: no text. identical: a chosen and a rejected reply say the same. copied: one starts with the first `copied_words` words of
-    the other, and one of them is fresh. echo: a fresh chosen reply talks about the feedback (apologises, or repeats six words of
-    it). truncated: a chosen reply was cut off by the length limit (keep: trained on without an end-of-turn token, which teaches the
-    policy not to end). unrenderable: the chat template or the tokenizer does not keep prompt and reply apart."""
+    empty: no text. identical: a chosen and a rejected reply have the same words. copied: one starts with the first `copied_words`
+    words of the other, and one of them is fresh. echo: a fresh chosen reply talks about the feedback (apologises, or repeats six
+    consecutive words of it). truncated: the length limit cut a chosen reply off (keep: it is trained on without an end-of-turn
+    token, which teaches the policy not to end its replies). unrenderable: the chat template or the tokenizer mixes prompt and
+    reply."""
 
     copied_words: int
     truncated: Literal["keep", "drop"]
@@ -44,10 +46,8 @@ class Filters:
         if self.copied_words < 1:
             raise UserError(f"filters.copied_words={self.copied_words}: expected at least 1.")
 
-    def take(
-        self, candidates: Iterable[Example | None], wanted: int | None, tokenizer: Any
-    ) -> tuple[list[Example], dict[str, int]]:
-        """The first `wanted` usable examples (None: all) and the counts: seen, used, one per reason, kept_truncated, kept_echo."""
+    def take(self, candidates: Iterable[Example | None], limit: int | None, tokenizer: Any) -> tuple[list[Example], dict[str, int]]:
+        """The first `limit` usable examples (None: all), and the counts: seen, used, one per rule, kept_truncated, kept_echo."""
         examples: list[Example] = []
         counts = dict.fromkeys(("seen", "used", "tie", "empty", "identical", "copied", "echo", "truncated", "unrenderable"), 0)
         counts |= {"kept_truncated": 0, "kept_echo": 0}
@@ -64,13 +64,13 @@ class Filters:
                 continue
             assert candidate is not None
             examples.append(candidate)
-            if len(examples) == wanted:
+            if len(examples) == limit:
                 break
         counts["used"] = len(examples)
         return examples, counts
 
     def reason(self, candidate: Example | None) -> str | None:
-        """Why a candidate is unusable, or None. A method yields None itself for a tie."""
+        """The rule that makes a candidate unusable, or None. A candidate that is None is a tie."""
         if candidate is None:
             return "tie"
         if not all(reply.text.split() for reply in candidate.replies):
@@ -92,8 +92,8 @@ class Filters:
 def _echoes(reply: str, feedback: str) -> bool:
     if APOLOGY.match(reply.strip()):
         return True
-    said, words = feedback.lower().split(), " ".join(reply.lower().split())
-    return any(" ".join(said[i : i + 6]) in words for i in range(len(said) - 5))
+    words, text = feedback.lower().split(), " ".join(reply.lower().split())
+    return any(" ".join(words[i : i + 6]) in text for i in range(len(words) - 5))
 
 
 def _renderable(tokenizer: Any, candidate: Example | None) -> bool:

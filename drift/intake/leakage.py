@@ -76,7 +76,7 @@ def grams(words: Sequence[str], size: int) -> set[str]:
     return {" ".join(words[i : i + size]) for i in range(len(words) - size + 1)}
 
 
-def apart(records: list[Record], prompts: Sequence[Prompt], what: str) -> tuple[list[Record], list[dict[str, Any]]]:
+def remove_leaked(records: list[Record], prompts: Sequence[Prompt], what: str) -> tuple[list[Record], list[dict[str, Any]]]:
     """(records to train on, rows set aside): `what` (intake.leakage) removes records whose prompts an evaluation asks, refuses to
     go on with them, or keeps them."""
     asked = Asked(prompts, [record.prompt for record in records])

@@ -1,1 +1,1 @@
-"""What scores replies, for whoever ranks them (contract: drift/parts.py)."""
+"""Judges, which score replies so that a method can rank them (contract: drift/parts.py)."""

@@ -1,6 +1,6 @@
-"""A judge that runs the deployment's own check, with noise on top. Needs records with a known truth.
+"""A judge that runs the deployment's own check and adds noise. It needs records with a known truth.
 
-With `noise` 0 it is an oracle, the same function as the metric: fine as an upper bound, no fair competitor.
+With `noise` 0 it is an oracle, the same function as the metric: useful as an upper bound, but not a fair competitor.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +16,8 @@ from drift.records import Record, digest
 
 @dataclass(frozen=True, kw_only=True)
 class Verifier:
-    """`noise`: standard deviation of the normal noise on the 0/1 verdict. `seed`: of that noise. `group_size`: items judged at
-    once."""
+    """`noise`: the standard deviation of the normal noise added to the 0/1 verdict. `seed`: of the noise. `group_size`: the number
+    of items judged at once."""
 
     noise: float
     seed: int
@@ -38,16 +38,16 @@ class Verifier:
         return f"verifier with noise N(0, {self.noise:g})"
 
     def key(self) -> dict[str, Any]:
-        """`checks`: the verdicts are another file's work. A score does not depend on `group_size`."""
+        """`checks`: the code of the verdicts, which is in another file. A score does not depend on `group_size`."""
         return {"noise": self.noise, "seed": self.seed, "checks": code(verify)}
 
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[tuple[Record, Sequence[str]]]], list[list[float]]]]:
-        """Nothing has to be loaded."""
+        """Loads nothing."""
         yield lambda groups: [[self.score(record, reply) for reply in replies] for record, replies in groups]
 
     def score(self, record: Record, reply: str) -> float:
-        """The noise depends on record and reply alone, so asking twice gives the same answer."""
+        """The verdict plus noise that depends only on record and reply, so that judging twice gives the same score."""
         import numpy as np
 
         assert record.truth is not None

@@ -1,1 +1,1 @@
-"""Methods: each makes preference pairs out of records and fresh replies, and does nothing else."""
+"""Methods: each makes examples from records and fresh replies, and does nothing else."""

@@ -1,7 +1,7 @@
-"""DRIFT (arXiv 2510.02341): rejected is the logged reply that drew dissatisfaction, chosen is a fresh sample of the policy.
+"""DRIFT (arXiv 2510.02341): the rejected reply is the logged one that the user disliked, the chosen reply a fresh sample.
 
-Where we differ from the official script: chat template instead of plain text, seeded sampling, and rules for empty, cut,
-identical and copied replies (`examples/filters.py`). One sample a record; more rounds only if there are too few records.
+Where it differs from the official script: chat template instead of plain text, seeded sampling, and rules for empty, cut-off,
+identical and copied replies (`examples/filters.py`). One sample per record; more rounds only if there are too few records.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ from drift.records import Example, Record, example, fresh, logged
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """`guidance`: which samples see the disliked reply and the feedback (the paper: all). `rounds`: how often the records
-    may be gone through in one iteration."""
+    """`guidance`: which samples are drawn with the disliked reply and the feedback in view (the paper: all). `rounds`: the most
+    passes over the records in an iteration."""
 
     guidance: Guidance
     rounds: int
@@ -31,7 +31,7 @@ class Drift:
 
 
 def fresh_over_logged(records: Sequence[Record], ask: Ask, *, guidance: Guidance, rounds: int) -> Iterator[Example]:
-    """Pairs whose rejected reply is the record's own and whose chosen reply is a fresh sample, a new one in every round."""
+    """Pairs of a record's own reply (rejected) and a fresh sample (chosen), which is a new one in every round."""
     for k in range(rounds):
         prompts_of = lambda record: guidance.prompts(record, 1)  # noqa: E731
         for record, (reply,) in ask.draw(records, prompts_of, first_sample=k, label="fresh replies"):

@@ -1,6 +1,6 @@
-"""IterDPO: several fresh samples on the DSAT prompts, the judge's best is chosen and its worst is rejected.
+"""IterDPO: several fresh samples for each DSAT prompt; the judge's best is chosen and its worst is rejected.
 
-The paper's ranker and its mix of guided and unguided samples are not known, so both are settings. Ties are dropped and counted.
+The paper does not state its ranker and its mix of guided and unguided samples, so both are settings. Ties are dropped and counted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from drift.records import Example, Prompt, Record, example, fresh
 
 @dataclass(frozen=True, kw_only=True)
 class IterDpo:
-    """`num_samples`: replies a prompt, any share of them guided. `rounds` as in DRIFT. `judge`: ranks the replies."""
+    """`num_samples`: replies per prompt, any share of them guided. `rounds`: as in DRIFT. `judge`: ranks the replies."""
 
     num_samples: int
     guidance: Guidance
@@ -30,17 +30,14 @@ class IterDpo:
             raise UserError(f"method.num_samples={self.num_samples}: ranking needs at least 2.")
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example | None]:
-        unhappy = [record for record in records if record.label == "dsat"]
+        disliked = [record for record in records if record.label == "dsat"]
         for k in range(self.rounds):
             first = k * self.num_samples
-            drawn = ask.draw(unhappy, self.prompts_of, first_sample=first, label="fresh replies")
+            drawn = ask.draw(disliked, self.prompts_of, first_sample=first, label="fresh replies")
             for record, replies, scores in ask.judge(self.judge, drawn, label="judging"):
-                best, worst = (
-                    max(range(len(scores)), key=scores.__getitem__),
-                    min(range(len(scores)), key=scores.__getitem__),
-                )
+                best, worst = (pick(range(len(scores)), key=scores.__getitem__) for pick in (max, min))
                 if scores[best] == scores[worst]:
-                    yield None  # a tie: counted by whoever takes the pairs
+                    yield None  # a tie
                     continue
                 yield example(record, fresh(replies[best], good=True), fresh(replies[worst], good=False))
 

@@ -1,6 +1,6 @@
-"""The null control of DRIFT: rejected is any logged reply, whatever the user thought of it; chosen is a fresh sample.
+"""A control for DRIFT: the rejected reply is any logged one, whatever the user thought of it; the chosen reply is a fresh sample.
 
-What this gains is owed to "fresh against logged" and to training as such; what DRIFT gains beyond it comes from dissatisfaction.
+Its gain is due to "fresh against logged" and to training as such; what DRIFT gains beyond it comes from dissatisfaction.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from drift.records import Example, Record
 
 @dataclass(frozen=True, kw_only=True)
 class RandomLogged:
-    """`guidance` and `rounds` as in DRIFT. The records come in an order that knows no labels."""
+    """`guidance` and `rounds`: as in DRIFT. The order of the records does not depend on their labels."""
 
     guidance: Guidance
     rounds: int

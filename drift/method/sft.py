@@ -1,6 +1,6 @@
-"""Supervised fine-tuning on the log's liked replies: no sample is drawn, and no disliked reply is read.
+"""Supervised fine-tuning on the log's liked replies: it draws no samples and ignores the disliked replies.
 
-The plainest use of praise, and the rival that every preference method has to beat (arXiv 2203.02155, step 1).
+The simplest use of positive feedback, and the baseline for every preference method (arXiv 2203.02155, step 1).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from drift.records import Example, Record, example, logged
 
 @dataclass(frozen=True, kw_only=True)
 class Sft:
-    """`rounds`: how often an iteration may use a liked reply."""
+    """`rounds`: the most times that an iteration uses a liked reply."""
 
     rounds: int
 

@@ -1,7 +1,7 @@
-"""SPIN (arXiv 2401.01335) on user feedback: chosen is a logged reply that satisfied, rejected is a fresh unguided sample.
+"""SPIN (arXiv 2401.01335) on user feedback: the chosen reply is a logged one that the user liked, the rejected one a fresh sample.
 
-The opponent is the policy that the iteration starts from, as in the official code. Logged praise is scarce, so the records
-are gone through several times with different samples until there are enough pairs.
+The opponent is the policy that the iteration starts from, as in the official code. Liked replies are scarce, so several passes are
+made over the records, with different samples, until there are enough pairs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from drift.records import Example, Record, example, fresh, logged
 
 @dataclass(frozen=True, kw_only=True)
 class Spin:
-    """`rounds`: how often the records may be gone through in one iteration, each time with a new sample."""
+    """`rounds`: the most passes over the records in an iteration, each with new samples."""
 
     rounds: int
 

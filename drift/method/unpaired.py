@@ -1,7 +1,6 @@
-"""Logged replies as they are, liked or disliked, without a partner and without a fresh sample: what thumbs in a log say by
-themselves.
+"""The logged replies as they are, liked or disliked, unpaired and without fresh samples: what can be learnt from thumbs alone.
 
-For objectives that take one reply at a time (KTO, arXiv 2402.01306). Beside DRIFT it shows what the fresh sample adds.
+For objectives of single replies (KTO, arXiv 2402.01306). A comparison with DRIFT shows what fresh samples add.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from drift.records import Example, Record, example, logged
 
 @dataclass(frozen=True, kw_only=True)
 class Unpaired:
-    """`rounds`: how often an iteration may use a logged reply."""
+    """`rounds`: the most times that an iteration uses a logged reply."""
 
     rounds: int
 

@@ -1,6 +1,6 @@
-"""The warm start's pairs: DSAT -> SAT, both logged. Rejected is the disliked reply, chosen the later one that satisfied.
+"""The pairs of the warm start (DSAT -> SAT, both logged): the rejected reply is the disliked one, the chosen a later, liked one.
 
-The chosen reply answered the feedback turn; the pair's prompt ends at the original request, as DRIFT's own format implies.
+The chosen reply answered the feedback turn, but the pair's prompt ends with the original request, as DRIFT's own format implies.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,10 @@ from drift.records import Example, Labelled, Record, example, logged
 
 @dataclass(frozen=True, kw_only=True)
 class Warmup:
-    """Seed pairs of the records that have one; draws nothing."""
+    """Pairs from the records that have one; draws no samples."""
 
     paired: ClassVar[bool] = True
-    needs: ClassVar[str] = "DSAT with a later reply that satisfied, or warmup_epochs=0"
+    needs: ClassVar[str] = "DSAT followed by a reply that the user liked (or set warmup_epochs=0)"
     judge = None
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:

@@ -13,9 +13,9 @@ from drift.model.architecture import ATTENTION
 
 # rows that share their prompt (score/shared.py); decoding without padding (sampler/cpu/bands.py); the outputs of frozen layers,
 # kept while the layers themselves are taken off (train/frozen.py)
-FastPath = Literal["shared_rows", "banded_decoding", "frozen_layers"]
+FastPath = Literal["shared_prompts", "banded_decoding", "frozen_layers"]
 
-EVERY: frozenset[FastPath] = frozenset(("shared_rows", "banded_decoding", "frozen_layers"))
+EVERY: frozenset[FastPath] = frozenset(("shared_prompts", "banded_decoding", "frozen_layers"))
 PROVED: dict[str, frozenset[FastPath]] = {
     "llama": EVERY,
     "mistral": EVERY,

@@ -1,5 +1,5 @@
-"""Losses, one file each. An optimiser step's loss is the weighted sum of those that are chosen.
+"""Losses, one file each. The loss of an optimiser step is the weighted sum of the chosen ones.
 
-The official DRIFT configuration is DPO + a * NLL, the form that `rpo_alpha` means in TRL >= 0.10 (before, it was NLL + a * DPO: not
-copied). A loss from elsewhere needs one file and one yaml: see `Objective` in drift/parts.py.
+The official DRIFT configuration is DPO + a * NLL, which is also what `rpo_alpha` means in TRL >= 0.10 (in older versions it meant
+NLL + a * DPO). A new loss needs one file and one yaml: see `Objective` in drift/parts.py.
 """

@@ -1,4 +1,4 @@
-"""What an objective sees: a batch of replies with their log-probabilities, and totals of its optimiser step."""
+"""The input of an objective: a batch of replies with their log-probabilities, and the totals of its optimiser step."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Good against other replies of the same example, P of them: places in the batch `chosen`, `rejected` `(P,)`, and `share`
-    `(P,)`: one over the number of the example's pairs, so that every example weighs the same."""
+    """P pairs of a good and a bad reply to the same example: their indices in the batch, `chosen` and `rejected` `(P,)`; `share`
+    `(P,)`: one over the number of the example's pairs, so that all examples have the same weight."""
 
     chosen: Tensor
     rejected: Tensor
@@ -21,9 +21,9 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """R replies, the good ones first. `logps`: summed log-probability of a reply under the policy, with gradient; `reference`:
-    under the reference; both `(R,)` in nats. `lengths`: tokens `(R,)`. `good`, `example`: per reply, whether it is a good
-    one, and which of the batch's examples it belongs to."""
+    """R replies, the good ones first. `logps`: the summed log-probability of each reply under the policy, with gradient;
+    `reference`: under the reference; both `(R,)` in nats. `lengths`: tokens `(R,)`. `good`: whether each reply is a good one;
+    `example`: the index of its example in the batch."""
 
     logps: Tensor
     reference: Tensor
@@ -38,25 +38,25 @@ class Batch:
 
     @cached_property
     def pairs(self) -> Pairs:
-        """Of the examples that have both sides."""
+        """The pairs of the examples that have good and bad replies."""
         sides: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-        for place, (number, good) in enumerate(zip(self.example, self.good, strict=True)):
-            sides[number][not good].append(place)
-        found = [(*pair, 1 / (len(good) * len(bad))) for good, bad in sides.values() for pair in product(good, bad)]
-        chosen, rejected, share = ([pair[i] for pair in found] for i in range(3))
-        places = [torch.tensor(side, dtype=torch.long, device=self.logps.device) for side in (chosen, rejected)]
-        return Pairs(chosen=places[0], rejected=places[1], share=self.logps.new_tensor(share))
+        for reply, (example, good) in enumerate(zip(self.example, self.good, strict=True)):
+            sides[example][not good].append(reply)
+        pairs = [(*pair, 1 / (len(good) * len(bad))) for good, bad in sides.values() for pair in product(good, bad)]
+        chosen, rejected, share = ([pair[i] for pair in pairs] for i in range(3))
+        indices = [torch.tensor(side, dtype=torch.long, device=self.logps.device) for side in (chosen, rejected)]
+        return Pairs(chosen=indices[0], rejected=indices[1], share=self.logps.new_tensor(share))
 
     def side(self, values: Tensor, good: bool) -> Tensor:
-        """The values `(R,)` of the good replies, or of the others."""
+        """The values of the good replies, or of the bad ones, out of `(R,)` values."""
         num_good = sum(self.good)  # they come first
         return values[:num_good] if good else values[num_good:]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Of one optimiser step, over all its batches: examples, good and other replies, and their tokens. `kl`: mean log-ratio
-    (nats, at least 0) of replies to other examples' prompts, where an objective asks for it (`mismatched`)."""
+    """Totals of one optimiser step over all its batches: examples, good and bad replies, and their tokens. `kl`: the mean log-ratio
+    (nats, at least 0) of replies to other examples' prompts, if an objective needs it (`mismatched`)."""
 
     num_examples: int
     num_good: int

@@ -24,7 +24,7 @@ def dpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Dpo:
-    """`beta`: of the KL constraint that the loss stands for; higher keeps the policy nearer to the reference."""
+    """`beta`: strength of the implied KL constraint; a higher one keeps the policy nearer to the reference."""
 
     weight: float
     beta: float

@@ -1,4 +1,4 @@
-"""Length-normalised DPO (Tulu 3, arXiv 2411.15124, eq. 6): long replies weigh no more than short ones."""
+"""Length-normalised DPO (Tulu 3, arXiv 2411.15124, eq. 6): long replies count no more than short ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def dpo_norm(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class DpoNorm:
-    """`beta`: as in DPO, but a margin here is of one token, so it has to be larger."""
+    """`beta`: as in DPO, but the margin is per token, so it has to be larger."""
 
     weight: float
     beta: float

@@ -1,4 +1,4 @@
-"""DPO-Positive (arXiv 2402.13228): a chosen reply that became less likely is taken off the margin."""
+"""DPO-Positive (arXiv 2402.13228): what a chosen reply loses in log-probability is subtracted from the margin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def dpop(chosen: Tensor, rejected: Tensor, beta: float, penalty: float) -> Tenso
 
 @dataclass(frozen=True, kw_only=True)
 class Dpop:
-    """`beta`: as in DPO. `penalty`: how much a lost nat of the chosen reply weighs."""
+    """`beta`: as in DPO. `penalty`: the weight of each nat that the chosen reply lost."""
 
     weight: float
     beta: float

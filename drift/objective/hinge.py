@@ -1,4 +1,4 @@
-"""SLiC's hinge (arXiv 2309.06657) on DPO's margin: nothing is learnt from a pair beyond a margin of one."""
+"""SLiC's hinge (arXiv 2309.06657) on DPO's margin: a pair with a margin above one has no gradient."""
 
 from __future__ import annotations
 

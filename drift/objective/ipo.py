@@ -1,4 +1,4 @@
-"""IPO (arXiv 2310.12036): the margin is drawn to a fixed distance instead of being pushed apart without end."""
+"""IPO (arXiv 2310.12036): the margin is pulled towards a fixed value instead of growing without limit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ipo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Ipo:
-    """`beta`: the margin's goal is 1 / (2 * beta) nats a token."""
+    """`beta`: the target of the margin is 1 / (2 * beta) nats per token."""
 
     weight: float
     beta: float

@@ -1,8 +1,8 @@
-"""KTO (arXiv 2402.01306): one reply at a time, liked or disliked, against a point of reference that the policy itself sets.
+"""KTO (arXiv 2402.01306): single replies, liked or disliked, compared with a reference point that the policy itself sets.
 
 That point is the mean log-ratio of replies to other prompts, an estimate of the KL divergence from the reference (eq. 7),
-over the optimiser step and without gradient: a reply is good as far as it gained more than replies gain anyway. Where we
-differ from TRL: its estimate is over a batch of one device, so it depends on the batch size.
+over the optimiser step and without gradient: a reply must gain more than any reply gains. Where we differ from TRL: its
+estimate is over a batch of one device, so it depends on the batch size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def kto(ratios: Tensor, good: Tensor, kl: float, beta: float) -> Tensor:
-    """1 - sigmoid(beta * (ratio - kl)) of a good reply, 1 - sigmoid(beta * (kl - ratio)) of another: eq. 8 without its
+    """1 - sigmoid(beta * (ratio - kl)) for a good reply, 1 - sigmoid(beta * (kl - ratio)) for a bad one: eq. 8 without its
     weights, `(R,)`."""
     import torch
 
@@ -29,8 +29,8 @@ def kto(ratios: Tensor, good: Tensor, kl: float, beta: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Kto:
-    """`beta`: as in DPO. `desirable_weight`, `undesirable_weight`: of good and of other replies; the paper keeps (weight *
-    number) of the two within 1 to 4/3 of each other."""
+    """`beta`: as in DPO. `desirable_weight`, `undesirable_weight`: of good and of bad replies; the paper keeps the ratio of
+    (weight * number) of the two between 1 and 4/3."""
 
     weight: float
     beta: float
@@ -53,5 +53,6 @@ class Kto:
         good = torch.tensor(batch.good, device=batch.logps.device)
         weights = torch.where(good, self.desirable_weight, self.undesirable_weight).to(batch.logps)
         losses = weights * kto(batch.ratios, good, step.kl, self.beta)
-        share = len(set(batch.example))  # of the batch in a mean over examples
-        return losses.sum() * step.num_examples / (step.num_good + step.num_bad), {"kl": batch.logps.new_tensor(step.kl * share)}
+        num_examples = len(set(batch.example))  # the batch's weight in a mean over examples
+        kl = batch.logps.new_tensor(step.kl * num_examples)
+        return losses.sum() * step.num_examples / (step.num_good + step.num_bad), {"kl": kl}

@@ -1,6 +1,7 @@
-"""Negative log-likelihood of the good replies: supervised fine-tuning alone, or an anchor beside a preference loss.
+"""Negative log-likelihood of the good replies: supervised fine-tuning by itself, or an anchor beside a preference loss.
 
-Per token over all good replies of the optimiser step; TRL's RPO term is per pair, so that a short reply's tokens weigh more there.
+It is the mean over all tokens of the good replies of an optimiser step. TRL's RPO term is a mean per pair, so that there the
+tokens of short replies have more weight.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def nll(logps: Tensor, num_tokens: int) -> Tensor:
-    """Scalar: nats a token, of summed log-probabilities `(R,)` of replies with so many tokens in all."""
+    """Scalar: nats per token. `logps`: summed log-probabilities `(R,)` of replies with `num_tokens` tokens in all."""
     return -logps.sum() / num_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nll:
-    """The reference has no part in it."""
+    """It does not use the reference."""
 
     weight: float
 
@@ -38,4 +39,4 @@ class Nll:
         good = batch.side(batch.logps, good=True)
         if not len(good):
             return batch.logps.sum() * 0, {}
-        return nll(good, step.good_tokens) * step.num_examples, {}  # its share of a mean over examples is one a token
+        return nll(good, step.good_tokens) * step.num_examples, {}  # undoes the trainer's mean over examples: it is per token

@@ -1,4 +1,4 @@
-"""Robust DPO (arXiv 2403.00409): unbiased where a known share of the pairs has its sides swapped."""
+"""Robust DPO (arXiv 2403.00409): unbiased if a known share of the pairs has its two sides swapped."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What people look at: console, statistics, tables, plots, the HTML report."""
+"""The HTML report, its tables and plots, and the last lines on the console."""

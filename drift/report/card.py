@@ -1,4 +1,4 @@
-"""The data card: what the records of a page or a run are, where their labels come from, and their measured precision."""
+"""The data card: the labels and categories of records, where the labels come from, and their measured precision."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from drift.mine import classifier, rules
 from drift.records import Record
 
 MEASURED = (
-    "The precision was not measured on your log. It is the share of right labels among 600 held-out turns of ShareGPT, with 95% "
-    "intervals, at the shipped thresholds (experiments/miner). A language model labelled those turns, and cross-validation put the "
-    "classifier's DSAT precision at .78, so it may be lower. Other logs may differ: read some records."
+    "The precision was not measured on your log: it is the share of correct labels among 600 held-out turns of ShareGPT, with 95% "
+    "intervals, at the shipped thresholds (experiments/miner). The true one may be lower: those turns were labelled by a language "
+    "model, and cross-validation put the classifier's DSAT precision at .78. Your log may differ, so read some of its records."
 )
 
 
 def card(records: Sequence[Record]) -> list[tuple[str, list[dict[str, str]], str]]:
-    """What a report says about its records: (heading, table, note)."""
+    """The tables about the records: (heading, table, note)."""
     return [
         ("Labels and categories", categories(records), ""),
         ("Where the labels come from, and their measured precision", detectors(records), MEASURED),
@@ -30,8 +30,8 @@ def kind_of(record: Record) -> tuple[str, str]:
 
 
 def categories(records: Sequence[Record]) -> list[dict[str, str]]:
-    found = Counter(map(kind_of, records))
-    return [{"label": label, "category": kind, "records": share(count, records)} for (label, kind), count in found.most_common()]
+    counts = Counter(map(kind_of, records))
+    return [{"label": label, "category": kind, "records": share(count, records)} for (label, kind), count in counts.most_common()]
 
 
 def detectors(records: Sequence[Record]) -> list[dict[str, str]]:
@@ -55,7 +55,7 @@ def confidence(record: Record) -> float:
 
 
 def precision(detector: str, label: str, records: Sequence[Record]) -> str:
-    plain = [record for record in records if (record.provenance or {}).get("label") == label]  # "both" has the lower of two
+    plain = [record for record in records if (record.provenance or {}).get("label") == label]  # not "both": it has the lower of two
     if detector == "rules":
         return rules.MEASURED[label]
     if detector == "classifier" and min(map(confidence, plain), default=1.0) >= classifier.MEASURED_FROM[label]:

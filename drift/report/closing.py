@@ -10,18 +10,18 @@ from drift.report.members import grouped, scored_names, states_of
 
 
 def run(folder: Path, report: Path) -> None:
-    """Of a single run."""
+    """After a single run."""
     summary(folder, brief=False)
     say(f"Report: {shown(report)}")
 
 
 def member(folder: Path) -> None:
-    """Of one member of a sweep."""
+    """After one run of a sweep."""
     summary(folder, brief=True)
 
 
 def sweep(folder: Path) -> None:
-    """Of all members that have begun."""
+    """After a sweep, on all runs that have begun."""
     if not members_of(folder):
         return
     summary(folder, brief=False)
@@ -30,27 +30,27 @@ def sweep(folder: Path) -> None:
 
 
 def summary(folder: Path, *, brief: bool) -> None:
-    """`brief`: the table alone."""
-    together = grouped(members_of(folder))
-    states = states_of(together)
-    usable = {label: group for label, group in states.items() if scored_names(group)}
-    found = [row for label, group in usable.items() for row in tables.rows(label, group)]
-    if not found:
+    """`brief`: only the table."""
+    groups = grouped(members_of(folder))
+    states = states_of(groups)
+    evaluated = {label: group for label, group in states.items() if scored_names(group)}
+    rows = [row for label, group in evaluated.items() for row in tables.rows(label, group)]
+    if not rows:
         return
-    compared = compare(usable)
+    compared = compare(evaluated)
     say("")
-    columns = [name for name in found[0] if name not in tables.COSTS][:4]
-    table([{name: row.get(name, "-") for name in columns if name != "run" or len(together) > 1} for row in found])
+    columns = [name for name in rows[0] if name not in tables.COSTS][:4]
+    table([{name: row.get(name, "-") for name in columns if name != "run" or len(groups) > 1} for row in rows])
     if brief:
         return
     runs = [state for group in states.values() for state in group]
-    for line in verdict.sentences(usable, compared, runs):
+    for line in verdict.sentences(evaluated, compared, runs):
         say(f"Verdict: {line}")
-    for line in (advice.cost(runs), *(f"Next: {line}" for line in advice.next_steps(together, compared))):
+    for line in (advice.cost(runs), *(f"Next: {line}" for line in advice.next_steps(groups, compared))):
         say(line)
 
 
 def shown(path: Path) -> str:
-    """As one would type it here: relative if it lies below the working directory, else absolute."""
-    whole, here = path.absolute(), Path.cwd()
-    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
+    """The path as a user would type it: relative if it is below the working directory, otherwise absolute."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)

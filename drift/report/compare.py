@@ -1,7 +1,7 @@
-"""Comparisons of groups of runs, two at a time, on the same prompts; and whether the two were matched at all.
+"""Compares groups of runs, two at a time, on the same prompts, and checks whether the two trained on the same amount.
 
-Two groups that trained on different numbers of examples or in different numbers of steps are not ranked: their difference is shown,
-with what would match them.
+Two groups that trained on different numbers of examples or steps are not ranked: the report shows their difference, and how to
+match them.
 """
 
 import math
@@ -11,18 +11,18 @@ from itertools import combinations
 
 from drift.report.members import by_seed, conversation_of, having, headline, point_of, scored_names, values
 from drift.report.state import RunState
-from drift.report.statistics import Difference, holm, paired
+from drift.statistics import Difference, holm, paired
 
-MOST_COMPARED = 12  # groups that are all compared with one another; of more, each is compared with the first
-SAME_PROMPTS = 0.9  # share of the prompts that two runs must have in common to be compared at all
+MOST_COMPARED = 12  # up to so many groups, all pairs are compared; of more, each is compared with the first
+SAME_PROMPTS = 0.9  # the share of the prompts that two runs must have in common to be compared
 NO_DIFFERENCE, NOT_MATCHED, TOO_FEW = "no significant difference", "not matched", "too few prompts to tell"
 NO_NUMBER = "not a number: a policy is broken"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two: examples and optimiser steps up to the policy compared, a number per seed; `fewest`: examples of an
-    iteration."""
+    """One of the two groups: `examples` and optimiser `steps` up to the compared policy, a number per seed; `fewest`: the fewest
+    examples of an iteration."""
 
     label: str
     examples: tuple[int, ...]
@@ -32,7 +32,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """`at`: the policies compared. `gap`: one's less the other's. `p_holm`: for all matched comparisons of a study at once."""
+    """`at`: the compared policies. `gap`: `one` minus `other`. `p_holm`: p corrected for all matched comparisons of a study."""
 
     one: Side
     other: Side
@@ -59,19 +59,19 @@ class Comparison:
 
 
 def compare(grouped: Mapping[str, Sequence[RunState]]) -> list[Comparison]:
-    """Every two groups (of very many: the first and every other) at the last policy that two seeds of both have come to, or the
-    only one: paired difference over these seeds. Groups that were not evaluated alike are left out."""
-    couples = [pair for pair in combinations(grouped, 2) if len(grouped) <= MOST_COMPARED or pair[0] == next(iter(grouped))]
-    found = [gap for one, other in couples if (gap := _compared(grouped, one, other)) is not None]
-    family = [i for i, this in enumerate(found) if this.matched and this.gap.p is not None and not this.gap.few]
-    for i, p in zip(family, holm([found[i].gap.p or 0.0 for i in family]), strict=True):
-        found[i] = replace(found[i], p_holm=p)
-    return found
+    """All pairs of groups (with very many groups: the first and each other one), at the last policy that at least two seeds of both
+    have, or the only seed: the paired difference over these seeds. Groups with different evaluations are not compared."""
+    pairs = [pair for pair in combinations(grouped, 2) if len(grouped) <= MOST_COMPARED or pair[0] == next(iter(grouped))]
+    comparisons = [made for one, other in pairs if (made := _compare_two(grouped, one, other)) is not None]
+    family = [i for i, this in enumerate(comparisons) if this.matched and this.gap.p is not None and not this.gap.few]
+    for i, p in zip(family, holm([comparisons[i].gap.p or 0.0 for i in family]), strict=True):
+        comparisons[i] = replace(comparisons[i], p_holm=p)
+    return comparisons
 
 
-def _compared(grouped: Mapping[str, Sequence[RunState]], one: str, other: str) -> Comparison | None:
-    """None where the two have nothing in common. Policies of one name are compared, or the last ones of both where no name is the
-    same (a warm start alone and iterations)."""
+def _compare_two(grouped: Mapping[str, Sequence[RunState]], one: str, other: str) -> Comparison | None:
+    """None if the two have nothing in common. Compares policies of the same name, or the last ones of both if they have no name in
+    common (only a warm start against iterations)."""
     a, b = by_seed(grouped[one]), by_seed(grouped[other])
     common = [seed for seed in a if seed in b]
     sides = [[side[seed] for seed in common] for side in (a, b)]
@@ -93,7 +93,7 @@ def _compared(grouped: Mapping[str, Sequence[RunState]], one: str, other: str) -
 
 
 def _side(label: str, states: Sequence[RunState], name: str) -> Side:
-    """What was trained on up to the policy of that name."""
+    """The examples and steps up to the policy of that name."""
     so_far = [state.points[: state.points.index(point_of(state, name)[0]) + 1] for state in states]
     return Side(
         label=label,

@@ -1,4 +1,4 @@
-"""`drift describe`: what a file of records holds, on the console and as a self-contained HTML page."""
+"""`drift describe`: a summary of a file of records, on the console and as a self-contained HTML page."""
 
 import textwrap
 from collections import Counter
@@ -23,26 +23,26 @@ NOT_TOLD = "too short to tell"
 
 
 def describe(run: Any, overrides: Sequence[str], file: Path, out: Path) -> None:
-    """Writes the page to `out`; the model and the lengths that fit are those of `run`, which is on these records. `overrides`:
-    what the user said of it."""
+    """Writes the page to `out`. `run`: a run on these records, which sets the model and the length limits. `overrides`: the user's
+    settings of it."""
     from drift.model.policy import load_tokenizer, policy_at
 
     items = [item for part in run.data.files() for item in run.data.conversations(part)]
     records, broken = [i for i in items if isinstance(i, Record)], [i for i in items if isinstance(i, Aside)]
     if not records:
-        raise UserError(f"{file} holds no record ({len(broken)} rows that can't be read). Expected what `drift mine` writes.")
+        raise UserError(f"{file} contains no records ({len(broken)} unreadable rows). Expected a file written by `drift mine`.")
     tokenizer = load_tokenizer(policy_at(run.model.directory(), template=run.model.template))
     lengths = lengths_of(records, tokenizer)
     proposal = propose(records, lengths, run, overrides)
     limits = {"max_tokens": run.train.max_tokens, "max_new_tokens": proposal.max_new_tokens}
-    fit, aside = usable(records, tokenizer, **limits)
-    spoken = languages(records)
-    verdict = [*sentences(records, broken, fit, aside, limits), twins(records), *unread(spoken), *proposal.why]
+    fit, rejected = usable(records, tokenizer, **limits)
+    counts = languages(records)
+    verdict = [*sentences(records, broken, fit, rejected, limits), twins(records), *unread(counts), *proposal.why]
     command = proposal.command(file, overrides)
     tables = [
         *card(records),
-        ("Languages of the requests", [{"language": name, "records": share(n, records)} for name, n in spoken.most_common(12)], ""),
-        ("Lengths in tokens of the model", quartiles(lengths), ""),
+        ("Languages of the requests", [{"language": name, "records": share(n, records)} for name, n in counts.most_common(12)], ""),
+        ("Lengths in tokens", quartiles(lengths), ""),
     ]
     pictures = [
         ("Tokens of prompt and reply", plots.histogram({name: lengths[name] for name in ("prompt", "reply")}, "tokens")),
@@ -61,17 +61,17 @@ def describe(run: Any, overrides: Sequence[str], file: Path, out: Path) -> None:
 
 
 def sentences(
-    records: Sequence[Record], broken: Sequence[Aside], fit: Sequence[Record], aside: Sequence[Any], limits: dict[str, int]
+    records: Sequence[Record], broken: Sequence[Aside], fit: Sequence[Record], rejected: Sequence[Any], limits: dict[str, int]
 ) -> list[str]:
     labels = Counter(record.label for record in records)
     seeds = sum(record.label == "dsat" and record.satisfied for record in records)
-    reasons = Counter(row["reason"] for row in aside)
+    reasons = Counter(row["reason"] for row in rejected)
     ratio = labels["dsat"] / max(1, labels["sat"])
     allowed = f"train.max_tokens={limits['max_tokens']} and sampler.max_new_tokens={limits['max_new_tokens']}"
     return [
-        f"{len(records)} records of {len({record.conversation for record in records})} conversations: {labels['dsat']} DSAT and "
-        f"{labels['sat']} SAT ({ratio:.1f} : 1); {seeds} DSAT were followed by a reply that satisfied.",
-        f"{len(fit)} can be used with {allowed}, where nothing is cut off"
+        f"{len(records)} records from {len({record.conversation for record in records})} conversations: {labels['dsat']} DSAT and "
+        f"{labels['sat']} SAT ({ratio:.1f} : 1); {seeds} DSAT were followed by a reply that the user liked.",
+        f"{len(fit)} can be used without cutting anything off, with {allowed}"
         + "".join(f"; {count} {reason}" for reason, count in reasons.items())
         + (f"; {len(broken)} rows can't be read." if broken else "."),
     ]
@@ -90,22 +90,23 @@ def twins(records: Sequence[Record]) -> str:
 def examples(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
     """(label and category, some of its records), the most frequent first."""
     kinds = Counter(kind_of(record) for record in records)
-    mixed = sorted(records, key=lambda record: digest(record.key))
+    shuffled = sorted(records, key=lambda record: digest(record.key))
     return [
-        (kind[0] if kind[1] == "-" else ", ".join(kind), [record for record in mixed if kind_of(record) == kind][:EXAMPLES_OF_EACH])
+        (kind[0] if kind[1] == "-" else ", ".join(kind), [r for r in shuffled if kind_of(r) == kind][:EXAMPLES_OF_EACH])
         for kind, _ in kinds.most_common()
     ]
 
 
 def lengths_of(records: Sequence[Record], tokenizer: Any) -> dict[str, list[int]]:
+    """Text -> its length in tokens in every record."""
     from drift.model.chat import prompt_ids
 
-    found: dict[str, list[int]] = {"prompt": [], "reply": [], "feedback": []}
+    lengths: dict[str, list[int]] = {"prompt": [], "reply": [], "feedback": []}
     for record in watched(records, "counting tokens"):
-        found["prompt"].append(len(prompt_ids(tokenizer, record.prompt)))
+        lengths["prompt"].append(len(prompt_ids(tokenizer, record.prompt)))
         for name, text in (("reply", record.reply), ("feedback", record.feedback or "")):
-            found[name].append(len(tokenizer(text, add_special_tokens=False).input_ids))
-    return found
+            lengths[name].append(len(tokenizer(text, add_special_tokens=False).input_ids))
+    return lengths
 
 
 def watched(records: Sequence[Record], label: str) -> Iterator[Record]:
@@ -125,15 +126,15 @@ def languages(records: Sequence[Record]) -> Counter[str]:
     return Counter(told(record.prompt[-1]["content"]) or NOT_TOLD for record in watched(records, "telling languages"))
 
 
-def unread(spoken: Counter[str]) -> list[str]:
-    """A sentence where the miner can't read some of the records."""
-    others = [(code, count) for code, count in spoken.most_common() if code not in ("en", NOT_TOLD)]
+def unread(languages: Counter[str]) -> list[str]:
+    """A sentence if some records are in a language that the miner can't read."""
+    others = [(code, count) for code, count in languages.most_common() if code not in ("en", NOT_TOLD)]
     if not others:
         return []
     named = ", ".join(f"{code} {count}" for code, count in others)
     return [
-        f"{sum(count for _, count in others)} records are not in English ({named}): the miner reads English, so in these languages "
-        "it misses most complaints and praise; a log that says itself what pleased needs no miner."
+        f"{sum(count for _, count in others)} records are not in English ({named}). The miner reads only English, so it misses "
+        "most complaints and praise in other languages; a log with ratings needs no miner."
     ]
 
 

@@ -1,14 +1,14 @@
-"""What the metrics of optimiser steps are called and in which order they are drawn, in the report and in W&B.
+"""The labels and the order of the metrics of optimiser steps, in the report and in W&B.
 
-An objective's metrics draw themselves: what is not named here comes under its own name, losses beside the loss.
+An objective's metrics need no entry here: metrics without a label are plotted under their own name, parts of the loss beside it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
-Steps = Mapping[str, Sequence[Sequence[Mapping[str, float]]]]  # label -> per seed, the metrics of every step
+Steps = Mapping[str, Sequence[Sequence[Mapping[str, float]]]]  # group label -> per seed, the metrics of every step
 AXES = ("iteration", "step")
-MOST = 60  # metrics that are drawn
-LOSS = "loss_"  # begins the name of an objective's share of the loss
+MAX_PLOTS = 60  # metrics that are plotted
+LOSS = "loss_"  # prefix of the names of the objectives' parts of the loss
 
 LABELS = {
     "loss": "loss",
@@ -19,7 +19,6 @@ LABELS = {
     "reward_rejected": "reward, rejected",
     "sigma": "sigma(-margin)",
     "chosen_shift": "chosen_shift (nats a token)",
-    "off": "mean |log-ratio| of a reply (nats)",
     "logp_chosen": "log p, chosen (nats)",
     "logp_rejected": "log p, rejected (nats)",
     "entropy": "entropy (nats)",
@@ -27,16 +26,16 @@ LABELS = {
     "rejected_tokens": "length, rejected (tokens)",
     "grad_norm": "gradient norm",
     "dpo_norm": "gradient norm, preference part",
-    "dpo_pair_norm": "the same of single pairs",
+    "dpo_pair_norm": "gradient norm of single pairs",
     "learning_rate": "learning rate",
 }
 NOTES = {
-    "chosen_shift": "chosen_shift: log-probability of a token of the chosen replies, against the reference",
+    "chosen_shift": "chosen_shift: mean log-probability of a token of the chosen replies, relative to the reference",
 }
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The metrics as they are drawn: the loss and its parts, those with a label, then the others."""
+    """The metrics in the order in which they are plotted: the loss and its parts, those with a label, then the others."""
     known = list(dict.fromkeys(name for name in names if name not in AXES))
     parts = [name for name in known if name.startswith(LOSS) and name not in LABELS]
     others = [name for name in known if name not in LABELS and name not in parts]
@@ -46,8 +45,8 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def drawn(lines: Steps) -> list[str]:
-    """The metrics that any step of any run has; the first of them, if somebody sent a file with very many."""
-    return in_order(name for seeds in lines.values() for rows in seeds for row in rows for name in row)[:MOST]
+    """The metrics that any step of any run has; only the first MAX_PLOTS, because a file from elsewhere may have very many."""
+    return in_order(name for seeds in lines.values() for steps in seeds for step in steps for name in step)[:MAX_PLOTS]
 
 
 def label(name: str) -> str:
@@ -55,5 +54,5 @@ def label(name: str) -> str:
 
 
 def notes(lines: Steps) -> list[str]:
-    """What the metrics mean whose labels can't say it."""
+    """Sentences on metrics that need more than a label."""
     return [text for name, text in NOTES.items() if name in drawn(lines)]

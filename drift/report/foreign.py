@@ -1,8 +1,8 @@
-"""Reads the folders of runs as what somebody may have sent: no link leads out of them, nothing is larger than it may be, and
-what is odd is left out with a sentence.
+"""Reads run folders that may come from somebody else: follows no link out of them, limits sizes, and skips malformed files with a
+message.
 
-A run's folder links to its results in the store, and to nothing else. So a link is followed if it stays in the folder, or leads
-to a file of the same name in a stage of a store, whose folder is named by a hash that nobody guesses.
+A run's folder links to its results in the store and to nothing else. So a link is followed only if it stays in the folder, or leads
+to a file of the same name in a stage of a store, whose folder name is a hash that can't be guessed.
 """
 
 import csv
@@ -19,90 +19,91 @@ from drift.records import Record
 from drift.report import state
 from drift.report.lines import Logged
 from drift.report.previous import upgraded
-from drift.report.shapes import hints, made, wrong
+from drift.report.shapes import build, hints, mismatch
 from drift.report.state import RUN, Member, RunState
 from drift.store import MANIFEST
 
 SETTINGS, STEPS = "config.yaml", "steps.csv"
-MOST = {RUN: 2**28, SETTINGS: 2**18, STEPS: 2**26}  # bytes
-MOST_ROWS = 2**30  # of a file of rows
+MAX_BYTES = {RUN: 2**28, SETTINGS: 2**18, STEPS: 2**26}
+MAX_BYTES_JSONL = 2**30
 
 
-class Odd(ValueError):
-    """A file is not what a run writes; says why."""
+class Malformed(ValueError):
+    """A file is not what a run writes. The message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """`odd`: a sentence on every file that was left out so far."""
+    """`problems`: a sentence about every file that was skipped so far."""
 
-    odd: dict[Path, str] = field(default_factory=dict)
+    problems: dict[Path, str] = field(default_factory=dict)
 
     def find(self, folder: Path, name: str) -> Path | None:
-        """The file of that name in a run's folder, itself or behind a link that may be followed."""
+        """The file of that name in a run's folder, itself or behind a link that may be followed; None without one."""
         path = folder / name
         try:
-            if not path.exists():  # a dead link is another matter: samples.gone
+            if not path.exists():  # samples.gone handles dead links
                 return None
             real = path.resolve()
             if not real.is_relative_to(folder.resolve()) and not _in_store(real, path.name):
-                raise Odd(f"it is a link to {real}, outside of this folder. Copy the file itself there")
+                raise Malformed(f"it is a link to {real}, outside of this folder. Copy the file itself there")
             if not real.is_file():
-                raise Odd("it is no plain file")
-            if (size := real.stat().st_size) > (most := MOST.get(path.name, MOST_ROWS)):
-                raise Odd(f"it has {size} bytes, more than {most}")
-        except (OSError, Odd) as error:
-            self.leave_out(path, error)
+                raise Malformed("it is not a regular file")
+            if (size := real.stat().st_size) > (limit := MAX_BYTES.get(path.name, MAX_BYTES_JSONL)):
+                raise Malformed(f"it has {size} bytes, more than {limit}")
+        except (OSError, Malformed) as error:
+            self.skip(path, error)
             return None
         return real
 
     def lines(self, folder: Path, name: str, kind: Any, convert: Callable[[Any], Any] = lambda row: row) -> list[Any]:
-        """The lines of a jsonl file as objects of `kind` (see lines.py); `convert`: their data before that is looked at."""
-        return [made(row, kind) for row in self._rows(folder, name, kind, convert)]
+        """The lines of a jsonl file as objects of `kind` (see lines.py). `convert` is applied to the data of each line before it is
+        checked."""
+        return [build(row, kind) for row in self._rows(folder, name, kind, convert)]
 
     def records(self, folder: Path, name: str) -> list[Record]:
         return [Record(**{key: row[key] for key in hints(Logged)}) for row in self._rows(folder, name, Logged)]
 
     def _rows(self, folder: Path, name: str, kind: Any, convert: Callable[[Any], Any] = lambda row: row) -> list[dict[str, Any]]:
-        """Its data; none of a file that has a line of another kind."""
+        """The data of the lines; empty if any of them is malformed."""
         if (path := self.find(folder, name)) is None:
             return []
-        found = []
+        rows = []
         try:
             with open(path, encoding="utf-8") as lines:
                 for i, line in enumerate(lines, 1):
-                    found.append(convert(_parse(line)))
-                    if said := wrong(found[-1], kind):
-                        raise Odd(f"line {i}, {said}")
+                    rows.append(convert(_parse(line)))
+                    if problem := mismatch(rows[-1], kind):
+                        raise Malformed(f"line {i}, {problem}")
         except (OSError, ValueError, RecursionError) as error:
-            self.leave_out(folder / name, error)
+            self.skip(folder / name, error)
             return []
-        return found
+        return rows
 
     def steps(self, folder: Path) -> list[dict[str, float]]:
-        """Metrics of every optimiser step of a run, in order."""
+        """The metrics of every optimiser step of a run, in order."""
         if (path := self.find(folder, STEPS)) is None:
             return []
         try:
             with open(path, newline="", encoding="utf-8") as text:
                 rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(text)]
             if not all(row.get(name, -1) in range(10**7) for row in rows for name in ("iteration", "step")):
-                raise Odd("a row without iteration and step")
+                raise Malformed("a row has no iteration or no step")
         except (OSError, ValueError, TypeError, csv.Error) as error:
-            self.leave_out(folder / STEPS, error)
+            self.skip(folder / STEPS, error)
             return []
         return rows
 
     def text(self, folder: Path, name: str) -> str:
-        """The whole of a small file; "" without it."""
+        """The content of a small file; "" without one."""
         path = self.find(folder, name)
         return path.read_text(encoding="utf-8", errors="replace") if path is not None else ""
 
     def members(self, folder: Path) -> list[Member]:
-        """A sweep's members, or the one run that a folder is."""
+        """The members of a sweep's folder; the one run of a run's folder."""
         files = [folder / RUN] if (folder / RUN).exists() else _runs(folder)
         states = {file.parent: self.state(folder, file) for file in files}
-        return [Member(folder=place, state=found) for place, found in states.items() if found is not None]
+        return [Member(folder=run_folder, state=state) for run_folder, state in states.items() if state is not None]
 
     def state(self, folder: Path, file: Path) -> RunState | None:
         """The content of a run.json in `folder`, or below it."""
@@ -111,13 +112,13 @@ class Reader:
         try:
             return state.read(upgraded(_parse(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, RecursionError) as error:
-            self.leave_out(file, error)
+            self.skip(file, error)
             return None
 
-    def leave_out(self, path: Path, why: Exception) -> None:
-        """Notes that a file is left out."""
-        said = "its nesting has no end" if isinstance(why, RecursionError) else " ".join(str(why).split())[:300]
-        self.odd.setdefault(path, f"{path} is left out, as it is not what a run writes: {said}.")
+    def skip(self, path: Path, error: Exception) -> None:
+        """Notes that a file is skipped, and why."""
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:300]
+        self.problems.setdefault(path, f"{path} was skipped, because it is not what a run writes: {reason}.")
 
 
 def members_of(folder: Path) -> list[Member]:
@@ -125,19 +126,19 @@ def members_of(folder: Path) -> list[Member]:
 
 
 def iterations(folder: Path, name: str) -> list[str]:
-    """Those of a run's folders iteration_N that have something of that name, in their order."""
-    found = [place.name for place in folder.glob("iteration_*") if re.fullmatch("iteration_[0-9]{1,9}", place.name)]
-    return sorted((place for place in found if os.path.lexists(folder / place / name)), key=lambda place: int(place.split("_")[1]))
+    """The names of a run's folders iteration_N that have a file of that name, in order."""
+    names = [path.name for path in folder.glob("iteration_*") if re.fullmatch("iteration_[0-9]{1,9}", path.name)]
+    return sorted((place for place in names if os.path.lexists(folder / place / name)), key=lambda place: int(place.split("_")[1]))
 
 
 def _runs(folder: Path) -> list[Path]:
-    """The run.json of a sweep's members in their order, however deep hydra.sweep.subdir puts them."""
+    """The run.json files of a sweep's members in order, however deep hydra.sweep.subdir puts them."""
     sweep = (folder / "multirun.yaml").is_file()
     return sorted(folder.glob(f"**/{RUN}" if sweep else f"*/{RUN}"), key=natural)
 
 
 def natural(file: Path) -> list[tuple[int, str]]:
-    """10-drift comes after 9-drift."""
+    """A sort key with which 10-drift comes after 9-drift."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(file.parent))]
 
 
@@ -146,16 +147,16 @@ def _in_store(file: Path, name: str) -> bool:
 
 
 def _parse(text: str) -> Any:
-    """The value of a JSON text; halves of a character, which no file can hold, as question marks."""
-    found = json.loads(text)
+    """The value of a JSON text, with unpaired surrogates, which can't be written to a file, as question marks."""
+    value = json.loads(text)
     if re.search(r"\\u[dD][89a-fA-F]", text):
-        found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
-    return found
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    return value
 
 
 def need_members(reader: Reader, folder: Path) -> list[Member]:
-    """The runs of a folder; refuses one that has none that can be read."""
+    """The runs of a folder; refuses a folder without a readable run."""
     if not (members := reader.members(folder)):
-        why = next(iter(reader.odd.values()), f"{folder} holds neither a run ({RUN}) nor a sweep of runs (*/{RUN}).")
-        raise UserError(f"{why} Expected a folder in outputs/.")
+        reason = next(iter(reader.problems.values()), f"{folder} contains neither a run ({RUN}) nor a sweep of runs (*/{RUN}).")
+        raise UserError(f"{reason} Expected a folder in outputs/.")
     return members

@@ -1,4 +1,4 @@
-"""The lines of the jsonl files of a run's folder, as types: of what a page shows of them."""
+"""The lines of the jsonl files in a run's folder, as types, with the fields that a page shows."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +12,7 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Those parts of it that a page shows."""
+    """Where a label comes from."""
 
     detector: str = "-"
     label: str = ""
@@ -39,7 +39,7 @@ class Logged:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedReply:
-    """One of an example's replies: just sampled or logged, and which side it is on."""
+    """One of an example's replies: fresh or logged, good or bad."""
 
     text: str
     ended: bool
@@ -58,7 +58,7 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """A line of replies.jsonl; `logged`, `label`, `feedback`: what the log has to the same prompt."""
+    """A line of replies.jsonl; `logged`, `label`, `feedback`: the log's reply to the same prompt."""
 
     prompt: list[Message]
     reply: str
@@ -72,5 +72,5 @@ class Answered:
 
 
 def answer(row: Any) -> Any:
-    """A line of replies.jsonl with keys that are names of fields."""
+    """A line of replies.jsonl with keys that are field names."""
     return {key.replace("-", "_"): value for key, value in row.items()} if isinstance(row, dict) else row

@@ -1,6 +1,7 @@
-"""The runs of a study by what they are: which belong together, which policies they have evaluated, and what those gained.
+"""The runs of a study: which belong together, which policies they have evaluated, and what those gained.
 
-Everything here is about a run's headline evaluation, which is the first; `seen_by` shows runs as another one of theirs sees them.
+Everything here is about the first evaluation of a run, its headline; `seen_by` gives the runs with another evaluation as the only
+one.
 """
 
 from collections import defaultdict
@@ -9,19 +10,19 @@ from dataclasses import replace
 from typing import TypeVar
 
 from drift.report.state import Member, Point, RunState, Scores
-from drift.report.statistics import Difference, paired
+from drift.statistics import Difference, paired
 
 SEEDS = ("seed", "data.seed")
 T = TypeVar("T")
 
 
 def groups(states: Sequence[RunState]) -> dict[str, list[RunState]]:
-    """Runs that differ by nothing but seeds, together; named by their method and by what not all runs have in common."""
+    """Groups of runs that differ only by seeds, named by their method and by the settings that differ between runs."""
     return _together(states, states)
 
 
 def grouped(members: Sequence[Member]) -> dict[str, list[Member]]:
-    """The same of runs with their folders."""
+    """The same for runs with their folders."""
     return _together([member.state for member in members], members)
 
 
@@ -33,10 +34,10 @@ def _together(states: Sequence[RunState], runs: Sequence[T]) -> dict[str, list[T
     titles = [state.title for state in states]
     names = sorted({name for title in titles for name in title} - {"method", *SEEDS})
     differing = [name for name in names if len({title.get(name) for title in titles}) > 1]
-    found: dict[str, list[T]] = defaultdict(list)
+    by_label: dict[str, list[T]] = defaultdict(list)
     for run, title in zip(runs, titles, strict=True):
-        found[", ".join([title["method"], *(f"{name}={title[name]}" for name in differing if name in title)])].append(run)
-    return dict(found)
+        by_label[", ".join([title["method"], *(f"{name}={title[name]}" for name in differing if name in title)])].append(run)
+    return dict(by_label)
 
 
 def by_seed(states: Sequence[RunState]) -> dict[tuple[str, ...], RunState]:
@@ -48,7 +49,7 @@ def seeds_of(state: RunState) -> tuple[str, ...]:
 
 
 def scores_of(point: Point) -> Scores | None:
-    """Of the headline evaluation."""
+    """The scores of the headline evaluation."""
     return next(iter(point.scores.values()), None)
 
 
@@ -62,30 +63,30 @@ def seen_by(states: Sequence[RunState], evaluation: str) -> list[RunState]:
     """The runs as if this evaluation were the only one."""
 
     def alone(point: Point) -> Point:
-        return replace(point, scores={name: found for name, found in point.scores.items() if name == evaluation})
+        return replace(point, scores={name: scores for name, scores in point.scores.items() if name == evaluation})
 
     return [replace(state, points=[alone(point) for point in state.points]) for state in states]
 
 
 def metrics_of(scores: Mapping[str, Scores]) -> dict[str, float | None]:
-    """Metric -> value of one policy, for other programs; those of a further evaluation as EVALUATION/metric."""
+    """Metric -> value of one policy, for other programs; metrics of a further evaluation are named EVALUATION/metric."""
     return {
         name if i == 0 else f"{evaluation}/{name}": metric.value
-        for i, (evaluation, found) in enumerate(scores.items())
-        for name, metric in found.metrics.items()
+        for i, (evaluation, result) in enumerate(scores.items())
+        for name, metric in result.metrics.items()
     }
 
 
 def scored_names(states: Sequence[RunState]) -> list[str]:
-    """The evaluated policies of runs that differ by seeds alone, in order; some runs may not have come to the last ones yet."""
+    """The evaluated policies of a group of runs, in order; some runs may not have reached the last ones yet."""
     names = [[point.name for point in state.points if point.scores] for state in states]
     return max(names, key=len, default=[])
 
 
 def scored(state: RunState, name: str) -> tuple[Point, Scores] | None:
-    """The policy of that name and its headline evaluation; None where it was not evaluated."""
+    """The policy of that name and its headline evaluation; None if it was not evaluated."""
     known = ((point, scores_of(point)) for point in state.points if point.name == name)
-    return next(((point, found) for point, found in known if found is not None), None)
+    return next(((point, scores) for point, scores in known if scores is not None), None)
 
 
 def having(states: Sequence[RunState], name: str) -> list[RunState]:
@@ -94,28 +95,28 @@ def having(states: Sequence[RunState], name: str) -> list[RunState]:
 
 
 def point_of(state: RunState, name: str) -> tuple[Point, Scores]:
-    """The same of a run in which it has been evaluated."""
-    found = scored(state, name)
-    assert found is not None, name
-    return found
+    """The same for a run in which it has been evaluated."""
+    evaluated = scored(state, name)
+    assert evaluated is not None, name
+    return evaluated
 
 
 def values(state: RunState, name: str, metric: str) -> dict[str, float]:
-    """Per-prompt values of a metric of one run's policy; empty where there are none."""
-    found = scored(state, name)
-    measured = found[1].metrics.get(metric) if found else None
+    """Per-prompt values of a metric of one run's policy; empty if there are none."""
+    evaluated = scored(state, name)
+    measured = evaluated[1].metrics.get(metric) if evaluated else None
     return (measured.per_item or {}) if measured else {}
 
 
 def per_item(states: Sequence[RunState], name: str, metric: str) -> list[dict[str, float]]:
     """Per-prompt values of a metric, one dict per run that has them."""
-    return [found for state in states if (found := values(state, name, metric))]
+    return [items for state in states if (items := values(state, name, metric))]
 
 
 def conversation_of(states: Sequence[RunState]) -> dict[str, str]:
-    """Prompt -> its conversation, where the evaluation says so."""
-    known = [found for state in states for point in state.points if (found := scores_of(point))]
-    return {item: name for found in known for item, name in found.conversations.items()}
+    """Prompt -> its conversation, if the evaluation has conversations."""
+    known = [scores for state in states for point in state.points if (scores := scores_of(point))]
+    return {item: name for scores in known for item, name in scores.conversations.items()}
 
 
 def headline(states: Sequence[RunState]) -> str:
@@ -125,12 +126,12 @@ def headline(states: Sequence[RunState]) -> str:
 
 
 def common_name(states: Sequence[RunState]) -> str | None:
-    """The last policy after the start model that two runs have, or the only run; None where nothing trained is evaluated yet."""
+    """The last trained policy that at least two runs have, or the only run; None if no trained policy is evaluated yet."""
     return next((name for name in reversed(scored_names(states)[1:]) if len(having(states, name)) >= min(2, len(states))), None)
 
 
 def gain(states: Sequence[RunState], name: str) -> Difference | None:
-    """The headline's difference between a policy and the first one, over the runs that have both; None of the first one itself."""
+    """The headline's difference between a policy and the first one, over the runs that have both; None for the first one itself."""
     first, main = scored_names(states)[0], headline(states)
     both = [(values(state, name, main), values(state, first, main)) for state in states]
     known = [(now, before) for now, before in both if now.keys() & before.keys()]
@@ -140,15 +141,15 @@ def gain(states: Sequence[RunState], name: str) -> Difference | None:
 
 
 def last_gains(runs: Mapping[str, Sequence[RunState]]) -> dict[str, Difference | None]:
-    """Group -> the gain of its last policy that two of its seeds have; of those that have trained."""
+    """Group -> the gain of the last policy that at least two of its seeds have, for the groups that have a trained policy."""
     names = {label: common_name(members) for label, members in runs.items()}
     return {label: gain(runs[label], name) for label, name in names.items() if name is not None}
 
 
 def meanings(states: Sequence[RunState]) -> dict[str, str]:
-    """What the metrics of the evaluations mean that these runs have scores of, or of their headline evaluations."""
-    found: dict[str, str] = {}
+    """Metric -> its meaning, for the headline evaluations of these runs."""
+    texts: dict[str, str] = {}
     for state in states:
         known = {name for point in state.points for name in list(point.scores)[:1]} or set(list(state.evaluations)[:1])
-        found |= {name: text for evaluation in known for name, text in state.evaluations.get(evaluation, {}).items()}
-    return found
+        texts |= {name: text for evaluation in known for name, text in state.evaluations.get(evaluation, {}).items()}
+    return texts

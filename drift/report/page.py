@@ -1,7 +1,7 @@
-"""A page from a template: every text in it escaped, and a policy that lets a browser use nothing but what the page was made with.
+"""Makes a page from a template, with all text escaped and a Content-Security-Policy.
 
-The policy (Content-Security-Policy) allows one style sheet and one script, by their hashes: no other script runs, nothing is
-fetched and nothing sent, whatever text from a log might have slipped through the escaping.
+The policy allows one style sheet and one script, by their hashes: no other script runs, and nothing is fetched or sent, even if
+some text from a log were not escaped.
 """
 
 import base64
@@ -10,7 +10,8 @@ from typing import Any
 
 
 def render(template: str, **values: Any) -> str:
-    """The text of a page; `values` are what its template names. What no file can hold (half a character) is a question mark."""
+    """The text of a page; `values`: the variables of its template. Unpaired surrogates, which can't be written to a file, become
+    question marks."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("drift.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)

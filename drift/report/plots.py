@@ -1,5 +1,5 @@
-"""Pictures of the report, as inline SVG. Names of runs are text, whatever stands in them; the SVG has no style sheet and no style
-attribute, so that a page can forbid them (see page.py)."""
+"""The plots of the report, as inline SVG. Names of runs are plain text, whatever they contain; the SVG has no style sheet and no
+style attributes, so that a page can forbid them (see page.py)."""
 
 import io
 import math
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from drift.report.dynamics import Steps, drawn, label
-from drift.report.statistics import Interval
+from drift.statistics import Interval
 
 NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-MOST_TITLE = 60  # characters: somebody else may have named the metric
-MARKERS = "osD^v"  # one for every ten lines: there are ten colours
+MAX_TITLE = 60  # characters: the name of a metric may come from somebody else
+MARKERS = "osD^v"  # one for every ten lines, because there are ten colours
 
 
 def by_iteration(lines: dict[str, list[tuple[str, Interval]]], ylabel: str) -> str:
-    """One line per run or method: level and interval at every evaluated policy, in order. Returns an <svg> element."""
+    """A line per group of runs: mean and interval of every evaluated policy, in order. Returns an <svg> element."""
     names = list(dict.fromkeys(name for points in lines.values() for name, _ in points))
     names.sort(key=lambda name: (name != "start", name != "warm start", len(name), name))
     with drawing() as (axes, svg):
@@ -47,7 +47,7 @@ def histogram(values: dict[str, Sequence[float]], xlabel: str) -> str:
 
 
 def dynamics(lines: Steps) -> str:
-    """Small pictures of training by step, runs overlaid: one of every metric that a step has. "" without any."""
+    """Small plots of training by step, one per metric, with the groups overlaid; "" without any step."""
     import numpy as np
 
     moments, means = mean_over_seeds(lines)
@@ -60,12 +60,12 @@ def dynamics(lines: Steps) -> str:
             axes.set_visible(False)
         for axes, name in zip(grid.flat, shown, strict=False):
             for run, values in means.items():
-                known = np.flatnonzero(~np.isnan(values[name]))  # some are measured at some steps only
+                known = np.flatnonzero(~np.isnan(values[name]))  # some metrics are measured only at some steps
                 marker = "." if len(known) * 2 < len(moments) or len(known) == 1 else ""
                 axes.plot(known + 1, values[name][known], label=name_of(run), linewidth=1.3, marker=marker)
             for border in np.flatnonzero(np.diff([iteration for iteration, _ in moments])):
                 axes.axvline(border + 1.5, color="#c3ccd6", linewidth=0.8)
-            axes.set_title(name_of(label(name))[:MOST_TITLE], fontsize=9, loc="left")
+            axes.set_title(name_of(label(name))[:MAX_TITLE], fontsize=9, loc="left")
             axes.tick_params(labelsize=8)
             axes.xaxis.get_major_locator().set_params(integer=True)
         if len(means) > 1:
@@ -76,7 +76,7 @@ def dynamics(lines: Steps) -> str:
 
 
 def mean_over_seeds(lines: Steps) -> tuple[list[tuple[float, float]], dict[str, dict[str, Any]]]:
-    """Every (iteration, step) that any run has, in order; label -> metric -> its mean there over the seeds that have it, or nan."""
+    """(every (iteration, step) of any run, in order; label -> metric -> its mean at each of them over the seeds, or NaN)."""
     import numpy as np
 
     moments = sorted({_moment(row) for seeds in lines.values() for rows in seeds for row in rows})
@@ -91,7 +91,7 @@ def mean_over_seeds(lines: Steps) -> tuple[list[tuple[float, float]], dict[str, 
 
 
 def _columns(labels: Iterable[str]) -> int:
-    """Of a legend: as many as names of that length leave room for."""
+    """The number of columns of a legend that fit, given the length of its labels."""
     return max(1, 72 // (max(map(len, labels)) + 8))
 
 
@@ -115,9 +115,9 @@ def drawing(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3
         for part in figure.axes:
             part.spines[["top", "right"]].set_visible(False)
         legends = [legend for part in figure.axes if (legend := part.get_legend()) is not None]
-        for legend in legends:  # they may lie outside, but take no room from the picture
+        for legend in legends:  # they may be outside of the plot, and must take no room from it
             legend.set_in_layout(False)
-        if rows * columns > 1:  # fixed margins, with room for a number like -0.00025: to look for them takes as long as to draw
+        if rows * columns > 1:  # fixed margins, with room for a number like -0.00025: computing them takes as long as drawing
             inch = 1 / size[1]
             figure.subplots_adjust(left=0.06, right=0.99, bottom=0.28 * inch, top=1 - 0.26 * inch, wspace=0.28, hspace=0.32)
         else:
@@ -125,14 +125,14 @@ def drawing(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3
         for legend in legends:
             legend.set_in_layout(True)
         text = io.StringIO()
-        around = "tight" if legends else None  # costs as much as the picture, and only a legend lies outside
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches=around)
+        bounds = "tight" if legends else None  # costs as much as drawing, and only a legend can be outside
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches=bounds)
         plt.close(figure)
     svg.append(without_styles(text.getvalue()[text.getvalue().index("<svg") :]))
 
 
 def without_styles(svg: str) -> str:
-    """The same picture with attributes for styles."""
+    """The same picture, with an attribute in place of each style."""
     from xml.etree import ElementTree
 
     space = "http://www.w3.org/2000/svg"
@@ -145,24 +145,24 @@ def without_styles(svg: str) -> str:
                 parent.remove(part)
         for rule in filter(None, parent.attrib.pop("style", "").split("; ")):
             name, _, value = rule.partition(": ")
-            if name == "font":  # "10px 'DejaVu Sans', sans-serif", as older versions write it
+            if name == "font":  # "10px 'DejaVu Sans', sans-serif", as older versions of matplotlib write it
                 size, _, value = value.partition("px ")
                 parent.set("font-size", f"{size.split()[-1]}px")
                 name = "font-family"
             parent.set(name, value)
-    root.attrib.update({"stroke-linejoin": "round", "stroke-linecap": "butt"})  # what the style sheet said of all parts
+    root.attrib.update({"stroke-linejoin": "round", "stroke-linecap": "butt"})  # the style sheet's defaults
     return ElementTree.tostring(root, encoding="unicode")
 
 
 def name_of(label: str) -> str:
-    """A label that a legend shows and a picture can hold: matplotlib leaves out those that begin with _, and has no glyph for
-    a line's end or half a character."""
+    """A label that a legend can show: matplotlib hides labels that begin with _, and has no glyph for a line break or an unpaired
+    surrogate."""
     text = NO_XML.sub("\N{REPLACEMENT CHARACTER}", " ".join(label.split()))
     return f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text
 
 
 def _keep_means_in_sight(axes: Any, intervals: list[Interval]) -> None:
-    """Very wide intervals (two seeds have such) run out of the picture, or the means would be one flat line."""
+    """Crops very wide intervals, as two seeds have them, which would make the means look like a flat line."""
     means = [interval.mean for interval in intervals]
     widths = [interval.high - interval.low for interval in intervals if interval.low is not None and interval.high is not None]
     room = 1.5 * (max(means) - min(means)) + min((width for width in widths if width > 0), default=0.0)
@@ -172,7 +172,7 @@ def _keep_means_in_sight(axes: Any, intervals: list[Interval]) -> None:
 
 
 def _line(axes: Any, index: int, count: int, label: str, points: list[tuple[int, Interval]]) -> None:
-    shift = (index - (count - 1) / 2) * min(0.06, 0.8 / count)  # so that intervals do not hide one another
+    shift = (index - (count - 1) / 2) * min(0.06, 0.8 / count)  # so that intervals don't hide each other
     x, y = [p + shift for p, _ in points], [interval.mean for _, interval in points]
     down = [interval.mean - (interval.low if interval.low is not None else interval.mean) for _, interval in points]
     up = [(interval.high if interval.high is not None else interval.mean) - interval.mean for _, interval in points]

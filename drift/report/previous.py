@@ -1,6 +1,6 @@
-"""Runs of the version before this one, which had no version in run.json: read as if they had been written today.
+"""Converts the run.json of the previous version, which had no version number, to the current one.
 
-Only what is as that version wrote it is changed; the rest is left for the check that follows to refuse.
+It changes only what has the form that the previous version wrote; the check that follows refuses anything else.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ EMPTY: dict[str, Any] = {"outlook": [], "alarms": [], "watched": [], "environmen
 
 
 def upgraded(state: Any) -> Any:
-    """The content of a run.json, as it would be written today."""
+    """The content of a run.json in the current version."""
     if not isinstance(state, dict) or "version" in state:
         return state
     new = EMPTY | state | {"version": VERSION, "evaluations": {EVALUATION: state.get("meanings", {})}}
@@ -33,18 +33,18 @@ def _point(old: Any) -> Any:
     new = {RENAMED.get(name, name): value for name, value in old.items()}
     if "scores" in old:
         new["scores"] = {EVALUATION: old["scores"]}
-    elif "iteration" in old:  # one that was trained had no name before it was scored
+    elif "iteration" in old:  # a trained policy had no name before it was evaluated
         new.setdefault("name", f"iteration {old['iteration']}" if old["iteration"] else "warm start")
     return new
 
 
 def file_of(evaluation: str, name: str) -> str:
-    """Where an evaluation's file lies in the folder of a policy."""
+    """The path of an evaluation's file in the folder of a policy."""
     return name if evaluation == EVALUATION else f"{evaluation}/{name}"
 
 
 def example(pair: Any) -> Any:
-    """A line of pairs.jsonl as a line of examples.jsonl."""
+    """A line of examples.jsonl, from one of pairs.jsonl."""
     if not isinstance(pair, dict) or "replies" in pair:
         return pair
     fresh = pair["fresh"] if isinstance(pair.get("fresh"), list) else []

@@ -1,4 +1,4 @@
-"""The numbers of a sweep as two files for other programs: results.csv, a row per member and policy, and comparisons.csv."""
+"""The numbers of a sweep as two files for other programs: results.csv, with a row per run and policy, and comparisons.csv."""
 
 import csv
 import io
@@ -10,14 +10,14 @@ from drift.records import write_text
 from drift.report.compare import compare
 from drift.report.members import conversation_of, gain, groups, metrics_of, point_of, scored_names, values
 from drift.report.state import Member, RunState
-from drift.report.statistics import Difference, Interval, level
 from drift.report.tables import COSTS
+from drift.statistics import Difference, Interval, level
 
 Row = dict[str, Any]
 
 
 def write(folder: Path, members: Sequence[Member]) -> None:
-    """Both files into a sweep's folder."""
+    """Writes both files into a sweep's folder."""
     write_csv(folder / "results.csv", [row for member in members for row in of_member(folder, member)])
     write_csv(folder / "comparisons.csv", comparisons([member.state for member in members]))
 
@@ -27,7 +27,7 @@ def of_member(folder: Path, member: Member) -> list[Row]:
     examples and steps of its iteration."""
     state = member.state
     about = {"run": str(member.folder.relative_to(folder)), "status": state.status} | state.title
-    found = []
+    rows = []
     for name in scored_names([state]):
         this, scores = point_of(state, name)
         main, change = scores.headline, gain([state], name)
@@ -39,8 +39,8 @@ def of_member(folder: Path, member: Member) -> list[Row]:
         if change is not None:
             row |= {"against start": change.mean} | bounds("against start", change)
             row |= {"against start p": change.p, "over": change.over}
-        found.append(row | {column: vars(this)[field] for column, field in COSTS.items()})
-    return found
+        rows.append(row | {column: vars(this)[field] for column, field in COSTS.items()})
+    return rows
 
 
 def bounds(name: str, interval: Interval | Difference) -> Row:
@@ -48,7 +48,7 @@ def bounds(name: str, interval: Interval | Difference) -> Row:
 
 
 def comparisons(states: list[RunState]) -> list[Row]:
-    """A row per two groups of members that differ by more than seeds: one's headline less the other's."""
+    """A row per pair of groups: the headline of one minus that of the other."""
     usable = {label: members for label, members in groups(states).items() if scored_names(members)}
     return [
         {
@@ -63,12 +63,12 @@ def comparisons(states: list[RunState]) -> list[Row]:
 
 
 def total(numbers: tuple[int, ...]) -> str:
-    """One number, or one per seed where they differ."""
+    """The number, or one per seed if they differ."""
     return " / ".join(map(str, dict.fromkeys(numbers)))
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:
-    """Columns in the order in which they first occur; a cell without a number is empty."""
+    """Writes columns in the order in which they first occur; a cell without a value is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()

@@ -1,16 +1,16 @@
-"""Which settings the runs of a study do not have in common. A config.yaml is read as text: nothing in it is built, filled in or
-repeated, whatever its tags, interpolations and aliases say."""
+"""The settings that differ between the runs of a study. A config.yaml is read as text: its tags, interpolations and aliases are
+never resolved, because the file may come from somebody else."""
 
 from pathlib import Path
 from typing import Any
 
-from drift.report.foreign import SETTINGS, Odd, Reader
+from drift.report.foreign import SETTINGS, Malformed, Reader
 
-MOST_NESTED = 30
+MAX_NESTING = 30
 
 
 def differing(grouped: dict[str, list[Path]], reader: Reader) -> list[dict[str, str]]:
-    """A row per setting whose value is not the same everywhere, a column per group of runs: their values."""
+    """A row per setting that differs, with a column per group of runs."""
     read = {
         label: [flat for place in places if (flat := _settings(place, reader)) is not None] for label, places in grouped.items()
     }
@@ -29,20 +29,20 @@ def _settings(place: Path, reader: Reader) -> dict[str, str] | None:
     text = reader.text(place, SETTINGS)
     try:
         return flat_yaml(text) if text else None
-    except (yaml.YAMLError, Odd) as error:
-        reader.leave_out(place / SETTINGS, error)
+    except (yaml.YAMLError, Malformed) as error:
+        reader.skip(place / SETTINGS, error)
         return None
 
 
 def flat_yaml(text: str) -> dict[str, str]:
-    """Dotted path -> value as it is written, of a yaml text; of a list its items. Raises Odd for aliases and deep nesting."""
+    """Dotted path -> value as it is written in a yaml text (a list: its items). Raises Malformed for aliases and deep nesting."""
     import yaml
 
-    found: dict[str, list[str]] = {}
-    open_nodes: list[dict[str, Any]] = []  # the mappings and lists that the events are in: their path, and a mapping's key
+    flat: dict[str, list[str]] = {}
+    open_nodes: list[dict[str, Any]] = []  # the mappings and lists around the event: their path, and a mapping's current key
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.AliasEvent):
-            raise Odd("it has aliases")
+            raise Malformed("it has aliases")
         if isinstance(event, yaml.CollectionEndEvent):
             open_nodes.pop()
         elif isinstance(event, yaml.NodeEvent):
@@ -50,16 +50,16 @@ def flat_yaml(text: str) -> dict[str, str]:
             if above["mapping"] and above["key"] is None:
                 above["key"] = event.value if isinstance(event, yaml.ScalarEvent) else "?"
                 if not isinstance(event, yaml.ScalarEvent):
-                    raise Odd("a key is no text")
+                    raise Malformed("one of its keys is not text")
                 continue
             path = f"{above['path']}.{above['key']}".strip(".") if above["mapping"] else above["path"]
             above["key"] = None
             if isinstance(event, yaml.ScalarEvent):
-                found.setdefault(path, []).append(event.value)
+                flat.setdefault(path, []).append(event.value)
                 continue
             open_nodes.append({"path": path, "mapping": isinstance(event, yaml.MappingStartEvent), "key": None})
             if isinstance(event, yaml.SequenceStartEvent):
-                found.setdefault(path, [])
-            if len(open_nodes) > MOST_NESTED:
-                raise Odd(f"it is nested more than {MOST_NESTED} deep")
-    return {path: ", ".join(values) for path, values in found.items()}
+                flat.setdefault(path, [])
+            if len(open_nodes) > MAX_NESTING:
+                raise Malformed(f"it is nested more than {MAX_NESTING} deep")
+    return {path: ", ".join(values) for path, values in flat.items()}

@@ -1,7 +1,7 @@
-"""Whether plain data is what a dataclass says, and the object made of it. Somebody else may have written the file.
+"""Checks plain data against the fields of a dataclass, and builds the object. The file may come from somebody else.
 
-A dataclass is the one schema: its fields with their types; those without a default must be there. A number is finite and below
-1e15; where it was measured it may also be nan or infinite, as of a policy that is broken.
+The dataclass is the only schema: its fields with their types; those without a default are required. A number is finite and below
+1e15; a measured number may also be NaN or infinite, because a policy may be broken.
 """
 
 import math
@@ -19,13 +19,13 @@ Measured = Annotated[float, "may be nan or infinite"]
 Digits = Annotated[int, "of a number, when it is shown"]
 
 
-def wrong(value: Any, hint: Any, where: str = "") -> str | None:
-    """'points[0].name: expected text, found 3', of the first thing in `value` that is not what `hint` says; None: all is."""
+def mismatch(value: Any, hint: Any, where: str = "") -> str | None:
+    """'points[0].name: expected text, found 3' for the first part of `value` that does not fit `hint`; None if all of it fits."""
     if fits(hint)(value):
         return None
     here = where.lstrip(".")[:100] or "it"
     options = typing.get_args(hint)
-    if _is_union(hint) and isinstance(value, dict):  # if an object is one of them, say what is wrong in it
+    if _is_union(hint) and isinstance(value, dict):  # if one of the options is an object, report what is wrong in it
         objects = [option for option in options if is_dataclass(option) or typing.get_origin(option) is dict]
         hint, options = (objects[0], typing.get_args(objects[0])) if objects else (hint, options)
     origin = typing.get_origin(hint)
@@ -33,34 +33,34 @@ def wrong(value: Any, hint: Any, where: str = "") -> str | None:
     if is_dataclass(hint) and isinstance(value, dict):
         if lacking := sorted(required(hint) - value.keys()):
             return f"{here} lacks {', '.join(lacking)}"
-        inner = [(value[key], of, f"{where}.{key}") for key, of in hints(hint).items() if key in value]
+        inner = [(value[key], kind, f"{where}.{key}") for key, kind in hints(hint).items() if key in value]
     elif origin is dict and isinstance(value, dict):
         inner = [(item, options[1], f"{where}.{key}") for key, item in value.items()]
     elif origin is list and isinstance(value, list) and len(value) <= MOST_LISTED:
         inner = [(item, options[0], f"{where}[{i}]") for i, item in enumerate(value)]
-    said = next((said for part in inner if (said := wrong(*part))), None)
-    return said or f"{here}: expected {_name(hint)}, found {repr(value)[:60]}"
+    problem = next((problem for part in inner if (problem := mismatch(*part))), None)
+    return problem or f"{here}: expected {_name(hint)}, found {repr(value)[:60]}"
 
 
-def made(value: Any, hint: Any) -> Any:
-    """The objects of plain data that is what `hint` says."""
+def build(value: Any, hint: Any) -> Any:
+    """The objects that plain data stands for; `value` must fit `hint`."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if is_dataclass(hint):
-        return hint(**{key: made(value[key], of) for key, of in hints(hint).items() if key in value})  # type: ignore[operator]
+        return hint(**{key: build(value[key], kind) for key, kind in hints(hint).items() if key in value})  # type: ignore[operator]
     if origin is dict and options[1] not in PLAIN:
-        return {key: made(item, options[1]) for key, item in value.items()}
+        return {key: build(item, options[1]) for key, item in value.items()}
     if origin is list:
-        return [made(item, options[0]) for item in value]
+        return [build(item, options[0]) for item in value]
     if _is_union(hint):
-        return made(value, next(option for option in options if fits(option)(value)))
+        return build(value, next(option for option in options if fits(option)(value)))
     return value
 
 
 def plain(value: Any) -> Any:
-    """Objects as the plain data that they are made of; what may be missing and is None is left out."""
+    """Objects as plain data, without the optional fields that are None."""
     if is_dataclass(value):
-        kept = {name: getattr(value, name) for name in hints(type(value))}
-        return {name: plain(item) for name, item in kept.items() if name in required(type(value)) or item is not None}
+        items = {name: getattr(value, name) for name in hints(type(value))}
+        return {name: plain(item) for name, item in items.items() if name in required(type(value)) or item is not None}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -79,13 +79,13 @@ def hints(kind: Any) -> dict[str, Any]:
 
 @cache
 def fits(hint: Any) -> Callable[[Any], bool]:
-    """Whether a value is what `hint` says; made once for each, as logs have many rows."""
+    """A function that checks whether a value fits `hint`; cached, because logs have many rows."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return lambda value: True
     if is_dataclass(hint):
         needed = required(hint)
-        parts = [(key, fits(of)) for key, of in hints(hint).items()]
+        parts = [(key, fits(kind)) for key, kind in hints(hint).items()]
         return lambda value: (
             isinstance(value, dict) and needed <= value.keys() and all(ok(value[key]) for key, ok in parts if key in value)
         )
@@ -108,7 +108,7 @@ def _is_union(hint: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST_NUMBER  # so no nan either
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST_NUMBER  # which excludes NaN
 
 
 PLAIN: dict[Any, Callable[[Any], bool]] = {

@@ -1,4 +1,4 @@
-"""The report's conclusions in sentences, above everything else."""
+"""The conclusions of a report in sentences, which come first on the page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,34 +7,34 @@ from typing import Any
 from drift.report.compare import NO_DIFFERENCE, TOO_FEW, Comparison
 from drift.report.members import common_name, having, headline, last_gains, scored_names
 from drift.report.state import RunState
-from drift.report.statistics import Difference, holm
 from drift.report.tables import against, show, show_p
+from drift.statistics import Difference, holm
 
 
 def sentences(grouped: Mapping[str, Sequence[RunState]], compared: Sequence[Comparison], states: Sequence[RunState]) -> list[str]:
     """All of them, in the order of a page."""
-    return [*unmatched(compared), *against_start(grouped), *between(compared), *sounded(states)]
+    return [*unmatched(compared), *against_start(grouped), *between(compared), *alarms(states)]
 
 
 def against_start(grouped: Mapping[str, Sequence[RunState]]) -> list[str]:
-    """A sentence per group: the last policy that two of its seeds have against the start model, corrected for all groups."""
+    """A sentence per group on its last policy (that at least two seeds have) against the start model, corrected for all groups."""
     gains = last_gains(grouped)
     tested = {label: change.p for label, change in gains.items() if change is not None and change.p is not None and not change.few}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
-    found = []
+    lines = []
     for label, members in grouped.items():
         if (change := gains.get(label)) is None:
             some = max((len(having(members, name)) for name in scored_names(members)[1:]), default=0)
             known = f"only {some} of {len(members)} runs has" if some else "no run has"
-            found.append(f"{label}: {known} evaluated a trained policy so far.")
+            lines.append(f"{label}: {known} evaluated a trained policy so far.")
         else:
-            said = _said(headline(members), change, corrected.get(label), len(tested))
-            found.append(f"{label}: after {common_name(members)}, {said}")
-    return found
+            conclusion = _conclusion(headline(members), change, corrected.get(label), len(tested))
+            lines.append(f"{label}: after {common_name(members)}, {conclusion}")
+    return lines
 
 
-def _said(metric: str, change: Difference, corrected: float | None, family: int) -> str:
-    """The end of such a sentence. `corrected`: p for all `family` groups at once."""
+def _conclusion(metric: str, change: Difference, corrected: float | None, family: int) -> str:
+    """The end of such a sentence. `corrected`: p corrected for all `family` groups."""
     if not math.isfinite(change.mean):
         return f"{metric} is not a number: the policy is broken."
     if change.few:
@@ -48,52 +48,52 @@ def _said(metric: str, change: Difference, corrected: float | None, family: int)
 
 
 def in_numbers(state: RunState) -> dict[str, Any]:
-    """What a run gained over the start model, and the sentence on it; empty before anything trained was evaluated."""
+    """A run's gain over the start model, and the sentence on it; empty if no trained policy is evaluated yet."""
     change = last_gains({"": [state]}).get("")
     if change is None:
         return {}
-    (said,) = against_start({state.title["method"]: [state]})
-    return {"gain": change.mean, "gain low": change.low, "gain high": change.high, "gain p": change.p, "verdict": said}
+    (sentence,) = against_start({state.title["method"]: [state]})
+    return {"gain": change.mean, "gain low": change.low, "gain high": change.high, "gain p": change.p, "verdict": sentence}
 
 
 def unmatched(compared: Sequence[Comparison]) -> list[str]:
-    """Which groups are not ranked, as they trained on different amounts, and what would match them."""
-    loose = [this for this in compared if not this.matched]
-    if not loose:
+    """A sentence on the groups that are not ranked, because they trained on different amounts, and how to match them."""
+    not_matched = [this for this in compared if not this.matched]
+    if not not_matched:
         return []
-    sides = {side.label: side for this in loose for side in (this.one, this.other)}
+    sides = {side.label: side for this in not_matched for side in (this.one, this.other)}
     amounts = "; ".join(
         f"{label} on {against(side.examples, side.examples)} examples in {against(side.steps, side.steps)} steps"
         for label, side in sides.items()
     )
     if len({side.examples for side in sides.values()}) > 1:
-        remedy = f"examples_per_iteration={min(side.fewest for side in sides.values())} for all of them would match them"
+        remedy = f"To match them, run all with examples_per_iteration={min(side.fewest for side in sides.values())}"
     else:
-        remedy = "the same train.examples_per_step, train.epochs and warmup_epochs would match them"
+        remedy = "To match them, run all with the same train.examples_per_step, train.epochs and warmup_epochs"
     return [f"NOT RANKED, because they did not train on the same amount: {amounts}. {remedy}."]
 
 
 def between(compared: Sequence[Comparison]) -> list[str]:
-    """A sentence on which group is better than which, where any are compared."""
+    """A sentence on which group is better than which; none if no groups match."""
     matched = [this for this in compared if this.matched]
     groups = "Between groups" if len(matched) == len(compared) else "Between the groups that match"
     if not matched:
         return []
-    found = [
+    decided = [
         f"{this.one.label} and {this.other.label}: {this.verdict}"
         for this in matched
         if this.verdict not in (NO_DIFFERENCE, TOO_FEW)
     ]
-    if not found:
+    if not decided:
         few = all(this.verdict == TOO_FEW for this in matched)
         return [f"{groups}: {matched[0].gap.over}, too few to tell." if few else f"{groups}: {NO_DIFFERENCE}."]
-    others = " The other comparisons show no significant difference." if len(found) < len(matched) else ""
+    others = " The other comparisons show no significant difference." if len(decided) < len(matched) else ""
     one_seed = "prompt" in matched[0].gap.over
     alone = " This compares single policies. To compare methods, run several seeds." if one_seed else ""
-    return [f"{groups}: {'; '.join(found)}.{others}{alone}"]
+    return [f"{groups}: {'; '.join(decided)}.{others}{alone}"]
 
 
-def sounded(states: Sequence[RunState]) -> list[str]:
-    """A sentence on alarms, where one was raised."""
+def alarms(states: Sequence[RunState]) -> list[str]:
+    """A sentence if alarms were raised."""
     count = sum(bool(state.alarms) for state in states)
     return [f"Alarms were raised in {count} of {len(states)} runs; see below."] if count else []

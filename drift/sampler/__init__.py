@@ -1,1 +1,1 @@
-"""Fresh replies of a policy: seeded by row, drawn in fixed groups, each group a stage of its own."""
+"""Draws fresh replies from a policy: every reply has its own seed, and replies are drawn in fixed groups."""

@@ -1,8 +1,8 @@
 """The decoding loop: a group of prompts in, sampled token ids out.
 
-Against `generate` of transformers: the noise is given (one uniform per row and position, inverse CDF), so a reply does not
-depend on its neighbours; the beginning that all prompts share (a system message) and a prompt's several samples are
-computed once; finished rows leave the batch; keys and values are written in place instead of being copied at every token.
+Unlike `generate` of transformers, it is given the noise (one uniform per reply and position, inverse CDF), so a reply does not
+depend on its neighbours. A beginning that all prompts share (a system message), and a prompt with several samples, are computed
+once. Finished replies leave the batch. Keys and values are written in place instead of being copied for every token.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from drift.sampler.prefill import prefill
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SampleRequest:
     """One reply to sample: the prompt's token ids and `(max_new_tokens,)` uniforms."""
 
     prompt: Sequence[int]
@@ -27,7 +27,7 @@ class Row:
 @torch.inference_mode()
 def sample(
     model: Any,
-    rows: Sequence[Row],
+    requests: Sequence[SampleRequest],
     *,
     max_new_tokens: int,
     temperature: float,
@@ -37,26 +37,26 @@ def sample(
     on_token: Callable[[], None] = lambda: None,
     banded: bool | None = None,
 ) -> list[list[int]]:
-    """Token ids of one reply per row, the stop token included where one was sampled. `temperature` 0 is greedy. `banded`: attention
-    without padding (see bands.py; None: on a CPU, where the model is known to allow it and a padded cache would be twice as
-    large; on a GPU nobody has measured it)."""
-    prompts = [list(row.prompt) for row in rows]
+    """The token ids of one reply per request, including the stop token if one was sampled. `temperature` 0 is greedy. `banded`:
+    decode without padding (see bands.py). None: only on a CPU, with a model that supports it, if a padded cache would be twice as
+    large; its speed on a GPU has not been measured."""
+    prompts = [list(request.prompt) for request in requests]
     if banded is None:
-        longest = max(map(len, prompts)) + max_new_tokens - 1  # of a reply's last token nothing is computed
+        longest = max(map(len, prompts)) + max_new_tokens - 1  # a reply's last token is not fed to the model
         banded = bool(model.device.type == "cpu" and bands.supports(model, longest) and bands.saves(prompts))
     logits, state = prefill(model, prompts, max_new_tokens, pad_id, banded=banded)
     device = logits.device
-    uniforms = torch.stack([torch.as_tensor(row.uniforms) for row in rows]).to(device)  # (B, max_new_tokens)
+    uniforms = torch.stack([torch.as_tensor(request.uniforms) for request in requests]).to(device)  # (B, max_new_tokens)
     stops = torch.tensor(sorted(stop_ids), device=device)
-    replies: list[list[int]] = [[] for _ in rows]
-    active = list(range(len(rows)))  # the rows still in the batch, as indices into `rows`
-    for step in range(max_new_tokens):
-        tokens = choose(logits, uniforms[active, step], temperature, top_p)  # (B,)
-        for row, token in zip(active, tokens.tolist(), strict=True):
-            replies[row].append(token)
+    replies: list[list[int]] = [[] for _ in requests]
+    active = list(range(len(requests)))  # the unfinished replies, as indices into `requests`
+    for position in range(max_new_tokens):
+        tokens = choose(logits, uniforms[active, position], temperature, top_p)  # (B,)
+        for i, token in zip(active, tokens.tolist(), strict=True):
+            replies[i].append(token)
         keep = (~torch.isin(tokens, stops)).nonzero().squeeze(1)
         on_token()
-        if len(keep) == 0 or step + 1 == max_new_tokens:
+        if len(keep) == 0 or position + 1 == max_new_tokens:
             break
         if len(keep) < len(active):
             keep = _fill_holes(keep)
@@ -69,7 +69,8 @@ def sample(
 
 
 def _fill_holes(keep: Any) -> Any:
-    """The rows to keep, ascending, reordered so that all but the last stay where they are: those take the finished rows' places."""
+    """The places to keep, reordered so that as many replies as possible stay in place: the last ones fill the finished ones'
+    places."""
     stay = keep[keep < len(keep)]
     places = torch.empty_like(keep)
     free = torch.ones(len(keep), dtype=torch.bool, device=keep.device)

@@ -1,4 +1,4 @@
-"""Sampling in this process with a Hugging Face model and the decoding loop of `decode.py`."""
+"""Samples in this process, with a Hugging Face model and the decoding loop of `decode.py`."""
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -17,9 +17,9 @@ from drift.records import Prompt, Reply
 
 @dataclass(frozen=True, kw_only=True)
 class Transformers:
-    """`temperature` 0 is greedy; `top_p` 1 samples from the whole vocabulary. `group_size`: replies computed together;
-    the unit of resume and of sharing; inside it, prompts of similar length are computed together, as many as `tokens_per_batch`
-    (prompts and new tokens) allows. `max_prompt_tokens`: longer prompts are not sampled from, and counted."""
+    """`temperature` 0 is greedy; `top_p` 1 samples from the whole vocabulary. `group_size`: the number of replies in a group, which
+    is stored as a whole; inside it, prompts of similar length are computed together, as many as `tokens_per_batch` (prompts and
+    new tokens) allows. `max_prompt_tokens`: longer prompts get no reply and are counted."""
 
     temperature: float
     top_p: float
@@ -37,14 +37,14 @@ class Transformers:
 
     def key(self) -> dict[str, Any]:
         """The settings that a reply depends on (`identity` adds the class): in bfloat16 also how many are computed together."""
-        computed = precision.resolve(self.precision)
+        dtype = precision.resolve(self.precision)
         return {
-            "together": [self.group_size, self.tokens_per_batch] if computed == "bfloat16" else None,
+            "together": [self.group_size, self.tokens_per_batch] if dtype == "bfloat16" else None,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_new_tokens": self.max_new_tokens,
             "max_prompt_tokens": self.max_prompt_tokens,
-            "precision": computed,
+            "precision": dtype,
         }
 
     @contextmanager
@@ -54,48 +54,26 @@ class Transformers:
         import torch
 
         from drift.model import policy as policies
-        from drift.model.chat import NotAPrefix, prompt_ids
-        from drift.sampler import decode
         from drift.sampler.cpu import skinny
 
         tokenizer = policies.load_tokenizer(policy)
         loaded = [policies.load_model(policy, getattr(torch, precision.resolve(self.precision)), merge=True)]
-        skinny.lighten(loaded[0])
+        skinny.speed_up(loaded[0])
         stops = stop_ids(loaded[0], tokenizer)
 
-        def ids_of(prompt: Prompt) -> list[int] | None:
-            try:
-                ids = prompt_ids(tokenizer, prompt)
-            except NotAPrefix:  # what a user or the policy said looks like the template's own text
-                return None
-            return ids if len(ids) <= self.max_prompt_tokens else None
-
         def generate(prompts: Sequence[Prompt], noise: Sequence[Noise], tick: Callable[[float], None]) -> list[Reply | None]:
-            ids = {i: row for i, prompt in enumerate(prompts) if (row := ids_of(prompt)) is not None}
-            fits = sorted(ids, key=lambda i: (len(ids[i]), ids[i]))  # a prompt's samples side by side
-            sizes = [len(ids[i]) + self.max_new_tokens for i in fits]
+            ids = {i: found for i, prompt in enumerate(prompts) if (found := self._prompt_ids(tokenizer, prompt)) is not None}
+            by_length = sorted(ids, key=lambda i: (len(ids[i]), ids[i]))  # equal prompts side by side
+            sizes = [len(ids[i]) + self.max_new_tokens for i in by_length]
             replies: list[Reply | None] = [None] * len(prompts)
-            for batch in cut(fits, sizes, self.tokens_per_batch):
-                share = len(batch) / len(fits) / self.max_new_tokens
+            for batch in cut(by_length, sizes, self.tokens_per_batch):
+                on_token = partial(tick, len(batch) / len(by_length) / self.max_new_tokens)
+                uniforms = [noise[i].uniforms(self.max_new_tokens) for i in batch]
                 with memory_advice("sampler.tokens_per_batch", self.tokens_per_batch), finite_advice(policy):
-                    sampled = decode.sample(
-                        loaded[0],
-                        [decode.Row(prompt=ids[i], uniforms=noise[i].uniforms(self.max_new_tokens)) for i in batch],
-                        max_new_tokens=self.max_new_tokens,
-                        temperature=self.temperature,
-                        top_p=self.top_p,
-                        stop_ids=stops,
-                        on_token=partial(tick, share),
-                        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops),
-                    )
+                    sampled = self._sample(loaded[0], tokenizer, stops, [ids[i] for i in batch], uniforms, on_token)
                 for i, tokens in zip(batch, sampled, strict=True):
-                    replies[i] = to_reply(tokens)
+                    replies[i] = reply_of(tokenizer, stops, tokens)
             return replies
-
-        def to_reply(tokens: list[int]) -> Reply:
-            ended = tokens[-1] in stops
-            text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
-            return Reply(text=text.strip().removesuffix("\ufffd"), num_tokens=len(tokens), ended=ended)
 
         try:
             yield generate
@@ -103,10 +81,49 @@ class Transformers:
             loaded.clear()
             policies.free()
 
+    def _prompt_ids(self, tokenizer: Any, prompt: Prompt) -> list[int] | None:
+        """None: the prompt is too long, or a message in it looks like the template's own text."""
+        from drift.model.chat import NotAPrefix, prompt_ids
+
+        try:
+            ids = prompt_ids(tokenizer, prompt)
+        except NotAPrefix:
+            return None
+        return ids if len(ids) <= self.max_prompt_tokens else None
+
+    def _sample(
+        self,
+        model: Any,
+        tokenizer: Any,
+        stops: set[int],
+        prompts: list[list[int]],
+        uniforms: list[Any],
+        on_token: Callable[[], None],
+    ) -> list[list[int]]:
+        from drift.sampler.decode import SampleRequest, sample
+
+        return sample(
+            model,
+            [SampleRequest(prompt=ids, uniforms=numbers) for ids, numbers in zip(prompts, uniforms, strict=True)],
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            stop_ids=stops,
+            on_token=on_token,
+            pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops),
+        )
+
+
+def reply_of(tokenizer: Any, stops: set[int], tokens: list[int]) -> Reply:
+    """The reply that the sampled tokens are."""
+    ended = tokens[-1] in stops
+    text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
+    return Reply(text=text.strip().removesuffix("\ufffd"), num_tokens=len(tokens), ended=ended)
+
 
 @contextmanager
 def finite_advice(policy: Policy):
-    """Names the policy whose logits are no numbers, and what to do."""
+    """Names the policy whose logits are not finite, and what to do."""
     try:
         yield
     except FloatingPointError as error:
@@ -114,7 +131,7 @@ def finite_advice(policy: Policy):
 
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:
-    """What the chat template writes after a reply, and the end-of-turn ids of the generation config and of the tokenizer."""
+    """The id that the chat template writes after a reply, and the end-of-turn ids of the generation config and the tokenizer."""
     from drift.model.chat import end_of_turn
 
     configured = model.generation_config.eos_token_id

@@ -1,1 +1,1 @@
-"""Log-probabilities of replies: how sequences are laid out, planned and computed, for reference, training and evaluations."""
+"""Log-probabilities of replies for the reference, training and evaluations: how sequences are planned, laid out and computed."""

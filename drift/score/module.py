@@ -1,4 +1,4 @@
-"""The reference as a Lightning module: a frozen model that only says its numbers."""
+"""The reference as a Lightning module: a frozen model that only computes log-probabilities."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class ReferenceModule(lightning.LightningModule):
         self.layout, self.on_batch = layout, on_batch
 
     def cpu(self) -> "ReferenceModule":
-        """Stays where it is when its Trainer ends, and is freed there: Lightning would move all its weights."""
+        """Does nothing: when its Trainer ends, Lightning would move all weights to the CPU, and they are about to be freed."""
         return self
 
     def predict_step(self, batch: dict[str, Any]) -> Tensor:

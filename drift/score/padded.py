@@ -1,5 +1,5 @@
-"""Plain sequences: prompt + reply, one sequence a reply, padded on the right; whole logits. The oracle that `shared.py` is
-tested against, and the way for models that `shared.py` does not know."""
+"""The padded layout: one sequence (prompt + reply) per reply, padded on the right, and the full logits. `shared.py` is tested
+against it, and models that `shared.py` does not support use it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,21 +23,21 @@ def collate(sequences: Sequence[TokenSequence], pad_id: int) -> dict[str, Any]:
     attention = torch.zeros((len(sequences), width), dtype=torch.long)
     reply = torch.zeros((len(sequences), width), dtype=torch.bool)
     for i, sequence in enumerate(sequences):
-        whole = len(sequence.prompt) + len(sequence.reply)
-        ids[i, :whole] = torch.tensor([*sequence.prompt, *sequence.reply])
-        attention[i, :whole] = 1
-        reply[i, len(sequence.prompt) : whole] = True
+        length = len(sequence.prompt) + len(sequence.reply)
+        ids[i, :length] = torch.tensor([*sequence.prompt, *sequence.reply])
+        attention[i, :length] = 1
+        reply[i, len(sequence.prompt) : length] = True
     lengths = torch.tensor([len(sequence.reply) for sequence in sequences])
     return {"input_ids": ids, "attention_mask": attention, "reply_mask": reply, "reply_lengths": lengths}
 
 
 def check_model(directory: Path, longest: int) -> None:
-    """Any causal model will do that `model/architecture.py` lets pass."""
+    """Accepts every model: `model/architecture.py` has refused those that are not causal."""
 
 
 def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Per sequence, over its reply tokens given what stands before them: the summed log-probability `(R,)` in nats, in float32 or
-    better, and the summed entropy `(R,)` of the distributions they were predicted by (without gradient).
+    """Per sequence, the sums over its reply tokens, in float32 or better: log-probability `(R,)` in nats, and the entropy `(R,)` of
+    the predicted distributions (without gradient).
 
     The token at position t is predicted at t - 1; logits are computed from the first reply token of the batch on."""
     ids, mask = batch["input_ids"], batch["reply_mask"]
@@ -45,9 +45,9 @@ def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     out = model(input_ids=ids, attention_mask=batch["attention_mask"], logits_to_keep=ids.shape[1] - start, use_cache=False)
     logits = out.logits[:, :-1]  # (R, T - start - 1, V)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    targets, wanted = ids[:, start + 1 :], mask[:, start + 1 :]
+    targets, is_reply = ids[:, start + 1 :], mask[:, start + 1 :]
     total = torch.logsumexp(logits, dim=2)
     token = torch.gather(logits, 2, targets[:, :, None]).squeeze(2) - total
     with torch.no_grad():
         entropy = total - (torch.softmax(logits, dim=2) * logits).sum(dim=2)
-    return (token * wanted).sum(dim=1), (entropy * wanted).sum(dim=1)
+    return (token * is_reply).sum(dim=1), (entropy * is_reply).sum(dim=1)

@@ -1,7 +1,7 @@
-"""The plan: which examples share an optimiser step and a batch, fixed before the reference pass and part of its key.
+"""The plan: which examples share an optimiser step and a batch. It is made before the reference pass and belongs to its key.
 
-Reference and training run the same sequences in the same batches, so at the first step the loss is ln 2 exactly. How a batch is
-laid out is a setting: `shared.py` (prompt once, no padding) or `padded.py` (one sequence a reply: the oracle).
+Reference and training run the same sequences in the same batches, so at the first step the loss is exactly ln 2. The layout of a
+batch is a setting: `shared.py` (each prompt once, no padding) or `padded.py` (one padded sequence per reply).
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ VERSION = 3
 
 @dataclass(frozen=True, kw_only=True)
 class TokenisedExample:
-    """An example's replies as sequences, all of one prompt, and which of them are good."""
+    """An example's replies as sequences with the same prompt, and which of them are good."""
 
     sequences: list[TokenSequence]
     good: list[bool]
@@ -30,20 +30,21 @@ class TokenisedExample:
 
     @property
     def identity(self) -> str:
-        """Of its content, a side with one reply as that reply: what the training order hangs on."""
+        """A hash of its content, which the training order depends on. A side with a single reply counts as that reply."""
         sides = {"chosen": self.side(True), "rejected": self.side(False)}
         plain = {name: [dataclasses.asdict(sequence) for sequence in sequences] for name, sequences in sides.items()}
         return digest({name: sequences[0] if len(sequences) == 1 else sequences for name, sequences in plain.items()})
 
     def side(self, good: bool) -> list[TokenSequence]:
+        """The sequences of the good replies, or of the bad ones."""
         return [sequence for sequence, label in zip(self.sequences, self.good, strict=True) if label == good]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`examples` in training order; `steps`: per optimiser step a list of batches, a batch being indices into `examples`.
-    `mismatched`: per step, batches of sequences with a prompt of one example and a reply of another, where an objective asks for
-    them."""
+    """`examples`: in training order. `steps`: per optimiser step a list of batches, a batch being indices into `examples`.
+    `mismatched`: per step, batches of sequences that join the prompt of one example with a reply of another, where an objective
+    needs them."""
 
     layout: Layout
     examples: list[TokenisedExample]
@@ -61,11 +62,11 @@ class Plan:
 
     @property
     def passes(self) -> list[list[TokenSequence]]:
-        """The sequences of every batch that the reference computes: those of `batches`, then the mismatched ones."""
+        """The sequences of every batch of the reference pass: those of `batches`, then the mismatched ones."""
         return [*map(self.sequences, self.batches), *(batch for step in self.mismatched for batch in step)]
 
     def places(self, batch: Sequence[int]) -> list[tuple[int, int]]:
-        """(index of the example, index of its reply) of every sequence of a batch: the good replies first, then the others."""
+        """(index of the example, index of its reply) of every sequence of a batch: the good replies first, then the bad ones."""
         every = [(i, k) for i in batch for k in range(len(self.examples[i].sequences))]
         return sorted(every, key=lambda place: not self.examples[place[0]].good[place[1]])
 
@@ -74,7 +75,7 @@ class Plan:
         return [self.examples[i].sequences[k] for i, k in self.places(batch)]
 
     def workload(self) -> dict[str, float]:
-        """`tokens` that one pass computes; the share of them that is padding; what sharing prompts saves of a sequence a reply."""
+        """The `tokens` that one pass computes, the share of them that is padding, and the share that shared prompts save."""
         computed = sum(map(layout_module(self.layout).num_tokens, self.passes))
         needed = sum(len(sequence.prompt) + len(sequence.reply) for batch in self.passes for sequence in batch)
         return {
@@ -85,7 +86,7 @@ class Plan:
 
 
 def layout_module(layout: Layout) -> Any:
-    """The module of a layout: its check_model(directory, longest), num_tokens(sequences), collate(sequences, pad_id) and
+    """The module of a layout, with check_model(directory, longest), num_tokens(sequences), collate(sequences, pad_id) and
     reply_logprobs(model, batch)."""
     from drift.score import padded, shared
 
@@ -93,18 +94,19 @@ def layout_module(layout: Layout) -> Any:
 
 
 def tokenize(tokenizer: Any, examples: Sequence[Example]) -> list[TokenisedExample]:
+    """The examples as token ids."""
     from drift.model.chat import prompt_ids, reply_ids
 
-    found = []
-    for one in examples:
-        prompt = prompt_ids(tokenizer, one.prompt)
-        replies = [reply_ids(tokenizer, one.prompt, reply.text, ended=reply.ended) for reply in one.replies]
+    tokenised = []
+    for example in examples:
+        prompt = prompt_ids(tokenizer, example.prompt)
+        replies = [reply_ids(tokenizer, example.prompt, reply.text, ended=reply.ended) for reply in example.replies]
         sequences = [TokenSequence(prompt=prompt, reply=reply) for reply in replies]
-        found.append(TokenisedExample(sequences=sequences, good=[reply.good for reply in one.replies]))
-    return found
+        tokenised.append(TokenisedExample(sequences=sequences, good=[reply.good for reply in example.replies]))
+    return tokenised
 
 
-def plan(
+def make_plan(
     examples: Sequence[TokenisedExample],
     *,
     layout: Layout,
@@ -114,8 +116,8 @@ def plan(
     seed: int,
     mismatched: bool,
 ) -> Plan:
-    """Shuffles by content (`by_prompt`: whole prompts, so that the examples of one lie together), cuts into steps, and a step
-    into batches of about `tokens_per_batch`: examples of one prompt side by side, and similar lengths in a batch."""
+    """Shuffles by content (`by_prompt`: keeps the examples of a prompt together), cuts the examples into steps, and each step into
+    batches of about `tokens_per_batch`, with the examples of a prompt side by side and similar lengths in a batch."""
     shuffled = [examples[i] for i in order(seed, "order", 0, [one.identity for one in examples])]
     if example_order == "by_prompt":
         first: dict[tuple[int, ...], int] = {}
@@ -123,25 +125,27 @@ def plan(
             first.setdefault(tuple(one.prompt), i)
         shuffled.sort(key=lambda one: first[tuple(one.prompt)])
     size_of = layout_module(layout).num_tokens
-    steps, others = [], []
+    steps, mismatched_steps = [], []
     for low in range(0, len(shuffled), examples_per_step):
         step = range(low, min(low + examples_per_step, len(shuffled)))
         sizes = {i: size_of([*shuffled[i].side(True), *shuffled[i].side(False)]) for i in step}
         prompts: dict[tuple[int, ...], list[int]] = {}
         for i in sorted(step, key=sizes.__getitem__):
             prompts.setdefault(tuple(shuffled[i].prompt), []).append(i)
-        inside = [i for together in prompts.values() for i in together]
-        steps.append(cut(inside, [sizes[i] for i in inside], tokens_per_batch))
+        ordered = [i for same_prompt in prompts.values() for i in same_prompt]
+        steps.append(cut(ordered, [sizes[i] for i in ordered], tokens_per_batch))
         if mismatched:
-            sequences = swapped([sequence for i in inside for sequence in shuffled[i].sequences])
+            sequences = swap_replies([sequence for i in ordered for sequence in shuffled[i].sequences])
             batches = cut(range(len(sequences)), [size_of([sequence]) for sequence in sequences], tokens_per_batch)
-            others.append([[sequences[i] for i in batch] for batch in batches])
-    return Plan(layout=layout, examples=shuffled, steps=steps, mismatched=others)
+            mismatched_steps.append([[sequences[i] for i in batch] for batch in batches])
+    return Plan(layout=layout, examples=shuffled, steps=steps, mismatched=mismatched_steps)
 
 
-def swapped(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
-    """Every prompt with the reply before its own, the first with the last; none where that is its own prompt's."""
-    turned = zip(sequences, [*sequences[-1:], *sequences[:-1]], strict=True)
+def swap_replies(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
+    """Every prompt with the reply of the previous sequence (the first with the last one's), unless both have the same prompt."""
+    previous = [*sequences[-1:], *sequences[:-1]]
     return [
-        TokenSequence(prompt=sequence.prompt, reply=other.reply) for sequence, other in turned if sequence.prompt != other.prompt
+        TokenSequence(prompt=one.prompt, reply=other.reply)
+        for one, other in zip(sequences, previous, strict=True)
+        if one.prompt != other.prompt
     ]

@@ -1,6 +1,6 @@
-"""Passes of a frozen model: the reference over a sequence plan, and the scores of any sequences.
+"""Log-probabilities under a frozen model: the reference pass over a plan, and those of any sequences.
 
-Each goes through a fresh Lightning `Trainer.predict` on the sequences that training uses, so the numbers are training's own.
+Each pass is a fresh Lightning `Trainer.predict` on sequences laid out as in training, so the numbers equal training's own.
 """
 
 import json
@@ -16,22 +16,22 @@ from drift.console import Progress
 from drift.errors import memory_advice
 from drift.finite import broken_weights, need_finite
 from drift.model.policy import Policy
-from drift.score.kept import kept
+from drift.score.frozen_outputs import save_outputs
 from drift.score.plan import Plan, layout_module
 from drift.score.sequence import Compute, TokenSequence
 from drift.score.trainer import make_trainer
 from drift.store import Stage, Store
 
 VERSION = 3
-Scorer = Callable[[Sequence[Sequence[TokenSequence]], str, Callable[[int], None]], list[list[float]]]  # see open_scorer
+LogprobsOf = Callable[[Sequence[Sequence[TokenSequence]], str, Callable[[int], None]], list[list[float]]]  # see open_logprobs
 
 
 def reference_stage(store: Store, compute: Compute, reference: Policy, plan: Plan, *, layers: int) -> Stage:
-    """Reply log-probs of the plan's sequences under the reference: `reference.json`, see `Reference`; and `frozen/`, the outputs of
-    the layers that training leaves alone, the lowest `layers` (see train/frozen.py)."""
+    """The reply log-probs of the plan's sequences under the reference: `reference.json` (see `Reference`), and `frozen/`, the
+    outputs of the lowest `layers` layers, which training does not change (see train/frozen.py)."""
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
-        sums = _score(compute, reference, plan.passes, "reference log-probs", layers, output / "frozen")
+        sums = _logprobs(compute, reference, plan.passes, "reference log-probs", layers, output / "frozen")
         text = json.dumps(asdict(Reference.of(plan, sums)))
         (output / "reference.json").write_text(text, encoding="utf-8")
         return {"sequences": sum(map(len, plan.passes))} | plan.workload()
@@ -43,15 +43,15 @@ def reference_stage(store: Store, compute: Compute, reference: Policy, plan: Pla
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Summed log-probs (nats) under the reference. `replies`: of each reply of each example of a plan. `mismatched`: of the plan's
-    mismatched sequences, by step and batch."""
+    """Summed log-probs (nats) under the reference. `replies`: by example and reply of a plan. `mismatched`: by step, batch and
+    sequence of the plan's mismatched sequences."""
 
     replies: list[list[float]]
     mismatched: list[list[list[float]]]
 
     @classmethod
     def of(cls, plan: Plan, sums: Sequence[list[float]]) -> "Reference":
-        """From the sums of every batch of `plan.passes`."""
+        """Made from the sums of every batch of `plan.passes`."""
         replies = [[math.nan] * len(one.sequences) for one in plan.examples]
         rest = iter(sums)
         for batch, values in zip(plan.batches, rest, strict=False):
@@ -60,41 +60,41 @@ class Reference:
         return cls(replies=replies, mismatched=[[next(rest) for _ in step] for step in plan.mismatched])
 
     def sequences(self, plan: Plan, batch: Sequence[int]) -> list[float]:
-        """Of a batch's sequences, in their order."""
+        """The sums of a batch's sequences, in their order."""
         return [self.replies[i][k] for i, k in plan.places(batch)]
 
 
 def recheck(compute: Compute, reference: Policy, plan: Plan, values: Reference) -> None:
-    """Where the reference is not the start, the log-ratios of step 0 are not 0: the first sequences are scored once more
-    instead."""
+    """Computes the first batch once more. This replaces the check of step 0 where the reference is not the start policy, so that
+    the log-ratios of step 0 are not 0."""
     first = plan.steps[0][0]
-    (again,) = _score(compute, reference, [plan.sequences(first)], "reference check")
-    off = [abs(a - b) for a, b in zip(values.sequences(plan, first), again, strict=True)]
-    if not all(one <= 1e-4 for one in off):  # so that nan does not pass
+    (again,) = _logprobs(compute, reference, [plan.sequences(first)], "reference check")
+    errors = [abs(a - b) for a, b in zip(values.sequences(plan, first), again, strict=True)]
+    if not all(error <= 1e-4 for error in errors):  # written so that NaN does not pass
         raise RuntimeError(
-            f"Reference check failed: log-probs of the first sequences are off by {max(off):.2e} nats. Nothing was trained."
+            f"Reference check failed: log-probs of the first sequences are off by {max(errors):.2e} nats. Nothing was trained."
         )
 
 
-def score_rows(compute: Compute, policy: Policy, sequences: Sequence[TokenSequence], label: str) -> list[float]:
-    """Summed reply log-prob (nats) of every sequence, in the order given."""
-    with Progress(label, total=len(sequences), unit="sequences") as bar, open_scorer(compute, policy) as score:
-        return by_length(score, compute, sequences, label, bar.advance)
+def sequence_logprobs(compute: Compute, policy: Policy, sequences: Sequence[TokenSequence], label: str) -> list[float]:
+    """The summed reply log-prob (nats) of every sequence, in the given order."""
+    with Progress(label, total=len(sequences), unit="sequences") as bar, open_logprobs(compute, policy) as logprobs_of:
+        return by_length(logprobs_of, compute, sequences, label, bar.advance)
 
 
 def by_length(
-    score: Scorer, compute: Compute, sequences: Sequence[TokenSequence], label: str, tick: Callable[[int], None]
+    logprobs_of: LogprobsOf, compute: Compute, sequences: Sequence[TokenSequence], label: str, tick: Callable[[int], None]
 ) -> list[float]:
-    """Summed reply log-prob (nats) of every sequence, in the order given; computed sorted by length."""
+    """The summed reply log-prob (nats) of every sequence, in the given order; computed in batches of similar length."""
     sizes = [len(sequence.prompt) + len(sequence.reply) for sequence in sequences]
     order = sorted(range(len(sequences)), key=lambda i: sizes[i])
     batches = cut(order, [sizes[i] for i in order], compute.tokens_per_batch)
-    sums = score([[sequences[i] for i in batch] for batch in batches], label, tick)
-    found = {i: value for batch, values in zip(batches, sums, strict=True) for i, value in zip(batch, values, strict=True)}
-    return [found[i] for i in range(len(sequences))]
+    sums = logprobs_of([[sequences[i] for i in batch] for batch in batches], label, tick)
+    by_index = {i: value for batch, values in zip(batches, sums, strict=True) for i, value in zip(batch, values, strict=True)}
+    return [by_index[i] for i in range(len(sequences))]
 
 
-def _score(
+def _logprobs(
     compute: Compute,
     policy: Policy,
     batches: Sequence[Sequence[TokenSequence]],
@@ -102,17 +102,17 @@ def _score(
     layers: int = 0,
     folder: Path | None = None,
 ) -> list[list[float]]:
-    """Summed reply log-probs of every batch's sequences."""
+    """The summed reply log-probs of every batch's sequences."""
     total = sum(map(len, batches))
-    with Progress(label, total=total, unit="sequences") as bar, open_scorer(compute, policy, layers, folder) as score:
-        return score(batches, label, bar.advance)
+    with Progress(label, total=total, unit="sequences") as bar, open_logprobs(compute, policy, layers, folder) as logprobs_of:
+        return logprobs_of(batches, label, bar.advance)
 
 
 @contextmanager
-def open_scorer(compute: Compute, policy: Policy, layers: int = 0, folder: Path | None = None) -> Iterator[Scorer]:
-    """Loads the policy; yields `score(batches, label, tick)`, the summed reply log-probs of every batch's sequences, finite
-    numbers all; frees it. `tick(count)` is called with the sequences just done. Where `layers` > 0, what goes into that
-    layer is kept in `folder`."""
+def open_logprobs(compute: Compute, policy: Policy, layers: int = 0, folder: Path | None = None) -> Iterator[LogprobsOf]:
+    """Loads the policy; yields `logprobs_of(batches, label, tick)`, the summed reply log-probs of every batch's sequences, all
+    finite; frees it. `tick(count)` is called with the number of sequences just done. If `layers` > 0, the inputs of that layer
+    are saved in `folder`."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -123,9 +123,9 @@ def open_scorer(compute: Compute, policy: Policy, layers: int = 0, folder: Path 
     pad = load_tokenizer(policy).pad_token_id or 0
     loaded: list[Any] = []
 
-    def score(batches: Sequence[Sequence[TokenSequence]], label: str, tick: Callable[[int], None]) -> list[list[float]]:
+    def logprobs_of(batches: Sequence[Sequence[TokenSequence]], label: str, tick: Callable[[int], None]) -> list[list[float]]:
         collated: Any = [layout_module(compute.layout).collate(sequences, pad) for sequences in batches]
-        with memory_advice("train.tokens_per_batch", compute.tokens_per_batch), kept(loaded[0], layers, folder):
+        with memory_advice("train.tokens_per_batch", compute.tokens_per_batch), save_outputs(loaded[0], layers, folder):
             module = ReferenceModule(loaded[0], layout_module(compute.layout), tick)
             trainer = make_trainer(kind, enable_checkpointing=False)
             sums = trainer.predict(module, DataLoader(collated, batch_size=None), return_predictions=True)
@@ -138,7 +138,7 @@ def open_scorer(compute: Compute, policy: Policy, layers: int = 0, folder: Path 
     try:
         with memory_advice("train.tokens_per_batch", compute.tokens_per_batch):
             loaded.append(load_model(policy, getattr(torch, dtype)))
-        yield score
+        yield logprobs_of
     finally:
         loaded.clear()
         free()

@@ -1,4 +1,4 @@
-"""What is scored: a prompt and a reply as token ids; and how a model computes it."""
+"""A prompt and a reply as token ids, and how their log-probability is computed."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,9 +16,9 @@ class TokenSequence:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """How log-probabilities are computed, the same for the reference, training and evaluations. `lightning`: its name for the
-    precision; `dtype`: torch's name for that of the weights. `layout`: of the sequences of a batch, whose tokens are about
-    `tokens_per_batch`. `max_tokens`: the longest prompt and reply."""
+    """How log-probabilities are computed, the same for the reference, training and evaluations. `lightning`: the precision by its
+    name in Lightning; `dtype`: that of the weights by its name in torch. `layout`: how the sequences of a batch are laid out, about
+    `tokens_per_batch` tokens together. `max_tokens`: the most tokens of a prompt and its reply."""
 
     lightning: Any
     dtype: str

@@ -1,10 +1,10 @@
-"""Prefix-shared sequences without padding (after arXiv 2410.20305): a prompt is computed once, every reply attends to it and
-to itself and never to another reply; only positions that predict a reply token reach the vocabulary.
+"""The prefix-shared layout, without padding (after arXiv 2410.20305): a prompt is computed once, and each of its replies attends
+to it and to itself, never to another reply. Only positions that predict a reply token reach the vocabulary.
 
-All sequences of a batch lie one after another in a single row `(1, T)`; `attention.py` sees to who sees whom. The model's
-code is untouched: position ids, and an attention function registered under a name of its own.
+All sequences of a batch stand one after another in a tensor `(1, T)`; `attention.py` decides which token attends to which. The
+model's code is unchanged: it gets position ids, and an attention function registered under a name of its own.
 
-A reply's last token predicts nothing and is seen by nobody: it is a target only.
+A reply's last token predicts nothing, and no token attends to it: it is only a target.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ def num_tokens(sequences: Sequence[TokenSequence]) -> int:
 
 
 def collate(sequences: Sequence[TokenSequence], pad_id: int) -> dict[str, Any]:
-    """One row of T tokens for R sequences with N reply tokens: input_ids, position_ids `(1, T)`; predict `(N,)`, the positions that
-    predict the reply tokens targets `(N,)` of the sequences owner `(N,)`; reply_lengths `(R,)`; spans, who sees whom."""
+    """T tokens for R sequences with N reply tokens: input_ids, position_ids `(1, T)`; predict `(N,)`, the positions that predict
+    the reply tokens targets `(N,)` of the sequences owner `(N,)`; reply_lengths `(R,)`; spans, see attention.py."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, sequence in enumerate(sequences):
         groups.setdefault(tuple(sequence.prompt), []).append(i)
@@ -46,11 +46,11 @@ def collate(sequences: Sequence[TokenSequence], pad_id: int) -> dict[str, Any]:
         positions += range(len(prompt))
         spans.append((begin, end, begin, begin))
         for i in members:
-            first, seen = len(ids), sequences[i].reply[:-1]
-            ids += seen
-            positions += range(len(prompt), len(prompt) + len(seen))
-            spans.append((first, first + len(seen), begin, end))
-            predict[i] = [end - 1, *range(first, first + len(seen))]
+            first, inputs = len(ids), sequences[i].reply[:-1]
+            ids += inputs
+            positions += range(len(prompt), len(prompt) + len(inputs))
+            spans.append((first, first + len(inputs), begin, end))
+            predict[i] = [end - 1, *range(first, first + len(inputs))]
     return {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([positions]),
@@ -63,7 +63,7 @@ def collate(sequences: Sequence[TokenSequence], pad_id: int) -> dict[str, Any]:
 
 
 def tokens_of(batch: dict[str, Any], sequences: Sequence[int]) -> Tensor:
-    """Where the tokens of some sequences of one prompt lie in a batch, in the order in which `collate` puts these sequences
+    """The positions of some sequences of one prompt in a batch, in the order in which `collate` would put these sequences
     alone."""
     predict = [batch["predict"][batch["owner"] == i] for i in sequences]  # the prompt's last token, the reply's all but its last
     end = int(predict[0][0]) + 1
@@ -74,33 +74,34 @@ def tokens_of(batch: dict[str, Any], sequences: Sequence[int]) -> Tensor:
 def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """As in `padded.py`: summed log-probability and entropy `(R,)` of the sequences' reply tokens.
 
-    `batch["hidden"]` `(T, H)`, where given, stands for the lower layers, which `frozen.py` has taken off."""
-    whole = without_adapter(model)
-    whole.set_attn_implementation(attention.NAME)
-    head = plain_head(whole)
-    who, longest = attention.plan(batch["spans"], batch["position_ids"].device), attention.longest_row(batch["spans"])
+    `batch["hidden"]` `(T, H)`, where given, are the outputs of the lower layers, which `train/frozen.py` has removed."""
+    plain = without_adapter(model)
+    plain.set_attn_implementation(attention.NAME)
+    head = plain_head(plain)
+    device, spans = batch["position_ids"].device, batch["spans"]
+    visible, longest = attention.visibility(spans, device), attention.longest_sequence(spans)
     start = {"inputs_embeds": batch["hidden"][None]} if "hidden" in batch else {"input_ids": batch["input_ids"]}
-    out = whole.base_model(**start, position_ids=batch["position_ids"], who=who, longest=longest, use_cache=False)
+    out = plain.base_model(**start, position_ids=batch["position_ids"], visible=visible, longest=longest, use_cache=False)
     hidden = out.last_hidden_state[0].index_select(0, batch["predict"])  # (N, H); plain indexing adds up gradients in any order
     logp, entropy = token_logprobs(hidden, head.weight, batch["targets"])
     return _by_reply(logp, batch["reply_lengths"]), _by_reply(entropy, batch["reply_lengths"])
 
 
 def _by_reply(values: Tensor, lengths: Tensor) -> Tensor:
-    """Sums `(R,)` over each reply's tokens, of `(N,)` values that lie reply after reply, in a fixed order: `index_add` adds in
-    any order on a GPU, and step 0 would be off by a sum's last bit."""
+    """Sums `(R,)` over each reply's tokens, of `(N,)` values that stand reply after reply. The order is fixed: on a GPU `index_add`
+    adds in any order, and the loss of step 0 would be off by the last bit of a sum."""
     return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
 
 
 def plain_head(model: Any) -> Any:
-    """The layer that makes logits of hidden states; refuses one with a bias, which `token_logprobs` would leave out."""
+    """The layer that turns hidden states into logits; refuses one with a bias, which `token_logprobs` would ignore."""
     head = model.get_output_embeddings()
     if head.bias is not None:
-        raise UserError("This model's head has a bias, which prefix-shared sequences do not compute. Use train.layout=padded.")
+        raise UserError("This model's head has a bias, which the prefix-shared layout does not support. Use train.layout=padded.")
     return head
 
 
 def check_model(directory: Path, longest: int) -> None:
-    """Refuses models that these sequences would change, for sequences of up to `longest` tokens: a look at `config.json` alone."""
-    if why := objection(causal(directory)[0], "shared_rows", longest=longest):
-        raise UserError(f"train.layout=shared can't train the model in {directory}: {why}. Use train.layout=padded.")
+    """Refuses a model that this layout computes wrongly for sequences of up to `longest` tokens, by its `config.json` alone."""
+    if reason := objection(causal(directory)[0], "shared_prompts", longest=longest):
+        raise UserError(f"train.layout=shared can't train the model in {directory}: {reason}. Use train.layout=padded.")

@@ -1,1 +1,1 @@
-"""From pairs to the next policy: the row plan, the reference pass, one epoch of DPO. Blind to the method that made them."""
+"""From examples to the next policy: settings, the training stage, the Lightning module. It doesn't know the method."""

@@ -1,6 +1,6 @@
-"""The checkpoint of a training that goes on: there whole or not at all, and of its own stage or not used.
+"""The checkpoints of an unfinished training: written atomically, and used only by the stage that wrote them.
 
-Its last bytes are the sha256 of those before: torch reads a file with a flipped byte without a word.
+A checkpoint ends with the sha256 of the bytes before it, because torch would load a damaged file without an error.
 """
 
 import hashlib
@@ -19,41 +19,41 @@ DIGEST = hashlib.sha256().digest_size  # bytes
 
 
 class Checkpoints(TorchCheckpointIO):
-    """What Lightning saves and loads through. `stage`: the key that every checkpoint carries."""
+    """Saves and loads Lightning's checkpoints. `stage`: the key that every checkpoint contains."""
 
     def __init__(self, stage: str) -> None:
         super().__init__()
         self.stage = stage
-        self.found: dict[str, Any] | None = None  # read and found right, until Lightning takes it
-        self.lost = False
+        self.checkpoint: dict[str, Any] | None = None  # read and verified, until Lightning loads it
+        self.lost_folder = False
 
     def steps_in(self, path: Path) -> int:
-        """The steps that the checkpoint there has done; 0 if there is none, or it is damaged or another stage's, which is said."""
+        """The number of steps that this checkpoint has done; 0, with a message, if it is damaged or another stage's."""
         if not path.is_file():
             return 0
-        found: Any = None
-        if _whole(path):
+        checkpoint: Any = None
+        if _is_intact(path):
             try:
-                found = super().load_checkpoint(path, weights_only=True)
-            except Exception:  # torch and Lightning have many for what is no checkpoint
-                found = None
-        if not isinstance(found, dict) or not isinstance(found.get("history"), list):
+                checkpoint = super().load_checkpoint(path, weights_only=True)
+            except Exception:  # torch and Lightning have many exceptions for a file that is not a checkpoint
+                checkpoint = None
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("history"), list):
             say(f"  {path} is damaged and is not used: training begins at step 1.")
             return 0
-        if found.get("stage") != self.stage:
-            say(f"  {path} was made by another training ({found.get('stage')}) and is not used: this one begins at step 1.")
+        if checkpoint.get("stage") != self.stage:
+            say(f"  {path} was made by another training ({checkpoint.get('stage')}) and is not used: this one begins at step 1.")
             return 0
-        self.found = found
-        return len(found["history"])
+        self.checkpoint = checkpoint
+        return len(checkpoint["history"])
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The one that `steps_in` has read, once."""
-        found, self.found = self.found, None
-        assert found is not None, f"nobody asked for {path}"
-        return found
+        """The checkpoint that `steps_in` has read, once."""
+        checkpoint, self.checkpoint = self.checkpoint, None
+        assert checkpoint is not None, f"{path} was not read by steps_in"
+        return checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """By a rename, once it is on the disk. Nothing is saved where the folder is gone: another process has taken it over."""
+        """Written to the disk under another name, then renamed. Saves nothing if another process has taken the folder over."""
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
@@ -67,16 +67,16 @@ class Checkpoints(TorchCheckpointIO):
             os.replace(temporary, path)
             sync(path.parent)
         except FileNotFoundError:
-            if not self.lost:
-                say(f"  {path.parent} is another process's now: this one saves no more checkpoints.")
-            self.lost = True
+            if not self.lost_folder:
+                say(f"  Another process has taken over {path.parent}: this one saves no more checkpoints.")
+            self.lost_folder = True
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
 
-def _whole(path: Path) -> bool:
-    """Whether the file's end is the sha256 of what stands before it."""
+def _is_intact(path: Path) -> bool:
+    """Whether the file ends with the sha256 of the bytes before it."""
     left, hashed = path.stat().st_size - DIGEST, hashlib.sha256()
     with open(path, "rb") as file:
         while left > 0 and (block := file.read(min(left, 2**20))):

@@ -1,7 +1,7 @@
 """Training, from a start policy to the next one, as a stage.
 
-A fresh Lightning `Trainer` every time (a used one does nothing on its second `fit`). Trained parameters are float32 whatever
-the precision: bfloat16 weights lose small updates. A killed training resumes from its last checkpoint.
+Every training has a fresh Lightning `Trainer` (a used one does nothing on its second `fit`). Trained parameters are float32
+whatever the precision: bfloat16 weights lose small updates. A killed training resumes from its last checkpoint.
 """
 
 import json
@@ -15,25 +15,27 @@ from drift.identity import identity
 from drift.model.policy import Policy
 from drift.randomness import order
 from drift.records import digest, write_jsonl
-from drift.score.kept import load
+from drift.score.frozen_outputs import load_output
 from drift.score.plan import Plan, layout_module
 from drift.score.reference import Reference, recheck
 from drift.score.sequence import TokenSequence
 from drift.score.trainer import make_trainer
 from drift.store import Stage, Store
-from drift.train.frozen import num_frozen, removed
+from drift.train.frozen import num_frozen, without_layers
 from drift.train.settings import Train
 
 VERSION = 8
-Watch = Callable[[list[dict[str, float]]], None]
+LAST = "last.ckpt"  # the last checkpoint
+OnStep = Callable[[list[dict[str, float]]], None]
 
 
 def train_stage(
     store: Store, train: Train, objectives: Mapping[str, Any], start: Policy, reference: Policy, plan: Plan, scored: Stage,
-    *, epochs: int, watch: Watch,
+    *, epochs: int, on_step: OnStep,
 ) -> Stage:  # fmt: skip
-    """The next policy: `policy/` and `steps.jsonl` (one row of metrics a step). `scored`: the reference's stage. `watch` sees the
-    metrics of all steps so far after every step; what it raises ends the training, which goes on from there when run again."""
+    """The next policy: `policy/` and `steps.jsonl` (a line of metrics per step). `scored`: the stage of the reference pass.
+    `on_step` is called after every step with the metrics of all steps so far; an exception from it ends the training, which resumes
+    there when it is run again."""
     text = (scored.path / "reference.json").read_text(encoding="utf-8")
     same = reference == start
 
@@ -41,7 +43,7 @@ def train_stage(
         values = Reference(**json.loads(text))
         if not same:
             recheck(train.compute, reference, plan, values)
-        how = {"same": same, "epochs": epochs, "watch": watch}
+        how = {"same": same, "epochs": epochs, "on_step": on_step}
         return fit(train, objectives, start, plan, values, scored.path / "frozen", progress, output, **how)
 
     settings = train.key() | {"objectives": identity(objectives), "epochs": epochs, "check_start": same}
@@ -61,56 +63,54 @@ def fit(
     *,
     same: bool,
     epochs: int,
-    watch: Watch,
+    on_step: OnStep,
 ) -> dict[str, Any]:
-    """Trains, and writes `policy/` and `steps.jsonl` to `output`; checkpoints go to `progress`, and are resumed from."""
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
+    """Trains, and writes `policy/` and `steps.jsonl` to `output`; checkpoints go to `progress`, and training resumes from them.
+    `same`: the reference is the start policy."""
     from drift.model.policy import free, load_tokenizer, save_policy
     from drift.train.checkpoint import Checkpoints
     from drift.train.modules import PolicyModule
 
-    kind = train.compute.lightning
     tokenizer, model = load_tokenizer(start), trainable(train, start)
-    steps = ordered_steps(plan, epochs)
-    layers = num_frozen(train, start, plan)
-
-    every, saved, checkpoints = train.checkpoint_every_steps, progress / "last.ckpt", Checkpoints(progress.name.partition(".")[0])
-    done = checkpoints.steps_in(saved)
+    steps, layers = ordered_steps(plan, epochs), num_frozen(train, start, plan)
+    checkpoints = Checkpoints(progress.name.partition(".")[0])
+    done = checkpoints.steps_in(progress / LAST)
     if done:
-        say(f"  training goes on at step {done + 1} of {len(steps)}")
+        say(f"  Training resumes at step {done + 1} of {len(steps)}.")
 
     def after_step(history: list[dict[str, float]]) -> None:
-        bar.saved = len(history) - len(history) % every
+        bar.saved = len(history) - len(history) % train.checkpoint_every_steps
         bar.advance(1, f"loss {history[-1]['loss']:.3f}")
-        watch(history)
+        on_step(history)
 
-    with Progress("training", total=len(steps), unit="steps", begun=done) as bar, removed(model, layers):
-        module = PolicyModule(
-            model,
-            train,
-            objectives,
-            layout_module(plan.layout),
-            num_steps=len(steps),
-            check_start=same,
-            on_step=after_step,
-        )
+    layout = layout_module(plan.layout)
+    with Progress("training", total=len(steps), unit="steps", begun=done) as bar, without_layers(model, layers):
+        module = PolicyModule(model, train, objectives, layout, len(steps), check_start=same, on_step=after_step)
         loader = Steps(module, plan, steps, reference, frozen if layers else None, tokenizer.pad_token_id or 0)
-        keep = ModelCheckpoint(dirpath=progress, filename="last", every_n_train_steps=every, enable_version_counter=False)
-        trainer = make_trainer(kind, callbacks=[keep], max_epochs=1, plugins=[checkpoints])
-        trainer.fit(module, loader, ckpt_path=saved if done else None, weights_only=True)
+        run_steps(module, loader, checkpoints, progress, resume=done > 0)
     assert len(module.history) == len(steps), "training ended early"
     module.check_weights()
     save_policy(model, start, output / "policy")
     write_jsonl(output / "steps.jsonl", module.history)
-    del trainer, module, model, loader
+    del module, model, loader
     free()
     work = plan.workload()
     return {"examples": len(plan.examples), "steps": len(steps)} | work | {"tokens": epochs * work["tokens"]}
 
 
+def run_steps(module: Any, loader: "Steps", checkpoints: Any, folder: Path, *, resume: bool) -> None:
+    """Runs a `PolicyModule` over all steps, or over those after the last checkpoint in `folder`."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    train = module.settings
+    every = {"every_n_train_steps": train.checkpoint_every_steps}
+    save = ModelCheckpoint(dirpath=folder, filename=Path(LAST).stem, enable_version_counter=False, **every)
+    trainer = make_trainer(train.compute.lightning, callbacks=[save], max_epochs=1, plugins=[checkpoints])
+    trainer.fit(module, loader, ckpt_path=folder / LAST if resume else None, weights_only=True)
+
+
 def trainable(train: Train, start: Policy) -> Any:
-    """The start policy's model with the parameters that are trained: its own adapter's, a new one's, or all."""
+    """The start policy's model, ready to train all parameters, those of its own adapter, or those of a new adapter."""
     import torch
 
     from drift.model.policy import load_model
@@ -121,7 +121,7 @@ def trainable(train: Train, start: Policy) -> Any:
 
 
 class Steps:
-    """The loader of `PolicyModule`: one optimiser step an item, from the first one that the module has not done yet."""
+    """The loader of `PolicyModule`: one optimiser step per item, from the first step that the module has not done yet."""
 
     def __init__(self, module: Any, plan: Plan, steps: list[int], reference: Reference, frozen: Path | None, pad_id: int) -> None:
         self.module, self.plan, self.steps, self.reference, self.pad_id = module, plan, steps, reference, pad_id
@@ -132,20 +132,20 @@ class Steps:
 
     def __iter__(self) -> Iterator[dict[str, list[dict[str, Any]]]]:
         plan = self.plan
-        before = [0, *accumulate(map(len, plan.steps))]  # batches before a step
-        others = [*accumulate(map(len, plan.mismatched), initial=len(plan.batches))]  # of them before its mismatched ones
+        first = [0, *accumulate(map(len, plan.steps))]  # of each step: the number of its first batch in `plan.passes`
+        first_mismatched = [*accumulate(map(len, plan.mismatched), initial=len(plan.batches))]
         for done, index in enumerate(self.steps[len(self.module.history) :], start=len(self.module.history)):
-            batches, alone = [], []
-            for number, batch in enumerate(plan.steps[index], start=before[index]):
+            batches, singles = [], []
+            for number, batch in enumerate(plan.steps[index], start=first[index]):
                 batches.append(self._batch(batch, number))
-                alone += self._one_by_one(batch, batches[-1]) if self.module.measured(done) else []
+                singles += self._one_by_one(batch, batches[-1]) if self.module.measured(done) else []
             mismatched = []
             for k, sequences in enumerate(plan.mismatched[index] if plan.mismatched else ()):
-                mismatched.append(self._tensors(sequences, self.reference.mismatched[index][k], others[index] + k))
-            yield {"batches": batches, "alone": alone, "mismatched": mismatched}
+                mismatched.append(self._tensors(sequences, self.reference.mismatched[index][k], first_mismatched[index] + k))
+            yield {"batches": batches, "singles": singles, "mismatched": mismatched}
 
     def _batch(self, batch: list[int], number: int | None) -> dict[str, Any]:
-        """The tensors of examples, with their labels; `number`: of their batch among the plan's passes, for its frozen layers."""
+        """The tensors of examples, with their labels; `number`: that of their batch in `plan.passes`, to load frozen outputs."""
         places = self.plan.places(batch)
         labels = {
             "good": tuple(self.plan.examples[i].good[k] for i, k in places),
@@ -157,18 +157,18 @@ class Steps:
         import torch
 
         tensors = self.module.layout.collate(sequences, self.pad_id) | {"reference": torch.tensor(reference)}
-        return tensors | ({"hidden": load(self.frozen, number)} if self.frozen and number is not None else {})
+        return tensors | ({"hidden": load_output(self.frozen, number)} if self.frozen and number is not None else {})
 
-    def _one_by_one(self, batch: list[int], whole: dict[str, Any]) -> list[dict[str, Any]]:
-        """The examples of a batch, each a batch of its own."""
-        found = [self._batch([i], None) for i in batch]
-        if "hidden" in whole:
-            for number, one in enumerate(found):
-                rows = [place for place, owner in enumerate(whole["example"]) if owner == number]
-                one["hidden"] = whole["hidden"][self.module.layout.tokens_of(whole, rows)]
-        return found
+    def _one_by_one(self, batch: list[int], tensors: dict[str, Any]) -> list[dict[str, Any]]:
+        """The examples of a batch, each as a batch of its own. `tensors`: those of the whole batch."""
+        singles = [self._batch([i], None) for i in batch]
+        if "hidden" in tensors:
+            for number, single in enumerate(singles):
+                sequences = [i for i, example in enumerate(tensors["example"]) if example == number]
+                single["hidden"] = tensors["hidden"][self.module.layout.tokens_of(tensors, sequences)]
+        return singles
 
-    def state_dict(self) -> dict[str, Any]:  # the module's history says where to go on; these two say to Lightning that we know
+    def state_dict(self) -> dict[str, Any]:  # the module's history says where to resume; without these two Lightning would warn
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -176,7 +176,7 @@ class Steps:
 
 
 def ordered_steps(plan: Plan, epochs: int) -> list[int]:
-    """Step indices of all epochs: the plan's order first, then the same steps shuffled anew."""
+    """The step indices of all epochs: first in the plan's order, then shuffled again for each further epoch."""
     names = [str(step) for step in plan.steps]
-    later = [order(epoch, "epoch", 0, names) for epoch in range(1, epochs)]
-    return [*range(len(names)), *(i for epoch in later for i in epoch)]
+    further = [order(epoch, "epoch", 0, names) for epoch in range(1, epochs)]
+    return [*range(len(names)), *(i for epoch in further for i in epoch)]

@@ -1,6 +1,7 @@
-"""Layers below the lowest adapter never change: the reference pass keeps what they put out for every batch, and training starts
-from there. It holds because reference and training run the same rows, and because both sides share those layers; and for models
-whose layers don't ask for their own number in the list (`model/family.py`).
+"""Frozen layers: those below the lowest adapter never change, so the reference pass saves their outputs and training starts there.
+
+This is exact because reference and training run the same batches and share these layers, and for models whose layers don't depend
+on their own position in the list (`model/family.py`).
 """
 
 import json
@@ -18,29 +19,29 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def num_frozen(train: Train, start: Policy, plan: Plan) -> int:
-    """How many of the lowest layers' outputs are kept: 0 for padded rows, without an adapter, for a model that can't do without
-    its lower layers, or where all batches together would take more than `train.frozen_cache_gib`."""
+    """The number of lowest layers whose outputs are saved. 0: with the padded layout, without an adapter, for a model that needs
+    its lower layers, or if all batches together would take more than `train.frozen_cache_gib`."""
     if train.adapter is None or plan.layout == "padded":
         return 0
     config, _ = causal(start.base)
-    if objection(config, "frozen_layers", longest=0):  # rows were measured when the model was checked
+    if objection(config, "frozen_layers", longest=0):  # the longest sequence was checked together with the model
         return 0
     if plan.workload()["tokens"] * config.hidden_size * BYTES[train.compute.dtype] > train.frozen_cache_gib * 2**30:
         return 0
     if start.is_adapter:
-        own = json.loads((start.directory / "adapter_config.json").read_text(encoding="utf-8"))
-        reached = own["layers_to_transform"]  # another program's adapter may say one number, or none for all layers
-        return min(reached) if isinstance(reached, list) else reached or 0
+        adapter = json.loads((start.directory / "adapter_config.json").read_text(encoding="utf-8"))
+        adapted = adapter["layers_to_transform"]  # in another program's adapter it may be one number, or None for all layers
+        return min(adapted) if isinstance(adapted, list) else adapted or 0
     return train.adapter.layers(config.num_hidden_layers).start
 
 
 @contextmanager
-def removed(model: Any, layers: int) -> Iterator[None]:
-    """The model without its lowest layers; they are back afterwards."""
-    part = without_adapter(model).base_model
-    whole = part.layers
-    part.layers = whole[layers:]
+def without_layers(model: Any, count: int) -> Iterator[None]:
+    """Removes the model's lowest `count` layers, and puts them back afterwards."""
+    base = without_adapter(model).base_model
+    layers = base.layers
+    base.layers = layers[count:]
     try:
         yield
     finally:
-        part.layers = whole
+        base.layers = layers

@@ -1,6 +1,6 @@
 """Low-rank adapters (arXiv 2106.09685) on all linear modules of the top layers, over weights that may be quantised.
 
-The experts of a mixture are no linear modules but stacked weights: they stay as they are, and the run says so."""
+The experts of a mixture are stacked weights, not linear modules: they are not adapted, and the run says so."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,8 @@ from drift.model.policy import Quantization
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """`scale` = alpha / rank. `top_share`: share of the layers, from the top, that get an adapter. `quantization`: of the weights
-    below (nf4: four bits with double quantisation, as QLoRA)."""
+    """`scale` = alpha / rank. `top_share`: the share of the layers, from the top, that get an adapter. `quantization`: that of the
+    frozen weights (nf4: four bits with double quantisation, as in QLoRA)."""
 
     rank: int
     scale: float
@@ -27,11 +27,11 @@ class Lora:
             need_package("bitsandbytes", f"train.adapter.quantization={self.quantization}", extra="bitsandbytes")
 
     def layers(self, num_layers: int) -> range:
-        """The layers that get an adapter: one at least."""
+        """The layers that get an adapter: at least one."""
         return range(num_layers - max(1, round(num_layers * self.top_share)), num_layers)
 
     def attach(self, model: Any) -> Any:
-        """The model with a fresh float32 adapter: it changes nothing yet (B is zero)."""
+        """The model with a new float32 adapter, which changes nothing yet (B is zero)."""
         import torch
         from peft import LoraConfig, get_peft_model
 
@@ -39,7 +39,7 @@ class Lora:
         linear.discard("lm_head")
         if not linear:
             raise UserError(f"train=lora: a {model.config.model_type} model has no linear modules to adapt. Use train=full.")
-        if note := unreached(model):
+        if note := not_adapted(model):
             say(f"  Note: LoRA trains {', '.join(sorted(linear))}; {note}.")
         config = LoraConfig(
             r=self.rank,
@@ -50,7 +50,7 @@ class Lora:
             task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the adapter's start is the same for every method and seed
+            torch.manual_seed(0)  # every method and seed starts from the same adapter
             model = get_peft_model(model, config)
         for name, parameter in model.named_parameters():
             if "lora_" in name:
@@ -58,8 +58,8 @@ class Lora:
         return model
 
 
-def unreached(model: Any) -> str:
-    """What LoRA leaves alone of the layers' matrices, with their share of the layers' weights; empty: nothing."""
+def not_adapted(model: Any) -> str:
+    """Names the matrices that LoRA does not adapt, with their share of all matrices; "" if there are none."""
     import torch
 
     def matrices(part: Any) -> dict[str, int]:
@@ -70,10 +70,10 @@ def unreached(model: Any) -> str:
     for path, part in model.named_modules():
         if isinstance(part, torch.nn.Embedding):
             continue
-        found = matrices(part)
-        total += sum(found.values())
+        sizes = matrices(part)
+        total += sum(sizes.values())
         if not isinstance(part, torch.nn.Linear):
-            for name, size in found.items():
+            for name, size in sizes.items():
                 last = f"{path.rpartition('.')[2]}.{name}"
                 other[last] = other.get(last, 0) + size
     if not other:

@@ -1,4 +1,4 @@
-"""How a policy is trained: the settings of the `train` group, and what of them belongs to a stage's key."""
+"""How a policy is trained: the settings of the `train` group, and which of them belong to a stage's key."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +12,7 @@ from drift.train.lora import Lora
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """How a policy is trained. What each setting means, and its unit, is said in conf/train.yaml and conf/train/*.yaml."""
+    """How a policy is trained. conf/train.yaml and conf/train/*.yaml explain each setting and its unit."""
 
     learning_rate: float
     optimizer: Literal["adamw", "adamw_8bit", "rmsprop"]
@@ -60,8 +60,8 @@ class Train:
         return replace(self, learning_rate=self.learning_rate * self.rate_decay ** max(0, iteration - 1))
 
     def key(self) -> dict[str, Any]:
-        """The settings that a trained policy depends on, given its rows."""
-        without = {
+        """The settings that a trained policy depends on, given its plan."""
+        excluded = {
             "examples_per_step",
             "example_order",
             "layout",
@@ -70,19 +70,19 @@ class Train:
             "max_tokens",
             "rate_decay",
             "checkpoint_every_steps",
-        }  # all in the rows or in the rate, or no matter
-        kept = {name: value for name, value in asdict(self).items() if name not in without}
-        return kept | {"precision": precision.resolve(self.precision)}
+        }  # part of the plan or of the learning rate, or without effect
+        settings = {name: value for name, value in asdict(self).items() if name not in excluded}
+        return settings | {"precision": precision.resolve(self.precision)}
 
     @property
     def compute(self) -> Compute:
-        """Full training keeps float32 weights and computes under autocast, unless `parameters` says otherwise; with an adapter the
-        frozen base itself is bfloat16."""
+        """In bfloat16, full training keeps float32 weights and uses autocast, unless `parameters` is bfloat16; with an adapter the
+        frozen base is bfloat16."""
         if precision.resolve(self.precision) == "float32":
             lightning, dtype = "32-true", "float32"
         elif self.adapter is not None or self.parameters == "bfloat16":
             lightning, dtype = "32-true", "bfloat16"
         else:
             lightning, dtype = "bf16-mixed", "float32"
-        kept = {"layout": self.layout, "tokens_per_batch": self.tokens_per_batch, "max_tokens": self.max_tokens}
-        return Compute(lightning=lightning, dtype=dtype, **kept)
+        shape = {"layout": self.layout, "tokens_per_batch": self.tokens_per_batch, "max_tokens": self.max_tokens}
+        return Compute(lightning=lightning, dtype=dtype, **shape)

@@ -1,8 +1,8 @@
-"""When the alarms sound in finished runs, with the thresholds of conf/config.yaml or those given: for choosing thresholds.
+"""Shows when finished runs raise alarms, with the thresholds of conf/config.yaml or with others: a tool to choose thresholds.
 
     python experiments/embedded-ranking/replay.py RUN_FOLDER... [alarms.chosen_shift=-.5]
-    python experiments/embedded-ranking/replay.py RUN_FOLDER... --keep FILE     writes down what the replay needs
-    python experiments/embedded-ranking/replay.py FILE                          replays that
+    python experiments/embedded-ranking/replay.py RUN_FOLDER... --keep FILE     saves what a replay needs
+    python experiments/embedded-ranking/replay.py FILE                          replays a saved file
 
 A run's folder needs its run.json and its steps.csv.
 """

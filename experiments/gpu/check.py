@@ -1,11 +1,11 @@
-"""What this project does on a GPU, in one command of under eight minutes on one H100. Nothing is downloaded; no weights
-are written to disk.
+"""Tests and measures this project on a GPU, with one command that takes under eight minutes on one H100. Downloads nothing and
+writes no weights to disk.
 
     python experiments/gpu/check.py [--output FOLDER] [--parts tests training-7b …]
-    python experiments/gpu/check.py --tiny          the same end to end with tiny shapes, on a CPU
+    python experiments/gpu/check.py --tiny          the same, end to end, with tiny shapes on a CPU
 
-Every part is a process of its own with a time limit: one that fails costs only itself. Results are printed and appended to
-FOLDER/results.jsonl as they come.
+Every part is a process of its own with a time limit, so that a failure costs only that part. Results are printed and appended to
+FOLDER/results.jsonl at once.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Collects the wheels that a GPU machine without network lacks, for Python 3.12 on Linux x86-64.
+"""Collects the wheels that a GPU machine without a network needs, for Python 3.12 on Linux x86-64.
 
     python experiments/gpu/collect_wheels.py FOLDER
 
 It asks the package index of this machine's pip. The versions are those installed here, so that both machines run the same code;
-torch, transformers, lightning, accelerate, datasets' and TRL's other needs are taken to be there already.
+torch, transformers, lightning, accelerate and the other requirements of datasets and TRL must be installed there already.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""Sampling: this project's decoding loop against `generate`, in one process, on the same random model; prompts of real lengths."""
+"""Sampling: this project's decoding loop against `generate`, in one process, with the same random model and real prompt lengths."""
 
 import random
 import statistics
@@ -48,10 +48,10 @@ def ours(model: Any, words: Any, texts: list[Any], new_tokens: int, *, banded: b
     """Tokens drawn."""
     from drift.model.chat import prompt_ids
     from drift.randomness import Noise
-    from drift.sampler.decode import Row, sample
+    from drift.sampler.decode import SampleRequest, sample
 
     rows = [
-        Row(prompt=prompt_ids(words, text), uniforms=Noise(0, "speed", 0, str(i), 0).uniforms(new_tokens))
+        SampleRequest(prompt=prompt_ids(words, text), uniforms=Noise(0, "speed", 0, str(i), 0).uniforms(new_tokens))
         for i, text in enumerate(texts)
     ]
     replies = sample(

@@ -1,7 +1,7 @@
 """DPO training: this project against TRL's `DPOTrainer`, in one process, on the same random model, pairs and optimiser.
 
-A round is one epoch on either side: the reference pass and the optimiser steps; what Lightning's and TRL's trainers do before and
-after is not counted.
+A round is one epoch of each: the reference pass and the optimiser steps. What Lightning's and TRL's trainers do before and after is
+not counted.
 """
 
 import gc
@@ -138,7 +138,7 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
     from drift.objective.dpo import Dpo
     from drift.score import shared
     from drift.score.module import ReferenceModule
-    from drift.score.plan import plan
+    from drift.score.plan import make_plan
     from drift.score.reference import Reference
     from drift.score.trainer import make_trainer
     from drift.train.fit import Steps
@@ -155,7 +155,7 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
         f"train.precision={'bfloat16' if DEVICE == 'cuda' else 'float32'}",
     ]
     train = instantiate(composed(*overrides, *(["train.adapter.top_share=1.0"] if case.adapter else [])).train)
-    planned = plan(
+    planned = make_plan(
         our_rows(data),
         layout="shared",
         examples_per_step=case.examples_per_step,

@@ -1,9 +1,10 @@
-"""Damages a finished store in every way, one file at a time, and gives the same command again.
+"""Damages a finished store in several ways, one file at a time, and runs the same command again.
 
     python experiments/reliability/corruptions.py FOLDER
 
-Flip a byte (size and time stay), cut in half, empty, delete: of one file of every kind, leases and checkpoints of a killed run
-included. None may be used, none may stop the program, and a finished store must heal: what was damaged is computed again and said.
+The damage: a flipped bit (size and time stay the same), a file cut in half, emptied or deleted; for a file of every kind, including
+leases and checkpoints of a killed run. No damaged file may be used or stop the program, and a finished store must heal: the damaged
+stages are computed again, with a message.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Kills runs of five kinds at random moments, again and again, lets each go on, and compares it with an undisturbed one.
+"""Kills runs of five kinds at random moments, again and again, resumes them, and compares each with an undisturbed run.
 
     python experiments/reliability/kills.py FOLDER [--kills 200] [--kind drift] [SETTING ...]
 
-Settings change all runs: `model=smollm2-135m sampler.max_new_tokens=48` for the real small model.
+Settings apply to all runs: `model=smollm2-135m sampler.max_new_tokens=48` for the real small model.
 
-SIGKILL, SIGTERM, SIGINT, and SIGSTOP until another run has taken over and finished, then SIGCONT. Every byte of records, pairs,
-policies, metrics and scores must be equal, and nothing may be left in the store beside finished stages.
+The signals: SIGKILL, SIGTERM, SIGINT, and SIGSTOP until another run has taken over and finished, then SIGCONT. Every byte of
+records, examples, policies, metrics and scores must be equal, and the store may contain nothing but finished stages.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from runs import KINDS, command, finish, load, start, undisturbed, verdict, wait
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
-IN_A_ROW = 4  # of one run, before it is let go on
+IN_A_ROW = 4  # kills of one run before it may finish
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""Odd rows through every reader, and odd files beside a good one: nothing is raised, nothing hangs, no row is lost.
+"""Gives odd rows to every reader, and odd files beside a good one: no exception, no hang, no lost row.
 
-python experiments/reliability/odd_files.py                    # 50,000 rows, 45 files; what a row and a file cost
+python experiments/reliability/odd_files.py                    # 50,000 rows, 45 files; the time per row and per file
 python experiments/reliability/odd_files.py --rows 2000 --seed 1
 """
 

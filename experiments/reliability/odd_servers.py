@@ -1,8 +1,8 @@
-"""Odd answers, each in every way that a server may send it; odd servers; whole programs against them, with keys, kills and twins.
+"""Tests the client with odd answers, sent in every way that a server can, and with odd servers; then whole programs against them.
 
     python experiments/reliability/odd_servers.py FOLDER
 
-Prints what was tried, in how many cases something was not as it must be, and the longest time. About five minutes on two cores.
+Prints the kinds of cases, the number of failures and the longest time. About five minutes on two cores.
 """
 
 import json
@@ -25,7 +25,7 @@ from odd_server import ANSWERS, KEY, SERVERS, OddServer, body, http  # noqa: E40
 from drift.engine import answer  # noqa: E402
 from drift.errors import UserError  # noqa: E402
 
-answer.LONGEST_PAUSE = 0.5  # or the server that asks for an hour takes a minute
+answer.LONGEST_PAUSE = 0.5  # otherwise the server that asks for an hour takes a minute
 os.environ["JUDGE_KEY"] = KEY
 PRICE = 103e-6  # dollars of an answer that says its tokens, at a dollar a million
 wrong: Counter[str] = Counter()

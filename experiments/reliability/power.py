@@ -1,5 +1,5 @@
-"""Cuts the power: the image of an ext4 file system is copied while a run goes on in it, or 6 s after its end; then the journal of
-the copy is replayed by mounting it, and the same command is given there. Needs root (loop devices).
+"""Simulates power cuts: copies the image of an ext4 file system during a run on it, or 6 s after its end, mounts the copy, which
+replays its journal, and runs the same command there. Needs root (loop devices).
 
     python experiments/reliability/power.py FOLDER [--times 10]
 """

@@ -1,7 +1,6 @@
-"""Runs of the program on the tiny model, started fast and as often as one likes: every run is a fork of a process that has imported
-what is slow to import. The program itself is as it is.
+"""Starts many runs of the unchanged program on the tiny model: each is a fork of a process that has done the slow imports.
 
-Fork only before anything of torch has computed here: this process imports, forks and compares files.
+Fork only while torch has not computed anything in this process, which imports, forks and compares files.
 """
 
 import contextlib

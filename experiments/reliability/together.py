@@ -2,8 +2,8 @@
 
     python experiments/reliability/together.py FOLDER [--rounds 3]
 
-Every run must end with the artefacts of an undisturbed one; work that was done more than once is counted. The PID namespaces need
-root (unshare); both sides have the same host name and, as the first process of its namespace, the same pid.
+Every run must end with the artefacts of an undisturbed run; duplicate work is counted. The PID namespaces need root (unshare); both
+sides have the same host name and, as the first process of their namespace, the same pid.
 """
 
 import argparse

@@ -1,11 +1,10 @@
 """Does SPIN's signal vanish at its fixed point, and what does DRIFT's do there? On the tiny model, where the fixed point is known.
 
-    python experiments/signal/study.py FOLDER     killed, it goes on where it was
+    python experiments/signal/study.py FOLDER     resumes if it was killed
 
-The author of the liked replies is a tiny model; the policy is another one, which is also what was deployed and disliked. SPIN's
-fixed point is the author itself: liked and fresh replies are then drawn from one distribution. Every iteration draws both anew, so
-no finite log stands between the policy and that point. DRIFT's pairs are measured at the same policies, and in a training of
-their own.
+A tiny model writes the liked replies (the author); the policy is another one, whose replies were deployed and disliked. SPIN's
+fixed point is the author itself: liked and fresh replies then come from the same distribution. Every iteration draws new replies
+from both, so that no finite log limits the policy. DRIFT's pairs are measured at the same policies, and in a training of their own.
 """
 
 import json
@@ -25,8 +24,8 @@ from drift.model.tiny import Tiny  # noqa: E402
 from drift.objective.dpo import Dpo, dpo  # noqa: E402
 from drift.records import digest  # noqa: E402
 from drift.score import shared  # noqa: E402
-from drift.score.plan import TokenisedExample, plan  # noqa: E402
-from drift.score.reference import reference_stage, score_rows  # noqa: E402
+from drift.score.plan import TokenisedExample, make_plan  # noqa: E402
+from drift.score.reference import reference_stage, sequence_logprobs  # noqa: E402
 from drift.score.sequence import TokenSequence  # noqa: E402
 from drift.store import Store  # noqa: E402
 from drift.train import signal  # noqa: E402
@@ -105,7 +104,7 @@ class Study:
     def distance(self, policy: Policy, iteration: int) -> float:
         """KL(author, policy) in nats a reply, estimated on the author's replies."""
         rows = self.replies(self.author, "distance", iteration)
-        scores = [score_rows(self.train.compute, one, rows, "distance") for one in (self.author, policy)]
+        scores = [sequence_logprobs(self.train.compute, one, rows, "distance") for one in (self.author, policy)]
         return sum(a - b for a, b in zip(*scores, strict=True)) / len(rows)
 
     def row(self, policy: Policy, iteration: int, trains_on: str) -> dict[str, Any]:
@@ -116,7 +115,7 @@ class Study:
 
     def next(self, policy: Policy, trains_on: str, iteration: int) -> Policy:
         train = replace(self.train, learning_rate=RATE * (1 - iteration / ITERATIONS))
-        rows = plan(
+        rows = make_plan(
             self.pairs(trains_on, policy, iteration), layout=train.layout, examples_per_step=train.examples_per_step,
             tokens_per_batch=train.tokens_per_batch, example_order="shuffled", seed=0, mismatched=False,
         )  # fmt: skip
@@ -130,7 +129,7 @@ class Study:
             rows,
             scored,
             epochs=1,
-            watch=lambda history: None,
+            on_step=lambda history: None,
         )
         return policy_at(done.path / "policy")
 

@@ -1,4 +1,4 @@
-"""How much arithmetic the work needs, and how much the machine does in a plain matrix product."""
+"""The arithmetic that training needs, and the rate of the machine in a plain matrix product."""
 
 import statistics
 import time
@@ -6,11 +6,10 @@ from typing import Any
 
 
 def needed_flop(config: dict[str, Any], pairs: list[tuple[int, int, int]], adapter_share: float | None) -> float:
-    """Arithmetic that an epoch over pairs of (prompt, chosen, rejected) tokens needs, the reference pass included: a prompt counted
-    once, the vocabulary for replies only, attention's products for tokens that see each other (as in MFU, arXiv 2204.02311; of
-    a mask's empty half nothing). `config`: the fields of config.json.
-    `adapter_share`: of the layers, from the top, that have an adapter (None: all weights are
-    trained); the layers below it are needed once."""
+    """The arithmetic of an epoch over pairs of (prompt, chosen, rejected) tokens, including the reference pass: a prompt counts
+    once, the vocabulary only for replies, attention only for tokens that attend to each other (as in MFU, arXiv 2204.02311, without
+    the empty half of the mask). `config`: the fields of config.json. `adapter_share`: the share of the layers, from the top, that
+    have an adapter (None: all weights are trained); the layers below it are computed once."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     head = config.get("head_dim") or hidden // heads
     projections = 2 * hidden * head * (heads + config["num_key_value_heads"])

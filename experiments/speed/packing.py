@@ -1,4 +1,4 @@
-"""By how much a reply's log-prob changes with the packing: one row at a time against many in a batch, in both precisions.
+"""How much a reply's log-prob changes with the packing: one sequence at a time against many in a batch, in both precisions.
 
     python experiments/speed/packing.py [--pairs 8]
 
@@ -19,7 +19,7 @@ def main() -> None:
     from hydra.utils import instantiate
 
     from drift.model.policy import policy_at
-    from drift.score.reference import score_rows
+    from drift.score.reference import sequence_logprobs
 
     directory = model_directory(arguments.model)
     pairs = tokenized(directory, real_pairs(directory, arguments.data, arguments.pairs))
@@ -27,7 +27,9 @@ def main() -> None:
     for precision in ("float32", "bfloat16"):
         train = instantiate(composed("train=full", f"train.precision={precision}").train)
         alone, packed = (
-            score_rows(replace(train, tokens_per_batch=tokens).compute, policy_at(directory), rows, f"{tokens} tokens a batch")
+            sequence_logprobs(
+                replace(train, tokens_per_batch=tokens).compute, policy_at(directory), rows, f"{tokens} tokens a batch"
+            )
             for tokens in (1, 2048)
         )
         apart = [abs(one - other) for one, other in zip(alone, packed, strict=True)]

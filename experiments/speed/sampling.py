@@ -2,9 +2,9 @@
 
     python experiments/speed/sampling.py [--samples 4]
 
-The official way: `generate` of transformers, batches of 16 in file order, padded on the left; several samples as several rows.
-Prompts are real first turns of ShareGPT. A measurement is a process of its own; loading is not counted. New tokens are those up to
-and including a reply's end.
+The official way: `generate` of transformers, batches of 16 in file order, padded on the left, each sample as a prompt of its own.
+Prompts are real first turns of ShareGPT. Each measurement is a process of its own; loading is not counted. New tokens include the
+end of a reply, but nothing after it.
 """
 
 import json

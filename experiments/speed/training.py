@@ -115,7 +115,7 @@ def ours(
 
     from drift.model.policy import policy_at
     from drift.objective.dpo import Dpo
-    from drift.score.plan import plan
+    from drift.score.plan import make_plan
     from drift.score.reference import reference_stage
     from drift.store import Store
     from drift.train.fit import train_stage
@@ -139,7 +139,7 @@ def ours(
         ).train
     )
     start = policy_at(model, "nf4" if slim and adapter else "none")
-    planned = plan(
+    planned = make_plan(
         rows, layout=train.layout, examples_per_step=train.examples_per_step, tokens_per_batch=train.tokens_per_batch,
         example_order=train.example_order, seed=0, mismatched=False,
     )  # fmt: skip
@@ -148,7 +148,7 @@ def ours(
         begun = time.monotonic()  # loading (under a second) and writing the policy are inside: a stage is what a user waits for
         scored = reference_stage(store, train.compute, start, planned, layers=num_frozen(train, start, planned))
         train_stage(
-            store, train, {"dpo": Dpo(weight=1.0, beta=BETA)}, start, start, planned, scored, epochs=1, watch=lambda history: None
+            store, train, {"dpo": Dpo(weight=1.0, beta=BETA)}, start, start, planned, scored, epochs=1, on_step=lambda history: None
         )
         return time.monotonic() - begun
 

@@ -1,1 +1,1 @@
-"""Decoding on processors: attention without padding and products of few rows."""
+"""Faster decoding on a CPU: attention without padding, and matrix products with few rows."""

@@ -1,10 +1,11 @@
-"""Intervals and tests, as every table uses them.
+"""The intervals and tests of every table.
 
-One seed: of a level, BCa bootstrap (Efron 1987) over prompts; of a difference, interval and p of the sign-flip test. Several seeds:
-t interval and t test over per-seed means. So the interval of a difference leaves 0 out exactly where its p is below .05. Prompts
-of one conversation stay together, in bootstrap and flips. A comparison is *paired*: the difference on the same prompts, samples and
-evaluation noise comes first, the interval second. Where several are shown together, their p are Holm's (1979): a verdict holds for
-all of them at once. Of fewer than FEWEST conversations nothing can be said.
+With one seed, a level has a BCa bootstrap interval (Efron 1987) over prompts, and a difference the interval and p of the sign-flip
+test. With several seeds, both have a t interval over per-seed means, and a difference a t test. So the interval of a difference
+excludes 0 exactly if its p is below .05. Prompts of one conversation stay together in bootstrap and flips. A comparison is
+*paired*: the differences are taken first, on the same prompts, samples and evaluation noise. If several comparisons are shown
+together, their p are corrected by Holm's method (1979), so that a verdict holds for all of them. Fewer than FEWEST conversations
+allow no conclusion.
 """
 
 import math
@@ -13,17 +14,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 RESAMPLES = 9999
-FEWEST = 6  # conversations: the signs of five say the same by chance in 2 of 32 cases, so p can't be below .05
-NO_SPREAD = 1e-12  # all the same, up to rounding
-# What is resampled or flipped at most: of more conversations, equal numbers of them together (i, i + 2000, ...), which changes a
-# large evaluation's interval by some 2 % and makes its time and memory independent of its size.
-MOST_BLOCKS = 2000
-CELLS = 4 * 10**6  # numbers of a bootstrap in memory at once
+FEWEST = 6  # conversations: with five, all signs are equal by chance in 2 of 32 cases, so p can't be below .05
+NO_SPREAD = 1e-12  # a smaller spread is rounding
+# At most this many blocks are resampled or flipped. More conversations are put into blocks of equal size (i, i + 2000, ...), which
+# changes the interval of a large evaluation by some 2 % and makes its time and memory independent of its size.
+MAX_BLOCKS = 2000
+CELLS = 4 * 10**6  # numbers of a bootstrap that are in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean and its 95 % interval; `low` and `high` are None where the data can't give one. `over`: what varied."""
+    """A mean and its 95 % interval; `low` and `high` are None if the data are too few. `over`: what varied, in words."""
 
     mean: float
     low: float | None
@@ -33,9 +34,9 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A mean difference with the interval and p of one test; `low`, `high`, `over` as of an `Interval`. `p`: two-sided, of no
-    difference; None where the data can't give one. `effect`: mean over standard deviation of what varied (Cohen's d_z), None where
-    nothing varied. `few`: it rests on so few prompts that nothing can be said, whatever the seeds."""
+    """A mean difference with the interval and p of one test; `low`, `high`, `over`: as in `Interval`. `p`: two-sided; None if there
+    are too few data. `effect`: the mean over the standard deviation (Cohen's d_z); None if nothing varied. `few`: too few prompts
+    for any conclusion, whatever the number of seeds."""
 
     mean: float
     low: float | None
@@ -47,21 +48,21 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """The interval leaves 0 out and p is below .05. Both: of seeds that are equal the interval may have no width, and proves
-        nothing."""
+        """The interval excludes 0 and p is below .05. Both are needed: with equal seeds the interval may have no width, which
+        proves nothing."""
         if self.few or self.p is None or self.low is None or self.high is None:
             return False
         return (self.low > 0 or self.high < 0) and self.p < 0.05
 
 
 def over_items(values: Sequence[float], conversations: Sequence[str] | None = None) -> Interval:
-    """Mean of per-prompt values, BCa bootstrap over the prompts, or over the `conversations` that they come from (one a value)."""
+    """The mean of per-prompt values with a BCa bootstrap interval over prompts, or over their `conversations` (one per value)."""
     import warnings
 
     import numpy as np
     from scipy.stats import bootstrap
 
-    sums, counts, over = together(values, conversations)
+    sums, counts, over = by_conversation(values, conversations)
     mean = float(np.mean(np.asarray(values, dtype=float)))
     if len(sums) < FEWEST or not math.isfinite(mean):
         return Interval(mean=mean, low=None, high=None, over=over)
@@ -73,15 +74,15 @@ def over_items(values: Sequence[float], conversations: Sequence[str] | None = No
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = bootstrap(
+        interval = bootstrap(
             (sums, counts), ratio, paired=True, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(0),
             batch=max(1, CELLS // len(sums)),
         ).confidence_interval  # fmt: skip
-    return Interval(mean=mean, low=float(found.low), high=float(found.high), over=over)
+    return Interval(mean=mean, low=float(interval.low), high=float(interval.high), over=over)
 
 
 def over_seeds(means: Sequence[float]) -> Interval:
-    """Mean of one value per seed, t interval with n - 1 degrees of freedom."""
+    """The mean of one value per seed, with a t interval of n - 1 degrees of freedom."""
     import numpy as np
     from scipy.stats import t
 
@@ -95,8 +96,8 @@ def over_seeds(means: Sequence[float]) -> Interval:
 def paired(
     after: Sequence[dict[str, float]], before: Sequence[dict[str, float]], conversation: Mapping[str, str] | None = None
 ) -> Difference:
-    """Difference after - before of per-prompt values, one dict per seed; only prompts present in both count. `conversation`: of a
-    prompt, where several may share one."""
+    """The difference after - before of per-prompt values, one dict per seed; only prompts in both count. `conversation`: prompt ->
+    its conversation, if several prompts may share one."""
     import numpy as np
 
     groups = conversation or {}
@@ -108,10 +109,10 @@ def paired(
     else:
         values = [sum(row.values()) / len(row) for row in seeds]
         interval, p = over_seeds(values), t_test(values) if np.isfinite(values).all() else None
-        if np.ptp(values) < NO_SPREAD:  # no standard deviation to go by; the signs say what they can
+        if np.ptp(values) < NO_SPREAD:  # without a standard deviation, only the signs can be tested
             p = by_signs(values, None)[1]
         if few:
-            prompts = together(list(seeds[0].values()), [groups.get(key, key) for key in seeds[0]])[2]
+            prompts = by_conversation(list(seeds[0].values()), [groups.get(key, key) for key in seeds[0]])[2]
             interval = replace(interval, over=f"{interval.over} on {prompts}")
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     effect = interval.mean / spread if spread >= NO_SPREAD else None
@@ -119,68 +120,70 @@ def paired(
 
 
 def t_test(values: Sequence[float]) -> float:
+    """The two-sided p of a mean of 0."""
     import warnings
 
     from scipy.stats import ttest_1samp
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values without spread, which the caller sees to
-        found: Any = ttest_1samp(values, 0.0)
-    return float(found.pvalue)
+        warnings.simplefilter("ignore")  # values without spread, which the caller handles
+        result: Any = ttest_1samp(values, 0.0)
+    return float(result.pvalue)
 
 
 def by_signs(values: Sequence[float], conversations: Sequence[str] | None) -> tuple[Interval, float | None]:
-    """Mean, interval and p of differences by flipping their signs at random (Fisher's randomisation test), those of a conversation
-    together. With d taken off them, a flip has as high a mean as they have exactly where the flipped ones had a mean below
-    d. So the quantiles of random subsets' means are the interval (Hartigan 1969), and their share beyond 0 is p."""
+    """Mean, interval and p of differences by random sign flips (Fisher's randomisation test), which flip a conversation as a whole.
+    If d is subtracted from the differences, a flip reaches a mean as high as the original one exactly if the flipped differences
+    had a mean below d. So the quantiles of the means of random subsets are the interval (Hartigan 1969), and their share beyond 0
+    gives p."""
     import numpy as np
 
-    sums, counts, over = together(values, conversations)
+    sums, counts, over = by_conversation(values, conversations)
     mean = float(np.mean(np.asarray(values, dtype=float)))
     if len(sums) < 2 or not math.isfinite(mean):
         return Interval(mean=mean, low=None, high=None, over=over), None
     means = subset_means(sums, counts)
     total = len(means) + 1  # the empty subset counts on either side
     p = 2 * (1 + min(int((means <= 0).sum()), int((means >= 0).sum()))) / total
-    outside = math.ceil(0.025 * total - 1 - 1e-9)  # of the means, on either side, if p is to be .05
+    outside = math.ceil(0.025 * total - 1 - 1e-9)  # the number of means on either side of the interval at p = .05
     low, high = (float(means[outside - 1]), float(means[-outside])) if outside > 0 else (None, None)
     return Interval(mean=mean, low=low, high=high, over=over), min(1.0, p)
 
 
 def subset_means(sums: Any, counts: Any) -> Any:
-    """Means of the non-empty subsets of (n,) sums of (n,) counts, sorted: of all 2^n - 1, or of so many random ones."""
+    """The sorted means of the non-empty subsets of (n,) sums with (n,) counts: of all 2^n - 1, or of RESAMPLES random ones."""
     import numpy as np
 
     if 2 ** min(len(sums), 60) <= RESAMPLES + 1:
         chosen = (np.arange(1, 2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1  # (2^n - 1, n)
-        found = (chosen @ sums) / (chosen @ counts)
+        means = (chosen @ sums) / (chosen @ counts)
     else:
         rng, parts = np.random.default_rng(0), []
-        for rows in np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * len(sums) // 10**7)):  # a large evaluation in parts
-            chosen = rng.integers(0, 2, (len(rows), len(sums)), dtype=np.int8)
+        for part in np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * len(sums) // 10**7)):  # limits the memory
+            chosen = rng.integers(0, 2, (len(part), len(sums)), dtype=np.int8)
             size = chosen @ counts
             parts.append((chosen @ sums)[size > 0] / size[size > 0])
-        found = np.concatenate(parts)
-    found[np.abs(found) < NO_SPREAD * max(1.0, float(np.abs(sums / counts).max()))] = 0.0
-    return np.sort(found)
+        means = np.concatenate(parts)
+    means[np.abs(means) < NO_SPREAD * max(1.0, float(np.abs(sums / counts).max()))] = 0.0
+    return np.sort(means)
 
 
-def together(values: Sequence[float], conversations: Sequence[str] | None) -> tuple[Any, Any, str]:
-    """(sums of the values of each conversation, or of each block of them, how many they are, words for both)."""
+def by_conversation(values: Sequence[float], conversations: Sequence[str] | None) -> tuple[Any, Any, str]:
+    """(the sum of the values of each conversation, or block of conversations; their number; words for both)."""
     import numpy as np
 
     data = np.asarray(values, dtype=float)
     names = list(range(len(data))) if conversations is None else list(conversations)
     order = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    place = [order[name] % MOST_BLOCKS for name in names]
-    size = min(len(order), MOST_BLOCKS)
+    place = [order[name] % MAX_BLOCKS for name in names]
+    size = min(len(order), MAX_BLOCKS)
     sums, counts = np.bincount(place, data, size), np.bincount(place, minlength=size).astype(float)
     over = f"{len(data)} prompt{'s' if len(data) != 1 else ''}"
     return sums, counts, over if len(order) == len(data) else f"{over} of {len(order)} conversations"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) step-down correction: the p of each when all are looked at."""
+    """Each p after Holm's (1979) step-down correction for all of them."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
@@ -190,14 +193,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def level(values: Sequence[dict[str, float]], conversation: Mapping[str, str] | None = None) -> Interval:
-    """A metric's mean and interval, from per-prompt values, one dict per seed. Seeds that are one evaluation (a start model whose
-    prompts and noise do not vary) count as one. `conversation` as in `paired`."""
+    """The mean and interval of a metric, from per-prompt values, one dict per seed. Equal seeds (a start model whose prompts and
+    noise don't vary) count as one. `conversation`: as in `paired`."""
     if all(row == values[0] for row in values):
         return over_items(list(values[0].values()), [(conversation or {}).get(key, key) for key in values[0]])
-    found = over_seeds([sum(row.values()) / len(row) for row in values])
-    return replace(found, low=None, high=None) if min(_count(row, conversation or {}) for row in values) < FEWEST else found
+    interval = over_seeds([sum(row.values()) / len(row) for row in values])
+    few = min(_count(row, conversation or {}) for row in values) < FEWEST
+    return replace(interval, low=None, high=None) if few else interval
 
 
 def _count(row: Mapping[str, float], conversation: Mapping[str, str]) -> int:
-    """How many conversations its prompts come from."""
+    """The number of conversations of the prompts."""
     return len({conversation.get(key, key) for key in row})
