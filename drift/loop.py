@@ -21,7 +21,7 @@ from drift.examples.filters import Filters
 from drift.identity import identity
 from drift.intake.feedback import feedback_stage
 from drift.intake.intake import Intake
-from drift.intake.leakage import apart
+from drift.intake.leakage import remove_leaked
 from drift.journal import Journal
 from drift.method.warmup import Warmup
 from drift.model.architecture import check_architecture
@@ -149,7 +149,7 @@ class Loop:
             records, held_out[name] = evaluation.separate(records)
             asked += [*evaluation.prompts(), *(record.prompt for record in held_out[name])]
         if asked:
-            records, leaks = apart(records, asked, run.intake.leakage)
+            records, leaks = remove_leaked(records, asked, run.intake.leakage)
             self.journal.leaks(leaks)
         return records, held_out
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
-from drift.records import Example, Logprob, Prompt, Record, Reply
+from drift.records import Example, Logprob, Message, Prompt, Record, Reply
 
 
 class Item(Protocol):
@@ -180,7 +180,7 @@ class Evaluation(Protocol):
 
 class Source(Protocol):
     """A data set. One that asks users of a policy (`uses_policy`) is a `Simulation`; a log is read by `parse`, row by row, and
-    goes through drift/intake. `gives_records`: its records are finished, so that no miner judges them and the intake only chooses
+    goes through drift/intake. `gives_records`: its records are finished, so that no miner reads them and the intake only chooses
     among them. `knows_truth`: its records have a `truth` that a verifier can check."""
 
     uses_policy: ClassVar[bool]
@@ -227,8 +227,12 @@ class Simulation(Source, Protocol):
 
 
 class Miner(Protocol):
-    """Reads from a user's next turn what he thought of the reply before it: see drift/mine/classifier.py for the form of an
-    opinion."""
+    """Classifies what users thought of replies from their next turns; see drift/intake/conversations.py for an `Opinion`."""
+
+    def classify(self, conversations: list[list[Message]]) -> list[dict[int, Any]]:
+        """For each conversation, an opinion of every reply that a user turn follows, by the reply's index. Raises `UserError`
+        where an answer could not be had."""
+        ...
 
     def key(self) -> dict[str, Any]: ...
 

@@ -19,9 +19,9 @@ from conftest import collected, defaults, made
 from drift.console import visible
 from drift.errors import UserError
 from drift.intake import aside, contents, json_rows, redact
-from drift.intake.files import content
-from drift.intake.intake import contents as contents_of
-from drift.intake.rows import BadRow, read
+from drift.intake.files import snapshot
+from drift.intake.intake import snapshots as contents_of
+from drift.intake.rows import BadRow, read_rows
 from drift.mine.rules import Rules
 
 
@@ -38,7 +38,7 @@ ARRAY = json.dumps(TALKS).encode()
 def rows_of(file, data):
     """(rows that were read, BadRows) of a file with these bytes."""
     file.write_bytes(data)
-    found = list(read(file))
+    found = list(read_rows(file))
     return [row for _, row in found if not isinstance(row, BadRow)], [(n, row) for n, row in found if isinstance(row, BadRow)]
 
 
@@ -97,7 +97,7 @@ def test_a_value_of_a_table_that_is_no_text_costs_its_row(tmp_path):
     binary = pyarrow.array([b"good", b"\xff\xfe", b"fine"])
     damaged = pyarrow.Array.from_buffers(pyarrow.string(), 3, binary.buffers())
     pyarrow.parquet.write_table(pyarrow.table({"text": damaged}), tmp_path / "a.parquet")
-    found = list(read(tmp_path / "a.parquet"))
+    found = list(read_rows(tmp_path / "a.parquet"))
     assert [row for _, row in found if isinstance(row, dict)] == [{"text": "good"}, {"text": "fine"}]
     assert found[1][1].reason == "not UTF-8"
 
@@ -130,7 +130,7 @@ def test_a_file_in_another_encoding_is_one_message_and_single_bytes_cost_their_r
     text = "".join(json.dumps(talk("Müße"), ensure_ascii=False) + "\n" for _ in range(50))
     good, bad = rows_of(tmp_path / "a.jsonl", text.encode("cp1252"))
     assert not good and [(n, row.reason) for n, row in bad] == [(0, "not UTF-8")]
-    assert "in 50 rows" in bad[0][1].found and bad[0][1].remedy.startswith("save the file as UTF-8")
+    assert "none of 50 rows" in bad[0][1].found and bad[0][1].remedy.startswith("save the file as UTF-8")
     assert rows_of(tmp_path / "a.json", json.dumps(TALKS).encode("utf-16-le"))[1][0][1].remedy.startswith("save the file as UTF-8")
     good, bad = rows_of(tmp_path / "a.jsonl", LINES + text.encode("cp1252"))
     assert good == TALKS and [(n, row.reason) for n, row in bad] == [(41 + i, "not UTF-8") for i in range(50)]
@@ -205,27 +205,27 @@ def test_what_was_hashed_is_what_is_read_while_a_log_grows(tmp_path):
     assert len(intake.collect(log, Rules(), held).records) == 40
     assert intake.key(log, Rules(), held)["files"] != intake.key(log, Rules())["files"]
     file.write_bytes(LINES.replace(b"leaves", b"Leaves"))
-    with pytest.raises(UserError, match="changed while it was read"):
+    with pytest.raises(UserError, match="changed while it was being read"):
         intake.collect(log, Rules(), held)
     file.unlink()
     with pytest.raises(UserError, match="live.jsonl can't be read: No such file"):
-        content(file)
+        snapshot(file)
 
 
 def test_a_row_and_an_unpacked_file_have_a_bound_that_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_rows, "MOST", 100_000)
+    monkeypatch.setattr(json_rows, "MAX_ROW_BYTES", 100_000)
     long = json.dumps(talk("x" * 300_000)).encode() + b"\n"
     good, bad = rows_of(tmp_path / "a.jsonl", LINES + long + LINES)
     assert good == TALKS * 2 and [(n, row.reason) for n, row in bad] == [(41, "row too large")]
     good, bad = rows_of(tmp_path / "a.json", b"[" + LINES.strip().replace(b"\n", b",") + b"," + b"[" * 300_000)
     assert good == TALKS and bad[0][1].found == "a larger one; the rest is not read"
-    monkeypatch.setattr(contents, "SPARE", 100_000)
+    monkeypatch.setattr(contents, "SPARE_BYTES", 100_000)
     good, bad = rows_of(tmp_path / "a.jsonl.gz", gzip.compress(LINES + b"\n" * 2_000_000))
     assert good == TALKS and bad[0][1].reason == "file too large" and "300 times its size" in bad[0][1].expected
 
 
 def test_a_log_of_bad_rows_takes_bounded_memory_and_each_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(aside, "MOST_LISTED", 10)
+    monkeypatch.setattr(aside, "MAX_LISTED", 10)
     found = collected(tmp_path / "a.jsonl", [*TALKS, *[{"messages": 3}] * 30])
     assert len(found.records) == 40 and len(found.set_aside) == 10
     assert found.facts["set aside and not listed, malformed row"] == 20

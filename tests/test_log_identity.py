@@ -6,8 +6,8 @@ import pytest
 from conftest import collected, defaults, made
 
 from drift.errors import UserError
-from drift.intake.collected import nothing
-from drift.intake.leakage import apart
+from drift.intake.collected import no_records_message
+from drift.intake.leakage import remove_leaked
 from drift.records import Record
 
 DOWN, UP = {"feedback": "down"}, {"feedback": "up"}
@@ -42,7 +42,7 @@ def test_rows_without_an_id_with_prefixed_ids_or_with_one_id_are_conversations_o
         records = collected(tmp_path / "log.jsonl", rows, source=source).records
         assert len({record.conversation for record in records}) == len({record.id for record in records}) == 9, name
     found = collected(tmp_path / "log.jsonl", logs["messages"][1])
-    assert found.facts["conversations whose id an earlier one has too"] == 8
+    assert found.facts["conversations with the id of an earlier one"] == 8
     assert [record.id for record in found.records[:2]] == ["tenant-7:1", "tenant-7 (log.jsonl:2):1"]
 
 
@@ -71,17 +71,17 @@ def test_every_conversation_is_used_set_aside_or_counted(tmp_path):
     ]  # fmt: skip
     found = collected(tmp_path / "log.jsonl", rows)
     assert len(found.records) == 1 and found.facts["conversations read"] == 6
-    assert found.facts["conversations without a verdict"] == 2
-    assert sorted(row["reason"] for row in found.set_aside) == ["comment without a verdict", "duplicate", "malformed row"]
+    assert found.facts["conversations without feedback"] == 2
+    assert sorted(row["reason"] for row in found.set_aside) == ["duplicate", "malformed row", "unclear comment"]
 
 
 def test_a_log_without_a_record_is_refused_with_what_was_found_in_it(tmp_path):
     found = collected(tmp_path / "log.jsonl", [talk("Where is Ulm?", "No idea.", {}), {"messages": "x"}])
-    said_aside, said_none = nothing(found.facts, found.set_aside), nothing(found.facts, [])
+    said_aside, said_none = no_records_message(found.facts, found.set_aside), no_records_message(found.facts, [])
     assert (
         f"all 1 rows were set aside (1 malformed row). The first is {tmp_path}/log.jsonl, row 2, messages: expected" in said_aside
     )
-    assert "nobody said of a reply whether it pleased" in said_none and "conversations without a verdict: 1" in said_none
+    assert "no user said whether a reply was good" in said_none and "conversations without feedback: 1" in said_none
 
 
 LONG = " ".join(f"Rule {i}: when asked about item {i} name source {7 * i} and never guess." for i in range(90))
@@ -152,7 +152,7 @@ def test_a_short_last_message_leaks_only_after_the_same_conversation(tmp_path):
         return [record(f"{kind}{i}", f"Write about {kind} number {i}.", f"{kind} {i} is nice.", "Continue.") for i in range(count)]
 
     asked, others = talks("fish", 10), talks("tea", 50)
-    kept, aside = apart([*others, asked[3]], [r.prompt for r in asked], "remove")
+    kept, aside = remove_leaked([*others, asked[3]], [r.prompt for r in asked], "remove")
     assert kept == others and [(row["record"], row["found"]) for row in aside] == [("fish3", "equal")]
 
 
@@ -161,7 +161,7 @@ def test_the_same_long_conversation_leaks_under_another_last_message(speaker):
     long = " ".join(f"word{i}" for i in range(400))
     texts = (long, "Well.") if speaker == "user" else ("Write.", long)
     others = [record(f"o{i}", f"Where is town {i}?") for i in range(9)]
-    kept, aside = apart(
+    kept, aside = remove_leaked(
         [record("same", *texts, "Shorter please"), *others], [record("a", *texts, "Make it shorter.").prompt], "remove"
     )
     assert kept == others and aside[0]["found"] == ("13 words in a row" if speaker == "user" else "nearly equal")
@@ -174,10 +174,10 @@ def test_what_most_prompts_share_is_no_leak():
     asked = [ask(f"a{i}", f"Town{i}") for i in range(5)]
     train = [ask(f"t{i}", f"Village{i}") for i in range(19)]
     same = ask("same", "Town3")
-    kept, aside = apart([*train, same], [r.prompt for r in asked], "remove")
+    kept, aside = remove_leaked([*train, same], [r.prompt for r in asked], "remove")
     assert kept == train and [(row["record"], row["found"]) for row in aside] == [("same", "equal")]
     with pytest.raises(UserError, match="leakage=keep"):
-        apart([same], [r.prompt for r in asked], "remove")
+        remove_leaked([same], [r.prompt for r in asked], "remove")
 
 
 def test_how_a_source_is_set_belongs_to_its_key(tmp_path):

@@ -21,7 +21,7 @@ from drift.engine.endpoint import Endpoint
 from drift.errors import UserError
 from drift.intake import mined
 from drift.mine import classifier, features, rules
-from drift.mine.cascade import Cascade, read
+from drift.mine.cascade import Cascade, parse_answer
 from drift.mine.classifier import Classifier
 from drift.mine.unread import UNREAD
 
@@ -50,21 +50,21 @@ CASES = [
 
 @pytest.mark.parametrize(("said", "label", "category"), CASES)
 def test_the_rules(said, label, category):
-    found = rules.verdict(REQUEST, REPLY, said)
+    found = rules.opinion(REQUEST, REPLY, said)
     assert (found.label, found.category) == (label, category)
     assert found.evidence is None if label == "none" else found.evidence.lower() in said.lower()
 
 
 def test_the_request_sent_again_is_a_revision_unless_it_carries_something_on():
     asked = "Write me a short poem about green tea"
-    assert rules.verdict(asked, REPLY, "write me a short poem about GREEN tea!").category == "revision"
-    assert rules.verdict("please continue with the list of teas", REPLY, "please continue with the list of teas").label == "none"
+    assert rules.opinion(asked, REPLY, "write me a short poem about GREEN tea!").category == "revision"
+    assert rules.opinion("please continue with the list of teas", REPLY, "please continue with the list of teas").label == "none"
 
 
 def test_every_reply_that_a_user_turn_follows_is_judged_system_message_or_not():
     turns = ["Hi", "Yo", "thanks", "Welcome", "that is wrong", "Oh"]
     messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
-    plain, with_system = rules.Rules().judge([messages, [{"role": "system", "content": "x"}, *messages]])
+    plain, with_system = rules.Rules().classify([messages, [{"role": "system", "content": "x"}, *messages]])
     assert {i: v.label for i, v in plain.items()} == {1: "sat", 3: "dsat"}
     assert {i: v.label for i, v in with_system.items()} == {2: "sat", 4: "dsat"}
 
@@ -89,7 +89,7 @@ def test_a_word_is_found_in_a_text_as_if_the_text_were_taken_apart():
     for _ in range(3000):
         text = "".join(rng.choices("aab_ é?!.-1", k=rng.randrange(12)))
         word = rng.choice(["a", "aa", "ab", "é", "_", "1", "?", "!", "ba"])
-        assert features.holds(text, word) == (word in features.WORD.findall(text)), (text, word)
+        assert features.contains_word(text, word) == (word in features.WORD.findall(text)), (text, word)
 
 
 MINER = Classifier(dsat_threshold=0.5, sat_threshold=0.5)
@@ -100,7 +100,7 @@ def conversation(said):
 
 
 def judged(*said, miner=MINER):
-    return [verdicts[1] for verdicts in miner.judge([conversation(text) for text in said])]
+    return [opinions[1] for opinions in miner.classify([conversation(text) for text in said])]
 
 
 def test_the_classifier_tells_complaints_and_praise_from_the_rest_and_says_why():
@@ -182,7 +182,7 @@ def test_the_judge_may_be_a_real_server(tiny, tmp_path):
         texts = ["hmm, it reads a bit stiff though", "and the other one, I guess"]
         miner = cascade(judge)
         found = judged(*texts, miner=miner)
-        assert miner.counts == {"replies that the judge was asked about": 2, "answers of the judge that could not be read": 2}
+        assert miner.counts == {"replies that the LLM was asked about": 2, "LLM answers that could not be read": 2}
     finally:
         server.kill()
         server.wait()
@@ -212,7 +212,7 @@ def wait_until_healthy(server, port, log):
       "dsat style 11/10", "dsat style -0.9", "none of these", "It is not dsat.", "The user is content: sat 0.9", "sat down")),
 ])  # fmt: skip
 def test_the_judges_line_is_read_strictly(answer, expected):
-    found = read(answer)
+    found = parse_answer(answer)
     assert (found and (found.label, found.category, found.confidence)) == expected
 
 
@@ -223,8 +223,8 @@ def test_answers_of_the_judge_without_a_text_stop_the_miner_or_are_counted(tmp_p
             judged(*texts, miner=cascade(endpoint(server, tmp_path)))
         lenient = cascade(endpoint(server, tmp_path), without_answer="keep")
         found = judged(*texts, miner=lenient)
-    assert [verdict.detector for verdict in found] == ["judge", "classifier"]
-    assert lenient.counts["answers of the judge without a text"] == 1
+    assert [opinion.detector for opinion in found] == ["judge", "classifier"]
+    assert lenient.counts["LLM answers without a text"] == 1
     assert lenient.key() != cascade(endpoint(server, tmp_path)).key()
 
 
@@ -257,7 +257,7 @@ def test_conversations_in_languages_that_the_miner_cannot_read_are_counted_by_la
         "de": ["Nein, das ist falsch.", "Zu lang, bitte kürzer."], "fr": ["Non, c'est faux."], "es": ["No, eso está mal."],
         "ja": ["違います。間違っています。"], "zh": ["不对，这是错的。"], "ar": ["لا، هذا خطأ."], "ru": ["Нет, это неправильно."],
     }  # fmt: skip
-    miner.judge([conversation(text) for text in english + sum(other.values(), [])])
+    miner.classify([conversation(text) for text in english + sum(other.values(), [])])
     assert miner.counts == {f"{UNREAD}{code}": len(texts) for code, texts in other.items()}
 
 
