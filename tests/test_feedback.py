@@ -317,9 +317,9 @@ def test_rows_of_another_source_are_refused_with_the_source_to_give(tmp_path):
     for source, row, words in (
         ("records", log({})[0], "look like data=messages, not like data=records.* drift mine"),
         ("records", shared, "look like data=sharegpt.* or mine them first"),
-        ("messages", shared, "Give data=sharegpt"),
-        ("sharegpt", log({})[0], "Give data=messages"),
-        ("messages", {"prompt": ASK, "chosen": "a", "rejected": "b"}, "Give data=preference"),
+        ("messages", shared, "Use data=sharegpt"),
+        ("sharegpt", log({})[0], "Use data=messages"),
+        ("messages", {"prompt": ASK, "chosen": "a", "rejected": "b"}, "Use data=preference"),
     ):
         with pytest.raises(UserError, match=words):
             collected(tmp_path / "log.jsonl", [row], source=source)

@@ -107,7 +107,9 @@ def trained(train, planned, values, tiny, folder):
 def test_a_loss_that_is_no_number_stops_training_and_nothing_of_its_step_is_kept(train, planned, values, tiny, tmp_path, wrong):
     """The second step's pair has such a reference. The checkpoint is that of the first step, with weights that are numbers."""
     values.replies[planned.steps[1][0][0]][0] = wrong
-    with pytest.raises(UserError, match="stopped at step 2 of 3: loss is .* no finite number.*Lower train.learning_rate .0.0005"):
+    with pytest.raises(
+        UserError, match="stopped at step 2 of 3: loss is .* not a finite number.*Lower train.learning_rate .0.0005"
+    ):
         trained(train, planned, values, tiny, tmp_path)
     kept = torch.load(tmp_path / "progress/last.ckpt", weights_only=True)
     assert [row["step"] for row in kept["history"]] == [1] and all(torch.isfinite(t).all() for t in kept["state_dict"].values())
@@ -135,7 +137,7 @@ def test_an_update_that_breaks_the_weights_is_kept_neither_in_a_checkpoint_nor_a
 def test_a_model_with_a_broken_weight_ends_a_run_before_anything_is_trained(broken, tmp_path):
     log = feedback_file(tmp_path / "log.jsonl")
     settings = ["data=jsonl", f"data.path={log}", f"store.dir={tmp_path}/store", "evaluation.heldout.share=0.3", "iterations=1"]
-    with pytest.raises(UserError, match=f"no finite number.*{broken}.*check its weights for nan"):
+    with pytest.raises(UserError, match=f"not a finite number.*{broken}.*check its weights for nan"):
         perform(tmp_path / "run", "model=pretrained", f"model.path={broken}", *settings)
     state = json.loads((tmp_path / "run" / "run.json").read_text())
     assert state["points"] == []

@@ -113,7 +113,7 @@ def test_a_value_that_hydra_cannot_read_is_refused_with_the_quotes_that_it_needs
         compose(["method.guidance.instruction=Try again (please)!"])
     quoted = shlex.split(str(refused.value).rpartition("for Hydra: ")[2])
     assert quoted == ["method.guidance.instruction='Try again (please)!'"] and read(*quoted) == "Try again (please)!"
-    with pytest.raises(UserError, match="foo is no setting. Expected the form key=value."):
+    with pytest.raises(UserError, match="foo is not a setting. Expected the form key=value."):
         compose(["foo"])
     assert explain(ValueError("as it is")) == "as it is"
 

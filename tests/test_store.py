@@ -176,7 +176,7 @@ def test_a_lease_that_says_nothing_is_taken_as_absent_and_that_is_said(tmp_path,
         (tmp_path / "k.lease").write_bytes(content)
     with lease(tmp_path / "k", 0.2, never) as token:
         assert token
-    assert "can't be read: taken as absent" in capsys.readouterr().out
+    assert "can't be read: ignored" in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["precious"] and (tmp_path / "precious").read_text() == "mine"
 
 
