@@ -95,7 +95,7 @@ def test_a_setting_that_the_chosen_parts_do_not_take_is_refused_like_a_typo(give
         "data=messages data.path=LOG intake.redact=true mine=rules",
     ],
 )
-def test_what_the_chosen_parts_take_is_taken(given, tmp_path):
+def test_settings_that_the_chosen_parts_take_are_accepted(given, tmp_path):
     (tmp_path / "log.jsonl").write_text("{}\n")
     overrides = given.replace("LOG", f"{tmp_path}/log.jsonl").split()
     build(compose(*overrides), overrides)
@@ -125,7 +125,7 @@ def test_an_experiment_sets_what_the_chosen_method_takes_and_leaves_out_the_rest
         ("qwertyuiop=1", r"^Unknown key qwertyuiop. \(drift run --cfg job shows every key.\)$"),
     ],
 )
-def test_what_hydra_refuses_is_answered_in_a_sentence(override, message):
+def test_errors_of_hydra_become_one_sentence(override, message):
     with pytest.raises(UserError) as refused:
         build(compose(override))
     said = str(refused.value)
@@ -151,7 +151,7 @@ def test_a_folder_of_a_packages_name_is_not_the_package(tmp_path, monkeypatch):
         (["method=unpaired"], None),
     ],
 )
-def test_settings_that_nobody_may_have_meant_are_said(overrides, message):
+def test_settings_that_may_be_unintended_get_a_note(overrides, message):
     from drift.job import unusual
 
     notes = unusual(build(compose(*overrides)))
@@ -211,7 +211,7 @@ def test_the_command_line_says_it_in_a_line_and_leaves_no_folder(argument, messa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_sweep_with_a_wrong_member_begins_nothing(cache, tmp_path):
+def test_a_sweep_with_a_wrong_member_does_not_start(cache, tmp_path):
     log = feedback_file(tmp_path / "log.jsonl")
     done = command(
         "-m", "model=tiny", f"model.cache_dir={cache}", "method=drift,iterdpo", "data=jsonl", f"data.path={log}",
@@ -224,7 +224,7 @@ def test_a_sweep_with_a_wrong_member_begins_nothing(cache, tmp_path):
     assert not (tmp_path / "store").exists() and not (tmp_path / "study").exists()
 
 
-def test_a_sweep_whose_setting_one_member_does_not_take_begins_nothing_and_says_how(tmp_path):
+def test_a_sweep_with_a_setting_that_one_member_does_not_take_does_not_start(tmp_path):
     sweep = ["-m", "model=tiny", "method=drift,spin", f"store.dir={tmp_path}/store", f"hydra.sweep.dir={tmp_path}/study"]
     done = command(*sweep, "method.guidance.share=1")
     assert done.returncode == 1 and "Traceback" not in done.stderr and done.stdout == ""

@@ -34,7 +34,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("row", "field"), BAD)
-def test_a_malformed_row_names_its_field(row, field):
+def test_a_malformed_row_is_reported_with_its_field(row, field):
     with pytest.raises(BadRow) as error:
         parse(row, "x", 1)
     assert error.value.args[0] == field

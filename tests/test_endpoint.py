@@ -18,7 +18,7 @@ def stiff(count, start=0):
     return [f"a stiff text {i}" for i in range(start, start + count)]
 
 
-def test_failures_that_pass_are_retried_and_answers_never_asked_for_twice(tmp_path):
+def test_temporary_failures_are_retried_and_no_question_is_asked_twice(tmp_path):
     with Server(fail_first=4, slow=0.02) as server:
         first = ask(endpoint(server, tmp_path), stiff(6))
         assert first == ["dsat style 0.9"] * 6 and server.served == 10 and 1 < server.most <= 3
@@ -82,7 +82,7 @@ def test_a_server_that_does_not_say_what_a_request_took_spends_too(usage, tmp_pa
     assert capsys.readouterr().out.count("does not report token counts") == 1
 
 
-def test_no_text_is_no_answer_it_is_paid_for_and_asked_again(tmp_path):
+def test_an_answer_without_text_is_paid_for_and_asked_again(tmp_path):
     for nothing in (None, "", "  \n"):
         folder = tmp_path / repr(nothing)
         with Server(says=lambda said, nothing=nothing: nothing) as server:
@@ -95,7 +95,7 @@ def test_no_text_is_no_answer_it_is_paid_for_and_asked_again(tmp_path):
             assert ask(endpoint(server, folder, max_dollars=4), stiff(2)) == ["sat", "sat"] and server.served == 4
 
 
-def test_an_answer_of_another_form_is_none_too(tmp_path):
+def test_an_answer_in_another_form_does_not_count(tmp_path):
     for i, choices in enumerate(([None], [{"message": None}], [{"message": {"content": [{"type": "text", "text": "sat"}]}}])):
         with Server(choices=choices, usage=["?"]) as server:
             assert ask(endpoint(server, tmp_path / str(i)), stiff(1)) == [None], choices

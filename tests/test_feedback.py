@@ -52,7 +52,7 @@ def test_marks_in_their_usual_words_are_read(name, tmp_path):
             assert labels(found) == [label] * len(marks) and not found.set_aside
 
 
-def test_nothing_clicked_is_nothing_said_and_another_word_is_set_aside(tmp_path):
+def test_no_click_is_no_feedback_and_an_unknown_word_is_set_aside(tmp_path):
     turns = [*log({})[0]["messages"], {"role": "user", "content": "That is wrong."}, ASSISTANT]
     for nothing in (None, "", " ", "none", math.nan, {}, []):
         for mark in ({"rating": nothing}, {"feedback": nothing, "comment": nothing}, {"annotation": {"rating": nothing}}):
@@ -127,7 +127,7 @@ def test_a_comment_belongs_to_its_reply_wherever_it_stands(tmp_path):
     assert reasons(found) == [("unclear comment", "messages")] and "See ticket" in found.set_aside[0]["found"]
 
 
-def test_empty_comments_are_none(tmp_path):
+def test_empty_comments_are_ignored(tmp_path):
     for empty in ("", "  ", None):
         found = collected(tmp_path / "log.jsonl", log({"rating": -1, "comment": empty}, {"feedback": "down"}))
         assert [(r.label, r.feedback) for r in found.records] == [("dsat", None)] and reasons(found) == [("duplicate", "messages")]

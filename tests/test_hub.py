@@ -79,7 +79,7 @@ def test_config_and_split_choose_the_files_of_a_downloaded_data_set(config, spli
 
 
 @pytest.mark.usefixtures("downloaded")
-def test_what_a_data_set_does_not_have_is_refused_with_what_it_has():
+def test_an_unknown_config_or_split_is_refused_with_the_known_ones():
     for chosen, words in (
         ({"config": "french"}, r"Available: \['english', 'german'\]. Choose one with data.config=NAME"),
         ({"split": "train"}, "data.split=train: owner/chats has no such split. Did you mean train_prefs?"),

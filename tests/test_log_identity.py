@@ -104,7 +104,7 @@ def test_a_system_prompt_or_a_document_that_rows_share_makes_no_duplicates(tmp_p
         assert len(collected(tmp_path / "log.jsonl", rows).records) == 6, "the same reply to other questions about one document"
 
 
-def test_what_is_learnt_makes_a_duplicate(tmp_path):
+def test_records_are_duplicates_if_training_would_use_the_same(tmp_path):
     ranking = [{"prompt": "Where is Bonn?", "chosen": chosen, "rejected": "No."} for chosen in ("On the Rhine.", "West.", "Here.")]
     found = collected(tmp_path / "log.jsonl", ranking, source="preference")
     pairs = [(record.reply, record.revised) for record in found.records if record.label == "dsat"]
@@ -167,7 +167,7 @@ def test_the_same_long_conversation_leaks_under_another_last_message(speaker):
     assert kept == others and aside[0]["found"] == ("13 words in a row" if speaker == "user" else "nearly equal")
 
 
-def test_what_most_prompts_share_is_no_leak():
+def test_text_that_most_prompts_share_is_not_leakage():
     def ask(name, town):
         return record(name, f"{LONG} Question: what should a visitor of {town} see?", system=LONG)
 
@@ -180,7 +180,7 @@ def test_what_most_prompts_share_is_no_leak():
         remove_leaked([same], [r.prompt for r in asked], "remove")
 
 
-def test_how_a_source_is_set_belongs_to_its_key(tmp_path):
+def test_the_settings_of_a_source_are_part_of_its_key(tmp_path):
     (tmp_path / "log.jsonl").write_text(json.dumps(talk("Hi", "Ho")) + "\n")
     from drift.mine.rules import Rules
 

@@ -65,7 +65,7 @@ class Meanwhile(Messages):
         return Messages.conversations(self, file)
 
 
-def test_of_two_minings_into_one_file_the_second_is_refused(tmp_path, monkeypatch):
+def test_the_second_of_two_minings_into_one_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("log.jsonl", "other.jsonl"):
         (tmp_path / name).write_text(ONE)
@@ -76,7 +76,7 @@ def test_of_two_minings_into_one_file_the_second_is_refused(tmp_path, monkeypatc
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_log_that_nobody_answers_in_is_told_so(mine, tmp_path):
+def test_a_log_without_user_turns_after_replies_is_explained(mine, tmp_path):
     (tmp_path / "log.jsonl").write_text(rows(["Hi", "Yo"], ["Hello", "Good day"]))
     with pytest.raises(UserError, match="No reply has feedback or is followed by a user turn"):
         mine("log.jsonl", "--out", "r.jsonl")
@@ -113,7 +113,7 @@ def test_two_minings_in_one_folder_keep_both_quarantines(mine, tmp_path):
         assert name in (tmp_path / f"records-{name}.quarantine.jsonl").read_text()
 
 
-def test_what_another_mining_wrote_is_replaced_only_if_asked_for(mine, tmp_path):
+def test_earlier_output_is_replaced_only_with_overwrite(mine, tmp_path):
     (tmp_path / "one.jsonl").write_text(ONE)
     (tmp_path / "two.jsonl").write_text(ONE + ONE.replace("tea", "cocoa") + '{"messages": "two"}\n')
     mine("one.jsonl", "--out", "records.jsonl")

@@ -96,7 +96,7 @@ def test_random_names_are_read_as_they_are():
         assert read(override("data.path", name)) == name
 
 
-def test_what_is_no_name_of_a_file_stays_as_it_is(tmp_path, monkeypatch):
+def test_values_that_are_not_file_names_are_unchanged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for argument in ("data.path=null", "data.path=x.jsonl,y.jsonl", "store.dir=${oc.env:HOME}/x", "data.path='März 2026.jsonl'",
                      "seed=0,1", "method=drift", "hydra.run.dir=outputs/${now:%Y}", "--cfg", "-m", "data.path=a"):  # fmt: skip

@@ -288,7 +288,7 @@ def spoil(value, rng):
 
 
 @pytest.mark.parametrize("kind", VALID, ids=lambda kind: kind.__name__)
-def test_rows_in_are_rows_out_whatever_is_in_them(kind, tmp_path):
+def test_every_row_is_yielded_whatever_it_contains(kind, tmp_path):
     """2,000 random rows a source, most of them spoilt: each is a conversation or set aside with a reason, and nothing is raised."""
     rng = random.Random(0)
     texts = []
@@ -314,7 +314,7 @@ def test_rows_in_are_rows_out_whatever_is_in_them(kind, tmp_path):
 
 
 @pytest.mark.slow
-def test_arrays_lines_and_gzip_give_the_same_rows_and_say_where_they_end(tmp_path):
+def test_arrays_lines_and_gzip_give_the_same_rows_and_report_truncation(tmp_path):
     rows = [{"n": i, "text": "é" * (i % 7) * 100_000} for i in range(40)]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -348,7 +348,7 @@ def test_bytes_that_are_not_utf8_are_set_aside_in_arrays_and_lines(tmp_path):
         assert rows[0] == rows[2] == {"a": "café"} and "UTF-8" in rows[1].expected, name
 
 
-def test_how_far_a_file_is_read_is_known(tmp_path):
+def test_the_number_of_bytes_read_is_known(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"n": "x" * 1000}] * 5000))
     assert bytes_read(path) == 0

@@ -73,7 +73,7 @@ def test_a_template_that_waits_for_its_log_is_stopped_when_it_begins(load):
             prompt_ids(tokenizer, [{"role": "user", "content": "now!"}])
 
 
-def test_what_is_no_template_is_refused_when_it_is_loaded(load):
+def test_an_invalid_template_is_refused_when_it_is_loaded(load):
     with pytest.raises(UserError, match=rf"has {MAX_TEMPLATE + 1} characters, expected at most {MAX_TEMPLATE}"):
         load("a" * (MAX_TEMPLATE + 1))
 
