@@ -1,7 +1,7 @@
 """Learn from user dissatisfaction: the command line, `drift` or `python -m drift`.
 
-`run`, `mine` and `describe` take the same settings by the same names: `mine=rules`, `intake.languages=[en]`,
-`model=qwen2.5-7b-instruct`. `drift run --help` lists them all, `drift mine --help` those that matter there.
+`run`, `mine` and `describe` take the same settings with the same names: `mine=rules`, `intake.languages=[en]`,
+`model=qwen2.5-7b-instruct`. `drift run --help` lists them all, `drift mine --help` those that `mine` uses.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from drift.compose import CONF
 from drift.console import visible
 from drift.errors import UserError
 
-SETTINGS = "settings, as intake.max_records=4000 (NAME=VALUE, as in `drift run`); what holds when nothing is said:\n"
+SETTINGS = "settings, for example intake.max_records=4000 (NAME=VALUE, as in `drift run`); the defaults are:\n"
 
 
 def main() -> None:
@@ -33,23 +33,23 @@ def main() -> None:
 
 
 def dispatch(words: Sequence[str]) -> None:
-    """Every command but `run`, whose arguments Hydra reads."""
+    """All commands except `run`, whose arguments Hydra parses."""
     parser = argparse.ArgumentParser(prog="drift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", add_help=False, help="train and evaluate: a run, or with -m a sweep")
     parsers = {"mine": mine_parser(commands), "describe": describe_parser(commands)}
-    report = commands.add_parser("report", help="build the report of a run or a study anew, finished or not")
+    report = commands.add_parser("report", help="rebuild the report of a run or a study, finished or not")
     report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
-    workspace = commands.add_parser("workspace", help="make a workspace in W&B that lays the methods of a project side by side")
+    workspace = commands.add_parser("workspace", help="create a W&B workspace that compares the methods of a project")
     workspace.add_argument("folder", type=Path, help="the folder of a run, or of a sweep, whose metrics are drawn")
     workspace.add_argument("--entity", required=True, help="user or team")
     workspace.add_argument("--project", default="drift")
-    workspace.add_argument("--spec", type=Path, help="write its specification here, and send nothing")
+    workspace.add_argument("--spec", type=Path, help="write the specification to this file instead, and send nothing")
     arguments, overrides = parser.parse_known_args(words)
     quiet.libraries(None)
-    of = parsers.get(arguments.command)
-    for wrong in (item for item in overrides if of is None or "=" not in item or item.startswith("-")):
-        (of or parser).error(f"{wrong} is neither an option nor a setting of the form name=value (--help lists them)")
+    subparser = parsers.get(arguments.command)
+    for wrong in (item for item in overrides if subparser is None or "=" not in item or item.startswith("-")):
+        (subparser or parser).error(f"{wrong} is neither an option nor a setting of the form name=value (--help lists them)")
     from drift.compose import compose
     from drift.config import build
     from drift.overrides import literal, override, quote_paths
@@ -81,7 +81,7 @@ def mine_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     mine = commands.add_parser(
         "mine",
         usage="drift mine LOGS --out FILE [--source KIND] [--overwrite] [name=value ...]",
-        help="judge the replies of chat logs, and write those that pleased or displeased as records",
+        help="find the replies in chat logs that users liked or disliked, and write them as records",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=SETTINGS
         + choices("mine")
@@ -92,9 +92,12 @@ def mine_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     kinds = ", ".join(sorted(file.stem for file in (CONF / "data").glob("*.yaml") if file.stem not in ("deployment", "records")))
     mine.add_argument("--source", default="messages", metavar="KIND", help=f"what kind of log it is: {kinds} (default: messages)")
     mine.add_argument(
-        "--out", required=True, type=Path, help="NAME.jsonl to write; rows set aside go to NAME.quarantine.jsonl beside it"
+        "--out",
+        required=True,
+        type=Path,
+        help="the file to write, NAME.jsonl; rows set aside go to NAME.quarantine.jsonl beside it",
     )
-    mine.add_argument("--overwrite", action="store_true", help="replace these two files if they are there")
+    mine.add_argument("--overwrite", action="store_true", help="replace these two files if they exist")
     return mine
 
 
@@ -102,7 +105,7 @@ def describe_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPa
     describe = commands.add_parser(
         "describe",
         usage="drift describe RECORDS [--out PAGE] [name=value ...]",
-        help="say what a file of records holds, as a table and as an HTML page",
+        help="describe a file of records, as a table and as an HTML page",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=SETTINGS
         + choices("model")
@@ -122,7 +125,7 @@ def choices(group: str) -> str:
 
 
 def block(name: str, text: str) -> str:
-    """The settings of a part as its yaml has them, comments and all."""
+    """The settings of a part as they are in its yaml, with comments."""
     kept = [
         line for line in text.splitlines() if ":" in line and line[0] != "#" and "_target_" not in line and "defaults" not in line
     ]

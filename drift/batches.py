@@ -1,10 +1,10 @@
-"""How many items are computed together."""
+"""Splits items into batches by size."""
 
 from collections.abc import Sequence
 
 
 def cut(items: Sequence[int], sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """Consecutive batches whose sizes add up to at most `limit`; a larger item is a batch of its own."""
+    """Consecutive batches with a total size of at most `limit`; a larger item is a batch by itself."""
     batches: list[list[int]] = []
     used = 0
     for item, size in zip(items, sizes, strict=True):

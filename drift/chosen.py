@@ -1,9 +1,8 @@
-"""Settings that the chosen parts do not take: refused where the user gave them, left out where an experiment did; and what is
-taken and changes nothing, which is noted.
+"""Settings that the chosen parts do not take: an error if the user gave them, dropped if an experiment did. Settings that are taken
+but have no effect get a note.
 
-`given`: what was said on the command line, as Hydra's overrides ("method=spin", "+data.seed=1"). What a yaml file sets is a
-default, and a default that the other choices do not need is no mistake.
-"""
+`given`: the command line as Hydra's overrides ("method=spin", "+data.seed=1"). What a yaml file sets is a default, and a default
+that the other choices do not need is not a mistake."""
 
 import importlib
 import inspect
@@ -21,12 +20,12 @@ LOGS = "data=messages, sharegpt and the like"
 
 
 def names(given: Sequence[str]) -> list[str]:
-    """The keys of overrides."""
+    """The keys of the overrides."""
     return [item.lstrip("+~").partition("=")[0].partition("@")[0] for item in given]
 
 
 def said(setting: str, given: Sequence[str]) -> str | None:
-    """The key among `given` that is this setting or lies in this group of settings."""
+    """The key in `given` that is this setting or belongs to this group of settings, if any."""
     return next((name for name in names(given) if name == setting or name.startswith(f"{setting}.")), None)
 
 
@@ -35,14 +34,14 @@ def options(group: str, conf: Path) -> list[str]:
 
 
 def takers(key: str, conf: Path) -> list[str]:
-    """The options of its config group with which a key exists: method.guidance -> ["drift", "iterdpo", …]."""
+    """The options of a key's config group that have the key: method.guidance -> ["drift", "iterdpo", …]."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     group, _, below = key.partition(".")
     name = below.rpartition(".")[2]
     likely = [option for option in options(group, conf) if name and name in _text(group, option, conf)]
-    kept = GlobalHydra.instance().hydra  # a sweep that is being checked goes on with it
+    kept = GlobalHydra.instance().hydra  # needed by a sweep that is being checked
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
         found = [option for option in likely if _has(compose("config", [f"{group}={option}"]), key)]
@@ -51,7 +50,7 @@ def takers(key: str, conf: Path) -> list[str]:
 
 
 def _text(group: str, option: str, conf: Path) -> str:
-    """Of an option's yaml and of the options that it is made of."""
+    """The text of an option's yaml and of the options that it includes."""
     text = (conf / group / f"{option}.yaml").read_text(encoding="utf-8")
     return text + "".join(_text(group, other, conf) for other in re.findall(r"(?m)^ +- (\w+)(?:@\S+)?$", text))
 
@@ -59,11 +58,11 @@ def _text(group: str, option: str, conf: Path) -> str:
 def _has(config: DictConfig, key: str) -> bool:
     above, _, name = key.rpartition(".")
     node = OmegaConf.select(config, above)
-    return isinstance(node, DictConfig) and name in node.keys()  # noqa: SIM118 (`in node` is false for what has no value yet)
+    return isinstance(node, DictConfig) and name in node.keys()  # noqa: SIM118 (`in node` is false for keys without a value)
 
 
 def bringers(group: str, conf: Path) -> list[str]:
-    """The choices that bring a config group with them: judge -> ["method=iterdpo"]."""
+    """The choices that include a config group: judge -> ["method=iterdpo"]."""
     brings = re.compile(rf"^ *- /{group}(@\S+)?: ", re.MULTILINE)
     files = sorted(file for file in conf.glob("*/*.yaml") if brings.search(file.read_text(encoding="utf-8")))
     return [f"{file.parent.name}={file.stem}" for file in files]
@@ -74,20 +73,20 @@ def listed(items: Sequence[str]) -> str:
 
 
 def belongs(key: str, conf: Path) -> str | None:
-    """Where a key that is not in the composed config would be taken, as a sentence; None: nowhere."""
+    """A sentence that says with which choice a key would be valid; None: with none."""
     group = key.partition(".")[0]
     if not (conf / group).is_dir():
         return None
     if found := takers(key, conf):
-        return f" It goes with {group}={listed(found)}, not with the option of {group} that is chosen."
+        return f" It goes with {group}={listed(found)}, not with the chosen option of {group}."
     if found := bringers(group, conf):
         return f" A {group} goes with {listed(found)}, and its settings are {found[0].partition('=')[0]}.{group}.…"
     return None
 
 
 def leave_out(config: DictConfig, given: Sequence[str], conf: Path) -> None:
-    """Removes what an experiment sets for a part that the chosen option of a group does not have, where other options do. Raises
-    UserError where the user gave it."""
+    """Removes settings by an experiment that the chosen option of a group does not take but other options do. Raises UserError if
+    the user gave such a setting."""
     for group in [str(key) for key in config if (conf / str(key)).is_dir()]:
         node = config[group]
         if isinstance(node, DictConfig) and "_target_" not in node:
@@ -104,7 +103,7 @@ def leave_out(config: DictConfig, given: Sequence[str], conf: Path) -> None:
 
 
 def _leave_out_options(group: str, node: DictConfig, given: Sequence[str]) -> None:
-    """The same for a group of which several options may be chosen, as a list: objective=[dpo,nll]."""
+    """The same for a group with a list of chosen options: objective=[dpo,nll]."""
     for option in [str(key) for key in node]:
         if isinstance(node[option], DictConfig) and "_target_" not in node[option]:
             if name := said(f"{group}.{option}", given):
@@ -117,7 +116,7 @@ def _leave_out_options(group: str, node: DictConfig, given: Sequence[str]) -> No
 
 
 def _parameters(target: str) -> set[Any]:
-    """What a `_target_` takes; nothing, if it can't be imported (that has a message of its own)."""
+    """The parameters of a `_target_`; none if it can't be imported (which is reported elsewhere)."""
     module, _, name = target.rpartition(".")
     try:
         return {"_target_", *inspect.signature(getattr(importlib.import_module(module), name)).parameters}
@@ -126,12 +125,12 @@ def _parameters(target: str) -> set[Any]:
 
 
 def refuse(run: Any, given: Sequence[str]) -> None:
-    """Raises UserError for settings of the miner and of the intake that the chosen data set has no use for."""
+    """Raises UserError for settings of the miner and the intake that have no effect on the chosen data set."""
     if run.data.uses_policy:
-        taken, why = {"leakage"}, f"Simulated users say what they think, so there is no log to read. It is for {LOGS}."
+        taken, why = {"leakage"}, f"Simulated users state their opinion, so there is no log to read. It is for {LOGS}."
     elif run.data.gives_records:
         taken = {"leakage", "max_records", "seed"}
-        why = "It reads finished records, which are neither judged nor redacted again. Give it to `python -m drift mine`."
+        why = "It reads finished records, which are not classified or redacted again. Give it to `python -m drift mine`."
     else:
         return
     for setting in ("mine", *(f"intake.{item.name}" for item in fields(run.intake) if item.name not in taken)):
@@ -140,7 +139,7 @@ def refuse(run: Any, given: Sequence[str]) -> None:
 
 
 def idle(run: Any, given: Sequence[str]) -> list[str]:
-    """What was given and changes nothing in this run, as sentences."""
+    """Sentences about settings that were given but change nothing in this run."""
     once = "nothing: there is one iteration"
     unused = run.data.uses_policy and run.data.second_tries and not run.warmup_epochs
     cases: Iterable[tuple[str, bool, str]] = (
@@ -160,7 +159,7 @@ def _chooses(run: Any) -> bool:
 
 
 def suited(model: str, experiment: str | None, conf: Path) -> list[str]:
-    """A sentence where no experiment was chosen and there is one for the chosen model."""
+    """A sentence if no experiment was chosen although there is one for the chosen model."""
     fitting = [
         file.stem
         for file in sorted((conf / "experiment").glob("*.yaml"))
@@ -168,4 +167,4 @@ def suited(model: str, experiment: str | None, conf: Path) -> list[str]:
     ]
     if not fitting or experiment is not None:
         return []
-    return [f"the default settings suit a small model; experiment={listed(fitting)} has those for model={model}."]
+    return [f"the default settings suit a small model; experiment={listed(fitting)} has settings for model={model}."]

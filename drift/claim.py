@@ -1,8 +1,7 @@
-"""One process at a time for one file: a lock of the operating system, which goes with the process that holds it, however it ends.
+"""One process at a time per file, by a lock of the operating system, which is released when its process ends, however it ends.
 
-The lock is on a file beside it that is removed with the lock. On file systems without locks nobody waits: work may be done twice,
-and files are written in one piece all the same.
-"""
+The lock is on a separate file that is removed with the lock. On file systems without locks nobody waits: work may be done twice,
+but files are still written atomically."""
 
 import asyncio
 import fcntl
@@ -17,7 +16,7 @@ LOOK_EVERY_SECONDS = 0.05
 
 @asynccontextmanager
 async def claimed(file: Path, seconds: float) -> AsyncIterator[None]:
-    """Waits until nobody else holds the claim on `file`, at most `seconds` (whoever holds it for longer has been stopped)."""
+    """Waits until no other process holds the claim on `file`, for at most `seconds` (a longer claim means a paused process)."""
     path, until = file.with_name(f"{file.name}.lock"), time.monotonic() + seconds
     path.parent.mkdir(parents=True, exist_ok=True)
     while (lock := _take(path)) is None and time.monotonic() < until:
@@ -31,13 +30,13 @@ async def claimed(file: Path, seconds: float) -> AsyncIterator[None]:
 
 
 def _take(path: Path) -> int | None:
-    """The open lock, or None while another holds it."""
+    """The open lock, or None while another process holds it."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(lock), os.stat(path)):
             return lock
-    except FileNotFoundError:  # whoever held it has just removed it
+    except FileNotFoundError:  # its holder has just removed it
         pass
     except BlockingIOError:
         pass

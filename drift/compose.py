@@ -1,5 +1,5 @@
-"""From settings (name=value) to the composed config; and where Hydra can't take one, a sentence that names the key, what was
-expected, and the nearest valid one."""
+"""From settings (name=value) to the composed config. If Hydra refuses one, the error names the key, what was expected, and the
+nearest valid key."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ CONF = next(at for at in (HERE / "conf", HERE.parent / "conf") if at.is_dir())  
 EVERY_KEY = "drift run --cfg job shows every key."
 OF_DEVICES = ("devices", "device", "gpus", "gpu", "num_gpus", "accelerator", "num_nodes", "nodes", "world_size", "strategy")
 DEVICES = (
-    " A run uses one device: the first GPU that CUDA_VISIBLE_DEVICES shows, or the CPU. Several runs can go on side by side on "
+    " A run uses one device: the first GPU that CUDA_VISIBLE_DEVICES shows, or the CPU. Several runs can share "
     "one store: start each with its own CUDA_VISIBLE_DEVICES, or give the members of a sweep to a launcher (hydra/launcher=joblib)."
 )
 PLUGINS = {
@@ -39,7 +39,7 @@ PLUGINS = {
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The config that these settings (name=value) give, unchecked; raises UserError for what Hydra can't read or does not find."""
+    """The unchecked config from these settings (name=value); raises UserError for what Hydra can't parse or find."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -53,7 +53,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def explain(error: Exception) -> str:
-    """Hydra's own complaint about an override, with the nearest valid key or option added."""
+    """Hydra's error about an override in our words, with the nearest valid key or option."""
     text = str(error.__cause__ or error)
     if "is not in struct" in text:
         wrong = text.split("full_key: ")[1].splitlines()[0].strip()
@@ -79,7 +79,7 @@ def explain(error: Exception) -> str:
 
 
 def _plugin(group: str, option: str) -> str:
-    """What to install for a launcher or a sweeper of Hydra's that is not there."""
+    """What to install for a launcher or sweeper of Hydra that is missing."""
     if option in PLUGINS[group]:
         return f"{group}={option} needs a plugin of Hydra that is not installed. Install it: pip install {PLUGINS[group][option]}."
     return f"{group}={option}: there is no such choice.{nearest(option, ['basic', *PLUGINS[group]])}"

@@ -1,7 +1,7 @@
-"""The checks before anything heavy loads: names, types, ranges, paths, model, chat template of the whole composed config.
+"""The checks of the whole composed config before anything heavy loads: names, types, ranges, paths, model, chat template.
 
-The constructors are the schema: a key is right if the `_target_` it belongs to takes it. Everything here runs in a second or
-two, without torch, lightning or transformers.
+The constructors are the schema: a key is valid if its `_target_` takes it. Everything here runs in a second or two, without torch,
+lightning or transformers.
 """
 
 import importlib
@@ -24,8 +24,8 @@ DEFAULT = {"objective": "[dpo,nll]", "evaluation": "[deployment]"}
 
 
 def build(config: DictConfig, given: Sequence[str] = ()) -> Any:
-    """The checked `Run` of a composed config; raises UserError naming the key, what was expected and what to do. `given`: the
-    overrides that the user gave. Takes out of the config what an experiment sets for parts that are not there."""
+    """The checked `Run` of a composed config; raises UserError with the key, what was expected and what to do. `given`: the user's
+    overrides. Removes settings by an experiment for parts that are not chosen."""
     from hydra.utils import instantiate
 
     missing = sorted(OmegaConf.missing_keys(config))
@@ -46,7 +46,7 @@ def build(config: DictConfig, given: Sequence[str] = ()) -> Any:
 
 
 def parts(part: Any) -> Iterator[Any]:
-    """A part and all parts in it, the outer ones first."""
+    """A part and all parts inside it, outer ones first."""
     if is_dataclass(part):
         yield part
         for item in fields(part):
@@ -57,19 +57,19 @@ def parts(part: Any) -> Iterator[Any]:
 
 
 def check_together(run: Any) -> None:
-    """What no part can see alone."""
+    """Checks that involve several parts."""
     if not run.data.uses_policy:
         run.intake.check_packages()
         run.mine.check_packages()
     if run.warmup_epochs and run.data.uses_policy and not run.data.second_tries:
         raise UserError(
-            f"warmup_epochs={run.warmup_epochs} learns from complaints with a second try that satisfied, which this deployment "
+            f"warmup_epochs={run.warmup_epochs} learns from complaints whose second try satisfied the user, which this deployment "
             "does not collect. Add data.second_tries=true, or set warmup_epochs=0."
         )
     compares = [name for name, objective in run.objective.items() if objective.paired]
     if compares and not run.method.paired:
         raise UserError(
-            f"objective={compares[0]} compares two replies to a prompt, and this method makes examples with one. Use "
+            f"objective={compares[0]} compares two replies to a prompt, but this method makes examples with one. Use "
             "objective=[kto] (liked and disliked replies) or objective=[nll] (liked ones), or method=drift, which makes pairs."
         )
     judge = run.method.judge
@@ -86,7 +86,7 @@ def check_together(run: Any) -> None:
 
 
 def check_node(node: Any, path: str) -> None:
-    """Compares every `_target_` node with its constructor's signature, recursively."""
+    """Checks every `_target_` node against its constructor's signature, recursively."""
     if isinstance(node, ListConfig):
         for i, item in enumerate(node):
             check_node(item, f"{path}[{i}]")
@@ -153,7 +153,7 @@ def _name(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, options))
     if typing.get_origin(hint) in (list, tuple):
-        return f"a list ([a, b]; each of it {_name(options[0])})"
+        return f"a list ([a, b]; each item {_name(options[0])})"
     if options:
         return " or ".join("null" if option is type(None) else _name(option) for option in options)
     name = str(hint.__name__)

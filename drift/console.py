@@ -1,4 +1,4 @@
-"""The console: progress with rate and time left, on a terminal as a bar, elsewhere as a line every few seconds."""
+"""Console output: progress with rate and time left, as a bar on a terminal, elsewhere as a line every few seconds."""
 
 import re
 import sys
@@ -9,17 +9,17 @@ from drift import stop
 from drift.masking import mask
 
 LINE_EVERY_SECONDS = 15.0
-ACTS = re.compile(  # control characters but the tab, line separators, overrides of direction, halves of surrogate pairs
+ACTS = re.compile(  # control characters except tab, line separators, direction overrides, surrogates
     "[\\x00-\\x08\\x0a-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
 )
 
 
 class Progress:
-    """`with Progress(label, total, unit) as p: ... p.advance(n)`. `total` may be more than is needed in the end. `begun`: what an
-    earlier process has done of it. `saved`: how much of it the next process will find, where that is known. One that begins
-    inside another is shown in lines: a terminal has room for one bar."""
+    """`with Progress(label, total, unit) as p: ... p.advance(n)`. `total` may turn out to be too high. `begun`: how much an
+    earlier process has done. `saved`: how much the next process will find, if known. Progress inside another Progress is shown as
+    lines, because a terminal has room for one bar."""
 
-    outermost: ClassVar["Progress | None"] = None  # whose bar is shown
+    outermost: ClassVar["Progress | None"] = None  # the one with the bar
 
     def __init__(self, label: str, total: int, unit: str, begun: int = 0) -> None:
         self.label, self.total, self.unit = label, total, unit
@@ -27,7 +27,7 @@ class Progress:
         self.saved: int | None = None
         self.said = self.started
         self.bar: Any = None
-        self.note = ""  # stands beside the rate
+        self.note = ""  # shown beside the rate
 
     def __enter__(self) -> "Progress":
         if sys.stdout.isatty() and Progress.outermost is None:
@@ -54,7 +54,7 @@ class Progress:
             saved = f", of which {self.saved} are saved" if self.saved is not None else ""
             say(f"  {self.label}: stopped at {self.done:.0f} of {self.total} {self.unit}{saved}")
         seconds = time.monotonic() - self.started
-        if seconds > 2 and error[0] is None:  # what came out of the store is not worth a line
+        if seconds > 2 and error[0] is None:  # results from the store are not worth a line
             say(f"  {self.label}: {self.done - self.begun:.0f} {self.unit} in {seconds:.0f} s ({self._rate()})")
 
     def advance(self, count: float, note: str = "") -> None:
@@ -62,8 +62,8 @@ class Progress:
         self.reach(self.done + count)
 
     def reach(self, done: float) -> None:
-        """Sets how much is done; parts of an item count, so that long items show progress too. Ends the
-        run here if somebody asked for it."""
+        """Sets how much is done; fractions of an item count, so that long items show progress too. Raises Stopped after a
+        signal."""
         stop.check()
         self.done = done
         now = time.monotonic()
@@ -80,7 +80,7 @@ class Progress:
 
 
 def table(rows: list[dict[str, str]]) -> None:
-    """Prints rows of equal keys as aligned columns."""
+    """Prints rows with the same keys as aligned columns."""
     rows = [{visible(name, breaks=False): visible(value, breaks=False) for name, value in row.items()} for row in rows]
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
     for row in [{name: name for name in widths}, *rows]:
@@ -93,7 +93,8 @@ def say(text: str) -> None:
 
 def visible(text: str, *, breaks: bool = True) -> str:
     """Text of whatever origin as a terminal may have it: what would move its cursor, change its colours or title, or turn the
-    direction of writing stands there by its number (\\x1b), and so do characters that its encoding lacks. `breaks`: lines end."""
+    direction of writing stands there by its number (\\x1b), and so do characters that its encoding lacks. `breaks`: keep line
+    breaks."""
     safe = ACTS.sub(lambda found: found[0] if breaks and found[0] == "\n" else ascii(found[0])[1:-1], text)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return safe.encode(encoding, "backslashreplace").decode(encoding)

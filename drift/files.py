@@ -1,9 +1,8 @@
-"""Files and folders that are there whole or not at all, also after a power cut, and names that nobody can guess.
+"""Atomic writing of files and folders, safe against power cuts, and unguessable names.
 
-What is written goes to a new file beside its place (random name, O_EXCL: a link that somebody planted is never written through), is
-synced, and is renamed. A folder is synced with all that it holds before it is renamed. Whether it is still what it was is told by
-size, time and sha256 of its files.
-"""
+Content goes to a new file beside its final place (random name, O_EXCL, so a planted link is never written through), is synced, and
+is renamed. A folder is synced with all its content before it is renamed. The size, time and sha256 of its files show whether it
+has changed."""
 
 import glob
 import hashlib
@@ -14,19 +13,19 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-READ_ALWAYS = 16 * 2**20  # bytes; larger files are read again only where size or time changed, or on request
+READ_ALWAYS = 16 * 2**20  # bytes; larger files are read again only if size or time has changed, or on request
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 
 Seal = dict[str, tuple[int, int, str]]  # path below the folder -> size in bytes, modified in ns, sha256
 
 
 def beside(path: Path, kind: str) -> Path:
-    """A name beside a path that nobody can guess and nothing has."""
+    """An unused, unguessable path beside a path."""
     return path.with_name(f"{path.name}.{kind}.{secrets.token_hex(8)}")
 
 
 def create(path: Path, content: bytes, *, sync: bool) -> None:
-    """A new file: FileExistsError if anything has that name. If it can't be written, it is gone again."""
+    """Writes a new file; FileExistsError if the name is taken. If writing fails, the file is removed again."""
     file = os.open(path, NEW, 0o666)
     try:
         with open(file, "wb") as opened:
@@ -40,7 +39,7 @@ def create(path: Path, content: bytes, *, sync: bool) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Writes atomically: a reader, or a process after a kill or a power cut, sees the old file or the new one, never a half."""
+    """Writes atomically: a reader, or a process after a kill or a power cut, sees the old or the new file, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
     create(temporary, content, sync=True)
@@ -52,13 +51,14 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """What a process that was killed while it wrote this file has left beside it; only for who alone may write it now."""
+    """Removes what a process that was killed while writing this file left beside it. Only for the one process that may write it
+    now."""
     for left in path.parent.glob(f".{glob.escape(path.name[:200])}.*"):
         left.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """One file or the entries of one folder. Some network file systems can't sync a folder."""
+    """Syncs one file, or the entries of one folder (which some network file systems can't do)."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
@@ -70,7 +70,7 @@ def sync(path: Path) -> None:
 
 
 def put(folder: Path, final: Path) -> None:
-    """Renames a folder into place once everything in it is on the disk; OSError if something with content is there."""
+    """Renames a folder into place after everything in it has been synced; OSError if a non-empty folder is in its place."""
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
             sync(Path(root, name))
@@ -81,8 +81,8 @@ def put(folder: Path, final: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Removes a file or a folder, as far as that can be done. It is renamed first: whoever still writes there has lost it and can't
-    put a part of it in place."""
+    """Removes a file or a folder, as far as possible. It is renamed first, so that a process which is still writing there can't put
+    an incomplete folder in place."""
     aside = beside(path, "gone") if ".gone." not in path.name else path
     with suppress(OSError):
         os.rename(path, aside)
@@ -93,15 +93,16 @@ def discard(path: Path) -> None:
 
 
 def seal(folder: Path) -> Seal:
-    """What the files in a folder are now."""
+    """The current size, time and sha256 of the files in a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    found = {path.relative_to(folder).as_posix(): path.stat() for path in files}
-    return {name: (status.st_size, status.st_mtime_ns, hash_file(folder / name)) for name, status in found.items()}
+    statuses = {path.relative_to(folder).as_posix(): path.stat() for path in files}
+    return {name: (status.st_size, status.st_mtime_ns, hash_file(folder / name)) for name, status in statuses.items()}
 
 
 def damage(folder: Path, sealed: Seal, *, whole: bool) -> str | None:
-    """What is not as it was, or None. Files of other sizes and missing ones are always found, other content in files that are small
-    or have another time, and with `whole` in all. Further files are nobody's business."""
+    """What has changed since the folder was sealed, or None. Missing files and different sizes are always noticed; different
+    content is noticed in small files and files with a different time, and with `whole` in all files. Additional files are
+    ignored."""
     for name, (size, modified, sha256) in sealed.items():
         try:
             status = (folder / name).stat()
@@ -117,7 +118,7 @@ def damage(folder: Path, sealed: Seal, *, whole: bool) -> str | None:
 
 
 def hash_file(file: Path) -> str:
-    """sha256 of a file, remembered while size and time stay the same."""
+    """The sha256 of a file, cached while size and time stay the same."""
     status = file.stat()
     return _hash_bytes(file, status.st_size, status.st_mtime_ns)
 

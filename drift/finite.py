@@ -1,4 +1,4 @@
-"""Numbers that are none (nan, infinite) end a run: of them no comparison, no mean and no interval says anything."""
+"""NaN and infinite numbers end a run: comparisons, means and intervals of them are meaningless."""
 
 import math
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from drift.errors import UserError
 
 
 def need_finite(numbers: Mapping[str, float], where: str, advice: str) -> None:
-    """Refuses the first number that is none, by its name. `where`: what stops; `advice`: what to do."""
+    """Raises UserError with the name of the first number that is not finite. `where`: what stops; `advice`: what to do."""
     broken = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
     if broken:
-        raise UserError(f"{where}: {broken[0]}, which is no finite number. {advice}")
+        raise UserError(f"{where}: {broken[0]}, which is not a finite number. {advice}")
 
 
 def broken_weights(directory: Path, precision: str) -> str:
-    """The advice where a policy itself puts such numbers out. `precision`: the setting that it is computed in."""
-    return f"The policy in {directory} puts that out: check its weights for nan and inf, or compute in {precision}=float32."
+    """The advice if the policy itself produces such numbers. `precision`: the setting for its precision."""
+    return f"The policy in {directory} produces it: check its weights for nan and inf, or compute in {precision}=float32."

@@ -1,10 +1,9 @@
-"""Run folders have one owner: the process that holds the lock on `.owner`, a file that says for which settings the folder is.
+"""A run folder has one owner: the process with the lock on `.owner`, a file with a digest of the run's settings.
 
-A run that finds its folder owned by a living run, or made with other settings, takes the next free one of FOLDER-2, FOLDER-3, …;
-one that finds it left behind by a run of the same settings (killed, stopped or finished) takes it over and removes what that run
-wrote. The system drops the lock with its process, however that ends, so no folder stays locked. A folder without an owner is taken
-if it holds nothing that would be written over.
-"""
+If its folder is owned by a running process, or was made with other settings, a run takes the next free one of FOLDER-2, FOLDER-3,
+… If the folder was left by a run with the same settings (killed, stopped or finished), it is taken over, and the files of that run
+are removed. The system releases the lock when the process ends, however it ends. A folder without an owner is taken only if
+nothing in it would be overwritten."""
 
 import fcntl
 import os
@@ -28,34 +27,34 @@ WRITTEN = (  # by a run or a sweep
 
 @contextmanager
 def owned(folder: Path, settings: Any, key: str) -> Iterator[Path]:
-    """The folder to write to, `folder` or a numbered one; it is this process's until the context ends. `settings`: plain data that
-    says what the folder is for. `key`: the setting that names the folder; UserError with it where nothing can be written."""
+    """The folder to write to, `folder` or a numbered one, which this process owns until the context ends. `settings`: plain data
+    that identifies the run. `key`: the setting for the folder, named in the UserError if the folder can't be written to."""
     folder = folder.absolute()
     with writable(folder, key):
         wanted = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
-        mine, lock = next(found for candidate in wanted if (found := _take(candidate, digest(settings))) is not None)
-    if mine != folder:
-        say(f"Note: {folder} belongs to another run; this one is in {mine}.")
+        taken, lock = next(result for candidate in wanted if (result := _take(candidate, digest(settings))) is not None)
+    if taken != folder:
+        say(f"Note: {folder} belongs to another run; this one is in {taken}.")
     try:
-        with writable(mine, key):
-            yield mine
+        with writable(taken, key):
+            yield taken
     finally:
         os.close(lock)
 
 
 def _take(folder: Path, settings: str) -> tuple[Path, int] | None:
-    """The folder and its open lock, or None if it is another's."""
+    """The folder and its open lock, or None if it belongs to another run."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / OWNER
     if path.is_symlink() or (not path.exists() and _written(folder)):
-        return None  # copied here, or made before folders had owners, or a user's own files; a link is nobody's word
+        return None  # copied here, from an old version, or a user's own files; links are not trusted
     try:
         lock, new = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
     except FileExistsError:
         lock, new = os.open(path, os.O_RDWR | os.O_NOFOLLOW), False
     if _locked(lock, new) and (owner := os.pread(lock, 100, 0)) in (b"", settings.encode()):
         left_here = _written(folder)
-        if not owner and left_here:  # after a power cut: nobody knows whose they are
+        if not owner and left_here:  # after a power cut: the owner is unknown
             os.close(lock)
             return None
         os.pwrite(lock, settings.encode(), 0)
@@ -76,6 +75,6 @@ def _locked(lock: int, new: bool) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks: nobody can tell whether an owner lives, so only a new folder is taken
+    except OSError:  # a file system without locks: an owner may be alive, so only a new folder is taken
         return new
     return True

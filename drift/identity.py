@@ -1,10 +1,9 @@
-"""What a configured part (a method, a judge, a sampler, …) is called in a stage's key: its class, its code and its settings.
+"""The identity of a configured part (a method, a judge, a sampler, …) in a stage's key: its class, its code and its settings.
 
-The code is the sha256 of the source files that define the class and its bases; of a part that lies outside this package also of the
-modules of its own that those files import. So a changed line makes the stage anew, and two classes of one name never share one. By
-content, not by commit: a working tree has many contents and one commit. What the shipped parts import from one another is not
-followed, or an error message would cost a study: it belongs to the `VERSION` of the stage that uses it.
-"""
+The code is the sha256 of the source files that define the class and its bases; for a part outside this package, also of the user's
+own modules that those files import. So a changed line means a new stage, and two classes with the same name never share one.
+Content is hashed, not the commit, because a working tree can change without a commit. Imports among the shipped parts are not
+followed, or a changed error message would cost a study: they are covered by the `VERSION` of the stage that uses them."""
 
 import ast
 import hashlib
@@ -26,8 +25,8 @@ INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "pl
 
 
 def identity(part: Any) -> Any:
-    """A part as plain data, nested parts included: its name and its settings, or, where it has a `key()`, what that says of
-    them (the settings that change a result)."""
+    """A part as plain data, nested parts included: its class, its code and its settings; or, instead of all settings, the result of
+    its `key()` (those that change a result)."""
     if isinstance(part, (list, tuple)):
         return [identity(item) for item in part]
     if isinstance(part, dict):
@@ -48,12 +47,12 @@ def named(part: Any) -> dict[str, str]:
 
 @cache
 def code(kind: Any) -> str:
-    """sha256 over the source of a class or a function: its file's, and the others that belong to it (see above)."""
+    """The sha256 over the source files of a class or a function (see above)."""
     files: dict[Path, str] = {}
     for base in inspect.getmro(kind) if inspect.isclass(kind) else (kind,):
         try:
             file = Path(inspect.getfile(base)).resolve()
-        except (TypeError, OSError) as error:  # built in, or typed at a prompt
+        except (TypeError, OSError) as error:  # built in, or defined interactively
             if base is kind:
                 raise UserError(f"{kind.__qualname__} has no source file. Expected a class of an importable module.") from error
             continue
@@ -63,7 +62,7 @@ def code(kind: Any) -> str:
 
 
 def _read(file: Path, files: dict[Path, str]) -> None:
-    """Adds the sha256 of a file, and of the user's own modules that it imports."""
+    """Adds the sha256 of a file and of the user's own modules that it imports."""
     if file in files:
         return
     source = file.read_bytes()
@@ -77,27 +76,27 @@ def _read(file: Path, files: dict[Path, str]) -> None:
 def _parsed(source: bytes) -> ast.Module:
     try:
         return ast.parse(source)
-    except SyntaxError:  # imported by nobody in earnest: for another Python, say
+    except SyntaxError:  # not really used: written for another Python version, for example
         return ast.Module([], [])
 
 
 def _imports(file: Path, tree: ast.Module) -> Iterator[Path]:
-    """Files that a source file's import statements may name."""
+    """The files that a source file's import statements may refer to."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (found for alias in node.names for found in _found(alias.name))
+            yield from (found for alias in node.names for found in _module_file(alias.name))
         elif isinstance(node, ast.ImportFrom):
             names = ["", *(f".{alias.name}" for alias in node.names)]
             if not node.level:
-                yield from (found for name in names for found in _found(f"{node.module}{name}"))
+                yield from (found for name in names for found in _module_file(f"{node.module}{name}"))
                 continue
             for name in names:  # from .helpers import f
                 path = file.parents[node.level - 1].joinpath(*f"{node.module or ''}{name}".strip(".").split("."))
                 yield from (found for found in (path.with_suffix(".py"), path / "__init__.py") if found.is_file())
 
 
-def _found(name: str) -> Iterator[Path]:
-    """The file of a module, looked for only where its package is the user's own: finding a module imports those above it."""
+def _module_file(name: str) -> Iterator[Path]:
+    """The file of a module, searched for only if its package is the user's own, because finding a module imports its parents."""
     try:
         for known in (name.partition(".")[0], name):
             spec = importlib.util.find_spec(known)
@@ -110,5 +109,5 @@ def _found(name: str) -> Iterator[Path]:
 
 
 def _user(place: Path) -> bool:
-    """Neither this package's nor Python's own nor an installed package's; those have versions, which the manifest tells."""
+    """Whether a file is the user's own: not of this package, Python or an installed package, whose versions are in the manifest."""
     return not any(place.resolve().is_relative_to(there) for there in (HERE, *INSTALLED))

@@ -1,4 +1,4 @@
-"""One job of a sweep, or a single run: the loop with its journal, and the report when it ends, however it ends."""
+"""One member of a sweep, or a single run: the loop with its journal, and the report at the end, however it ends."""
 
 import sys
 from pathlib import Path
@@ -15,14 +15,14 @@ from drift.report import closing, html
 
 
 def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
-    """Runs in `folder`, which is this run's alone; writes report.html there unless it is a sweep's member. `config`: the composed
-    settings, as they are kept beside the results."""
+    """Runs in `folder`, which belongs to this run alone; writes report.html there unless the run is a member of a sweep. `config`:
+    the composed settings, to be kept with the results."""
     (folder / "config.yaml").write_text(config, encoding="utf-8")
     quiet.libraries(folder / "libraries.log")
     sweep = str(hydra.mode).endswith("MULTIRUN")
     overrides = [override.lstrip("+").partition("=") for override in hydra.overrides.task]
-    said = {key: value for key, _, value in overrides if not key.startswith("store.")}  # where it is kept changes no result
-    title = masked({"method": hydra.runtime.choices["method"]} | said)
+    given = {key: value for key, _, value in overrides if not key.startswith("store.")}  # the store's location changes no result
+    title = masked({"method": hydra.runtime.choices["method"]} | given)
     notes = {
         "model": str(hydra.runtime.choices["model"]),
         "data": str(hydra.runtime.choices["data"]),
@@ -31,20 +31,20 @@ def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
     }
     say(", ".join(f"{name} {value}" for name, value in (title | notes).items()))
     choices = hydra.runtime.choices
-    notes_of = chosen.suited(choices["model"], choices.get("experiment"), CONF)
-    for note in (*unusual(run), *chosen.idle(run, hydra.overrides.task), *notes_of):
+    advice = chosen.suited(choices["model"], choices.get("experiment"), CONF)
+    for note in (*unusual(run), *chosen.idle(run, hydra.overrides.task), *advice):
         say(f"Note: {note}")
     kept = Journal(folder, title, notes, run.store, run.logger, run.alarms)
     error: BaseException | None = None
     try:
         execute(run, kept)
     except BaseException as caught:
-        error = stop.stopped() or caught  # a library may have made something else of a signal
+        error = stop.stopped() or caught  # a library may have turned a signal into another error
         if isinstance(error, stop.Stopped):
-            say(f"\nStopped by {stop.signal_name()}. What is finished is kept: the same command goes on from there.")
+            say(f"\nStopped by {stop.signal_name()}. Finished work is kept: the same command continues from there.")
     try:
         finish(kept, error, Path(hydra.sweep.dir) if sweep else None)
-    except OSError as problem:  # on a full disk the first error is the one to show
+    except OSError as problem:  # on a full disk the first error is more important
         if error is None:
             raise
         say(f"The report in {folder} could not be written: {problem}")
@@ -53,7 +53,7 @@ def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
 
 
 def finish(kept: Journal, error: BaseException | None, study: Path | None) -> None:
-    """The last word in journal and reports. A sweep's members have one together, built at its end; a signal ends it here."""
+    """Completes the journal and the report. A sweep has one report for all members, built at its end, or here after a signal."""
     kept.finish(error)
     stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
     sys.stdout.flush()
@@ -68,7 +68,7 @@ def finish(kept: Journal, error: BaseException | None, study: Path | None) -> No
 
 
 def unusual(run: Run) -> list[str]:
-    """Settings that are allowed and that somebody may not have meant."""
+    """Notes about settings that are allowed but may not be intended."""
     found = []
     if not run.iterations and not run.warmup_epochs:
         found.append("iterations=0: nothing is trained, the start model is evaluated.")

@@ -1,9 +1,8 @@
-"""Secrets are kept out of what leaves the program: console, errors, run folder, reports, W&B.
+"""Keeps secrets out of everything that leaves the program: console, errors, run folder, reports, W&B.
 
-A secret is the value of an environment variable that is named like one (OPENAI_API_KEY, HF_TOKEN, …), any other that the caller
-knows of, and whatever stands between :// and @ in a URL. Users' logs and the replies made from them are never changed by this:
-they have `intake.redact`.
-"""
+A secret is the value of an environment variable with a name like OPENAI_API_KEY or HF_TOKEN, any other value that the caller knows
+to be secret, and whatever is between :// and @ in a URL. Users' logs and the replies made from them are never changed by this; for
+them there is `intake.redact`."""
 
 import os
 import re
@@ -12,12 +11,12 @@ from urllib.parse import quote
 
 HIDDEN = "[secret]"
 NAMED = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
-IN_URL = re.compile(r"(?<=://)[^\s/?#@'\"]+(?:@[^\s/?#@'\"]+)*(?=@)")  # a password may hold an @ of its own
-SHORTEST, SHORTEST_TOLD = 8, 4  # characters; a shorter value is a word ("none", "EMPTY"), not a secret
+IN_URL = re.compile(r"(?<=://)[^\s/?#@'\"]+(?:@[^\s/?#@'\"]+)*(?=@)")  # a password may contain an @
+SHORTEST, SHORTEST_TOLD = 8, 4  # characters; shorter values are words ("none", "EMPTY"), not secrets
 
 
 def mask(text: str, *secrets: str) -> str:
-    """The text without secrets; `secrets`: further ones, whatever their variable is called."""
+    """The text without secrets. `secrets`: further secrets that are not in such variables."""
     return _without(text, _forms(secrets))
 
 
@@ -27,7 +26,7 @@ def masked(value: Any) -> Any:
 
 
 def _forms(secrets: tuple[str, ...]) -> list[str]:
-    """Every secret as it may be written, the longest first."""
+    """All forms in which secrets may be written, longest first."""
     known = {value for name, value in os.environ.items() if NAMED.search(name) and len(value) >= SHORTEST}
     known |= {part for value in known for part in value.split() if len(part) >= SHORTEST}  # of "Basic …"
     known |= {part for value in secrets for part in (value, *value.split()) if len(part) >= SHORTEST_TOLD and part != "Basic"}

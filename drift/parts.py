@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
-from drift.records import Example, Logprob, Prompt, Record, Reply
+from drift.records import Example, Logprob, Message, Prompt, Record, Reply
 
 
 @runtime_checkable
@@ -233,15 +233,15 @@ class Simulation(Source, Protocol):
         """`count` different tasks of a split; no two splits share a topic. Raises `UserError` where it has fewer."""
         ...
 
-    def tasks_key(self) -> dict[str, Any]:
-        """What the tasks of any split depend on."""
+    def tasks_key(self) -> dict[str, Any]: ...  # what the tasks of any split depend on
+
+
+class Miner(Keyed, Protocol):
+    """Classifies what users thought of replies from their next turns; see drift/intake/conversations.py for an `Opinion`."""
+
+    def classify(self, conversations: list[list[Message]]) -> list[dict[int, Any]]:
+        """For each conversation, an opinion of every reply that a user turn follows, by the reply's index."""
         ...
-
-
-class Miner(Protocol):
-    """Reads from a user's next turn what they thought of the reply before it (drift/mine/classifier.py)."""
-
-    def key(self) -> dict[str, Any]: ...
 
 
 class Logger(Protocol):

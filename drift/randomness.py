@@ -1,5 +1,5 @@
-"""The randomness of a reply: keyed by what the reply is for (seed, purpose, iteration, item, sample index) and by nothing else, so
-that a reply's noise never depends on its neighbours in a batch."""
+"""The noise of a reply depends on what the reply is for (seed, purpose, iteration, item, sample index) and on nothing else, so
+never on its neighbours in a batch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from drift.records import digest
 
 @dataclass(frozen=True)
 class Noise:
-    """The identity of a reply's noise, of which a sampler makes uniforms, or a seed of its own."""
+    """The identity of a reply's noise, from which a sampler makes uniforms or a seed."""
 
     seed: int
     purpose: str
@@ -18,14 +18,14 @@ class Noise:
     sample: int
 
     def uniforms(self, count: int) -> Any:
-        """`(count,)` float64 array of uniforms in [0, 1), one a token position, from a counter-based generator."""
+        """`(count,)` float64 array of uniforms in [0, 1), one per token position, from a counter-based generator."""
         import numpy as np
 
         key = int(self._digest()[:32], 16)  # Philox takes 128 bits
         return np.random.Generator(np.random.Philox(key=key)).random(count)
 
     def as_seed(self) -> int:
-        """A whole number of 63 bits, for samplers that take one seed a reply."""
+        """A whole number of 63 bits, for samplers that take one seed per reply."""
         return int(self._digest()[-16:], 16) >> 1
 
     def _digest(self) -> str:
@@ -33,5 +33,5 @@ class Noise:
 
 
 def order(seed: int, purpose: str, iteration: int, items: list[str]) -> list[int]:
-    """A permutation of the items that depends on their contents and not on where they stood."""
+    """A permutation of the items that depends on their content, not on their original order."""
     return sorted(range(len(items)), key=lambda i: digest([seed, purpose, iteration, items[i]]))

@@ -1,7 +1,7 @@
-"""The three things that flow through the program, and their jsonl form.
+"""The three kinds of data that flow through the program, and their jsonl form.
 
-*Record*: one piece of user feedback on one reply. *Reply*: one fresh sample of a policy. *Example*: what a method makes and the
-trainer learns from. All are plain data: nothing here knows a model or a method.
+*Record*: one piece of user feedback on one reply. *Reply*: one fresh sample from a policy. *Example*: made by a method for the
+trainer. All are plain data, independent of models and methods.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ Prompt = Sequence[Message]  # ends with a user message
 
 
 def digest(value: Any) -> str:
-    """sha256 (hex) of a value's canonical json form."""
+    """The sha256 (hex) of a value's canonical JSON form."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -29,10 +29,10 @@ class Record:
     """A user's feedback on a reply.
 
     `ended`: the reply ends with the model's end-of-turn token (False: it was cut off by a length limit).
-    `revised`: the reply given after the feedback; `satisfied`: the user was content with that one (a DSAT->SAT seed pair).
-    `truth`: what a checker needs to judge any reply to this prompt, where the source knows it; None for real logs.
-    `provenance`: where it comes from and who says so (source, row, turn, detector, label, category, confidence, evidence); None
-    for the simulated deployment.
+    `revised`: the reply after the feedback. `satisfied`: the user was content with that one (a DSAT->SAT seed pair).
+    `truth`: what a verifier needs to check any reply to this prompt, if the source knows it; None for real logs.
+    `provenance`: where the record and its label come from (source, row, turn, detector, label, category, confidence, evidence);
+    None for the simulated deployment.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class Logprob:
-    """Of a whole reply: the sum over its tokens, in nats, and how many they are, the end-of-turn token among them."""
+    """The log-probability of a whole reply: the sum over its tokens, in nats, and their number, the end-of-turn token included."""
 
     nats: float
     num_tokens: int
@@ -72,8 +72,7 @@ class Logprob:
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """One reply of an example. `ended`: with the end-of-turn token. `fresh`: just sampled, not logged. `good`: which side it is
-    on."""
+    """One reply of an example. `ended`: with the end-of-turn token. `fresh`: just sampled, not from the log. `good`: its label."""
 
     text: str
     ended: bool
@@ -83,8 +82,8 @@ class Labelled:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """What a method makes and the trainer learns from: a prompt and its labelled replies. Two replies, one of them good, are a
-    pair; one alone is unpaired. `record`: the id of the record that it comes from, `feedback`: what that user said."""
+    """A prompt and its labelled replies, made by a method for the trainer. Two replies, one of them good, are a pair; a single
+    reply is unpaired. `record`: the id of the record that it comes from. `feedback`: what that user said."""
 
     prompt: Prompt
     replies: tuple[Labelled, ...]
@@ -92,12 +91,12 @@ class Example:
     record: str
 
     def side(self, good: bool) -> list[Labelled]:
-        """Its good replies, or the others."""
+        """The good replies, or the bad ones."""
         return [reply for reply in self.replies if reply.good == good]
 
 
 def fresh(reply: Reply, *, good: bool) -> Labelled:
-    """A reply just sampled, as one side of an example."""
+    """A fresh reply as one side of an example."""
     return Labelled(text=reply.text, ended=reply.ended, fresh=True, good=good)
 
 
@@ -107,17 +106,17 @@ def logged(record: Record, *, good: bool) -> Labelled:
 
 
 def example(record: Record, *replies: Labelled) -> Example:
-    """Replies to a record's prompt, with what its user said."""
+    """An example from a record's prompt and feedback, with these replies."""
     return Example(prompt=record.prompt, replies=replies, feedback=record.feedback, record=record.id)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented json, written atomically."""
+    """Writes indented JSON atomically."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """One json object a line, dataclasses as their fields; written atomically."""
+    """Writes one JSON object per line, dataclasses as their fields, atomically."""
     plain = (dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row for row in rows)  # type: ignore[arg-type]
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain))
 

@@ -1,4 +1,4 @@
-"""`drift run`: the entry that Hydra calls. Checks the config, builds the parts, runs the loop, writes the report."""
+"""`drift run`, through Hydra: checks the config, builds the parts, runs the loop, writes the report."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and are shown once, below
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors are raised, and shown once, below
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,11 +24,11 @@ from drift.overrides import quote_paths
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`arguments`: settings (name=value) and Hydra's options (-m, --help, --cfg job). Ends the program where a user's error ends
-    the run."""
+    """`arguments`: settings (name=value) and Hydra's options (-m, --help, --cfg job). Exits with a message after a user
+    error."""
     stop.install()
     try:
-        sys.argv = ["drift run", *quote_paths(arguments)]  # where Hydra reads its arguments, and its name for usage messages
+        sys.argv = ["drift run", *quote_paths(arguments)]  # Hydra reads its arguments, and its name for usage messages, from here
         _run()
     except UserError as error:
         sys.exit(visible(f"\n{error}"))
@@ -37,29 +37,29 @@ def main(arguments: Sequence[str]) -> None:
     except OSError as error:
         if error.errno not in CANT_WRITE or not error.filename:
             raise
-        sys.exit(f"\n{error.filename} can't be written to: {error.strerror}. Put the run elsewhere with hydra.run.dir=FOLDER.")
+        sys.exit(f"\n{error.filename} can't be written to: {error.strerror}. Choose another folder with hydra.run.dir=FOLDER.")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _run(config: DictConfig) -> None:
     """One run, or one member of a sweep."""
     stop.install()  # a launcher may have started this process
-    stop.check()  # a sweep's next member
+    stop.check()  # before the next member of a sweep
     settings = HydraConfig.get()
     folder, sweep = Path(settings.runtime.output_dir), "MULTIRUN" in str(settings.mode)
-    mine: Path | None = None
+    owned_folder: Path | None = None
     try:
         run = build(config, settings.overrides.task)
         from drift import job
 
         text = mask(OmegaConf.to_yaml(config, resolve=True))
-        with owned(folder, text, "hydra.sweep.dir" if sweep else "hydra.run.dir") as mine:
-            job.perform(run, mine, settings, text)
+        with owned(folder, text, "hydra.sweep.dir" if sweep else "hydra.run.dir") as owned_folder:
+            job.perform(run, owned_folder, settings, text)
     except UserError as error:
         with suppress(OSError):  # a refused run leaves no empty folder
             folder.rmdir()
         if not sweep:
             sys.exit(visible(f"\n{error}"))
-        if mine is None or not (mine / "run.json").is_file():
-            raise  # nothing on disk says that it failed: Hydra has to
-        say(f"\n{error}\n")  # at once: the sweep goes on with its other members, and says at its end who failed
+        if owned_folder is None or not (owned_folder / "run.json").is_file():
+            raise  # nothing on disk shows the failure, so Hydra must
+        say(f"\n{error}\n")  # now, because the sweep continues with its other members; its end lists the failed ones

@@ -1,4 +1,4 @@
-"""A sweep as a whole: its members are checked before the first one runs, it has a folder of its own, and says who failed."""
+"""A sweep as a whole: checks all members before the first one runs, owns a folder, and lists the members that failed."""
 
 import shlex
 import sys
@@ -18,28 +18,30 @@ from drift.errors import UserError, writable
 from drift.folders import owned
 from drift.masking import mask
 
-APART = (
-    "\nOther members are right. A sweep gives its settings to every member: start those that take others as runs in one folder "
-    "(hydra.run.dir=FOLDER/NAME), and `python -m drift report FOLDER` compares them."
+SEPARATE_RUNS = (
+    "\nOther members are valid. A sweep gives its settings to every member. Start members with other settings as separate runs in "
+    "one folder (hydra.run.dir=FOLDER/NAME), and compare them with `python -m drift report FOLDER`."
 )
 _folder = ExitStack()  # held until the sweep ends; not in the callback, which launchers send to other processes
 
 
 class Members(Callback):
-    """Hydra calls this when a sweep begins and ends. Errors end the program by `sys.exit`: of an exception in a callback Hydra
-    would only warn."""
+    """Hydra calls this when a sweep begins and ends. Errors end the program with `sys.exit`, because Hydra only warns about an
+    exception in a callback."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         members = list(_checked(config, kwargs["config_name"]))
         try:
-            mine = _folder.enter_context(owned(Path(config.hydra.sweep.dir), members, "hydra.sweep.dir"))
+            owned_folder = _folder.enter_context(owned(Path(config.hydra.sweep.dir), members, "hydra.sweep.dir"))
         except UserError as error:
             sys.exit(f"\n{error}")
-        print(f"Sweep of {len(members)} members in {mine}", flush=True)
-        print(f"  its report is built at the end, and earlier by: drift report {shlex.quote(str(mine))}", flush=True)
-        quoted = str(mine).replace("\\", "\\\\").replace("'", "\\'")
+        print(f"Sweep of {len(members)} members in {owned_folder}", flush=True)
+        print(f"  its report is built at the end, and earlier by: drift report {shlex.quote(str(owned_folder))}", flush=True)
+        quoted = str(owned_folder).replace("\\", "\\\\").replace("'", "\\'")
         with read_write(config.hydra):
-            config.hydra.sweep.dir = str(mine)  # for Hydra, and for the members, whose configs are composed anew:
+            config.hydra.sweep.dir = str(
+                owned_folder
+            )  # for Hydra; the next line is for the members, whose configs are composed again
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -47,17 +49,17 @@ class Members(Callback):
 
         folder = Path(config.hydra.sweep.dir)
         states = [member.state for member in members_of(folder)]
-        unsaid = _report(folder) if states else None
+        report_error = _report(folder) if states else None
         _folder.close()
         failed = [", ".join(f"{name}={value}" for name, value in s.title.items()) for s in states if s.status == "failed"]
         if failed:
             sys.exit(f"\n{len(failed)} of {len(states)} members failed (see above, and the report): {'; '.join(failed)}")
-        if unsaid:
-            sys.exit(f"\n{unsaid}")
+        if report_error:
+            sys.exit(f"\n{report_error}")
 
 
 def _report(folder: Path) -> str | None:
-    """Of the study as a whole, once: with every member it would take longer. Returns what kept it from being written, if so."""
+    """Writes the report of the whole study once, not after every member. Returns the error message if that failed."""
     from drift.report import closing, html
 
     try:
@@ -68,18 +70,20 @@ def _report(folder: Path) -> str | None:
         return str(error)
     except Exception:
         traceback.print_exc()
-        return f"The report could not be built. `drift report {folder}` tries again; the runs themselves are kept."
+        return f"The report could not be built. Try again with `drift report {folder}`; the runs themselves are kept."
     return None
 
 
 def _checked(config: DictConfig, name: str) -> Iterator[str]:
-    """The resolved config of every member of a sweep, once it is found right."""
+    """The resolved configs of all members of a sweep, after all of them have been checked."""
     from hydra import compose
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}":  # it chooses members as it goes
+    if (
+        config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
+    ):  # it chooses members during the sweep
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         yield str(config.hydra.overrides.task) + OmegaConf.to_yaml(own)
         return
@@ -97,5 +101,5 @@ def _checked(config: DictConfig, name: str) -> Iterator[str]:
     if wrong:
         error, member = wrong[0]
         text = explain(error) if isinstance(error, HydraException) else error
-        sys.exit(f"\n{text}\nIn the member {member}; nothing was begun.{APART if right else ''}")
+        sys.exit(f"\n{text}\nIn the member {member}; the sweep was not started.{SEPARATE_RUNS if right else ''}")
     yield from right

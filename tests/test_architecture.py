@@ -55,10 +55,10 @@ REFUSED = {
     "qwen3_next": ({}, "layers of the kind linear_attention"),
     "qwen3_5_text": ({}, "layers of the kind linear_attention"),
     "lfm2": ({"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}, "layers of the kind conv"),
-    "falcon_h1": ({}, "remembers what it has read in"),
+    "falcon_h1": ({}, "keeps its past in"),
     "gemma3n_text": ({}, "keys and values that several layers share"),
     "rwkv": ({}, "a state"),
-    "t5": ({}, "no causal language model"),
+    "t5": ({}, "not a causal language model"),
     "no_such_kind": ({}, "config.json can't be used"),
 }
 DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}, "max_position_embeddings": 256}
@@ -83,13 +83,13 @@ def test_models_with_another_memory_than_keys_and_values_are_refused_with_the_re
 @pytest.mark.parametrize(("kind", "settings"), [("llama", DYNAMIC), ("phi3", LONG)], ids=["dynamic", "longrope"])
 def test_rotary_embeddings_that_change_with_the_longest_row_are_refused_beyond_their_border(kind, settings, tokenizer, tmp_path):
     check(tmp_path, tokenizer, kind, settings, longest=256)
-    with pytest.raises(UserError, match=r"rows of more than 256 tokens.*Rows may have 257.*train\.max_tokens"):
+    with pytest.raises(UserError, match=r"a sequence has more than 256 tokens.*Sequences may have 257.*train\.max_tokens"):
         check(tmp_path, tokenizer, kind, settings, longest=257)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tokenizer, tmp_path):
     check(tmp_path, tokenizer, "llama", {"vocab_size": len(tokenizer)})
-    with pytest.raises(UserError, match=r"does not know \(<\|im_end\|>\)"):
+    with pytest.raises(UserError, match=r"does not have \(<\|im_end\|>\)"):
         check(tmp_path, tokenizer, "llama", {"vocab_size": len(tokenizer) - 1})  # the end of turn is also the padding
 
 

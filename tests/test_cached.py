@@ -27,7 +27,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_a_damaged_model_is_said_and_made_again(tmp_path, capsys, how):
+def test_a_damaged_model_is_reported_and_created_again(tmp_path, capsys, how):
     calls = []
     for _ in range(2):
         made_once(tmp_path / "m", maker(calls))
@@ -39,7 +39,7 @@ def test_a_damaged_model_is_said_and_made_again(tmp_path, capsys, how):
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def test_whoever_comes_second_takes_what_is_there_and_a_failure_leaves_nothing(tmp_path):
+def test_the_slower_process_takes_the_finished_model_and_a_failure_leaves_nothing(tmp_path):
     def slow(scratch):
         made_once(tmp_path / "m", maker([]))
         (scratch / "model").mkdir()

@@ -28,7 +28,7 @@ def save(path, **changes):
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_a_damaged_checkpoint_is_said_and_not_used(tmp_path, capsys, how):
+def test_a_damaged_checkpoint_is_reported_and_not_used(tmp_path, capsys, how):
     path = tmp_path / "last.ckpt"
     save(path)
     assert Checkpoints("key").steps_in(path) == 3 and [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

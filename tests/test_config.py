@@ -23,7 +23,7 @@ WRONG = [
     (["train.learning_rate=nan"], "train.learning_rate=nan: expected a number"),
     (["train.learning_rate=[1,2]"], "expected a number, got a list"),
     (["seed={a:1}"], "expected a whole number, got a group of settings"),
-    (["intake.languages=en"], r"intake.languages=en: expected a list \(\[a, b\]; each of it text\) or null, got str"),
+    (["intake.languages=en"], r"intake.languages=en: expected a list \(\[a, b\]; each item text\) or null, got str"),
     (["intake.drop_flagged=3"], "expected a list"),
     (["intake.drop_flagged=[toxic,3]"], "expected a list"),
     (["logger=wandb", "logger.tags=abc"], "logger.tags=abc: expected a list"),
@@ -60,7 +60,7 @@ def test_wrong_settings_are_refused_with_what_to_do(overrides, message, monkeypa
 
 NOT_TAKEN = [  # (command line, what is said)
     ("method=spin method.guidance.share=1", "method.guidance.share. It goes with method=drift, iterdpo or random_logged, not with"),
-    ("method.judge.noise=0", "^Unknown key method.judge.noise. It goes with method=iterdpo, not with the option of method that is"),
+    ("method.judge.noise=0", "^Unknown key method.judge.noise. It goes with method=iterdpo, not with the chosen option of method"),
     ("judge.noise=0", "^Unknown key judge.noise. A judge goes with method=iterdpo, and its settings are method.judge"),
     ("judge=verifier", "^Unknown key judge. A judge goes with method=iterdpo"),
     ("method=iterdpo judge=verifyer", "Did you mean verifier"),
@@ -95,7 +95,7 @@ def test_a_setting_that_the_chosen_parts_do_not_take_is_refused_like_a_typo(give
         "data=messages data.path=LOG intake.redact=true mine=rules",
     ],
 )
-def test_what_the_chosen_parts_take_is_taken(given, tmp_path):
+def test_settings_that_the_chosen_parts_take_are_accepted(given, tmp_path):
     (tmp_path / "log.jsonl").write_text("{}\n")
     overrides = given.replace("LOG", f"{tmp_path}/log.jsonl").split()
     build(compose(*overrides), overrides)
@@ -125,7 +125,7 @@ def test_an_experiment_sets_what_the_chosen_method_takes_and_leaves_out_the_rest
         ("qwertyuiop=1", r"^Unknown key qwertyuiop. \(drift run --cfg job shows every key.\)$"),
     ],
 )
-def test_what_hydra_refuses_is_answered_in_a_sentence(override, message):
+def test_errors_of_hydra_become_one_sentence(override, message):
     with pytest.raises(UserError) as refused:
         build(compose(override))
     said = str(refused.value)
@@ -151,7 +151,7 @@ def test_a_folder_of_a_packages_name_is_not_the_package(tmp_path, monkeypatch):
         (["method=unpaired"], None),
     ],
 )
-def test_settings_that_nobody_may_have_meant_are_said(overrides, message):
+def test_settings_that_may_be_unintended_get_a_note(overrides, message):
     from drift.job import unusual
 
     notes = unusual(build(compose(*overrides)))
@@ -185,7 +185,7 @@ def test_a_setting_that_changes_nothing_in_this_run_is_noted(given, message):
 
 
 def test_a_model_with_settings_of_its_own_says_which_experiment_has_them():
-    note = "the default settings suit a small model; experiment=paper-7b has those for model=qwen2.5-7b-instruct."
+    note = "the default settings suit a small model; experiment=paper-7b has settings for model=qwen2.5-7b-instruct."
     assert chosen.suited("qwen2.5-7b-instruct", None, CONF) == [note]
     assert chosen.suited("qwen2.5-7b-instruct", "paper-7b", CONF) == chosen.suited("tiny", None, CONF) == []
 
@@ -198,10 +198,10 @@ def test_a_model_with_settings_of_its_own_says_which_experiment_has_them():
         ("iterations=-1", "Expected iterations >= 0"),
         ("modle=tiny", "Did you mean model?"),
         ("objective.dpo.beta=x", "expected a number"),
-        ("method=sft objective=[dpo]", "objective=dpo compares two replies to a prompt, and this method makes examples with one"),
+        ("method=sft objective=[dpo]", "objective=dpo compares two replies to a prompt, but this method makes examples with one"),
         ("objective=[]", "objective=[]: at least one objective is needed. The default is objective=[dpo,nll]."),
-        ("data=jsonl data.path=x data.num_prompts=8", "It goes with data=deployment, not with the option of data that is chosen"),
-        ("intake.redact=true", "intake.redact has no effect on this data set. Simulated users say what they think"),
+        ("data=jsonl data.path=x data.num_prompts=8", "It goes with data=deployment, not with the chosen option of data"),
+        ("intake.redact=true", "intake.redact has no effect on this data set. Simulated users state their opinion"),
     ],
 )
 def test_the_command_line_says_it_in_a_line_and_leaves_no_folder(argument, message, tmp_path):
@@ -211,23 +211,25 @@ def test_the_command_line_says_it_in_a_line_and_leaves_no_folder(argument, messa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_sweep_with_a_wrong_member_begins_nothing(cache, tmp_path):
+def test_a_sweep_with_a_wrong_member_does_not_start(cache, tmp_path):
     log = feedback_file(tmp_path / "log.jsonl")
     done = command(
         "-m", "model=tiny", f"model.cache_dir={cache}", "method=drift,iterdpo", "data=jsonl", f"data.path={log}",
         f"store.dir={tmp_path}/store", f"hydra.sweep.dir={tmp_path}/study",
     )  # fmt: skip
     assert done.returncode == 1 and "known truth" in done.stderr and "Traceback" not in done.stderr
-    assert "In the member model=tiny" in done.stderr and "method=iterdpo" in done.stderr and "nothing was begun" in done.stderr
+    assert (
+        "In the member model=tiny" in done.stderr and "method=iterdpo" in done.stderr and "the sweep was not started" in done.stderr
+    )
     assert not (tmp_path / "store").exists() and not (tmp_path / "study").exists()
 
 
-def test_a_sweep_whose_setting_one_member_does_not_take_begins_nothing_and_says_how(tmp_path):
+def test_a_sweep_with_a_setting_that_one_member_does_not_take_does_not_start(tmp_path):
     sweep = ["-m", "model=tiny", "method=drift,spin", f"store.dir={tmp_path}/store", f"hydra.sweep.dir={tmp_path}/study"]
     done = command(*sweep, "method.guidance.share=1")
     assert done.returncode == 1 and "Traceback" not in done.stderr and done.stdout == ""
-    assert "It goes with method=drift, iterdpo or random_logged" in done.stderr and "Other members are right." in done.stderr
-    assert "In the member model=tiny method=spin" in done.stderr and "nothing was begun" in done.stderr
+    assert "It goes with method=drift, iterdpo or random_logged" in done.stderr and "Other members are valid." in done.stderr
+    assert "In the member model=tiny method=spin" in done.stderr and "the sweep was not started" in done.stderr
     assert "hydra.run.dir=FOLDER/NAME" in done.stderr and not list(tmp_path.iterdir())
 
 

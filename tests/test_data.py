@@ -8,12 +8,12 @@ from conftest import feedback_file, perform
 from drift.data.deployment import Deployment, split_topics
 from drift.data.jsonl import Jsonl, parse
 from drift.data.messages import Messages
-from drift.data.requests import REQUESTS, feedback, verify
+from drift.data.requests import REQUESTS, next_turn, verify
 from drift.errors import UserError
 from drift.intake.conversations import Conversation, to_records
 from drift.intake.intake import Intake
 from drift.intake.leakage import remove_leaked
-from drift.intake.opinions import judged
+from drift.intake.opinions import with_opinions
 from drift.intake.rows import BadRow
 from drift.intake.usable import usable
 from drift.mine.classifier import Classifier
@@ -34,7 +34,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("row", "field"), BAD)
-def test_a_malformed_row_names_its_field(row, field):
+def test_a_malformed_row_is_reported_with_its_field(row, field):
     with pytest.raises(BadRow) as error:
         parse(row, "x", 1)
     assert error.value.args[0] == field
@@ -114,8 +114,8 @@ def messages(path):
 def chat(*turns, name="a"):
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
-    talk = Conversation(id=name, thread=name, messages=messages, verdicts=None, revised={}, flags=(), file="x", row=1)
-    return judged([talk], Rules())[0]
+    talk = Conversation(id=name, thread=name, messages=messages, opinions=None, revised={}, flags=(), file="x", row=1)
+    return with_opinions([talk], Rules())[0]
 
 
 def test_records_of_a_conversation_carry_prompt_reply_feedback_and_the_later_answer():
@@ -223,9 +223,9 @@ def test_a_useful_reply_is_on_topic_and_sound_too():
 def test_the_simulated_user_complains_about_what_is_wrong_first():
     truth = {"topic": "tea", "request": "no_commas"}
     first = lambda options: options[0]  # noqa: E731
-    assert "comma" in feedback(truth, verify(truth, "Tea, warm."), first)
-    assert "not about tea" in feedback(truth, verify(truth, "Cars are fast and loud."), first)
-    assert "Thanks" in feedback(truth, verify(truth, "Tea is warm and good."), first)
+    assert "comma" in next_turn(truth, verify(truth, "Tea, warm."), first)
+    assert "not about tea" in next_turn(truth, verify(truth, "Cars are fast and loud."), first)
+    assert "Thanks" in next_turn(truth, verify(truth, "Tea is warm and good."), first)
 
 
 def test_topics_are_split_without_overlap_and_tasks_are_seeded():
@@ -269,7 +269,7 @@ def test_training_prompts_that_the_evaluation_asks_are_removed_refused_or_kept()
     assert remove_leaked(records, prompts, "keep")[0] == records
     with pytest.raises(UserError, match="All 1 training records have prompts that overlap"):
         remove_leaked([record for record in records if record not in kept][:1], prompts, "remove")
-    with pytest.raises(UserError, match="2 training records have prompts that the evaluation asks, the first is equal:1"):
+    with pytest.raises(UserError, match="2 training records have prompts that the evaluation uses; the first is equal:1"):
         remove_leaked(records, prompts, "refuse")
 
 

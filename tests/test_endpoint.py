@@ -18,7 +18,7 @@ def stiff(count, start=0):
     return [f"a stiff text {i}" for i in range(start, start + count)]
 
 
-def test_failures_that_pass_are_retried_and_answers_never_asked_for_twice(tmp_path):
+def test_temporary_failures_are_retried_and_no_question_is_asked_twice(tmp_path):
     with Server(fail_first=4, slow=0.02) as server:
         first = ask(endpoint(server, tmp_path), stiff(6))
         assert first == ["dsat style 0.9"] * 6 and server.served == 10 and 1 < server.most <= 3
@@ -31,7 +31,7 @@ def test_a_refusal_names_the_server_and_the_same_command_asks_only_the_rest(tmp_
     with Server() as server:
         ask(endpoint(server, tmp_path), stiff(2))
         server.refuse = True
-        with pytest.raises(UserError, match=r"127.0.0.1.*no such key.*2 of the 5 .* answered.*give the same command again"):
+        with pytest.raises(UserError, match=r"127.0.0.1.*no such key.*2 of the 5 .* answered.*run the same command again"):
             ask(endpoint(server, tmp_path), stiff(5))
         server.refuse, before = False, server.served
         assert ask(endpoint(server, tmp_path), stiff(5)) == ["dsat style 0.9"] * 5 and server.served == before + 3
@@ -42,10 +42,10 @@ def test_one_cap_holds_for_all_questions_of_a_run_and_for_the_run_that_goes_on(t
     with Server() as server:
         which = endpoint(server, tmp_path, max_dollars=5)
         assert ask(which, stiff(2)) == ask(which, stiff(2, 2)) == ["dsat style 0.9"] * 2
-        with pytest.raises(UserError, match=r"max_dollars=5.*1 of the 2 questions.*5 dollars.*only the rest is asked"):
+        with pytest.raises(UserError, match=r"max_dollars=5.*1 of the 2 questions.*5 dollars.*only the rest will be asked"):
             ask(which, stiff(2, 4))
         assert server.served == 5
-        with pytest.raises(UserError, match="5 of the 6 questions so far are answered, for 5 dollars"):
+        with pytest.raises(UserError, match="5 of the 6 questions are answered, for 5 dollars"):
             ask(endpoint(server, tmp_path, max_dollars=5), stiff(6))
         assert server.served == 5
         assert ask(endpoint(server, tmp_path, max_dollars=8), stiff(8)) == ["dsat style 0.9"] * 8 and server.served == 8
@@ -65,7 +65,7 @@ def test_what_a_killed_process_left_beside_an_answer_is_gone_once_the_question_i
 
 @pytest.mark.parametrize("concurrency", [1, 8, 64])
 def test_the_cap_is_never_exceeded_however_many_ask_at_once(concurrency, tmp_path):
-    with Server(slow=0.01) as server, pytest.raises(UserError, match="7 of the 80 questions so far are answered, for 7 dollars"):
+    with Server(slow=0.01) as server, pytest.raises(UserError, match="7 of the 80 questions are answered, for 7 dollars"):
         ask(endpoint(server, tmp_path, concurrency=concurrency, max_dollars=7.5), stiff(80))
     assert server.served == 7 and len(list(tmp_path.iterdir())) == 7
 
@@ -79,10 +79,10 @@ def test_a_server_that_does_not_say_what_a_request_took_spends_too(usage, tmp_pa
     with Server(usage=usage) as server, pytest.raises(UserError, match="max_dollars=10000"):
         ask(endpoint(server, tmp_path, dollars_per_million_input=1e6, max_dollars=10_000), stiff(60))
     assert server.served == 9
-    assert capsys.readouterr().out.count("does not say how many tokens") == 1
+    assert capsys.readouterr().out.count("does not report token counts") == 1
 
 
-def test_no_text_is_no_answer_it_is_paid_for_and_asked_again(tmp_path):
+def test_an_answer_without_text_is_paid_for_and_asked_again(tmp_path):
     for nothing in (None, "", "  \n"):
         folder = tmp_path / repr(nothing)
         with Server(says=lambda said, nothing=nothing: nothing) as server:
@@ -90,12 +90,12 @@ def test_no_text_is_no_answer_it_is_paid_for_and_asked_again(tmp_path):
             kept = [json.loads(file.read_text()) for file in folder.iterdir()]
             assert [(entry["answer"], entry["dollars"]) for entry in kept] == [(None, 1.0)] * 2
             server.says = lambda said: "sat"
-            with pytest.raises(UserError, match="1 of the 2 questions so far are answered, for 3 dollars"):
+            with pytest.raises(UserError, match="1 of the 2 questions are answered, for 3 dollars"):
                 ask(endpoint(server, folder, max_dollars=3, concurrency=1), stiff(2))
             assert ask(endpoint(server, folder, max_dollars=4), stiff(2)) == ["sat", "sat"] and server.served == 4
 
 
-def test_an_answer_of_another_form_is_none_too(tmp_path):
+def test_an_answer_in_another_form_does_not_count(tmp_path):
     for i, choices in enumerate(([None], [{"message": None}], [{"message": {"content": [{"type": "text", "text": "sat"}]}}])):
         with Server(choices=choices, usage=["?"]) as server:
             assert ask(endpoint(server, tmp_path / str(i)), stiff(1)) == [None], choices

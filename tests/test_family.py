@@ -197,7 +197,9 @@ def test_a_window_shorter_than_the_longest_sequence_is_refused_by_the_check_and_
     model = tiny_model(kind, settings | {"sliding_window": LONGEST - 1})
     model.config.save_pretrained(tmp_path)
     shared.check_model(tmp_path, LONGEST - 1)
-    with pytest.raises(UserError, match=rf"window of {LONGEST - 1} tokens, and rows may have {LONGEST}\. Use train.layout=padded"):
+    with pytest.raises(
+        UserError, match=rf"window of {LONGEST - 1} tokens, and sequences may have {LONGEST}\. Use train.layout=padded"
+    ):
         shared.check_model(tmp_path, LONGEST)
     with pytest.raises(UserError, match=rf"uses sliding_window.*longest sequence has {LONGEST} tokens"):
         shared.reply_logprobs(model, collated(shared))
@@ -228,14 +230,14 @@ FACTORS = {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_m
 MIXED = {"head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 REFUSED = {  # settings that make a model of them, and the reason
     "cohere": ({}, "logit_scale=0.0625"),
-    "gemma": ({"head_dim": 8}, "type, gemma, are not known"),
+    "gemma": ({"head_dim": 8}, "type, gemma, are not verified"),
     "gemma2": (MIXED | CAPS, "attn_logit_softcapping=5.0"),
-    "gemma3_text": (MIXED, "type, gemma3_text, are not known"),
-    "gemma4_text": (MIXED | {"num_kv_shared_layers": 0}, "type, gemma4_text, are not known"),
+    "gemma3_text": (MIXED, "type, gemma3_text, are not verified"),
+    "gemma4_text": (MIXED | {"num_kv_shared_layers": 0}, "type, gemma4_text, are not verified"),
     "gpt_oss": ({"head_dim": 8, "sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 2}, "type, gpt_oss, are"),
     "granite": (FACTORS | {"logits_scaling": 8.0}, "embedding_multiplier=3.0, logits_scaling=8.0"),
     "llama": ({"logits_scaling": 2.0}, "logits_scaling=2.0"),
-    "olmo3": ({"sliding_window": 8}, "window of 8 tokens, and rows may have 28"),
+    "olmo3": ({"sliding_window": 8}, "window of 8 tokens, and sequences may have 28"),
 }
 
 

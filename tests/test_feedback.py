@@ -52,7 +52,7 @@ def test_marks_in_their_usual_words_are_read(name, tmp_path):
             assert labels(found) == [label] * len(marks) and not found.set_aside
 
 
-def test_nothing_clicked_is_nothing_said_and_another_word_is_set_aside(tmp_path):
+def test_no_click_is_no_feedback_and_an_unknown_word_is_set_aside(tmp_path):
     turns = [*log({})[0]["messages"], {"role": "user", "content": "That is wrong."}, ASSISTANT]
     for nothing in (None, "", " ", "none", math.nan, {}, []):
         for mark in ({"rating": nothing}, {"feedback": nothing, "comment": nothing}, {"annotation": {"rating": nothing}}):
@@ -63,7 +63,7 @@ def test_nothing_clicked_is_nothing_said_and_another_word_is_set_aside(tmp_path)
     fields = ["messages[1].thumbs", "messages[1].label", "messages[1].feedback"]
     assert reasons(found) == [("malformed row", field) for field in fields]
     assert "data.ignore_fields=[label]" in found.set_aside[1]["remedy"]
-    assert found.facts["conversations without a verdict"] == 1, "neither pleased nor displeased"
+    assert found.facts["conversations without feedback"] == 1, "neither pleased nor displeased"
 
 
 def test_a_scale_that_is_not_known_is_refused_with_the_settings_that_say_what_it_means(tmp_path):
@@ -123,11 +123,11 @@ def test_a_comment_belongs_to_its_reply_wherever_it_stands(tmp_path):
     found = collected(tmp_path / "log.jsonl", [{"messages": [USER, first, *later[:1], later[1] | {"feedback": "up"}]}])
     assert labels(found) == ["dsat", "sat"], "a click elsewhere leaves no comment unread"
     found = collected(tmp_path / "log.jsonl", log({"comment": "See ticket 4711."}))
-    assert found.facts["comments without a verdict"] == 1
-    assert reasons(found) == [("comment without a verdict", "messages")] and "See ticket" in found.set_aside[0]["found"]
+    assert found.facts["unclear comments"] == 1
+    assert reasons(found) == [("unclear comment", "messages")] and "See ticket" in found.set_aside[0]["found"]
 
 
-def test_empty_comments_are_none(tmp_path):
+def test_empty_comments_are_ignored(tmp_path):
     for empty in ("", "  ", None):
         found = collected(tmp_path / "log.jsonl", log({"rating": -1, "comment": empty}, {"feedback": "down"}))
         assert [(r.label, r.feedback) for r in found.records] == [("dsat", None)] and reasons(found) == [("duplicate", "messages")]
@@ -193,7 +193,7 @@ def test_harmless_fields_are_passed_over_in_every_source(tmp_path):
     }
     for source, row in rows.items():
         assert collected(tmp_path / "log.jsonl", [row | HARMLESS], source=source).records, source
-        with pytest.raises(UserError, match="the field thumb looks like a user's verdict"):
+        with pytest.raises(UserError, match="the field thumb looks like a user's opinion"):
             collected(tmp_path / "log.jsonl", [row | {"thumb": 1}], source=source)
 
 
@@ -315,11 +315,11 @@ def test_a_tool_call_costs_its_reply_and_no_other(tmp_path):
 def test_rows_of_another_source_are_refused_with_the_source_to_give(tmp_path):
     shared = {"conversations": [{"from": "human", "value": ASK}, {"from": "gpt", "value": REPLY}]}
     for source, row, words in (
-        ("records", log({})[0], "look like those of data=messages, not of data=records.* drift mine"),
-        ("records", shared, "look like those of data=sharegpt.* or mine them first"),
-        ("messages", shared, "Give data=sharegpt"),
-        ("sharegpt", log({})[0], "Give data=messages"),
-        ("messages", {"prompt": ASK, "chosen": "a", "rejected": "b"}, "Give data=preference"),
+        ("records", log({})[0], "look like data=messages, not like data=records.* drift mine"),
+        ("records", shared, "look like data=sharegpt.* or mine them first"),
+        ("messages", shared, "Use data=sharegpt"),
+        ("sharegpt", log({})[0], "Use data=messages"),
+        ("messages", {"prompt": ASK, "chosen": "a", "rejected": "b"}, "Use data=preference"),
     ):
         with pytest.raises(UserError, match=words):
             collected(tmp_path / "log.jsonl", [row], source=source)

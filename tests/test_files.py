@@ -19,9 +19,9 @@ from conftest import collected, defaults, made
 from drift.console import visible
 from drift.errors import UserError
 from drift.intake import aside, contents, json_rows, redact
-from drift.intake.files import content
-from drift.intake.intake import contents as contents_of
-from drift.intake.rows import BadRow, read
+from drift.intake.files import snapshot
+from drift.intake.intake import snapshots as contents_of
+from drift.intake.rows import BadRow, read_rows
 from drift.mine.rules import Rules
 
 
@@ -38,7 +38,7 @@ ARRAY = json.dumps(TALKS).encode()
 def rows_of(file, data):
     """(rows that were read, BadRows) of a file with these bytes."""
     file.write_bytes(data)
-    found = list(read(file))
+    found = list(read_rows(file))
     return [row for _, row in found if not isinstance(row, BadRow)], [(n, row) for n, row in found if isinstance(row, BadRow)]
 
 
@@ -64,7 +64,7 @@ def test_rows_before_the_damage_of_a_gzip_file_are_read(name, tmp_path):
     assert good[:900] == rows[:900] and "gzip data" in bad[-1][1].found
 
 
-def test_gzip_is_told_by_its_content_and_may_have_several_members(tmp_path):
+def test_gzip_is_recognised_by_content_and_may_have_several_members(tmp_path):
     two = gzip.compress(LINES[: len(LINES) // 2]) + b"\0" * 512 + gzip.compress(LINES[len(LINES) // 2 :])
     for name, data in (("a.jsonl.gz", two), ("a.jsonl", two), ("a.jsonl.gz", LINES), ("a.json", gzip.compress(ARRAY))):
         assert rows_of(tmp_path / name, data) == (TALKS, []), name
@@ -93,16 +93,16 @@ def test_row_groups_before_the_damage_of_a_table_are_read(tmp_path):
     assert len(good) in (50, 100) and bad[0][1].reason == "damaged file"
 
 
-def test_a_value_of_a_table_that_is_no_text_costs_its_row(tmp_path):
+def test_a_table_value_that_is_not_utf8_sets_only_its_row_aside(tmp_path):
     binary = pyarrow.array([b"good", b"\xff\xfe", b"fine"])
     damaged = pyarrow.Array.from_buffers(pyarrow.string(), 3, binary.buffers())
     pyarrow.parquet.write_table(pyarrow.table({"text": damaged}), tmp_path / "a.parquet")
-    found = list(read(tmp_path / "a.parquet"))
+    found = list(read_rows(tmp_path / "a.parquet"))
     assert [row for _, row in found if isinstance(row, dict)] == [{"text": "good"}, {"text": "fine"}]
     assert found[1][1].reason == "not UTF-8"
 
 
-def test_what_is_no_log_is_named_with_what_to_do(tmp_path):
+def test_files_that_are_not_logs_are_reported_with_what_to_do(tmp_path):
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 12\n"
     for name in ("a.json", "a.jsonl", "a.parquet", "a.jsonl.gz"):
         good, bad = rows_of(tmp_path / name, pointer)
@@ -116,7 +116,7 @@ def test_what_is_no_log_is_named_with_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
-def test_a_byte_order_mark_says_how_a_file_is_read(encoding, tmp_path):
+def test_a_byte_order_mark_decides_the_encoding(encoding, tmp_path):
     rows = [talk("é 日本 😀"), talk(2)]
     for name, text in (
         ("a.json", json.dumps(rows, ensure_ascii=False)),
@@ -130,19 +130,19 @@ def test_a_file_in_another_encoding_is_one_message_and_single_bytes_cost_their_r
     text = "".join(json.dumps(talk("Müße"), ensure_ascii=False) + "\n" for _ in range(50))
     good, bad = rows_of(tmp_path / "a.jsonl", text.encode("cp1252"))
     assert not good and [(n, row.reason) for n, row in bad] == [(0, "not UTF-8")]
-    assert "in 50 rows" in bad[0][1].found and bad[0][1].remedy.startswith("save the file as UTF-8")
+    assert "none of 50 rows" in bad[0][1].found and bad[0][1].remedy.startswith("save the file as UTF-8")
     assert rows_of(tmp_path / "a.json", json.dumps(TALKS).encode("utf-16-le"))[1][0][1].remedy.startswith("save the file as UTF-8")
     good, bad = rows_of(tmp_path / "a.jsonl", LINES + text.encode("cp1252"))
     assert good == TALKS and [(n, row.reason) for n, row in bad] == [(41 + i, "not UTF-8") for i in range(50)]
 
 
-def test_lines_may_end_in_any_way_and_a_hole_of_zeros_costs_nothing(tmp_path):
+def test_any_line_end_and_a_block_of_zeros_are_read(tmp_path):
     for end in (b"\r", b"\n", b"\r\n"):
         assert rows_of(tmp_path / "a.jsonl", LINES.replace(b"\n", end)) == (TALKS, [])
     assert rows_of(tmp_path / "a.jsonl", bytes(100_000) + LINES) == (TALKS, [])
 
 
-def test_a_files_form_is_told_by_its_content(tmp_path):
+def test_the_format_of_a_file_is_recognised_by_its_content(tmp_path):
     pretty = json.dumps(TALKS, indent=1).encode()
     objects = b"\n".join(json.dumps(row, indent=1).encode() for row in TALKS)
     for name in ("a.json", "a.jsonl", "a.ndjson"):
@@ -205,27 +205,27 @@ def test_what_was_hashed_is_what_is_read_while_a_log_grows(tmp_path):
     assert len(intake.collect(log, Rules(), held).records) == 40
     assert intake.key(log, Rules(), held)["files"] != intake.key(log, Rules())["files"]
     file.write_bytes(LINES.replace(b"leaves", b"Leaves"))
-    with pytest.raises(UserError, match="changed while it was read"):
+    with pytest.raises(UserError, match="changed while it was being read"):
         intake.collect(log, Rules(), held)
     file.unlink()
     with pytest.raises(UserError, match="live.jsonl can't be read: No such file"):
-        content(file)
+        snapshot(file)
 
 
-def test_a_row_and_an_unpacked_file_have_a_bound_that_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_rows, "MOST", 100_000)
+def test_rows_and_unpacked_files_have_a_size_limit_in_the_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_rows, "MAX_ROW_BYTES", 100_000)
     long = json.dumps(talk("x" * 300_000)).encode() + b"\n"
     good, bad = rows_of(tmp_path / "a.jsonl", LINES + long + LINES)
     assert good == TALKS * 2 and [(n, row.reason) for n, row in bad] == [(41, "row too large")]
     good, bad = rows_of(tmp_path / "a.json", b"[" + LINES.strip().replace(b"\n", b",") + b"," + b"[" * 300_000)
     assert good == TALKS and bad[0][1].found == "a larger one; the rest is not read"
-    monkeypatch.setattr(contents, "SPARE", 100_000)
+    monkeypatch.setattr(contents, "SPARE_BYTES", 100_000)
     good, bad = rows_of(tmp_path / "a.jsonl.gz", gzip.compress(LINES + b"\n" * 2_000_000))
     assert good == TALKS and bad[0][1].reason == "file too large" and "300 times its size" in bad[0][1].expected
 
 
 def test_a_log_of_bad_rows_takes_bounded_memory_and_each_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(aside, "MOST_LISTED", 10)
+    monkeypatch.setattr(aside, "MAX_LISTED", 10)
     found = collected(tmp_path / "a.jsonl", [*TALKS, *[{"messages": 3}] * 30])
     assert len(found.records) == 40 and len(found.set_aside) == 10
     assert found.facts["set aside and not listed, malformed row"] == 20
@@ -275,13 +275,13 @@ def test_a_reason_with_half_a_surrogate_pair_can_be_written(tmp_path):
     assert record.provenance["evidence"] == "odd ?"
 
 
-def test_nothing_foreign_acts_on_the_terminal():
+def test_foreign_text_cannot_control_the_terminal():
     text = "id\x1b[31m\x1b]0;x\x07\x9b1m\r\x00\x7f \u202eabc\u2066 \u2028 \ud83d\tend\nline é 日本"
     assert visible(text) == ("id\\x1b[31m\\x1b]0;x\\x07\\x9b1m\\r\\x00\\x7f \\u202eabc\\u2066 \\u2028 \\ud83d\tend\nline é 日本")
     assert visible("a\nb", breaks=False) == "a\\nb"
 
 
-def test_nothing_foreign_acts_on_the_terminal_through_mine(tmp_path, capsys):
+def test_foreign_text_cannot_control_the_terminal_through_mine(tmp_path, capsys):
     from drift.console import say, table
 
     say("equal to a\x1b]0;t\x07")

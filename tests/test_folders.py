@@ -48,7 +48,7 @@ def test_the_folder_of_a_killed_run_is_taken_over_by_the_same_settings_and_holds
     assert sorted(path.name for path in wanted.iterdir()) == [".owner", "notes.txt"]
 
 
-def test_files_of_nobody_are_not_written_over(tmp_path):
+def test_files_without_an_owner_are_not_overwritten(tmp_path):
     (tmp_path / "records.jsonl").write_text("what somebody mined")
     assert take(tmp_path, "a") == f"{tmp_path.name}-2"
     assert (tmp_path / "records.jsonl").read_text() == "what somebody mined" and not (tmp_path / ".owner").exists()

@@ -9,7 +9,7 @@ import pytest
 from conftest import collected
 
 from drift.errors import UserError
-from drift.intake.files import files
+from drift.intake.files import find_files
 
 CARD = """---
 configs:
@@ -79,15 +79,15 @@ def test_config_and_split_choose_the_files_of_a_downloaded_data_set(config, spli
 
 
 @pytest.mark.usefixtures("downloaded")
-def test_what_a_data_set_does_not_have_is_refused_with_what_it_has():
+def test_an_unknown_config_or_split_is_refused_with_the_known_ones():
     for chosen, words in (
         ({"config": "french"}, r"Available: \['english', 'german'\]. Choose one with data.config=NAME"),
         ({"split": "train"}, "data.split=train: owner/chats has no such split. Did you mean train_prefs?"),
     ):
         with pytest.raises(UserError, match=words):
-            files("owner/chats", "*", **chosen)
+            find_files("owner/chats", "*", **chosen)
     with pytest.raises(UserError, match="not in the local Hugging Face cache.* hf download --repo-type dataset owner/others"):
-        files("owner/others", "*", config="english")
+        find_files("owner/others", "*", config="english")
 
 
 def test_what_load_dataset_has_prepared_is_read_from_its_cache(caches, tmp_path):
@@ -105,12 +105,12 @@ def test_what_load_dataset_has_prepared_is_read_from_its_cache(caches, tmp_path)
     assert sorted(replies(config="english")) == sorted(FILES[:2])
     assert replies(config="english", split="test") == FILES[1:2] and replies(config="german") == FILES[2:]
     with pytest.raises(UserError, match="multiple 'owner/chats' configurations in the cache: .*data.config=NAME"):
-        files("owner/chats", "*")
+        find_files("owner/chats", "*")
 
 
 def test_config_is_refused_where_it_chooses_nothing_and_split_is_part_of_a_files_name_there(tmp_path):
     for name in ("train_prefs.jsonl", "test_prefs.jsonl"):
         (tmp_path / name).write_text("{}\n")
-    assert files(str(tmp_path), "*", split="test") == [tmp_path / "test_prefs.jsonl"]
-    with pytest.raises(UserError, match="data.config=english chooses of a hub data set.*Leave it out"):
-        files(str(tmp_path), "*", config="english")
+    assert find_files(str(tmp_path), "*", split="test") == [tmp_path / "test_prefs.jsonl"]
+    with pytest.raises(UserError, match="data.config=english selects from a hub data set.*Leave it out"):
+        find_files(str(tmp_path), "*", config="english")

@@ -6,7 +6,7 @@ import pytest
 from conftest import collected, defaults, made
 
 from drift.errors import UserError
-from drift.intake.collected import nothing
+from drift.intake.collected import no_records_message
 from drift.intake.leakage import remove_leaked
 from drift.records import Record
 
@@ -42,7 +42,7 @@ def test_rows_without_an_id_with_prefixed_ids_or_with_one_id_are_conversations_o
         records = collected(tmp_path / "log.jsonl", rows, source=source).records
         assert len({record.conversation for record in records}) == len({record.id for record in records}) == 9, name
     found = collected(tmp_path / "log.jsonl", logs["messages"][1])
-    assert found.facts["conversations whose id an earlier one has too"] == 8
+    assert found.facts["conversations with the id of an earlier one"] == 8
     assert [record.id for record in found.records[:2]] == ["tenant-7:1", "tenant-7 (log.jsonl:2):1"]
 
 
@@ -71,17 +71,17 @@ def test_every_conversation_is_used_set_aside_or_counted(tmp_path):
     ]  # fmt: skip
     found = collected(tmp_path / "log.jsonl", rows)
     assert len(found.records) == 1 and found.facts["conversations read"] == 6
-    assert found.facts["conversations without a verdict"] == 2
-    assert sorted(row["reason"] for row in found.set_aside) == ["comment without a verdict", "duplicate", "malformed row"]
+    assert found.facts["conversations without feedback"] == 2
+    assert sorted(row["reason"] for row in found.set_aside) == ["duplicate", "malformed row", "unclear comment"]
 
 
 def test_a_log_without_a_record_is_refused_with_what_was_found_in_it(tmp_path):
     found = collected(tmp_path / "log.jsonl", [talk("Where is Ulm?", "No idea.", {}), {"messages": "x"}])
-    said_aside, said_none = nothing(found.facts, found.set_aside), nothing(found.facts, [])
+    said_aside, said_none = no_records_message(found.facts, found.set_aside), no_records_message(found.facts, [])
     assert (
         f"all 1 rows were set aside (1 malformed row). The first is {tmp_path}/log.jsonl, row 2, messages: expected" in said_aside
     )
-    assert "nobody said of a reply whether it pleased" in said_none and "conversations without a verdict: 1" in said_none
+    assert "no user said whether a reply was good" in said_none and "conversations without feedback: 1" in said_none
 
 
 LONG = " ".join(f"Rule {i}: when asked about item {i} name source {7 * i} and never guess." for i in range(90))
@@ -104,7 +104,7 @@ def test_a_system_prompt_or_a_document_that_rows_share_makes_no_duplicates(tmp_p
         assert len(collected(tmp_path / "log.jsonl", rows).records) == 6, "the same reply to other questions about one document"
 
 
-def test_what_is_learnt_makes_a_duplicate(tmp_path):
+def test_records_are_duplicates_if_training_would_use_the_same(tmp_path):
     ranking = [{"prompt": "Where is Bonn?", "chosen": chosen, "rejected": "No."} for chosen in ("On the Rhine.", "West.", "Here.")]
     found = collected(tmp_path / "log.jsonl", ranking, source="preference")
     pairs = [(record.reply, record.revised) for record in found.records if record.label == "dsat"]
@@ -167,7 +167,7 @@ def test_the_same_long_conversation_leaks_under_another_last_message(speaker):
     assert kept == others and aside[0]["found"] == ("13 words in a row" if speaker == "user" else "nearly equal")
 
 
-def test_what_most_prompts_share_is_no_leak():
+def test_text_that_most_prompts_share_is_not_leakage():
     def ask(name, town):
         return record(name, f"{LONG} Question: what should a visitor of {town} see?", system=LONG)
 
@@ -180,7 +180,7 @@ def test_what_most_prompts_share_is_no_leak():
         remove_leaked([same], [r.prompt for r in asked], "remove")
 
 
-def test_how_a_source_is_set_belongs_to_its_key(tmp_path):
+def test_the_settings_of_a_source_are_part_of_its_key(tmp_path):
     (tmp_path / "log.jsonl").write_text(json.dumps(talk("Hi", "Ho")) + "\n")
     from drift.mine.rules import Rules
 

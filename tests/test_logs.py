@@ -77,7 +77,7 @@ def test_text_of_a_log_is_escaped_in_the_page(cache, tmp_path):
     assert "<script>" not in (tmp_path / "r.html").read_text() and "&lt;script&gt;" in (tmp_path / "r.html").read_text()
 
 
-def test_what_a_user_gets_wrong_is_said_without_a_traceback():
+def test_user_errors_have_no_traceback():
     for arguments, words in (
         (["mine", "nowhere.jsonl", "--out", "x"], "data.path=nowhere.jsonl: no such file or directory"),
         (["mine", "owner/name", "--source", "wildchat", "--out", "x"], "hf download --repo-type dataset owner/name"),

@@ -21,7 +21,7 @@ from drift.engine.endpoint import Endpoint
 from drift.errors import UserError
 from drift.intake import mined
 from drift.mine import classifier, features, rules
-from drift.mine.cascade import Cascade, read
+from drift.mine.cascade import Cascade, parse_answer
 from drift.mine.classifier import Classifier
 from drift.mine.unread import UNREAD
 
@@ -50,27 +50,27 @@ CASES = [
 
 @pytest.mark.parametrize(("said", "label", "category"), CASES)
 def test_the_rules(said, label, category):
-    found = rules.verdict(REQUEST, REPLY, said)
+    found = rules.opinion(REQUEST, REPLY, said)
     assert (found.label, found.category) == (label, category)
     assert found.evidence is None if label == "none" else found.evidence.lower() in said.lower()
 
 
 def test_the_request_sent_again_is_a_revision_unless_it_carries_something_on():
     asked = "Write me a short poem about green tea"
-    assert rules.verdict(asked, REPLY, "write me a short poem about GREEN tea!").category == "revision"
-    assert rules.verdict("please continue with the list of teas", REPLY, "please continue with the list of teas").label == "none"
+    assert rules.opinion(asked, REPLY, "write me a short poem about GREEN tea!").category == "revision"
+    assert rules.opinion("please continue with the list of teas", REPLY, "please continue with the list of teas").label == "none"
 
 
-def test_every_reply_that_a_user_turn_follows_is_judged_system_message_or_not():
+def test_every_reply_that_a_user_turn_follows_is_classified_with_or_without_a_system_message():
     turns = ["Hi", "Yo", "thanks", "Welcome", "that is wrong", "Oh"]
     messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
-    plain, with_system = rules.Rules().judge([messages, [{"role": "system", "content": "x"}, *messages]])
+    plain, with_system = rules.Rules().classify([messages, [{"role": "system", "content": "x"}, *messages]])
     assert {i: v.label for i, v in plain.items()} == {1: "sat", 3: "dsat"}
     assert {i: v.label for i, v in with_system.items()} == {2: "sat", 4: "dsat"}
 
 
 @pytest.mark.slow
-def test_what_is_looked_for_first_is_in_whatever_a_rule_finds():
+def test_every_match_of_a_rule_contains_one_of_its_traces():
     """Over the real turns: no complaint is missed because none of its traces is there."""
     from drift.data.sharegpt import ShareGpt
     from drift.intake.conversations import Conversation
@@ -84,12 +84,12 @@ def test_what_is_looked_for_first_is_in_whatever_a_rule_finds():
     assert [(name, start) for name, start in hits if not any(trace in start for trace in rules.TRACES[name])] == []
 
 
-def test_a_word_is_found_in_a_text_as_if_the_text_were_taken_apart():
+def test_a_word_is_found_as_if_the_text_were_split():
     rng = random.Random(0)
     for _ in range(3000):
         text = "".join(rng.choices("aab_ é?!.-1", k=rng.randrange(12)))
         word = rng.choice(["a", "aa", "ab", "é", "_", "1", "?", "!", "ba"])
-        assert features.holds(text, word) == (word in features.WORD.findall(text)), (text, word)
+        assert features.contains_word(text, word) == (word in features.WORD.findall(text)), (text, word)
 
 
 MINER = Classifier(dsat_threshold=0.5, sat_threshold=0.5)
@@ -100,10 +100,10 @@ def conversation(said):
 
 
 def judged(*said, miner=MINER):
-    return [verdicts[1] for verdicts in miner.judge([conversation(text) for text in said])]
+    return [opinions[1] for opinions in miner.classify([conversation(text) for text in said])]
 
 
-def test_the_classifier_tells_complaints_and_praise_from_the_rest_and_says_why():
+def test_the_classifier_finds_complaints_and_praise_with_evidence():
     bad, good, neither = judged(
         "No, you didn't answer my question. I asked about green tea.", "wow, amazing, thank you so much", "continue"
     )
@@ -112,7 +112,7 @@ def test_the_classifier_tells_complaints_and_praise_from_the_rest_and_says_why()
     assert bad.confidence > 0.7 and good.confidence > 0.9 and neither.confidence > 0.8
 
 
-def test_thresholds_and_batches_do_what_they_say():
+def test_thresholds_change_labels_and_batches_do_not():
     texts = [said for said, _, _ in CASES]
     lenient, strict = (Classifier(dsat_threshold=t, sat_threshold=t) for t in (0.05, 0.95))
     counts = [sum(v.label != "none" for v in judged(*texts, miner=miner)) for miner in (lenient, MINER, strict)]
@@ -149,7 +149,7 @@ def cascade(judge, *, unsure=0.0, without_answer="stop"):
     return Cascade(classifier=miner, endpoint=judge, unsure=unsure, without_answer=without_answer)
 
 
-def test_the_cascade_asks_the_judge_about_uncertain_turns_only(tmp_path):
+def test_the_cascade_asks_the_llm_about_uncertain_turns_only(tmp_path):
     texts = ["Perfect, thank you!", "continue", "hmm, it reads a bit stiff though"]
     sure = judged(*texts)
     with Server() as server:
@@ -163,7 +163,7 @@ def test_the_cascade_asks_the_judge_about_uncertain_turns_only(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.peer
-def test_the_judge_may_be_a_real_server(tiny, tmp_path):
+def test_the_llm_may_be_a_real_server(tiny, tmp_path):
     """`transformers serve` with random weights: its answers are no verdicts, but they are answers, and are kept."""
     with socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -182,7 +182,7 @@ def test_the_judge_may_be_a_real_server(tiny, tmp_path):
         texts = ["hmm, it reads a bit stiff though", "and the other one, I guess"]
         miner = cascade(judge)
         found = judged(*texts, miner=miner)
-        assert miner.counts == {"replies that the judge was asked about": 2, "answers of the judge that could not be read": 2}
+        assert miner.counts == {"replies that the LLM was asked about": 2, "LLM answers that could not be read": 2}
     finally:
         server.kill()
         server.wait()
@@ -211,20 +211,20 @@ def wait_until_healthy(server, port, log):
     *((text, None) for text in ("", "no idea", "90%", "dsat nonsense", "dsat style high", "dsat style 9", "dsat style 1.5",
       "dsat style 11/10", "dsat style -0.9", "none of these", "It is not dsat.", "The user is content: sat 0.9", "sat down")),
 ])  # fmt: skip
-def test_the_judges_line_is_read_strictly(answer, expected):
-    found = read(answer)
+def test_the_llms_answer_is_parsed_strictly(answer, expected):
+    found = parse_answer(answer)
     assert (found and (found.label, found.category, found.confidence)) == expected
 
 
-def test_answers_of_the_judge_without_a_text_stop_the_miner_or_are_counted(tmp_path):
+def test_llm_answers_without_a_text_stop_the_miner_or_are_counted(tmp_path):
     texts = ["hmm, it reads a bit stiff though", "and the other one, I guess"]
     with Server(says=lambda said: "dsat style 0.9" if "stiff" in said else None) as server:
         with pytest.raises(UserError, match="1 of 2 questions got an answer without a text.*mine.without_answer=keep"):
             judged(*texts, miner=cascade(endpoint(server, tmp_path)))
         lenient = cascade(endpoint(server, tmp_path), without_answer="keep")
         found = judged(*texts, miner=lenient)
-    assert [verdict.detector for verdict in found] == ["judge", "classifier"]
-    assert lenient.counts["answers of the judge without a text"] == 1
+    assert [opinion.detector for opinion in found] == ["judge", "classifier"]
+    assert lenient.counts["LLM answers without a text"] == 1
     assert lenient.key() != cascade(endpoint(server, tmp_path)).key()
 
 
@@ -257,7 +257,7 @@ def test_conversations_in_languages_that_the_miner_cannot_read_are_counted_by_la
         "de": ["Nein, das ist falsch.", "Zu lang, bitte kürzer."], "fr": ["Non, c'est faux."], "es": ["No, eso está mal."],
         "ja": ["違います。間違っています。"], "zh": ["不对，这是错的。"], "ar": ["لا، هذا خطأ."], "ru": ["Нет, это неправильно."],
     }  # fmt: skip
-    miner.judge([conversation(text) for text in english + sum(other.values(), [])])
+    miner.classify([conversation(text) for text in english + sum(other.values(), [])])
     assert miner.counts == {f"{UNREAD}{code}": len(texts) for code, texts in other.items()}
 
 

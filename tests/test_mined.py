@@ -45,10 +45,9 @@ def test_nothing_found_says_why_by_reason_with_counts(mine, tmp_path):
     with pytest.raises(UserError) as error:
         mine("log.jsonl", "--out", "r.jsonl")
     text = str(error.value)
-    assert text.startswith("No record was found in log.jsonl") and "replies judged: 3" in text
-    assert (
-        "(it reads English), in de: 1" in text and "(it reads English), in fr: 1" in text and "It reads English; for other" in text
-    )
+    assert text.startswith("No record was found in log.jsonl") and "replies classified: 3" in text
+    assert "(it reads English), in de: 1" in text and "(it reads English), in fr: 1" in text
+    assert "The miner reads English only; in other" in text
     assert "set aside, malformed row: 2; the first is row 5 of log.jsonl, messages: expected a list" in text
     assert not (tmp_path / "r.jsonl").exists() and len((tmp_path / "r.quarantine.jsonl").read_text().splitlines()) >= 2
     with pytest.raises(UserError, match="No record was found"):
@@ -66,20 +65,20 @@ class Meanwhile(Messages):
         return Messages.conversations(self, file)
 
 
-def test_of_two_minings_into_one_file_the_second_is_refused(tmp_path, monkeypatch):
+def test_the_second_of_two_minings_into_one_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("log.jsonl", "other.jsonl"):
         (tmp_path / name).write_text(ONE)
     run, other = (build(compose(["data=messages", f"data.path={name}.jsonl", "mine=rules"])) for name in ("log", "other"))
     slow = replace(run, data=Meanwhile(**vars(run.data), other=other))
-    with pytest.raises(UserError, match="r.jsonl was written by another process meanwhile"):
+    with pytest.raises(UserError, match="r.jsonl has meanwhile been written by another process"):
         mined.mine(slow, Path("r.jsonl"), overwrite=False)
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_log_that_nobody_answers_in_is_told_so(mine, tmp_path):
+def test_a_log_without_user_turns_after_replies_is_explained(mine, tmp_path):
     (tmp_path / "log.jsonl").write_text(rows(["Hi", "Yo"], ["Hello", "Good day"]))
-    with pytest.raises(UserError, match="No reply has feedback, and no user turn follows one"):
+    with pytest.raises(UserError, match="No reply has feedback or is followed by a user turn"):
         mine("log.jsonl", "--out", "r.jsonl")
 
 
@@ -100,7 +99,7 @@ def test_the_log_is_never_written_over_by_any_name(mine, tmp_path):
     os.link("log.jsonl", "r.quarantine.jsonl")
     for out in ("log.jsonl", "./sub/../log.jsonl", f"{tmp_path}/log.jsonl", "link.jsonl", "hard.jsonl", "r.jsonl"):
         with pytest.raises(UserError, match="the log itself. Give another name"):
-            mined.check_out([Path("log.jsonl")], Path(out), Path(out).with_name("r.quarantine.jsonl"), overwrite=True)
+            mined.check_output([Path("log.jsonl")], Path(out), Path(out).with_name("r.quarantine.jsonl"), overwrite=True)
     with pytest.raises(UserError, match="the log itself. Give another name"):
         mine("log.jsonl", "--out", "log.jsonl", "--overwrite")
     assert (tmp_path / "log.jsonl").read_text() == ONE
@@ -114,17 +113,17 @@ def test_two_minings_in_one_folder_keep_both_quarantines(mine, tmp_path):
         assert name in (tmp_path / f"records-{name}.quarantine.jsonl").read_text()
 
 
-def test_what_another_mining_wrote_is_replaced_only_if_asked_for(mine, tmp_path):
+def test_earlier_output_is_replaced_only_with_overwrite(mine, tmp_path):
     (tmp_path / "one.jsonl").write_text(ONE)
     (tmp_path / "two.jsonl").write_text(ONE + ONE.replace("tea", "cocoa") + '{"messages": "two"}\n')
     mine("one.jsonl", "--out", "records.jsonl")
     before = (tmp_path / "records.jsonl").read_text()
-    with pytest.raises(UserError, match="records.jsonl is there already.*--overwrite"):
+    with pytest.raises(UserError, match="records.jsonl already exists.*--overwrite"):
         mine("two.jsonl", "--out", "records.jsonl")
     assert (tmp_path / "records.jsonl").read_text() == before
     mine("two.jsonl", "--out", "records.jsonl", "--overwrite")
     (tmp_path / "records.jsonl").unlink()
-    with pytest.raises(UserError, match="records.quarantine.jsonl is there already"):
+    with pytest.raises(UserError, match="records.quarantine.jsonl already exists"):
         mine("one.jsonl", "--out", "records.jsonl")
     (tmp_path / "folder.jsonl").mkdir()
     for out, words in (("records.txt", "expected a name that ends with .jsonl"), ("folder.jsonl", "is a directory")):

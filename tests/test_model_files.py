@@ -40,21 +40,21 @@ def change(file, **settings):
 DAMAGE = {
     "pointer": ("model.safetensors", POINTER, "model.safetensors is a Git LFS pointer"),
     "pointer for a tokenizer": ("tokenizer.json", POINTER, "tokenizer.json is a Git LFS pointer"),
-    "empty weights": ("model.safetensors", "", "no safetensors file, or a damaged one"),
-    "broken config": ("config.json", '{"model_type": ', "config.json is not readable as JSON"),
+    "empty weights": ("model.safetensors", "", "not a safetensors file, or it is damaged"),
+    "broken config": ("config.json", '{"model_type": ', "config.json is not valid JSON"),
     "config of another kind": ("config.json", "[]", "expected a JSON object, found list"),
-    "broken generation config": ("generation_config.json", "{", "generation_config.json is not readable as JSON"),
+    "broken generation config": ("generation_config.json", "{", "generation_config.json is not valid JSON"),
     "missing shard": (
         "model.safetensors.index.json", '{"weight_map": {"a": "model-00002-of-00002.safetensors"}}',
-        "lacks weights: .* names model-00002-of-00002.safetensors",
+        "lacks weights: .* lists model-00002-of-00002.safetensors",
     ),
     "shard outside": (
-        "model.safetensors.index.json", '{"weight_map": {"a": "../../elsewhere/model.safetensors"}}', "which is no file beside it",
+        "model.safetensors.index.json", '{"weight_map": {"a": "../../elsewhere/model.safetensors"}}', "not a file beside it",
     ),
-    "nested without end": ("config.json", '{"a": ' * 10**5, "config.json is not readable as JSON"),
+    "nested without end": ("config.json", '{"a": ' * 10**5, "config.json is not valid JSON"),
     "pointer for a template": ("chat_template.jinja", POINTER, "chat_template.jinja is a Git LFS pointer"),
-    "quantised": ("config.json", '{"model_type": "llama", "quantization_config": {"quant_method": "awq"}}', r"already \(awq\)"),
-    "quantised oddly": ("config.json", '{"model_type": "llama", "quantization_config": ["gptq"]}', r"already \(\['gptq'\]\)"),
+    "quantised": ("config.json", '{"model_type": "llama", "quantization_config": {"quant_method": "awq"}}', r"quantised \(awq\)"),
+    "quantised oddly": ("config.json", '{"model_type": "llama", "quantization_config": ["gptq"]}', r"quantised \(\['gptq'\]\)"),
 }  # fmt: skip
 
 
@@ -77,9 +77,9 @@ def test_half_a_weights_file_and_an_unreadable_tokenizer_are_refused(model):
 
 
 HEADER = {
-    "a type that there is not": ('"F32"', '"F33"', "no safetensors file, or a damaged one"),
-    "a shape that its bytes are not": ("[32,32]", "[32,33]", "no safetensors file, or a damaged one"),
-    "numbers of eight bits": ('"F32","shape":[32,32]', '"I32","shape":[32,32]', r"quantised already \(.* is of type I32\)"),
+    "a type that there is not": ('"F32"', '"F33"', "not a safetensors file, or it is damaged"),
+    "a shape that its bytes are not": ("[32,32]", "[32,33]", "not a safetensors file, or it is damaged"),
+    "numbers of eight bits": ('"F32","shape":[32,32]', '"I32","shape":[32,32]', r"already quantised \(.* is of type I32\)"),
 }
 
 
@@ -112,10 +112,10 @@ WEIGHTS = {
     "missing": (lambda w: w.pop(QUERY), f"missing: {QUERY}"),
     "renamed": (
         lambda w: w.update({"model.layers.0.attn.q.weight": w.pop(QUERY)}),
-        "not known to the model: model.layers.0.attn.q",
+        "unknown to the model: model.layers.0.attn.q",
     ),
-    "of another shape": (lambda w: w.update({QUERY: torch.zeros(16, 32)}), f"of another shape: {QUERY}"),
-    "a bias too many": (lambda w: w.update({QUERY[:-6] + "bias": torch.zeros(32)}), r"not known to the model: .*q_proj\.bias"),
+    "of another shape": (lambda w: w.update({QUERY: torch.zeros(16, 32)}), f"of the wrong shape: {QUERY}"),
+    "a bias too many": (lambda w: w.update({QUERY[:-6] + "bias": torch.zeros(32)}), r"unknown to the model: .*q_proj\.bias"),
 }
 
 
@@ -215,7 +215,7 @@ def test_a_base_that_has_moved_is_named_with_what_to_do(adapter, model, kind):
     if kind == "plain":
         (adapter / BASE).unlink()
     moved = model.rename(model.parent / "moved")
-    with pytest.raises(UserError, match=f"belongs to the base model {model}, which is not there"):
+    with pytest.raises(UserError, match=f"belongs to the base model {model}, which is missing"):
         opened(adapter)
     file, key = (CONFIG, "base_model_name_or_path") if kind == "plain" else (BASE, "directory")
     change(adapter / file, **{key: str(moved)})
@@ -244,7 +244,7 @@ def test_adapters_that_are_not_plain_lora_or_lack_weights_are_refused(adapter):
 def test_adapters_of_another_rank_or_that_ask_for_code_are_refused_before_anything_loads(adapter):
     check_weights(opened(adapter))
     change(adapter / CONFIG, r=3)
-    with pytest.raises(UserError, match=r"of another shape: .*lora_[AB]"):
+    with pytest.raises(UserError, match=r"of the wrong shape: .*lora_[AB]"):
         check_weights(opened(adapter))
     change(adapter / CONFIG, r="two")
     with pytest.raises(UserError, match="adapter_config.json can't be used"):

@@ -107,7 +107,9 @@ def trained(train, planned, values, tiny, folder):
 def test_a_loss_that_is_not_finite_stops_training_and_its_step_is_not_kept(train, planned, values, tiny, tmp_path, wrong):
     """The second step's pair has such a reference. The checkpoint is that of the first step, with weights that are numbers."""
     values.replies[planned.steps[1][0][0]][0] = wrong
-    with pytest.raises(UserError, match="stopped at step 2 of 3: loss is .* no finite number.*Lower train.learning_rate .0.0005"):
+    with pytest.raises(
+        UserError, match="stopped at step 2 of 3: loss is .* not a finite number.*Lower train.learning_rate .0.0005"
+    ):
         trained(train, planned, values, tiny, tmp_path)
     kept = torch.load(tmp_path / "progress/last.ckpt", weights_only=True)
     assert [row["step"] for row in kept["history"]] == [1] and all(torch.isfinite(t).all() for t in kept["state_dict"].values())

@@ -5,7 +5,7 @@ import importlib.util
 from conftest import ROOT
 
 
-def test_odd_rows_and_files_cost_nothing_but_themselves(tmp_path):
+def test_odd_rows_and_files_affect_only_themselves(tmp_path):
     script = importlib.util.spec_from_file_location("odd_files", ROOT / "experiments/reliability/odd_files.py")
     module = importlib.util.module_from_spec(script)
     script.loader.exec_module(module)

@@ -96,7 +96,7 @@ def test_random_names_are_read_as_they_are():
         assert read(override("data.path", name)) == name
 
 
-def test_what_is_no_name_of_a_file_stays_as_it_is(tmp_path, monkeypatch):
+def test_values_that_are_not_file_names_are_unchanged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for argument in ("data.path=null", "data.path=x.jsonl,y.jsonl", "store.dir=${oc.env:HOME}/x", "data.path='März 2026.jsonl'",
                      "seed=0,1", "method=drift", "hydra.run.dir=outputs/${now:%Y}", "--cfg", "-m", "data.path=a"):  # fmt: skip
@@ -113,7 +113,7 @@ def test_a_value_that_hydra_cannot_read_is_refused_with_the_quotes_that_it_needs
         compose(["method.guidance.instruction=Try again (please)!"])
     quoted = shlex.split(str(refused.value).rpartition("for Hydra: ")[2])
     assert quoted == ["method.guidance.instruction='Try again (please)!'"] and read(*quoted) == "Try again (please)!"
-    with pytest.raises(UserError, match="foo is no setting. Expected the form key=value."):
+    with pytest.raises(UserError, match="foo is not a setting. Expected the form key=value."):
         compose(["foo"])
     assert explain(ValueError("as it is")) == "as it is"
 

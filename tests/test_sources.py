@@ -18,7 +18,7 @@ from drift.data.wildfeedback_pairs import WildFeedbackPairs
 from drift.errors import UserError
 from drift.intake.conversations import Conversation
 from drift.intake.intake import Intake
-from drift.intake.rows import Aside, position, read
+from drift.intake.rows import Aside, bytes_read, read_rows
 from drift.mine.rules import Rules
 from drift.records import write_jsonl
 
@@ -288,7 +288,7 @@ def spoil(value, rng):
 
 
 @pytest.mark.parametrize("kind", VALID, ids=lambda kind: kind.__name__)
-def test_rows_in_are_rows_out_whatever_is_in_them(kind, tmp_path):
+def test_every_row_is_yielded_whatever_it_contains(kind, tmp_path):
     """2,000 random rows a source, most of them spoilt: each is a conversation or set aside with a reason, and nothing is raised."""
     rng = random.Random(0)
     texts = []
@@ -308,20 +308,20 @@ def test_rows_in_are_rows_out_whatever_is_in_them(kind, tmp_path):
     kept = {record.provenance["row"] for record in whole.records}
     named = {row["row"] for row in whole.set_aside}
     silent = [
-        item.row for item in found if isinstance(item, Conversation) and item.row not in kept | named and item.verdicts is not None
+        item.row for item in found if isinstance(item, Conversation) and item.row not in kept | named and item.opinions is not None
     ]
-    assert [row for row in silent if any(v.label != "none" for i in found if i.row == row for v in i.verdicts.values())] == []
+    assert [row for row in silent if any(v.label != "none" for i in found if i.row == row for v in i.opinions.values())] == []
 
 
 @pytest.mark.slow
-def test_arrays_lines_and_gzip_give_the_same_rows_and_say_where_they_end(tmp_path):
+def test_arrays_lines_and_gzip_give_the_same_rows_and_report_truncation(tmp_path):
     rows = [{"n": i, "text": "é" * (i % 7) * 100_000} for i in range(40)]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name in ("a.json", "b.jsonl"):
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
     for name in ("a.json", "b.jsonl", "a.json.gz", "b.jsonl.gz"):
-        assert list(read(tmp_path / name)) == list(enumerate(rows, 1)), name
+        assert list(read_rows(tmp_path / name)) == list(enumerate(rows, 1)), name
     whole = (tmp_path / "a.json").read_text()
     for text, complete, words in (
         (whole[: len(whole) // 2], 20, "ends inside this row"),
@@ -332,7 +332,7 @@ def test_arrays_lines_and_gzip_give_the_same_rows_and_say_where_they_end(tmp_pat
         ("[]", 0, None),
     ):
         (tmp_path / "c.json").write_text(text)
-        found = [row for _, row in read(tmp_path / "c.json")]
+        found = [row for _, row in read_rows(tmp_path / "c.json")]
         assert (words is None and not found) or (words in found[-1].found and abs(len(found) - 1 - complete) <= 1), (
             text[:30],
             found[-1:],
@@ -344,15 +344,15 @@ def test_bytes_that_are_not_utf8_are_set_aside_in_arrays_and_lines(tmp_path):
     (tmp_path / "a.json").write_bytes(b"[" + b",".join([good, bad, good]) + b"]")
     (tmp_path / "b.jsonl").write_bytes(b"\n".join([good, bad, good]))
     for name in ("a.json", "b.jsonl"):
-        rows = [row for _, row in read(tmp_path / name)]
+        rows = [row for _, row in read_rows(tmp_path / name)]
         assert rows[0] == rows[2] == {"a": "café"} and "UTF-8" in rows[1].expected, name
 
 
-def test_how_far_a_file_is_read_is_known(tmp_path):
+def test_the_number_of_bytes_read_is_known(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"n": "x" * 1000}] * 5000))
-    assert position(path) == 0
-    rows = read(path)
+    assert bytes_read(path) == 0
+    rows = read_rows(path)
     next(rows)
-    assert 0 < position(path) < path.stat().st_size
-    assert len(list(rows)) == 4999 and position(path) == 0
+    assert 0 < bytes_read(path) < path.stat().st_size
+    assert len(list(rows)) == 4999 and bytes_read(path) == 0

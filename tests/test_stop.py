@@ -79,6 +79,6 @@ def test_a_second_ctrl_c_ends_at_once():
     assert (done.returncode, done.stdout, done.stderr) == (130, "ending\n", "")
 
 
-def test_a_launchers_handler_stays():
+def test_the_signal_handler_of_a_launcher_is_kept():
     done = run(OF_A_LAUNCHER)
     assert (done.returncode, done.stdout) == (0, "the launcher's\ngoes on\n")

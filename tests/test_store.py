@@ -97,7 +97,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("name", ["out.txt", "manifest.json"])
 @pytest.mark.parametrize("how", DAMAGE)
-def test_a_damaged_stage_is_said_set_aside_and_computed_again(tmp_path, capsys, how, name):
+def test_a_damaged_stage_is_reported_set_aside_and_computed_again(tmp_path, capsys, how, name):
     calls = []
     path = run(make(tmp_path), calls, "right").path
     DAMAGE[how](path / name)
@@ -167,7 +167,7 @@ def test_a_process_elsewhere_is_never_thought_dead_by_its_number_and_its_lease_a
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"host": "h"', None])
-def test_a_lease_that_says_nothing_is_taken_as_absent_and_that_is_said(tmp_path, capsys, content):
+def test_an_unreadable_lease_is_ignored_with_a_message(tmp_path, capsys, content):
     """After a power cut they are empty. None: a link that somebody planted, which is not followed."""
     (tmp_path / "precious").write_text("mine")
     if content is None:
@@ -176,7 +176,7 @@ def test_a_lease_that_says_nothing_is_taken_as_absent_and_that_is_said(tmp_path,
         (tmp_path / "k.lease").write_bytes(content)
     with lease(tmp_path / "k", 0.2, never) as token:
         assert token
-    assert "can't be read: taken as absent" in capsys.readouterr().out
+    assert "can't be read: ignored" in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["precious"] and (tmp_path / "precious").read_text() == "mine"
 
 
@@ -188,7 +188,7 @@ def test_a_store_needs_no_hard_links(tmp_path, monkeypatch):
     assert not run(make(tmp_path), []).hit
 
 
-def test_whoever_loses_his_lease_writes_nothing_that_counts_and_takes_what_the_other_made(tmp_path):
+def test_a_process_that_loses_its_lease_uses_the_result_of_the_other(tmp_path):
     """A process that stood still for too long: another has taken over the lease and what its progress was, and finished."""
     store, seen = make(tmp_path), {}
 
@@ -223,7 +223,7 @@ def test_what_a_process_left_that_was_killed_at_the_very_end_is_removed_by_the_n
     assert sorted(path.name for path in final.parent.iterdir()) == sorted(kept)
 
 
-def test_names_that_can_be_guessed_lead_nowhere(tmp_path):
+def test_guessable_names_are_never_written_through(tmp_path):
     (tmp_path / "precious").write_text("mine")
     for name in (f".f.json.{os.getpid()}", ".f.json.part", "f.json.part"):
         (tmp_path / name).symlink_to(tmp_path / "precious")

@@ -12,7 +12,7 @@ from drift.model import template
 from drift.model.bounds import TooLong, bounded
 from drift.model.chat import check_template, prompt_ids
 from drift.model.policy import load_tokenizer, policy_at
-from drift.model.template import MOST_TEMPLATE
+from drift.model.template import MAX_TEMPLATE
 from drift.model.tiny import CHATML
 
 
@@ -44,7 +44,7 @@ TOO_MUCH = {
 @pytest.mark.parametrize("name", TOO_MUCH)
 def test_a_template_that_does_not_end_or_explodes_is_stopped_with_a_sentence(load, name):
     text, message = TOO_MUCH[name]
-    with pytest.raises(UserError, match=rf"chat template in .*model does not end, or explodes: for [12] messages .*{message}"):
+    with pytest.raises(UserError, match=rf"model does not finish or grows out of bounds: for [12] mes.*{message}"):
         check_template(load(text + CHATML), "here", system=False)
 
 
@@ -54,7 +54,7 @@ REFUSED = {
     "globals": ("{{ lipsum.__globals__['os'].system('true') }}", "SecurityError"),
     "a broken tag": ("{% for %}", "TemplateSyntaxError"),
     "a call of itself": ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "RecursionError"),
-    "its own complaint": ("{{ raise_exception('no' * 10**6) }}", "TemplateError: (no){150}\\. Prompt"),
+    "its own complaint": ("{{ raise_exception('no' * 10**6) }}", "TemplateError: (no){150}\\. Training"),
 }
 
 
@@ -69,13 +69,13 @@ def test_a_template_that_waits_for_its_log_is_stopped_when_it_begins(load):
     for trap in (LOOPS, "{{ 'a' * 10**10 }}"):
         tokenizer = load(f"{{% if 'now' in messages[-1].content %}}{trap}{{% endif %}}{CHATML}")
         check_template(tokenizer, "here", system=False)
-        with pytest.raises(UserError, match="does not end, or explodes: for 1 messages of 4 characters"):
+        with pytest.raises(UserError, match="does not finish or grows out of bounds: for 1 messages with 4 characters"):
             prompt_ids(tokenizer, [{"role": "user", "content": "now!"}])
 
 
-def test_what_is_no_template_is_refused_when_it_is_loaded(load):
-    with pytest.raises(UserError, match=rf"has {MOST_TEMPLATE + 1} characters, expected at most {MOST_TEMPLATE}"):
-        load("a" * (MOST_TEMPLATE + 1))
+def test_an_invalid_template_is_refused_when_it_is_loaded(load):
+    with pytest.raises(UserError, match=rf"has {MAX_TEMPLATE + 1} characters, expected at most {MAX_TEMPLATE}"):
+        load("a" * (MAX_TEMPLATE + 1))
 
 
 def test_long_messages_are_rendered_as_ever(load):

@@ -108,7 +108,7 @@ def test_what_is_sent_past_any_of_the_three_nets_is_seen(tmp_path):
 
 
 def test_one_command_sends_the_whole_sweep(sweep):
-    (command,) = re.findall(r"W&B: offline; wandb sync (\S+) sends the whole sweep", (sweep.parent / "said").read_text())
+    (command,) = re.findall(r"W&B: offline; wandb sync (\S+) uploads the whole sweep", (sweep.parent / "said").read_text())
     assert len(glob.glob(command)) == 6
 
 

@@ -1,1 +1,1 @@
-"""Where records come from: a simulated deployment (deployment), real logs (sharegpt), files (jsonl)."""
+"""Where records come from: a simulated deployment (deployment), or one file per format of log."""

@@ -1,10 +1,10 @@
-"""A simulated deployment with a known truth: the start model answers users who check its replies and complain or thank.
+"""A simulated deployment with a known truth: the start model answers users, who check each reply and complain or thank.
 
-One row of the log (a Record): prompt [{"role": "user", "content": "Tell me something about tea. Write it without commas."}],
-reply "Tea, a hot drink, ...", label dsat, feedback "I said no commas.", revised (the answer to that), satisfied false,
-truth {"topic": "tea", "request": "no_commas"}. Source: ours; the world is `requests.py`, the replies are the model's.
+One record of the log: prompt [{"role": "user", "content": "Tell me something about tea. Write it without commas."}],
+reply "Tea, a hot drink, ...", label dsat, feedback "I said no commas.", revised (the reply to that), satisfied false,
+truth {"topic": "tea", "request": "no_commas"}. Source: our own; `requests.py` defines the users, the model writes the replies.
 
-Topics are split once and for all: train (the log), validation (all tuning happens there), test (reported).
+Topics are split permanently: train (the log), validation (for all tuning), test (for reported numbers).
 """
 
 import dataclasses
@@ -35,9 +35,9 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """`seed`: which prompts are asked, the log's and the evaluation's noise. `num_prompts`: conversations in the log.
-    `second_tries`: the assistant also answers the complaint, which gives the warm start its DSAT -> SAT pairs.
-    `system`: the deployed assistant's system message (null: what the model's chat template puts there)."""
+    """`seed`: chooses the prompts, and the noise of the log and the evaluation. `num_prompts`: conversations in the log.
+    `second_tries`: the assistant also answers complaints, which gives the warm start its DSAT -> SAT pairs. `system`: the system
+    message of the deployed assistant (null: the default of the model's chat template)."""
 
     seed: int
     num_prompts: int
@@ -60,7 +60,7 @@ class Deployment:
         return {"version": VERSION, "seed": self.seed, "system": self.system}
 
     def tasks(self, split: Split, count: int) -> list[Task]:
-        """`count` different tasks on the split's topics, the requests taken in turn."""
+        """`count` different tasks on the split's topics; the kinds of request alternate."""
         rng = random.Random(digest([self.seed, split]))
         topics = split_topics()[split]
         if count > len(topics) * len(requests.REQUESTS) * 6:
@@ -77,33 +77,34 @@ class Deployment:
         return list(tasks.values())
 
     def collect(self, ask: Any) -> Collected:
-        """The log: a reply to every prompt and the user's feedback; after a complaint, if asked for, a second try and its check."""
+        """The log: a reply to every prompt and the user's feedback; with `second_tries`, also a second, checked reply to
+        complaints."""
         records: list[Record] = []
         for task, (reply,) in ask.draw(
             self.tasks("train", self.num_prompts), _prompts, first_sample=0, label="deployment: first replies"
         ):
-            verdict = requests.verify(task.truth, reply.text)
-            said = requests.feedback(task.truth, verdict, random.Random(digest([self.seed, task.key])).choice)
+            check = requests.verify(task.truth, reply.text)
+            feedback = requests.next_turn(task.truth, check, random.Random(digest([self.seed, task.key])).choice)
             records.append(
                 Record(
                     id=f"deployment-{len(records):05d}",
                     conversation=task.key[:16],
                     prompt=task.prompt,
                     reply=reply.text,
-                    label="sat" if verdict.useful else "dsat",
+                    label="sat" if check.useful else "dsat",
                     ended=reply.ended,
-                    feedback=said,
+                    feedback=feedback,
                     revised=None,
-                    satisfied=verdict.useful,
+                    satisfied=check.useful,
                     truth=task.truth,
                     provenance=None,
                 )
             )
-        unhappy = [record for record in records if record.label == "dsat" and self.second_tries]
+        to_retry = [record for record in records if record.label == "dsat" and self.second_tries]
         second: dict[str, Record] = {}
-        for record, (reply,) in ask.draw(unhappy, after_complaint, first_sample=0, label="deployment: second tries"):
-            happy = requests.verify(record.truth, reply.text).useful and reply.ended
-            second[record.id] = dataclasses.replace(record, revised=reply.text, satisfied=happy)
+        for record, (reply,) in ask.draw(to_retry, after_complaint, first_sample=0, label="deployment: second tries"):
+            satisfied = requests.verify(record.truth, reply.text).useful and reply.ended
+            second[record.id] = dataclasses.replace(record, revised=reply.text, satisfied=satisfied)
         return Collected(
             records=[second.get(record.id, record) for record in records],
             set_aside=[],
@@ -116,14 +117,15 @@ def _prompts(task: Task) -> list[Prompt]:
 
 
 def after_complaint(record: Record) -> list[Prompt]:
-    """The conversation as the assistant sees it when it tries again."""
+    """The prompt of the second try: the conversation including the complaint."""
     assert record.feedback is not None
-    said = [{"role": "assistant", "content": record.reply}, {"role": "user", "content": record.feedback}]
-    return [[*record.prompt, *said]]
+    added = [{"role": "assistant", "content": record.reply}, {"role": "user", "content": record.feedback}]
+    return [[*record.prompt, *added]]
 
 
 def split_topics() -> dict[Split, list[str]]:
-    """A fixed split, by the topics' hashes: 1/5 validation, 3/10 test, the rest train."""
+    """A fixed split by the topics' hashes: 1/5 validation, 3/10 test, the rest train."""
     topics: list[str] = sorted(requests.TOPICS, key=digest)
-    fifth, tenth3 = len(topics) // 5, 3 * len(topics) // 10
-    return {"validation": topics[:fifth], "test": topics[fifth : fifth + tenth3], "train": topics[fifth + tenth3 :]}
+    num_validation, num_test = len(topics) // 5, 3 * len(topics) // 10
+    end = num_validation + num_test
+    return {"validation": topics[:num_validation], "test": topics[num_validation:end], "train": topics[end:]}

@@ -1,12 +1,12 @@
-"""Preference pairs in TRL's format, conversational or plain: the rejected reply displeased, the chosen one pleased.
+"""Preference pairs in TRL's format, conversational or plain: users disliked the rejected reply and liked the chosen one.
 
     {"prompt": [{"role": "user", "content": "..."}], "chosen": [{"role": "assistant", "content": "..."}],
      "rejected": [...]}
-    {"chosen": [{"role": "user", ...}, {"role": "assistant", ...}], "rejected": [the same prompt, another reply]}
+    {"chosen": [{"role": "user", ...}, {"role": "assistant", ...}], "rejected": [the same prompt, a different reply]}
     {"prompt": "...", "chosen": "...", "rejected": "..."}
 
-`ultrafeedback_binarized` has the second form with a `prompt` text beside it. A plain prompt whose text holds turns ("Human: …
-Assistant:", as HH-RLHF's) is set aside unless `turn_markers` says to keep it. Source: TRL's documentation of data set formats.
+`ultrafeedback_binarized` has the second form with an extra `prompt` text. A plain prompt whose text contains turns ("Human: …
+Assistant:", as in HH-RLHF) is set aside unless `turn_markers` says to keep it. Source: TRL's documentation of data set formats.
 """
 
 import re
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drift.intake.conversations import Conversation, by_source
-from drift.intake.fields import decoded, empty
-from drift.intake.files import files
-from drift.intake.rows import BadRow, each
-from drift.intake.turns import beside, found, last_user, one_reply, to_messages, to_text
+from drift.intake.fields import decode_list, is_empty
+from drift.intake.files import find_files
+from drift.intake.rows import BadRow, parse_rows
+from drift.intake.turns import one_reply, quote, require_user_last, system_message, to_messages, to_text
 from drift.records import Message, digest
 
 SCORES = ("score_{}", "{}_score", "{}-score", "rating_{}", "{}_rating", "{}-rating")  # of "chosen" and of "rejected"
@@ -34,8 +34,8 @@ ASKS, ANSWERS = (re.compile(rf"^\W*({names})\W*:", re.MULTILINE | re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """`path`: file, directory, or hub data set in the cache, of which `config` and `split` ("train_prefs") choose (null: all).
-    `turn_markers`: what becomes of a prompt text that holds turns. `ignore_fields`: fields to leave unread."""
+    """`path`: file, directory, or hub data set in the cache, from which `config` and `split` ("train_prefs") select (null: all).
+    `turn_markers`: what to do with a prompt text that contains turns. `ignore_fields`: fields to ignore."""
 
     path: str
     config: str | None
@@ -53,20 +53,20 @@ class Preference:
         self.files()
 
     def files(self) -> list[Path]:
-        return files(self.path, "*", config=self.config, split=self.split)
+        return find_files(self.path, "*", config=self.config, split=self.split)
 
     def conversations(self, file: Path) -> Iterator[Any]:
         read = partial(parse, marked=self.turn_markers == "keep")
-        return each(file, read, option="preference", path=self.path, fields=FIELDS, ignore=self.ignore_fields)
+        return parse_rows(file, read, option="preference", path=self.path, fields=FIELDS, ignore=self.ignore_fields)
 
 
 def parse(row: dict[str, Any], file: str, number: int, *, marked: bool) -> Conversation:
-    """One row; raises BadRow. `marked`: prompt texts may hold turns."""
-    (prompt, chosen), (other, rejected) = (_side(row, side, marked) for side in ("chosen", "rejected"))
-    if prompt != other:
-        raise BadRow("rejected", "the same prompt as in `chosen`", "another one")
+    """One row; raises BadRow. `marked`: prompt texts may contain turns."""
+    (prompt, chosen), (other_prompt, rejected) = (_side(row, side, marked) for side in ("chosen", "rejected"))
+    if prompt != other_prompt:
+        raise BadRow("rejected", "the same prompt as in `chosen`", "a different one")
     if chosen == rejected:
-        raise BadRow("rejected", "another reply than `chosen`", "the same text")
+        raise BadRow("rejected", "a different reply than `chosen`", "the same text")
     for name in SCORES:
         better, worse = (_score(row, name.format(side)) for side in ("chosen", "rejected"))
         if better is not None and worse is not None and better <= worse:
@@ -76,7 +76,7 @@ def parse(row: dict[str, Any], file: str, number: int, *, marked: bool) -> Conve
         id=f"{file}:{number}",
         thread=digest([message["content"] for message in prompt])[:16],
         messages=[*prompt, {"role": "assistant", "content": rejected}],
-        verdicts={at: by_source("dsat")},
+        opinions={at: by_source("dsat")},
         revised={at: chosen},
         flags=(),
         file=file,
@@ -86,19 +86,19 @@ def parse(row: dict[str, Any], file: str, number: int, *, marked: bool) -> Conve
 
 def _score(row: dict[str, Any], name: str) -> float | None:
     value = row.get(name)
-    if empty(value):
+    if is_empty(value):
         return None
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
-        raise BadRow(name, "a number", found(value)) from error
+        raise BadRow(name, "a number", quote(value)) from error
 
 
 def _side(row: dict[str, Any], side: str, marked: bool) -> tuple[list[Message], str]:
     """(prompt, reply) of `chosen` or `rejected`."""
-    value, prompt = decoded(row.get(side), "role"), decoded(row.get("prompt"), "role")
+    value, prompt = decode_list(row.get(side), "role"), decode_list(row.get("prompt"), "role")
     if isinstance(prompt, list):
-        before = last_user(to_messages(prompt, role="role", content="content", field="prompt", system=row), "prompt")
+        before = require_user_last(to_messages(prompt, role="role", content="content", field="prompt", system=row), "prompt")
         value = {"role": "assistant", "content": value} if isinstance(value, str) else value
         return before, one_reply(value, side, before, role="role", content="content")
     if isinstance(value, str) or (isinstance(prompt, str) and isinstance(value, list) and len(value) == 1):
@@ -108,7 +108,7 @@ def _side(row: dict[str, Any], side: str, marked: bool) -> tuple[list[Message], 
                 "prompt", "one message", "turns marked in its text", reason="turns in one text",
                 remedy="write the turns as [{role, content}], or keep the text as it is: data.turn_markers=keep",
             )  # fmt: skip
-        before = [*beside(row), {"role": "user", "content": text}]
+        before = [*system_message(row), {"role": "user", "content": text}]
         if isinstance(value, str):
             return before, to_text(value, side)
         return before, one_reply(value, side, before, role="role", content="content")

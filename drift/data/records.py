@@ -1,10 +1,10 @@
-"""Records that `drift mine` wrote: one a line, with their provenance, checked and chosen already.
+"""Records that `drift mine` wrote: one per line, with provenance, already checked and selected.
 
 {"id": "QWJhYvA_0:3", "conversation": "QWJhYvA", "prompt": [{"role": "user", "content": "..."}], "reply": "...", "label": "dsat",
  "ended": true, "feedback": "No, shorter.", "revised": "...", "satisfied": false, "truth": null, "provenance": {...}}
 
-They may have been through other hands since, so every field is checked. NaN, which data frames write for null, is read as null
-where null may stand.
+Other programs may have edited the file since, so every field is checked. NaN, which data frames write for null, counts as null
+where null is allowed.
 """
 
 import math
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from drift.intake.aside import printable
-from drift.intake.files import files
-from drift.intake.rows import BadRow, each
-from drift.intake.turns import found, last_user, to_messages, to_text
+from drift.intake.files import find_files
+from drift.intake.rows import BadRow, parse_rows
+from drift.intake.turns import quote, require_user_last, to_messages, to_text
 from drift.records import Record
 
 FIELDS = {field.name for field in fields(Record)}
-TEXTS = ("source", "file", "label", "category", "detector", "evidence")  # of a provenance
+TEXTS = ("source", "file", "label", "category", "detector", "evidence")  # fields of a provenance
 MAY_BE_NULL = ("category", "evidence")
 
 
@@ -40,10 +40,10 @@ class Records:
         self.files()
 
     def files(self) -> list[Path]:
-        return files(self.path, "*.jsonl")
+        return find_files(self.path, "*.jsonl")
 
     def conversations(self, file: Path) -> Iterator[Any]:
-        return each(file, parse, option="records", path=self.path, fields={}, ignore=())
+        return parse_rows(file, parse, option="records", path=self.path, fields={}, ignore=())
 
 
 def parse(row: dict[str, Any], file: str, number: int) -> Record:
@@ -52,11 +52,11 @@ def parse(row: dict[str, Any], file: str, number: int) -> Record:
         wrong = sorted(map(str, row.keys() ^ FIELDS))[0]
         raise BadRow(wrong, f"the fields {', '.join(sorted(FIELDS))}, and no others", "missing" if wrong in FIELDS else "unknown")
     if row["label"] not in ("dsat", "sat"):
-        raise BadRow("label", "dsat or sat", found(row["label"]))
+        raise BadRow("label", "dsat or sat", quote(row["label"]))
     return Record(
         id=_text(row["id"], "id"),
         conversation=_text(row["conversation"], "conversation"),
-        prompt=last_user(to_messages(row["prompt"], role="role", content="content", field="prompt"), "prompt"),
+        prompt=require_user_last(to_messages(row["prompt"], role="role", content="content", field="prompt"), "prompt"),
         reply=to_text(row["reply"], "reply"),
         label=row["label"],
         ended=_flag(row["ended"], "ended"),
@@ -74,27 +74,27 @@ def _or_null(value: Any, field: str, read: Callable[[Any, str], Any]) -> Any:
 
 def _flag(value: Any, field: str) -> bool:
     if not isinstance(value, bool):
-        raise BadRow(field, "true or false", found(value))
+        raise BadRow(field, "true or false", quote(value))
     return value
 
 
 def _text(value: Any, field: str) -> str:
-    """Text as it is: an id's spaces are its own."""
+    """Checked text, unchanged: spaces in an id are kept."""
     if not isinstance(value, str) or not value or printable(value) != value:
-        raise BadRow(field, "text that is not empty, in valid Unicode", found(value))
+        raise BadRow(field, "text that is not empty, in valid Unicode", quote(value))
     return value
 
 
 def _texts(value: Any, field: str) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise BadRow(field, "an object of texts, or null", found(value))
+        raise BadRow(field, "an object of texts, or null", quote(value))
     return {_text(name, field): _text(part, f"{field}.{name}") for name, part in value.items()}
 
 
 def _provenance(value: Any, field: str) -> dict[str, Any]:
-    """Texts under TEXTS, whole numbers for `row` and `turn`, a share for `confidence`; others are plain values."""
+    """Checked: texts in the fields TEXTS, whole numbers in `row` and `turn`, 0 to 1 in `confidence`; any plain value elsewhere."""
     if not isinstance(value, dict):
-        raise BadRow(field, "an object, or null", found(value))
+        raise BadRow(field, "an object, or null", quote(value))
     read: dict[str, Any] = {}
     for name, part in value.items():
         where = f"{field}.{_text(name, field)}"
@@ -104,11 +104,11 @@ def _provenance(value: Any, field: str) -> dict[str, Any]:
         elif name in TEXTS:
             read[name] = _text(part, where)
         elif name in ("row", "turn") and type(part) is not int:
-            raise BadRow(where, "a whole number", found(part))
+            raise BadRow(where, "a whole number", quote(part))
         elif name == "confidence" and (type(part) not in (int, float) or not 0 <= part <= 1):
-            raise BadRow(where, "a number from 0 to 1", found(part))
+            raise BadRow(where, "a number from 0 to 1", quote(part))
         elif not isinstance(part, str | bool | int | float) or part in (math.inf, -math.inf) or printable(part) != str(part):
-            raise BadRow(where, "text, a finite number, true, false or null", found(part))
+            raise BadRow(where, "text, a finite number, true, false or null", quote(part))
         else:
             read[name] = part
     return read

@@ -1,8 +1,8 @@
-"""The simulated users' world: topics, how they ask, what they ask for, how a reply is checked, what they say afterwards.
+"""The simulated users: their topics, how they ask, what they ask for, how they check a reply, and what they say next.
 
-Every request can be checked by a few lines of code, so the truth about a reply is known. The six requests are
-those that the small start model meets sometimes (.44 to .75 of 16 replies to each): learnable, and not solved at the start.
-The checks judge form: words, signs, lines and whether the topic is named, not whether what is said is true or well said.
+Every request can be checked by a few lines of code, so the truth about a reply is known. The small start model meets each of the
+six requests sometimes (in .44 to .75 of 16 replies), so they can be learnt and are not solved from the start. The checks look at
+form only: words, characters, lines and whether the topic is named; not whether a reply is true or well written.
 """
 
 import re
@@ -42,7 +42,7 @@ THANKS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """`asks`: ways to put it. `complaints`: what a user says when it was not met. `met`: the check."""
+    """`asks`: phrasings of the request. `complaints`: what a user says if it was not met. `met`: the check."""
 
     asks: tuple[str, ...]
     complaints: tuple[str, ...]
@@ -50,17 +50,17 @@ class Request:
 
 
 WORD = re.compile(r"\d+(?:[.,:]\d+)+|(?:[^\W\d_]\.){2,}|[^\W_]+(?:['’‘-][^\W_]+)*")
-NUMBER = re.compile(r"(^|\n|[.!?;:]\s)(\s*\(?[*_]*)(\d{1,2})[.)][*_]*(?=\s|$)")  # of a list's item, on a line of its own or not
+NUMBER = re.compile(r"(^|\n|[.!?;:]\s)(\s*\(?[*_]*)(\d{1,2})[.)][*_]*(?=\s|$)")  # the number of a list item, on its own line or not
 END = re.compile(r"([.!?…]+)([\"'”’»)\]*_`]*)(?=\s|$)|(?<=[a-z]{2})[.!?]+(?=[A-Z][a-z])")
-NEVER_LAST = "dr mr mrs ms prof st mt vs approx e.g i.e".split()  # abbreviations that no sentence ends with
-SOMETIMES_LAST = "etc jr sr inc ltd co".split()  # and all with a full stop inside: p.m., U.S.
+NEVER_LAST = "dr mr mrs ms prof st mt vs approx e.g i.e".split()  # abbreviations that never end a sentence
+SOMETIMES_LAST = "etc jr sr inc ltd co".split()  # like everything with a full stop inside: p.m., U.S.
 INITIAL = re.compile(r"(?<![^\W_])(?<!vitamin )(?<!type )(?<!grade )(?<!letter )(?!I$)[A-Z]$")
 SELF = re.compile(
     r"(?<![^\W_])(?:i|me|my|myself|(?:helpful|virtual|personal|ai) assistant|an ai|language model)(?![^\W_])"
     r"|(?:^|[^\w\s-]\s*|\b(?:of|is|was|are|were|like|than|as|with|for|not|and) )mine(?![^\W_])",
     re.IGNORECASE | re.MULTILINE,
 )
-# i.e., a list's first letter, World War I, Elizabeth I of England, "You are a helpful assistant"
+# i.e., the first letter of a list, World War I, Elizabeth I of England, "You are a helpful assistant"
 NOT_SELF = re.compile(
     r"\bi\.\s?e\b|^\s*\(?i[.)]\s|\b(?:war|part|type) i(?![^\W_]|['’])|(?<=\w )i(?= of )|\byou(?:['’]re| are) an? \w+ assistant\b",
     re.IGNORECASE | re.MULTILINE,
@@ -68,13 +68,14 @@ NOT_SELF = re.compile(
 
 
 def words(text: str) -> list[str]:
-    """As a person counts: "don't", "3.5", "ice-cream" and "e.g." are one word each; a dash, a sign and a list's number are none."""
+    """The words as a person counts them: "don't", "3.5", "ice-cream" and "e.g." are one word each; dashes, symbols and list numbers
+    are not words."""
     return WORD.findall(NUMBER.sub(r"\1", text))
 
 
 def sentences(text: str) -> int:
-    """How many sentences end in a text: at . ! ? … before white space or the end, but not at an abbreviation, an initial, a list's
-    number or a quotation inside a sentence that goes on."""
+    """The number of sentences in a text. One ends at . ! ? … before white space or the end of the text, but not at an abbreviation,
+    an initial, a list number, or a quotation inside a sentence that continues."""
     plain = NUMBER.sub(r"\1", text)
     return sum(_ends(hit, plain[: hit.start()], plain[hit.end() :].lstrip()) for hit in END.finditer(plain))
 
@@ -83,15 +84,15 @@ def _ends(hit: re.Match[str], before: str, after: str) -> bool:
     if not WORD.search(after):
         return True
     stops, closed = hit.groups()
-    goes_on = after[0].islower() and not re.match(r"i\b", after)
+    continues = after[0].islower() and not re.match(r"i\b", after)
     if closed or stops in ("...", "…"):  # a quotation, an aside or a pause
-        return not goes_on
+        return not continues
     word = re.split(r"[\s(\"'“‘*_]", before)[-1].lower()
     if stops != ".":
         return True
     if word in NEVER_LAST or INITIAL.search(before) or word == "no" and after[0].isdigit():
         return False
-    return not (goes_on and (word in SOMETIMES_LAST or "." in word))
+    return not (continues and (word in SOMETIMES_LAST or "." in word))
 
 
 def _one_sentence(reply: str) -> bool:
@@ -99,7 +100,7 @@ def _one_sentence(reply: str) -> bool:
 
 
 def _numbered(reply: str) -> bool:
-    """A first point and a second, each with some text."""
+    """Whether there is a point 1 and after it a point 2, each with some text."""
     points = [int(hit[3]) for hit in NUMBER.finditer(reply) if reply[hit.end() :].strip()]
     return 1 in points and 2 in points[points.index(1) :]
 
@@ -143,8 +144,8 @@ REQUESTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What is true of a reply. `useful`, the utility, is all three at once."""
+class Check:
+    """The result of checking a reply. `useful`, the utility: all three hold."""
 
     met: bool
     on_topic: bool
@@ -155,18 +156,19 @@ class Verdict:
         return self.met and self.on_topic and self.sound
 
 
-def verify(truth: dict[str, str], reply: str) -> Verdict:
-    """Checks a reply: request met; topic named; at least 4 words with a type/token ratio of at least one half."""
-    found = [word.lower() for word in words(reply)]
-    sound = len(found) >= 4 and len(set(found)) / len(found) >= 0.5
-    return Verdict(
+def verify(truth: dict[str, str], reply: str) -> Check:
+    """Checks a reply: is the request met, the topic named, and are there at least 4 words with a type/token ratio of at least
+    1/2?"""
+    tokens = [word.lower() for word in words(reply)]
+    sound = len(tokens) >= 4 and len(set(tokens)) / len(tokens) >= 0.5
+    return Check(
         met=REQUESTS[truth["request"]].met(reply.strip()),
         on_topic=not topic_names(truth["topic"]).isdisjoint(re.findall(r"[a-z]+", reply.lower())),
         sound=sound,
     )
 
 
-# What no ending tells: odd singulars, and words of the same stem that name the topic too
+# Irregular singulars, and other words of the same stem that name the topic too
 SINGULARS = {
     "leaves": "leaf", "knives": "knife", "wolves": "wolf", "butterflies": "butterfly", "libraries": "library",
     "potatoes": "potato", "tomatoes": "tomato", "beaches": "beach", "buses": "bus", "tennis": "tennis",
@@ -185,18 +187,18 @@ ALSO = {
 
 @cache
 def topic_names(topic: str) -> frozenset[str]:
-    """The words that name a topic: whole ones, so that "can" does not name caves."""
-    many = topic.endswith("s") and not topic.endswith("ss")
-    one = SINGULARS.get(topic) or (topic[:-1] if many else topic)
-    return frozenset([topic, one, one if many or topic[-1] in "sh" else f"{topic}s", *ALSO.get(topic, "").split()])
+    """The words that name a topic; whole words, so that "can" does not name caves."""
+    is_plural = topic.endswith("s") and not topic.endswith("ss")
+    singular = SINGULARS.get(topic) or (topic[:-1] if is_plural else topic)
+    return frozenset([topic, singular, singular if is_plural or topic[-1] in "sh" else f"{topic}s", *ALSO.get(topic, "").split()])
 
 
-def feedback(truth: dict[str, str], verdict: Verdict, pick: Callable[[tuple[str, ...]], str]) -> str:
-    """The simulated user's next turn: thanks, or a complaint about what is wrong first."""
-    if verdict.useful:
+def next_turn(truth: dict[str, str], check: Check, pick: Callable[[tuple[str, ...]], str]) -> str:
+    """The simulated user's next turn: thanks, or a complaint about the first thing that is wrong."""
+    if check.useful:
         return pick(THANKS)
-    if not verdict.met:
+    if not check.met:
         return pick(REQUESTS[truth["request"]].complaints)
-    if not verdict.on_topic:
+    if not check.on_topic:
         return pick((f"That is not about {truth['topic']}.", f"You did not even mention {truth['topic']}."))
     return pick(("That answer is no use to me.", "That makes no sense. Try again."))

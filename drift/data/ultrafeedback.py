@@ -1,14 +1,13 @@
-"""UltraFeedback, raw (openbmb/UltraFeedback, MIT): four completions of a prompt, each with GPT-4's ratings and critique.
+"""The raw UltraFeedback (openbmb/UltraFeedback, MIT): four completions of a prompt, each with ratings and a critique by GPT-4.
 
 One row: {"source": "...", "instruction": "...", "completions": [{"model": "...", "response": "...", "annotations": {"helpfulness":
 {"Rating": "4", ...}, ...}, "critique": "...", "overall_score": 7.5, "fine-grained_score": 4.25}, ...], ...}. Ratings are text.
 
-Our reconstruction, not users' feedback: the completion with the lowest mean rating displeased, its critique is the feedback; the
-one with the highest pleased. The mean of the four ratings is used, and not `overall_score`, which says 10 instead of 1 for 2,628
-completions of early copies. Rows whose lowest and highest agree are set aside. The `custom_system_prompt` of a completion is left
-out: it told the model which principle to follow, and differs between the completions of a row. Source of the schema: the data
-set's card.
-"""
+This is reconstructed, not users' own feedback: the completion with the lowest mean rating is the disliked reply, its critique the
+feedback, and the completion with the highest mean rating the liked one. `overall_score` is not used, because in early copies it is
+10 instead of 1 for 2,628 completions. Rows whose lowest and highest ratings are equal are set aside. The `custom_system_prompt` of
+a completion is left out: it told the model which principle to follow, and differs between the completions of a row. Source of the
+schema: the data set's card."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from drift.intake.conversations import Conversation, Verdict
-from drift.intake.files import files
-from drift.intake.rows import BadRow, each
-from drift.intake.turns import found, to_text
+from drift.intake.conversations import Conversation, Opinion
+from drift.intake.files import find_files
+from drift.intake.rows import BadRow, parse_rows
+from drift.intake.turns import quote, to_text
 from drift.records import digest
 
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
@@ -27,7 +26,7 @@ ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 
 @dataclass(frozen=True, kw_only=True)
 class UltraFeedback:
-    """`path`: the hub data set, or a directory or file of it."""
+    """`path`: the hub data set, or a directory or file with a copy of it."""
 
     path: str
 
@@ -41,10 +40,10 @@ class UltraFeedback:
         self.files()
 
     def files(self) -> list[Path]:
-        return files(self.path, "*.jsonl")
+        return find_files(self.path, "*.jsonl")
 
     def conversations(self, file: Path) -> Iterator[Any]:
-        return each(file, parse, option="ultrafeedback", path=self.path, fields={}, ignore=())
+        return parse_rows(file, parse, option="ultrafeedback", path=self.path, fields={}, ignore=())
 
 
 def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
@@ -52,11 +51,11 @@ def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
     instruction = to_text(row.get("instruction"), "instruction")
     completions = row.get("completions")
     if not isinstance(completions, list) or len(completions) < 2:
-        raise BadRow("completions", "a list of two or more", found(completions))
+        raise BadRow("completions", "a list of two or more", quote(completions))
     rated = []
     for i, completion in enumerate(completions):
         if not isinstance(completion, dict):
-            raise BadRow(f"completions[{i}]", "an object", found(completion))
+            raise BadRow(f"completions[{i}]", "an object", quote(completion))
         rated.append((_rating(completion, f"completions[{i}]"), completion, i))
     worst, best = min(rated, key=lambda item: item[0]), max(rated, key=lambda item: item[0])
     if worst[0] == best[0]:
@@ -69,7 +68,7 @@ def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
         id=f"{file}:{number}",
         thread=digest([instruction])[:16],
         messages=[{"role": "user", "content": instruction}, {"role": "assistant", "content": replies[0]}],
-        verdicts={1: Verdict(label="dsat", category=None, confidence=1.0, detector="GPT-4", evidence=evidence)},
+        opinions={1: Opinion(label="dsat", category=None, confidence=1.0, detector="GPT-4", evidence=evidence)},
         revised={1: replies[1]},
         flags=(),
         file=file,
@@ -79,10 +78,10 @@ def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
 
 
 def _rating(completion: dict[str, Any], field: str) -> float:
-    """Mean of the ratings that are numbers ("N/A" exists)."""
+    """The mean of the ratings that are numbers (some are "N/A")."""
     annotations = completion.get("annotations")
     if not isinstance(annotations, dict):
-        raise BadRow(f"{field}.annotations", "an object", found(annotations))
+        raise BadRow(f"{field}.annotations", "an object", quote(annotations))
     ratings = []
     for aspect in ASPECTS:
         entry = annotations.get(aspect)
@@ -90,5 +89,5 @@ def _rating(completion: dict[str, Any], field: str) -> float:
         if isinstance(rating, str) and rating.strip().isdigit():
             ratings.append(int(rating))
     if not ratings:
-        raise BadRow(f"{field}.annotations", "a rating from 1 to 5, as text, of at least one aspect", "none")
+        raise BadRow(f"{field}.annotations", "a rating from 1 to 5, as text, for at least one aspect", "none")
     return fmean(ratings)

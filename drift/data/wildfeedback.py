@@ -1,11 +1,11 @@
-"""WildFeedback's annotations (microsoft/WildFeedback, `sat_dsat_annotation.json`, ODC-BY): what GPT-4 says that users were.
+"""WildFeedback's annotations (microsoft/WildFeedback, `sat_dsat_annotation.json`, ODC-BY): users' satisfaction, labelled by GPT-4.
 
-One json array, one row an utterance, no conversation id; `UtteranceId` 0 begins a conversation:
+One JSON array, one row per utterance, without conversation ids; `UtteranceId` 0 begins a conversation:
     {"UtteranceId": 2, "TurnId": 2, "Role": "User", "Content": "...", "Preceeding": "YES", "State": "FEEDBACK",
      "Satisfaction": false, "Disatisfaction": true, "Dissatisfaction-Justificiation": "..."}
-A user row judges the reply before it; an Agent row carries a copy of the user's flags before it, so those are not read. Both flags
-may be true, and either may be missing. Keys are spelt as they are in the file. The card gives no schema: this is what two public
-loaders read.
+The flags of a User row are about the reply before it. An Agent row only repeats the flags of the user row before it; those are not
+read. Both flags may be true, and either may be missing. The keys are misspelt in the file itself. The card gives no schema: this is
+what two public loaders read.
 """
 
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.intake.conversations import Conversation, Label, Verdict
-from drift.intake.files import files, name_of
-from drift.intake.rows import BadRow, malformed, read
-from drift.intake.turns import found, to_messages
+from drift.intake.conversations import Conversation, Label, Opinion
+from drift.intake.files import display_name, find_files
+from drift.intake.rows import BadRow, malformed, read_rows
+from drift.intake.turns import quote, to_messages
 
 SAT, DSAT = "Satisfaction", "Disatisfaction"
 WHY = {"dsat": "Dissatisfaction-Justificiation", "both": "Dissatisfaction-Justificiation", "sat": "Satisfaction-Justificiation"}
@@ -38,13 +38,13 @@ class WildFeedback:
         self.files()
 
     def files(self) -> list[Path]:
-        return files(self.path, "sat_dsat_annotation*")
+        return find_files(self.path, "sat_dsat_annotation*")
 
     def conversations(self, file: Path) -> Iterator[Any]:
-        """A wrong row spoils its conversation, which is set aside at that row; a row that can't be read ends it."""
+        """A wrong row sets its whole conversation aside; an unreadable row ends the conversation."""
         part: list[tuple[int, Any]] = []
-        name = name_of(file, self.path)
-        for number, row in read(file):
+        name = display_name(file, self.path)
+        for number, row in read_rows(file):
             unreadable = isinstance(row, BadRow)
             if part and (unreadable or (isinstance(row, dict) and row.get("UtteranceId") == 0)):
                 yield _conversation(part, file, name)
@@ -57,16 +57,17 @@ class WildFeedback:
             yield _conversation(part, file, name)
 
 
-def _conversation(part: list[tuple[int, Any]], file: Path, called: str) -> Any:
+def _conversation(part: list[tuple[int, Any]], file: Path, name: str) -> Any:
+    """The conversation of these (number, row), or an Aside. `name`: the file's name in records."""
     at = part[0][0]
     try:
         for at, row in part:  # noqa: B007
             if not isinstance(row, dict):
                 raise BadRow("(row)", "a JSON object", type(row).__name__)
             if row.get("UtteranceId") != at - part[0][0]:
-                raise BadRow("UtteranceId", f"{at - part[0][0]}, the next of its conversation", found(row.get("UtteranceId")))
+                raise BadRow("UtteranceId", f"{at - part[0][0]}, the next of its conversation", quote(row.get("UtteranceId")))
         at = part[0][0]
-        return parse([row for _, row in part], called, at)
+        return parse([row for _, row in part], name, at)
     except BadRow as error:
         if error.field.startswith("rows["):
             at = part[0][0] + int(error.field.removeprefix("rows[").partition("]")[0])
@@ -81,21 +82,21 @@ def parse(rows: list[dict[str, Any]], file: str, number: int) -> Conversation:
     roles = {"User": "user", "Agent": "assistant"}
     turns = [row | {"Role": roles.get(str(row.get("Role")), row.get("Role"))} for row in rows]
     messages = to_messages(turns, role="Role", content="Content", field="rows")
-    verdicts = {i - 1: verdict for i, row in enumerate(rows) if i >= 2 and i % 2 == 0 and (verdict := _verdict(row, i)) is not None}
+    opinions = {i - 1: opinion for i, row in enumerate(rows) if i >= 2 and i % 2 == 0 and (opinion := _opinion(row, i)) is not None}
     name = f"{file}:{number}"
     return Conversation(
-        id=name, thread=name, messages=messages, verdicts=verdicts, revised={}, flags=(), file=file, row=number,
-        spoken_of=verdicts.keys(),
+        id=name, thread=name, messages=messages, opinions=opinions, revised={}, flags=(), file=file, row=number,
+        spoken_of=opinions.keys(),
     )  # fmt: skip
 
 
-def _verdict(row: dict[str, Any], i: int) -> Verdict | None:
+def _opinion(row: dict[str, Any], i: int) -> Opinion | None:
     for key in (SAT, DSAT):
         if not isinstance(row.get(key), bool | None):
-            raise BadRow(f"rows[{i}].{key}", "true or false", found(row[key]))
+            raise BadRow(f"rows[{i}].{key}", "true or false", quote(row[key]))
     labels: dict[tuple[bool, bool], Label] = {(True, False): "sat", (False, True): "dsat", (True, True): "both"}
     label = labels.get((bool(row.get(SAT)), bool(row.get(DSAT))))
     if label is None:
         return None
     why = row.get(WHY[label])
-    return Verdict(label=label, category=None, confidence=1.0, detector="GPT-4", evidence=str(why) if why else None)
+    return Opinion(label=label, category=None, confidence=1.0, detector="GPT-4", evidence=str(why) if why else None)

@@ -1,8 +1,8 @@
-"""WildFeedback's preference pairs (microsoft/WildFeedback, `wildfeedback.json`, ODC-BY): on real prompts, replies written with and
-without the user's preferences in view.
+"""WildFeedback's preference pairs (microsoft/WildFeedback, `wildfeedback.json`, ODC-BY): for real prompts, replies written with
+and without knowledge of the user's preferences.
 
 One row: {"conversations": [{"from": "human", "value": "..."}, ...], "chosen": {"from": "gpt", "value": "..."}, "rejected": {...}}.
-Rows whose history does not end with the user, and rows whose two replies are equal, exist and are set aside. The card gives no
+Some rows have a history that does not end with the user, or two equal replies; these are set aside. The card gives no
 schema: this is what two public loaders read.
 """
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from drift.intake.conversations import Conversation, by_source
-from drift.intake.files import files
-from drift.intake.rows import BadRow, each
-from drift.intake.turns import found, last_user, one_reply, to_messages
+from drift.intake.files import find_files
+from drift.intake.rows import BadRow, parse_rows
+from drift.intake.turns import one_reply, quote, require_user_last, to_messages
 from drift.records import Message, digest
 
 FIELDS = {
@@ -25,7 +25,7 @@ FIELDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class WildFeedbackPairs:
-    """`path`: the hub data set, a directory, or the file itself. `ignore_fields`: fields to leave unread."""
+    """`path`: the hub data set, a directory, or the file itself. `ignore_fields`: fields to ignore."""
 
     path: str
     ignore_fields: list[str]
@@ -40,24 +40,24 @@ class WildFeedbackPairs:
         self.files()
 
     def files(self) -> list[Path]:
-        return files(self.path, "wildfeedback*")
+        return find_files(self.path, "wildfeedback*")
 
     def conversations(self, file: Path) -> Iterator[Any]:
-        return each(file, parse, option="wildfeedback_pairs", path=self.path, fields=FIELDS, ignore=self.ignore_fields)
+        return parse_rows(file, parse, option="wildfeedback_pairs", path=self.path, fields=FIELDS, ignore=self.ignore_fields)
 
 
 def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
     """One row; raises BadRow."""
     field = "conversations"
-    prompt = last_user(to_messages(row.get(field), role="from", content="value", field=field, system=row), field)
+    prompt = require_user_last(to_messages(row.get(field), role="from", content="value", field=field, system=row), field)
     chosen, rejected = (_reply(row.get(side), side, prompt) for side in ("chosen", "rejected"))
     if chosen == rejected:
-        raise BadRow("rejected", "another reply than `chosen`", "the same text")
+        raise BadRow("rejected", "a different reply than `chosen`", "the same text")
     return Conversation(
         id=f"{file}:{number}",
         thread=digest([message["content"] for message in prompt])[:16],
         messages=[*prompt, {"role": "assistant", "content": rejected}],
-        verdicts={len(prompt): by_source("dsat")},
+        opinions={len(prompt): by_source("dsat")},
         revised={len(prompt): chosen},
         flags=(),
         file=file,
@@ -67,5 +67,5 @@ def parse(row: dict[str, Any], file: str, number: int) -> Conversation:
 
 def _reply(value: Any, side: str, prompt: list[Message]) -> str:
     if not isinstance(value, dict):
-        raise BadRow(side, "{'from': 'gpt', 'value': text}", found(value))
+        raise BadRow(side, "{'from': 'gpt', 'value': text}", quote(value))
     return one_reply(value, side, prompt, role="from", content="value")

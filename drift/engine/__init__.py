@@ -1,1 +1,1 @@
-"""Asking models and servers: the one service that methods, data sets and evaluations get, and the client for endpoints."""
+"""Asking models and servers: the service for methods, data sets and evaluations, and the client for endpoints."""

@@ -1,7 +1,7 @@
-"""One try at one question to an OpenAI-compatible server, and what its answer may look like: nothing of it is taken on trust.
+"""One request to an OpenAI-compatible server, and the strict parsing of its answer: nothing is taken on trust.
 
-The whole answer has a deadline (a server that sends a byte now and then does not get around it) and a bound on its size, redirects
-are not followed, and whatever has not the form of a chat completion is a `Failure`, which says whether another try may help.
+The complete answer has a deadline (sending a byte now and then does not extend it) and a size limit. Redirects are not followed.
+Anything that is not a chat completion is a `Failure`, which says whether a retry may help.
 """
 
 import asyncio
@@ -16,55 +16,55 @@ from urllib.parse import urlsplit
 
 from drift.errors import UserError
 
-MOST_BYTES = 4 * 2**20  # of an answer; one of 20 tokens has a thousand
-SHOWN = 200  # characters of what a server said
-PASSING = {408, 409, 425, 429}  # statuses below 500 that another try may not meet
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between tries, where the server names none
-MOST_TOKENS = 10**9  # that a request may have taken; a server that says more does not count
+MOST_BYTES = 4 * 2**20  # of an answer; 20 tokens take about a thousand
+SHOWN = 200  # characters of a server's message
+PASSING = {408, 409, 425, 429}  # statuses below 500 that are worth a retry
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between tries, unless the server asks for a pause
+MOST_TOKENS = 10**9  # plausible for one request; larger counts are ignored
 
 
 class Failure(Exception):
-    """An answer that could not be had. `kind`: to count by. `said`: the server's own words. `passes`: another try may help. `paid`:
-    it may have cost money. `pause`: seconds that the server asks to wait."""
+    """A request without a usable answer. `kind`: to count failures by. `said`: the server's own message. `passes`: a retry may
+    help. `paid`: it may have cost money. `pause`: seconds that the server asks the client to wait."""
 
     def __init__(self, kind: str, said: str = "", *, passes: bool = False, paid: bool = False, pause: float | None = None) -> None:
         super().__init__(f"{kind}: {said}" if said else kind)
         self.kind, self.passes, self.paid, self.pause = kind, passes, paid, pause
 
     def wait(self, tried: int) -> float:
-        """Seconds until the next try; `tried`: how often it was tried before this one."""
+        """Seconds until the next try. `tried`: the number of tries before this one."""
         return min(FIRST_PAUSE * 2**tried if self.pause is None else self.pause, LONGEST_PAUSE)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`text`: None where the server answered without one that can be used. `tokens`: sent and answered, as the server counts; None
-    if it does not."""
+    """`text`: None if the answer has no usable text. `tokens`: (prompt, completion) as counted by the server; None if it doesn't
+    say."""
 
     text: str | None
     tokens: tuple[int, int] | None
 
 
 def check_url(url: str) -> None:
-    """A URL is written beside the results, so it may hold no secret."""
+    """Refuses a URL that may contain a secret, because URLs are stored with the results."""
     try:
         parts = urlsplit(url)
-        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        parts, right = urlsplit(""), False
-    if not right or parts.query or parts.fragment or "@" in parts.netloc:
+        parts, valid = urlsplit(""), False
+    if not valid or parts.query or parts.fragment or "@" in parts.netloc:
         raise UserError(
-            "mine.endpoint.url: expected http://HOST:PORT/v1 or https://…, without a user name, a password, ? or #; what was "
-            "given is not repeated, since it may hold a secret. A secret belongs into the environment variable that "
-            "mine.endpoint.key_variable names: a key, or 'Basic …' with user:password in base64."
+            "mine.endpoint.url: expected http://HOST:PORT/v1 or https://…, without user name, password, ? or #. The "
+            "value is not repeated here, since it may contain a secret. A secret belongs in the environment variable named by "
+            "mine.endpoint.key_variable: a key, or 'Basic …' with user:password in base64."
         )
 
 
 def open_client(url: str, key: str | None, seconds: float) -> Any:
-    """An asynchronous client of openai's that tries once and follows no redirect. A key "Basic …" is sent as it is."""
+    """An asynchronous openai client that tries once and follows no redirects. A key that begins with "Basic " is sent unchanged."""
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-    headers = {"Accept-Encoding": "identity"}  # a packed answer has no bound on its size
+    headers = {"Accept-Encoding": "identity"}  # a compressed answer would get around the size limit
     if key and key.startswith("Basic "):
         headers["Authorization"] = key
     http = DefaultAsyncHttpxClient(follow_redirects=False, timeout=seconds, event_hooks={"response": [refuse]})
@@ -74,12 +74,12 @@ def open_client(url: str, key: str | None, seconds: float) -> Any:
 
 
 async def ask(client: Any, request: dict[str, Any], seconds: float, name: str) -> Answer:
-    """Asks once; `seconds`: for all of it; `name`: what has to have answered. Raises Failure."""
+    """Sends one request. `seconds`: for the complete answer; `name`: the model that must have answered. Raises Failure."""
     try:
         async with asyncio.timeout(seconds):
             async with client.chat.completions.with_streaming_response.create(**request) as response:
                 body = await start_of(response.iter_bytes(), MOST_BYTES + 1)
-    except Exception as error:  # of three libraries, one above the other: whichever it is, there is no answer
+    except Exception as error:  # of any of three layers of libraries: in each case there is no answer
         raise _as_failure(error, seconds) from error
     if len(body) > MOST_BYTES:
         raise Failure(f"an answer of more than {MOST_BYTES >> 20} MiB", paid=True)
@@ -87,10 +87,11 @@ async def ask(client: Any, request: dict[str, Any], seconds: float, name: str) -
 
 
 async def refuse(response: Any) -> None:
-    """Called as soon as a status is there: ends what is no answer before it is read, but for its start."""
+    """Called when the headers arrive: raises Failure unless they announce an answer; reads at most the start of an error
+    message."""
     status, headers = response.status_code, response.headers
     if headers.get("content-encoding", "identity") != "identity":
-        raise Failure(f"status {status}, packed although that was not asked for", paid=response.is_success)
+        raise Failure(f"status {status}, compressed although that was not requested", paid=response.is_success)
     if response.is_redirect:
         raise Failure(f"status {status}, a redirect", text_of(headers.get("location", "").partition("?")[0].encode()))
     if not response.is_success:
@@ -108,28 +109,28 @@ async def start_of(parts: AsyncIterator[bytes], most: int) -> bytes:
 
 
 def read(body: bytes, name: str) -> Answer:
-    """The answer in a server's words; raises Failure if they are no chat completion of the model `name`."""
+    """The answer in a response body; raises Failure if it is not a chat completion by the model `name`."""
     try:
-        found = json.loads(body)
+        content = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Failure("an answer that is no JSON", text_of(body), passes=True, paid=True) from error
-    choices = found.get("choices") if isinstance(found, dict) else None
+        raise Failure("an answer that is not JSON", text_of(body), passes=True, paid=True) from error
+    choices = content.get("choices") if isinstance(content, dict) else None
     if not isinstance(choices, list) or not choices:  # gateways answer {"error": …} with status 200
         raise Failure("an answer without choices", text_of(body), passes=True, paid=True)
-    if (model := found.get("model")) is not None and not same_model(model, name):
+    if (model := content.get("model")) is not None and not same_model(model, name):
         raise Failure(f"an answer of the model {text_of(str(model).encode('utf-8', 'replace'))}, not {name}", paid=True)
     try:
         text = choices[0]["message"]["content"]
-        text.encode("utf-8")  # a lone surrogate can't be written
+        text.encode("utf-8")  # fails for a lone surrogate, which can't be stored
         usable = bool(text.strip()) and choices[0].get("finish_reason") != "content_filter"
     except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
         usable, text = False, None
-    return Answer(text if usable else None, _tokens(found.get("usage")))
+    return Answer(text if usable else None, _tokens(content.get("usage")))
 
 
 def same_model(given: Any, asked: str) -> bool:
-    """Whether a server's name for what answered is the one asked for: itself, a dated or tagged version of it, or either with the
-    path before it that gateways add."""
+    """Whether the model name in an answer matches the one asked for: the name itself, a dated or tagged version of it, or either
+    with a path in front, as gateways add."""
     if not isinstance(given, str):
         return False
     short, wanted = (name.lower().rstrip("/").rpartition("/")[2] for name in (given, asked))
@@ -137,7 +138,7 @@ def same_model(given: Any, asked: str) -> bool:
 
 
 def text_of(said: bytes) -> str:
-    """What a server said as one short printable line."""
+    """A server's message as one short printable line."""
     line = "".join(c if c.isprintable() else " " for c in said.decode("utf-8", "replace"))
     return " ".join(line.split())[:SHOWN]
 
@@ -151,7 +152,7 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
 
 
 def _pause(headers: Any) -> float | None:
-    """What Retry-After says, in seconds."""
+    """The Retry-After header in seconds, or None."""
     try:
         if "retry-after-ms" in headers:
             seconds = float(headers["retry-after-ms"]) / 1000
@@ -165,17 +166,17 @@ def _pause(headers: Any) -> float | None:
 
 
 def _as_failure(error: Exception, seconds: float) -> Failure:
-    """What went wrong, which the libraries above wrap."""
+    """The failure behind an exception that libraries have wrapped."""
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
-    if own := [link for link in chain if isinstance(link, Failure)]:
-        return own[0]
+    if failures := [link for link in chain if isinstance(link, Failure)]:
+        return failures[0]
     names = {type(link).__name__ for link in chain}
     if names & {"ConnectError", "ConnectTimeout"}:
         kind = "no connection"
     elif names & {"TimeoutError", "APITimeoutError"}:
-        return Failure(f"no whole answer within {seconds:g} s", passes=True, paid=True)
+        return Failure(f"no complete answer within {seconds:g} s", passes=True, paid=True)
     else:
         kind = "a broken connection"
     said = next((f"{type(link).__name__}: {link}" for link in reversed(chain) if str(link)), type(error).__name__)

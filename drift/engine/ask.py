@@ -4,8 +4,8 @@
     ask.logprobs([(prompt, reply, ended), ...], of="start", label="perplexity")
     for record, replies, scores in ask.judge(judge, drawn, label="judging"): ...
 
-What is asked for is cut into fixed groups in the order given. A group is computed when it is reached, is a stage of the store, and
-is shared by everybody who asks the same of the same model. Its results stand in its manifest: a file less for each of many groups.
+The items are split into fixed groups in the given order. Each group is a stage of the store: it is computed when it is reached, and
+reused by everyone who asks the same of the same model. Its results are in its manifest, which saves a file per group.
 """
 
 import dataclasses
@@ -27,13 +27,12 @@ from drift.score.sequence import Compute, TokenSequence
 from drift.store import Store
 
 DRAW_VERSION, LOGPROBS_VERSION, JUDGE_VERSION = 2, 1, 1
-SEQUENCES = 256  # whose log-probabilities are one stage
+SEQUENCES = 256  # per stage of log-probabilities
 
 
 class Ask:
     """Bound to a policy, the run's start model, and the seed, purpose and iteration of fresh replies. Use as a context manager.
-    `train`: the settings that log-probabilities are computed with. `drawn`: replies, their tokens, and prompts that were too
-    long to sample from."""
+    `compute`: the settings for log-probabilities. `drawn`: counts replies, their tokens, and prompts that were too long."""
 
     def __init__(
         self,
@@ -70,19 +69,20 @@ class Ask:
             for low in range(0, len(items), size):
                 group = items[low : low + size]
                 prompts = [prompts_of(item) for item in group]
-                assert {len(of) for of in prompts} == {num_samples}, f"{label}: {num_samples} prompts of the first item, not of all"
+                counts = {len(item_prompts) for item_prompts in prompts}
+                assert counts == {num_samples}, f"{label}: {num_samples} prompts for the first item, but not for all"
                 rows = [
                     (item.key, prompt, first_sample + j)
-                    for item, of in zip(group, prompts, strict=True)
-                    for j, prompt in enumerate(of)
+                    for item, item_prompts in zip(group, prompts, strict=True)
+                    for j, prompt in enumerate(item_prompts)
                 ]
                 begun = progress.done
                 replies = self._draw_group(rows, partial(_tick, progress, len(rows)))
                 progress.reach(begun + len(rows))
                 for i, item in enumerate(group):
-                    of_item = replies[i * num_samples : (i + 1) * num_samples]
-                    kept = [reply for reply in of_item if reply is not None]
-                    if len(kept) < len(of_item):
+                    item_replies = replies[i * num_samples : (i + 1) * num_samples]
+                    kept = [reply for reply in item_replies if reply is not None]
+                    if len(kept) < len(item_replies):
                         self.drawn["prompts_too_long"] += 1
                         continue
                     self.drawn["replies"] += len(kept)
@@ -90,7 +90,7 @@ class Ask:
                     yield item, kept
 
     def _draw_group(self, rows: list[tuple[str, Prompt, int]], tick: Callable[[float], None]) -> list[Reply | None]:
-        """The group's replies, from the store or fresh; `tick` is told the share of the group that each step does."""
+        """The group's replies, from the store or fresh. `tick` is called with the share of the group that each step completes."""
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
             generate = self._model.get("sampler", partial(self.sampler.open, self.policy))
@@ -107,15 +107,15 @@ class Ask:
         settings = {"sampler": identity(self.sampler), "rows": asked} | noise
         inputs = {"policy": self.policy.fingerprint}
         stage = self.store.run("replies", work, version=DRAW_VERSION, settings=settings, inputs=inputs)
-        return [row["reply"] and Reply(**row["reply"]) for row in stage.facts.pop("rows")]  # the log of stages has no use for them
+        return [row["reply"] and Reply(**row["reply"]) for row in stage.facts.pop("rows")]  # not needed in the log of stages
 
     def logprobs(
         self, texts: Sequence[tuple[Prompt, str, bool]], *, of: Literal["policy", "start"], label: str
     ) -> list[Logprob | None]:
-        """Of each reply, given as (prompt, reply, ended); see parts.py."""
+        """The log-probability of each reply, given as (prompt, reply, ended); see parts.py."""
         policy = {"policy": self.policy, "start": self.start}[of]
-        sequences = _rendered(load_tokenizer(policy), texts)
-        numbers, found = list(sequences), dict[int, Logprob]()
+        sequences = _render(load_tokenizer(policy), texts)
+        numbers, result = list(sequences), dict[int, Logprob]()
         with Progress(label, total=len(numbers), unit="replies") as progress:
             for low in range(0, len(numbers), SEQUENCES):
                 group = numbers[low : low + SEQUENCES]
@@ -123,8 +123,8 @@ class Ask:
                 sums = self._logprobs_group([sequences[i] for i in group], policy, label, progress.advance)
                 progress.reach(begun + len(group))
                 for i, nats in zip(group, sums, strict=True):
-                    found[i] = Logprob(nats=nats, num_tokens=len(sequences[i].reply))
-        return [found.get(i) for i in range(len(texts))]
+                    result[i] = Logprob(nats=nats, num_tokens=len(sequences[i].reply))
+        return [result.get(i) for i in range(len(texts))]
 
     def _logprobs_group(self, group: list[TokenSequence], policy: Policy, label: str, tick: Callable[[int], None]) -> list[float]:
         from drift.score import reference
@@ -135,37 +135,40 @@ class Ask:
             return {"rows": len(group), "nats": reference.by_length(logprobs_of, self.compute, group, label, tick)}
 
         settings = {"compute": [self.compute.lightning, self.compute.dtype, self.compute.layout, self.compute.tokens_per_batch]}
-        inputs = {"policy": policy.fingerprint, "rows": digest([dataclasses.asdict(one) for one in group])}
+        inputs = {"policy": policy.fingerprint, "rows": digest([dataclasses.asdict(sequence) for sequence in group])}
         stage = self.store.run("logprobs", work, version=LOGPROBS_VERSION, settings=settings, inputs=inputs)
         return stage.facts.pop("nats")
 
     def judge(
         self, judge: Judge, drawn: Iterable[tuple[Record, list[Reply]]], *, label: str
     ) -> Iterator[tuple[Record, list[Reply], list[float]]]:
-        """What was drawn, in order, with a score for each reply; see parts.py."""
+        """The drawn replies, in order, with a score for each; see parts.py."""
         items = iter(drawn)
         while group := list(islice(items, judge.group_size)):
             with Progress(label, total=len(group), unit="items") as progress:
                 scores = self._judge_group(judge, group)
                 progress.reach(len(group))
-            for (record, replies), of_item in zip(group, scores, strict=True):
-                yield record, replies, of_item
+            for (record, replies), item_scores in zip(group, scores, strict=True):
+                yield record, replies, item_scores
 
     def _judge_group(self, judge: Judge, group: list[tuple[Record, list[Reply]]]) -> list[list[float]]:
         asked = [(record, [reply.text for reply in replies]) for record, replies in group]
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
             scores = self._model.get(judge, judge.open)(asked)
-            assert [len(of) for of in scores] == [len(replies) for _, replies in asked], f"{judge.label}: one score for each reply"
+            counts = [len(item_scores) for item_scores in scores]
+            assert counts == [len(replies) for _, replies in asked], f"{judge.label}: expected one score for each reply"
             numbers = {
-                f"the score of a reply to {record.id}": one for (record, _), of in zip(asked, scores, strict=True) for one in of
+                f"the score of a reply to {record.id}": score
+                for (record, _), item_scores in zip(asked, scores, strict=True)
+                for score in item_scores
             }
             need_finite(numbers, f"Judge ({judge.label})", "Check the judge.")
             return {"items": len(asked), "scores": scores}
 
-        seen = [[record.key, record.label, record.revised, record.satisfied, record.truth, texts] for record, texts in asked]
+        judged = [[record.key, record.label, record.revised, record.satisfied, record.truth, texts] for record, texts in asked]
         settings = {"judge": identity(judge)}
-        stage = self.store.run("judge", work, version=JUDGE_VERSION, settings=settings, inputs={"items": digest(seen)})
+        stage = self.store.run("judge", work, version=JUDGE_VERSION, settings=settings, inputs={"items": digest(judged)})
         return stage.facts.pop("scores")
 
 
@@ -173,16 +176,16 @@ def _tick(progress: Progress, rows: int, share: float) -> None:
     progress.advance(share * rows)
 
 
-def _rendered(tokenizer: Any, texts: Sequence[tuple[Prompt, str, bool]]) -> dict[int, TokenSequence]:
-    """Number -> token ids, of the texts that the chat template renders to some."""
+def _render(tokenizer: Any, texts: Sequence[tuple[Prompt, str, bool]]) -> dict[int, TokenSequence]:
+    """Index -> token ids, for the texts that the chat template can render to at least one token."""
     from drift.model.chat import NotAPrefix, prompt_ids, reply_ids
 
-    found = {}
+    sequences = {}
     for i, (prompt, text, ended) in enumerate(texts):
         try:
             sequence = TokenSequence(prompt=prompt_ids(tokenizer, prompt), reply=reply_ids(tokenizer, prompt, text, ended=ended))
-        except NotAPrefix:  # a reply that the template would rewrite is not what was said
+        except NotAPrefix:  # the template would change the reply
             continue
         if sequence.reply:
-            found[i] = sequence
-    return found
+            sequences[i] = sequence
+    return sequences

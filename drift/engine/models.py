@@ -1,4 +1,4 @@
-"""Which model is open: one at a time."""
+"""Keeps one model open at a time."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -6,13 +6,13 @@ from typing import Any
 
 
 class OneModel:
-    """Opens models when they are needed; the one that is open is closed before another opens. Use as a context manager: the last
+    """Opens models when they are needed; the open one is closed before another is open_model. Use as a context manager: the last
     one is closed at the end."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._name: Any = None  # of the one that is open
-        self._function: Any = None  # what it yielded
+        self._name: Any = None  # of the open model
+        self._function: Any = None  # what its context manager yielded
 
     def __enter__(self) -> "OneModel":
         return self
@@ -21,10 +21,10 @@ class OneModel:
         self._name = self._function = None
         self._stack.close()
 
-    def get(self, name: Any, opened: Callable[[], AbstractContextManager[Any]]) -> Any:
-        """What `opened()` yields. `name` tells models apart: the same one stays open."""
+    def get(self, name: Any, open_model: Callable[[], AbstractContextManager[Any]]) -> Any:
+        """What `open_model()` yields. `name` identifies the model: if it is the one that is open, it stays open."""
         if self._name != name:
             self.__exit__()
-            self._function = self._stack.enter_context(opened())
+            self._function = self._stack.enter_context(open_model())
             self._name = name
         return self._function

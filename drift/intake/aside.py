@@ -1,17 +1,17 @@
-"""Rows that can't be used, and files that can't be read to their end: what is said of them, and how many of them are listed."""
+"""Rows that are set aside because they can't be used, and files that can't be read to the end: what is recorded about them."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 MALFORMED, CORRECT = "malformed row", "correct the row, or leave it out"
-DAMAGED, FETCH = "damaged file", "mend the file, or fetch it again; what stands before the damage is used"
-MOST_LISTED = 100_000  # rows of a log, so that memory stays bounded whatever is in it; more are counted
+DAMAGED, FETCH = "damaged file", "repair the file, or fetch it again; the rows before the damage are used"
+MAX_LISTED = 100_000  # rows of a log, so that memory stays bounded; further ones are only counted
 
 
 class BadRow(ValueError):
-    """A row that can't be used: (field, what was expected, what was found), and why in a word or two. Where reading a file raises
-    it, the file can't be read on: its field is "(file)"."""
+    """A row that can't be used: the field, what was expected, what was found, and the reason in a word or two. With the field
+    "(file)" it is about a whole file, which can't be read any further."""
 
     def __init__(self, field: str, expected: str, found: str, reason: str = MALFORMED, remedy: str = CORRECT) -> None:
         super().__init__(field, expected, found)
@@ -24,8 +24,8 @@ def damaged(found: str, expected: str = "a whole file", remedy: str = FETCH) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Aside:
-    """A row that is not used, and why. `row`: 0 where it is about a whole file. `reason` in a word or two (reports count by it);
-    `remedy`: what the user can do."""
+    """A row that is not used, and why. `row`: 0 for a whole file. `reason`: a word or two, which reports count by. `remedy`: what
+    the user can do."""
 
     file: str
     row: int
@@ -37,26 +37,26 @@ class Aside:
 
 
 def malformed(file: str, row: int, error: BadRow) -> Aside:
-    """`error` as a row of a list, whose texts can all be written as UTF-8."""
+    """The entry for a row that raised `error`; all its texts can be written as UTF-8."""
     texts = {name: printable(getattr(error, name)) for name in ("field", "expected", "found", "reason", "remedy")}
     return Aside(file=printable(file), row=row, **texts)
 
 
 def printable(value: object) -> str:
-    """A value as text that can be written as UTF-8."""
+    """A value as text that can be encoded as UTF-8."""
     return str(value).encode("utf-8", "replace").decode("utf-8")
 
 
 class Asides:
-    """What a log sets aside, in turn: `MOST_LISTED` of them and those about whole files are kept, the others are counted in
-    `counts`."""
+    """The rows of a log that are set aside, in order. The first `MAX_LISTED` and those about whole files are kept; the others are
+    only counted, in `counts`."""
 
     def __init__(self, counts: Counter[str]) -> None:
         self.kept: list[Aside] = []
         self.counts = counts
 
     def append(self, row: Aside) -> None:
-        if len(self.kept) < MOST_LISTED or row.field == "(file)":
+        if len(self.kept) < MAX_LISTED or row.field == "(file)":
             self.kept.append(row)
         else:
             self.counts[f"set aside and not listed, {row.reason}"] += 1
@@ -65,7 +65,7 @@ class Asides:
         for row in rows:
             self.append(row)
 
-    def plain(self) -> Iterator[dict[str, str | int]]:
-        """As rows for `quarantine.jsonl`."""
+    def as_rows(self) -> Iterator[dict[str, str | int]]:
+        """As plain rows for `quarantine.jsonl`."""
         names = [field.name for field in fields(Aside)]
         return ({name: getattr(row, name) for name in names} for row in self.kept)

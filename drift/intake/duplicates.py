@@ -1,8 +1,9 @@
-"""Records that are there twice, or nearly (MinHash, by the library datasketch).
+"""Duplicate and near-duplicate records (MinHash, from the library datasketch).
 
-Two records are equal if the same is learnt from them: prompt, reply, label and better reply. They are nearly equal if what stands
-before the last user turn is equal, and nearly equal are that turn, its first and its last words (where a question stands beside a
-long text that others share), the reply, and the better reply. So a shared system prompt or document makes no twins of records.
+Two records are equal if training would learn the same from them: prompt, reply, label and better reply. They are nearly equal if
+everything before the last user turn is equal, and the turn, its first words, its last words (where a question often stands next to
+a long shared text), the reply and the better reply are all nearly equal. So records that merely share a system prompt or a document
+are not duplicates.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,23 +14,23 @@ from drift.intake.conversations import Conversation
 from drift.intake.rows import Aside
 from drift.records import Record, digest
 
-WORDS = 5  # a shingle
-ENDS = 15  # words at either end of the last user turn: one that differs there makes another request
+WORDS = 5  # of a shingle
+ENDS = 15  # words at either end of the last user turn; if they differ, the request differs
 PERMUTATIONS = 64
 
 
 @dataclass(frozen=True)
 class Twin:
-    """The record that was there before. `likeness`: "equal to" or "nearly equal to"."""
+    """The earlier record that a record duplicates. `likeness`: "equal to" or "nearly equal to"."""
 
     id: str
     likeness: str
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What of a record is compared. `same`: must be equal. `ends`: shingles of the first and last words of its last user turn.
-    `sketches`: of that turn, the reply, and the better one."""
+class Compared:
+    """The parts of a record that are compared. `same`: a digest that must be equal. `ends`: shingles of the first and last words of
+    the last user turn. `sketches`: MinHashes of that turn, the reply and the better reply."""
 
     id: str
     same: str
@@ -41,44 +42,45 @@ def shingles(words: Sequence[str]) -> set[bytes]:
     return {" ".join(words[i : i + WORDS]).encode() for i in range(max(1, len(words) - WORDS + 1))}
 
 
-def sketch(found: Iterable[bytes]) -> Any:
-    """MinHash of shingles."""
+def minhash(items: Iterable[bytes]) -> Any:
+    """The MinHash of a set of shingles."""
     from datasketch import MinHash
 
-    hashed = MinHash(num_perm=PERMUTATIONS)
-    hashed.update_batch(list(found))
-    return hashed
+    result = MinHash(num_perm=PERMUTATIONS)
+    result.update_batch(list(items))
+    return result
 
 
-class Seen:
-    """What has been seen. `threshold`: share of common shingles from which on two texts count as one (None: equal records only)."""
+class SeenRecords:
+    """The records seen so far. `threshold`: two texts count as one from this share of common shingles on (None: only equal records
+    are found)."""
 
     def __init__(self, threshold: float | None) -> None:
         self.threshold = threshold
         self.equal: dict[str, str] = {}
-        self.parts: dict[str, Parts] = {}
+        self.compared: dict[str, Compared] = {}
         self.near = None
         if threshold is not None:
             from datasketch import MinHashLSH
 
             self.near = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
 
-    def before(self, record: Record) -> Twin | None:
-        """The earlier twin of a record; remembers the record if it has none."""
-        key = digest([list(record.prompt), record.reply, record.label, better(record)])[:32]
+    def find_twin(self, record: Record) -> Twin | None:
+        """The earlier record that this one duplicates; if there is none, this one is remembered."""
+        key = digest([list(record.prompt), record.reply, record.label, better_reply(record)])[:32]
         if key in self.equal:
             return Twin(self.equal[key], "equal to")
         if self.near is not None:
-            parts, whole = _parts(record)
+            compared, whole = _compared(record)
             for name in sorted(map(str, self.near.query(whole))):
-                if self._near(self.parts[name], parts):
-                    return Twin(self.parts[name].id, "nearly equal to")
+                if self._nearly_equal(self.compared[name], compared):
+                    return Twin(self.compared[name].id, "nearly equal to")
             self.near.insert(key, whole)
-            self.parts[key] = parts
+            self.compared[key] = compared
         self.equal[key] = record.id
         return None
 
-    def _near(self, one: Parts, other: Parts) -> bool:
+    def _nearly_equal(self, one: Compared, other: Compared) -> bool:
         assert self.threshold is not None
         return (
             one.same == other.same
@@ -87,30 +89,30 @@ class Seen:
         )
 
 
-def better(record: Record) -> str | None:
-    """The reply that is learnt as the better one."""
+def better_reply(record: Record) -> str | None:
+    """The reply that training prefers to the record's own, if there is one."""
     return record.revised if record.satisfied else None
 
 
-def _parts(record: Record) -> tuple[Parts, Any]:
-    """(what is compared, a sketch of it all, which finds candidates)."""
+def _compared(record: Record) -> tuple[Compared, Any]:
+    """(the parts to compare, one MinHash of all of them, which finds candidates)."""
     *before, last = ([message["role"], *message["content"].lower().split()] for message in record.prompt)
     turn = last[1:]
-    texts = [record.reply] if better(record) is None else [record.reply, str(better(record))]
-    compared = [shingles(words) for words in (turn, *(text.lower().split() for text in texts))]
-    parts = Parts(
+    texts = [record.reply] if better_reply(record) is None else [record.reply, str(better_reply(record))]
+    shingle_sets = [shingles(words) for words in (turn, *(text.lower().split() for text in texts))]
+    compared = Compared(
         id=record.id,
         same=digest([before, record.label, len(texts)])[:32],
         ends=(shingles(turn[:ENDS]), shingles(turn[-ENDS:])),
-        sketches=tuple(map(sketch, compared)),
+        sketches=tuple(map(minhash, shingle_sets)),
     )
-    return parts, sketch(bytes([number]) + shingle for number, found in enumerate(compared) for shingle in found)
+    return compared, minhash(bytes([number]) + shingle for number, items in enumerate(shingle_sets) for shingle in items)
 
 
-def duplicate(conversation: Conversation, twin: Twin) -> Aside:
-    near = twin.likeness != "equal to"
+def set_aside_duplicate(conversation: Conversation, twin: Twin) -> Aside:
+    nearly = twin.likeness != "equal to"
     return Aside(
-        file=conversation.file, row=conversation.row, field="messages", expected="a record that is there once",
+        file=conversation.file, row=conversation.row, field="messages", expected="a record that is not a duplicate",
         found=f"{twin.likeness} {twin.id}", reason="duplicate",
-        remedy="intake.near_duplicates=null keeps it" if near else "none: the same would be learnt twice",
+        remedy="intake.near_duplicates=null keeps it" if nearly else "none: training would use it twice",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The log as a stage: what users said, collected anew or read from files, and what of it can be learnt from."""
+"""The feedback stage: collects what users said, from a simulation or from files, and keeps what can be trained on."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from drift.engine.ask import Ask
 from drift.errors import UserError
 from drift.identity import identity, named
-from drift.intake.collected import nothing
-from drift.intake.intake import Intake, contents
+from drift.intake.collected import no_records_message
+from drift.intake.intake import Intake, snapshots
 from drift.intake.usable import usable
 from drift.records import write_jsonl
 from drift.store import Stage
@@ -17,7 +17,7 @@ VERSION = 1
 
 
 def feedback_stage(ask: Ask, data: Any, intake: Intake, mine: Any, tokenizer: Any) -> Stage:
-    """`records.jsonl`, and `quarantine.jsonl` with the reason for every row that is not used."""
+    """Writes `records.jsonl`, and `quarantine.jsonl` with the reason for every row that is not used."""
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
         if data.uses_policy:
@@ -32,7 +32,7 @@ def feedback_stage(ask: Ask, data: Any, intake: Intake, mine: Any, tokenizer: An
         write_jsonl(output / "quarantine.jsonl", aside)
         labels = Counter(record.label for record in records)
         if not records:
-            raise UserError(nothing(collected.facts, aside))
+            raise UserError(no_records_message(collected.facts, aside))
         facts = {
             "DSAT": labels["dsat"],
             "SAT": labels["sat"],
@@ -42,7 +42,9 @@ def feedback_stage(ask: Ask, data: Any, intake: Intake, mine: Any, tokenizer: An
         return {"counts": collected.facts | facts | dict(reasons), "set_aside": aside[:20]}
 
     sampler = identity(ask.sampler) if data.uses_policy else {"max_new_tokens": ask.sampler.max_new_tokens}
-    log = [] if data.uses_policy else contents(data)  # what is in the key is what is read, if the log grows meanwhile
+    log = (
+        [] if data.uses_policy else snapshots(data)
+    )  # so that exactly what the key covers is read, even if the log grows meanwhile
     key = data.key() if data.uses_policy else intake.key(data, mine, log)
     parts = [named(part) for part in ([data] if data.uses_policy else [data, intake, mine])]
     settings = {"data": key, "parts": parts, "sampler": sampler, "max_tokens": ask.compute.max_tokens}

@@ -1,8 +1,8 @@
-"""Data sets of a hub, by their id (owner/name), from the local caches: nothing is fetched, and no code of a data set is run.
+"""Hub data sets by id (owner/name), from the local caches: nothing is fetched, and no code of a data set is run.
 
-The library `datasets` says which files belong to a config and a split: by the data set's card (`configs` in its README.md), or by
-the names of its files. Their rows are read as those of any other file (drift/intake/rows.py), so damage costs only what it touches.
-There are two caches: `hf download` keeps the files as they are, `datasets.load_dataset` makes Arrow files of them, for each config.
+The library `datasets` decides which files belong to a config and a split: by the data set's card (`configs` in its README.md), or
+by file names. Their rows are read like those of any other file (drift/intake/rows.py), so damage costs only the rows it touches.
+There are two caches: `hf download` keeps the original files, `datasets.load_dataset` converts each config to Arrow files.
 """
 
 import tempfile
@@ -14,9 +14,9 @@ from typing import Any
 from drift.errors import UserError, nearest
 
 
-def cached(path: str, config: str | None, split: str | None) -> Path | list[Path]:
-    """The folder of a data set's files; or those of a config and a split of it, where one is named. Raises UserError for what is in
-    neither cache, with the command that fetches it."""
+def find_cached(path: str, config: str | None, split: str | None) -> Path | list[Path]:
+    """The folder with a data set's files, or the list of files if a config or a split is given. Raises UserError, with the command
+    that fetches the data set, if it is in neither cache."""
     if path.count("/") != 1 or path.startswith((".", "/", "~")):
         raise UserError(f"data.path={path}: no such file or directory, nor a hub data set of the form owner/name.")
     folder = _downloaded(path)
@@ -24,19 +24,19 @@ def cached(path: str, config: str | None, split: str | None) -> Path | list[Path
         return folder
     import datasets
 
-    with tempfile.TemporaryDirectory() as scratch, _quiet(datasets):  # the library makes a folder to prepare a data set in
+    with tempfile.TemporaryDirectory() as scratch, _quiet(datasets):  # the library creates a folder to prepare a data set in
         try:
             if folder is not None:
                 named = datasets.load_dataset_builder(str(folder), config, cache_dir=scratch).config.data_files or {}
                 splits = {str(name): [Path(file) for file in files] for name, files in named.items()}
             else:
                 splits = _prepared(datasets.load_dataset_builder(path, config))
-        except (ConnectionError, FileNotFoundError) as error:  # as the library says that it has no such data set
+        except (ConnectionError, FileNotFoundError) as error:  # what the library raises for an unknown data set
             raise UserError(
                 f"Data set {path} is not in the local Hugging Face cache, and a run never downloads by itself. "
                 f"Fetch it first: hf download --repo-type dataset {path}"
             ) from error
-        except ValueError as error:  # no such config, or several and none named
+        except ValueError as error:  # no such config, or several configs and none given
             raise UserError(f"data.path={path}: {_sentence(error)} Choose one with data.config=NAME.") from error
     if split is not None and split not in splits:
         raise UserError(f"data.split={split}: {path} has no such split.{nearest(split, splits)}")
@@ -44,7 +44,7 @@ def cached(path: str, config: str | None, split: str | None) -> Path | list[Path
 
 
 def _downloaded(path: str) -> Path | None:
-    """Where `hf download` has put the data set."""
+    """Where `hf download` put the data set, or None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -55,7 +55,7 @@ def _downloaded(path: str) -> Path | None:
 
 
 def _prepared(builder: Any) -> dict[str, list[Path]]:
-    """The Arrow files of each split that `datasets.load_dataset` left."""
+    """The Arrow files of each split, as `datasets.load_dataset` left them."""
     from datasets.naming import filenames_for_dataset_split
 
     return {
@@ -71,7 +71,7 @@ def _prepared(builder: Any) -> dict[str, list[Path]]:
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """The library's warnings are not shown: what they say is said here."""
+    """Silences the library's warnings: this module's own messages say the same."""
     before = datasets.utils.logging.get_verbosity()
     datasets.utils.logging.set_verbosity_error()
     try:
@@ -81,5 +81,5 @@ def _quiet(datasets: Any) -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str:
-    """The first two lines of the library's message, which name what there is."""
+    """The first two lines of the library's message, which list what is available."""
     return " ".join(str(error).strip().splitlines()[:2]).rstrip(".") + "."

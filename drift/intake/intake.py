@@ -1,8 +1,8 @@
-"""From a log's conversations to records: checked, judged, chosen. The same for every source; every row is used or set aside.
+"""From a log's conversations to records: checked, classified, selected. The same for every source; every row is used or set aside.
 
-A source is a dataclass with `path`, `name` and `version` (of its reading), `check()`, `files()` and `conversations(file)`, which
+A source is a dataclass with `path`, `name` and `version` (of its parser), `check()`, `files()` and `conversations(file)`, which
 yields a `Conversation`, a finished `Record` or an `Aside` for every row. Memory does not grow with the file: only records are
-kept, and `max_records` of them at most.
+kept, at most `max_records` of them.
 """
 
 import heapq
@@ -16,24 +16,24 @@ from drift.console import Progress
 from drift.errors import UserError, need_package
 from drift.intake.aside import Aside, Asides
 from drift.intake.collected import Collected
-from drift.intake.conversations import Conversation, Verdict, named, to_records
-from drift.intake.duplicates import Seen, duplicate
-from drift.intake.files import Content, content, not_read
-from drift.intake.opinions import Votes, agreed, judged, unused
-from drift.intake.rows import position, up_to
+from drift.intake.conversations import Conversation, Opinion, to_records, with_unique_ids
+from drift.intake.duplicates import SeenRecords, set_aside_duplicate
+from drift.intake.files import Snapshot, snapshot, unread_files
+from drift.intake.opinions import Votes, keep_majority, why_unused, with_opinions
+from drift.intake.rows import bytes_read, read_at_most
 from drift.records import Record, digest
 
 VERSION = 3
-TOGETHER = 512  # conversations that the miner gets at once
+BATCH_SIZE = 512  # conversations that the miner gets at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intake:
-    """`records_per_conversation`: all, or one (chosen by the seed). `max_records`: a random choice of so many by `seed` (null:
-    all). `languages`: codes to keep (null: all). `near_duplicates`: records whose words (in fives) overlap by this share with those
-    of an earlier one are dropped (null: only equal ones); see duplicates.py. `drop_flagged`: what the source's own flags exclude.
-    `redact`: e-mail addresses, phone numbers and keys are replaced by their kind. `leakage`: what is done with training records
-    whose prompts the evaluation asks."""
+    """`records_per_conversation`: all, or one (chosen by the seed). `max_records`: how many to select at random, by `seed` (null:
+    all). `languages`: codes to keep (null: all). `near_duplicates`: a record is dropped if it shares this share of five-word
+    sequences with an earlier one (null: only equal records are dropped); see duplicates.py. `drop_flagged`: flags of the source
+    that exclude a conversation. `redact`: replace e-mail addresses, phone numbers and keys by placeholders. `leakage`: what
+    happens to training records whose prompts the evaluation uses."""
 
     records_per_conversation: Literal["all", "one"]
     max_records: int | None
@@ -52,7 +52,7 @@ class Intake:
                 raise UserError(f"intake.near_duplicates={self.near_duplicates}: expected at least 0.5 and below 1, or null.")
 
     def check_packages(self) -> None:
-        """What reading a log needs beside the plain installation."""
+        """Refuses settings that need packages beyond the plain installation, if these are missing."""
         need_package("datasketch", "Reading a log (near-duplicates, leakage)", extra="logs")
         if self.languages is not None:
             need_package("py3langid", "intake.languages", extra="logs")
@@ -60,53 +60,55 @@ class Intake:
             need_package("phonenumbers", "intake.redact", extra="logs")
             need_package("detect_secrets", "intake.redact", extra="logs")
 
-    def key(self, source: Any, miner: Any, log: Sequence[Content] | None = None) -> dict[str, Any]:
-        """`log`: what the source's files hold (None: now)."""
+    def key(self, source: Any, miner: Any, log: Sequence[Snapshot] | None = None) -> dict[str, Any]:
+        """`log`: snapshots of the source's files (None: taken now)."""
         return {
             "intake": VERSION,
             "source": source.name,
             "version": source.version,
             "reading": {name: value for name, value in asdict(source).items() if name != "path"},
-            "files": [file.sha256 for file in log or contents(source)],
+            "files": [file.sha256 for file in log or snapshots(source)],
             "settings": {name: value for name, value in asdict(self).items() if name != "leakage"},
             "miner": miner.key(),
         }
 
-    def collect(self, source: Any, miner: Any, log: Sequence[Content] | None = None) -> Collected:
-        """The records of a log and what was set aside. `log`: what the source's files hold, which is what is read (None: now)."""
-        log = log or contents(source)
+    def collect(self, source: Any, miner: Any, log: Sequence[Snapshot] | None = None) -> Collected:
+        """The records of a log and the rows set aside. `log`: snapshots of the source's files, which are what is read (None: taken
+        now)."""
+        log = log or snapshots(source)
         counts: Counter[str] = Counter()
         aside = Asides(counts)
-        chosen, votes, seen = Choice(self.max_records, self.seed), Votes(), Seen(self.near_duplicates)
+        selected, votes, seen = Selection(self.max_records, self.seed), Votes(), SeenRecords(self.near_duplicates)
         miner.counts.clear()
-        for conversation in named(self._judged(self._wanted(source, log, aside, counts, chosen), miner, aside, counts), counts):
+        wanted = self._wanted(source, log, aside, counts, selected)
+        for conversation in with_unique_ids(self._classified(wanted, miner, aside, counts), counts):
             records = []
             for record in to_records(self._redacted(conversation), source.name):
-                if not conversation.revised:  # of a pair a reply is only better or worse than the other one
+                if not conversation.revised:  # in a pair, a reply is only better or worse than the other one
                     votes.count(record)
-                if (twin := seen.before(record)) is None:
+                if (twin := seen.find_twin(record)) is None:
                     records.append(record)
                 else:
-                    aside.append(duplicate(conversation, twin))
+                    aside.append(set_aside_duplicate(conversation, twin))
             if self.records_per_conversation == "one":
                 records = sorted(records, key=lambda record: digest([self.seed, record.key]))[:1]
             for record in records:
                 counts[f"{record.label.upper()} replies found"] += 1
-                chosen.offer(record)
-        aside.extend(not_read(source.path, {file.file for file in log}))
+                selected.offer(record)
+        aside.extend(unread_files(source.path, {file.file for file in log}))
         if contradictory := votes.contradictory():
             counts["replies with contradictory votes"] = contradictory
-        kept = agreed(chosen.records(), votes, aside)
-        return Collected(records=kept, set_aside=list(aside.plain()), facts=dict(counts + miner.counts))
+        kept = keep_majority(selected.records(), votes, aside)
+        return Collected(records=kept, set_aside=list(aside.as_rows()), facts=dict(counts + miner.counts))
 
     def _wanted(
-        self, source: Any, log: Sequence[Content], aside: Asides, counts: Counter[str], chosen: "Choice"
+        self, source: Any, log: Sequence[Snapshot], aside: Asides, counts: Counter[str], selected: "Selection"
     ) -> Iterator[Conversation]:
-        """Well-formed conversations in a language and with flags that are wanted; finished records are chosen from at once."""
-        for item in watched(source, log):
+        """Well-formed conversations whose language and flags are wanted; finished records go straight to the selection."""
+        for item in read_with_progress(source, log):
             counts["rows read" if isinstance(item, Record) else "conversations read"] += 1
             if isinstance(item, Record):
-                chosen.offer(item)
+                selected.offer(item)
             elif isinstance(item, Aside):
                 aside.append(item)
             elif (reason := self._unwanted(item)) is not None:
@@ -121,77 +123,77 @@ class Intake:
         if flagged:
             return Aside(
                 **place, field=flagged[0], expected="not flagged by the source", found="flagged", reason=flagged[0],
-                remedy=f"intake.drop_flagged without {flagged[0]} keeps it",
+                remedy=f"take {flagged[0]} out of intake.drop_flagged to keep it",
             )  # fmt: skip
         if self.languages is not None:
-            from drift.intake.language import language
+            from drift.intake.language import user_language
 
-            spoken = language(conversation)
-            if spoken not in self.languages:
+            code = user_language(conversation)
+            if code not in self.languages:
                 return Aside(
-                    **place, field="messages", expected=f"one of {', '.join(self.languages)}", found=spoken, reason="language",
-                    remedy="intake.languages=null keeps all",
+                    **place, field="messages", expected=f"one of {', '.join(self.languages)}", found=code, reason="language",
+                    remedy="intake.languages=null keeps all languages",
                 )  # fmt: skip
         return None
 
-    def _judged(
+    def _classified(
         self, conversations: Iterable[Conversation], miner: Any, aside: Asides, counts: Counter[str]
     ) -> Iterator[Conversation]:
-        """Those with a reply that pleased or displeased and can be learnt from."""
+        """The conversations that have a liked or disliked reply to train on."""
         remaining = iter(conversations)
-        while together := list(islice(remaining, TOGETHER)):
-            for conversation in judged(together, miner):
-                verdicts = conversation.verdicts or {}
-                counts["replies judged"] += len(verdicts)
-                found = {at for at, verdict in verdicts.items() if verdict.label != "none"}
-                if tools := len(found & set(conversation.from_tools)):
+        while batch := list(islice(remaining, BATCH_SIZE)):
+            for conversation in with_opinions(batch, miner):
+                opinions = conversation.opinions or {}
+                counts["replies classified"] += len(opinions)
+                labelled = {at for at, opinion in opinions.items() if opinion.label != "none"}
+                if tools := len(labelled & set(conversation.from_tools)):
                     counts["replies that rest on a tool call, not used"] += tools
-                counts["comments without a verdict"] += len(conversation.comments.keys() - found)
-                if found - set(conversation.from_tools):
+                counts["unclear comments"] += len(conversation.comments.keys() - labelled)
+                if labelled - set(conversation.from_tools):
                     yield conversation
-                elif found or conversation.comments:
-                    aside.append(unused(conversation, tools > 0))
+                elif labelled or conversation.comments:
+                    aside.append(why_unused(conversation, tools > 0))
                 else:
-                    counts["conversations without a verdict"] += 1
+                    counts["conversations without feedback"] += 1
 
     def _redacted(self, conversation: Conversation) -> Conversation:
         if not self.redact:
             return conversation
         from drift.intake.redact import redact
 
-        def in_words(verdict: Verdict) -> Verdict:
-            return verdict if verdict.evidence is None else replace(verdict, evidence=redact(verdict.evidence))
+        def redact_evidence(opinion: Opinion) -> Opinion:
+            return opinion if opinion.evidence is None else replace(opinion, evidence=redact(opinion.evidence))
 
         return replace(
             conversation,
             messages=[message | {"content": redact(message["content"])} for message in conversation.messages],
             revised={i: redact(text) for i, text in conversation.revised.items()},
             comments={i: redact(text) for i, text in conversation.comments.items()},
-            verdicts={i: in_words(verdict) for i, verdict in (conversation.verdicts or {}).items()},
+            opinions={i: redact_evidence(opinion) for i, opinion in (conversation.opinions or {}).items()},
         )
 
 
-def contents(source: Any) -> list[Content]:
-    return [content(file) for file in source.files()]
+def snapshots(source: Any) -> list[Snapshot]:
+    return [snapshot(file) for file in source.files()]
 
 
-def watched(source: Any, log: Sequence[Content]) -> Iterator[Any]:
-    """What the source yields, file by file, under a progress bar (its unit: bytes of the files)."""
+def read_with_progress(source: Any, log: Sequence[Snapshot]) -> Iterator[Any]:
+    """What the source yields, file by file, with a progress bar in MB."""
     sizes = [file.size / 1e6 for file in log]
-    with Progress("reading and judging", total=max(1, round(sum(sizes))), unit="MB") as bar:
+    with Progress("reading the log", total=max(1, round(sum(sizes))), unit="MB") as bar:
         for i, file in enumerate(log):
-            with up_to(file.file, file.size):
+            with read_at_most(file.file, file.size):
                 for number, item in enumerate(source.conversations(file.file)):
                     yield item
                     if number % 256 == 0:
-                        bar.reach(sum(sizes[:i]) + position(file.file) / 1e6)
+                        bar.reach(sum(sizes[:i]) + bytes_read(file.file) / 1e6)
             file.check()
         bar.reach(sum(sizes))
 
 
-class Choice:
-    """A seeded choice of at most `count` records out of a stream of any length: those with the lowest hashes, in the stream's
-    order. Which records are chosen does not depend on it."""
+class Selection:
+    """A seeded selection of at most `count` records from a stream of any length: those with the lowest hashes, in the stream's
+    order. Which records are selected does not depend on that order."""
 
     def __init__(self, count: int | None, seed: int) -> None:
         self.count, self.seed = count, seed

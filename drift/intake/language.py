@@ -5,27 +5,29 @@ from typing import Any
 
 from drift.intake.conversations import Conversation
 
-LONGEST = 2000  # characters that are looked at
-SURE = 0.4  # of 1,170 conversations of ShareGPT one in English is told otherwise; 18 short complaints in six languages are told
-TAKEN_FOR_ENGLISH = {"pcm"}  # Nigerian Pidgin, which plain English is often taken for; not a choice
+MAX_CHARACTERS = 2000  # characters that are examined
+MIN_PROBABILITY = (
+    0.4  # at this, 1 of 1,170 English ShareGPT conversations is misread, and 18 short complaints in six languages are recognised
+)
+TAKEN_FOR_ENGLISH = {"pcm"}  # Nigerian Pidgin, excluded: plain English is often mistaken for it
 
 
-def language(conversation: Conversation) -> str:
-    """ISO 639-1 code."""
-    said = "\n".join(message["content"] for message in conversation.messages if message["role"] == "user")
-    return str(identifier().classify(said[:LONGEST])[0])
+def user_language(conversation: Conversation) -> str:
+    """The ISO 639-1 code of what the user wrote."""
+    text = "\n".join(message["content"] for message in conversation.messages if message["role"] == "user")
+    return str(identifier().classify(text[:MAX_CHARACTERS])[0])
 
 
-def told(text: str) -> str | None:
-    """ISO 639-1 code of a text; None where it is too short to tell, or no language (code, numbers)."""
-    code, probability = identifier().classify(text[:LONGEST])
-    return str(code) if probability >= SURE and code != "zxx" else None
+def detect_language(text: str) -> str | None:
+    """The ISO 639-1 code of a text; None if it is too short to tell, or not a language (code, numbers)."""
+    code, probability = identifier().classify(text[:MAX_CHARACTERS])
+    return str(code) if probability >= MIN_PROBABILITY and code != "zxx" else None
 
 
 @cache
 def identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    found = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    found.set_languages([code for code in found.labels if code not in TAKEN_FOR_ENGLISH])
-    return found
+    result = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    result.set_languages([code for code in result.labels if code not in TAKEN_FOR_ENGLISH])
+    return result

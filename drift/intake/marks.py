@@ -1,9 +1,9 @@
-"""What a user said about a reply beside it: a click, a number, a comment.
+"""Marks: what a user clicked, rated or commented on a reply.
 
     {"role": "assistant", "content": "...", "feedback": "down", "comment": "Too long."}
     {"role": "assistant", "content": "...", "annotation": {"rating": -1, "reason": "wrong", "comment": ""}}
 
-Which forms there are, and what becomes of them, is in docs/log-format.md.
+docs/log-format.md lists all forms, and what each one becomes.
 """
 
 import json
@@ -14,13 +14,13 @@ from typing import Any
 
 from drift.errors import UserError
 from drift.intake.conversations import Label
-from drift.intake.fields import empty, harmless, unread
+from drift.intake.fields import is_empty, is_harmless, unread_fields
 from drift.intake.rows import BadRow
-from drift.intake.turns import found, to_text
+from drift.intake.turns import quote, to_text
 
 CLICKS = frozenset({"feedback", "thumbs", "rating", "label", "annotation"})
-INSIDE = ("rating", "thumbs", "label", "score", "value")  # the names of a verdict in an object: "annotation": {"rating": -1}
-REASONS = ("reason", "tag")  # chosen from the list that a product offers
+INSIDE = ("rating", "thumbs", "label", "score", "value")  # fields of a mark that is an object: "annotation": {"rating": -1}
+REASONS = ("reason", "tag")  # selected from a list that the product offers
 UP = frozenset("up thumbsup thumbup upvote upvoted positive good like liked helpful satisfied true 👍".split())
 DOWN = frozenset(
     "down thumbsdown thumbdown downvote downvoted negative bad dislike disliked unhelpful nothelpful unsatisfied dissatisfied "
@@ -33,8 +33,8 @@ NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What numbers mean: those up to `displeased_up_to` displeased, those from `pleased_from` on pleased, between them is neither.
-    Null: only 1 and -1 are understood."""
+    """What numbers mean: up to `displeased_up_to` is DSAT, from `pleased_from` on is SAT, in between is neither. Null: only 1 and
+    -1 are understood."""
 
     displeased_up_to: float | None
     pleased_from: float | None
@@ -43,25 +43,26 @@ class Scale:
         low, high = self.displeased_up_to, self.pleased_from
         if (low is None) != (high is None) or (low is not None and high is not None and low >= high):
             raise UserError(
-                f"data.displeased_up_to={low} and data.pleased_from={high}: expected both, the first one lower, or null for both."
+                f"data.displeased_up_to={low}, data.pleased_from={high}: expected both, the first one lower, or null for both."
             )
 
     def label(self, number: float, place: str) -> Label:
-        """The verdict of a number; refuses the log if nobody has said what such numbers mean."""
+        """The label of a number; refuses the log if no setting says what such numbers mean."""
         if self.displeased_up_to is not None and self.pleased_from is not None:
             return "dsat" if number <= self.displeased_up_to else "sat" if number >= self.pleased_from else "none"
         if number in (-1, 1):
             return "sat" if number == 1 else "dsat"
         raise UserError(
-            f"{place} is {number:g}. By themselves only 1 (pleased) and -1 (displeased) are understood. Say what the numbers of "
-            "this log mean: data.displeased_up_to=2 data.pleased_from=4 for one to five stars, 0 and 1 where 0 displeased, "
-            "-1 and 1 where 0 is no opinion."
+            f"{place} is {number:g}. Without settings, only 1 (pleased) and -1 (displeased) are understood. Say what the numbers "
+            "in this log mean: data.displeased_up_to=2 data.pleased_from=4 for one to five stars, 0 and 1 if 0 means displeased, "
+            "-1 and 1 if 0 means no opinion."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """`label`: None where nothing was clicked. `words`: the user's comment. `reason`: chosen from a list that a product offers."""
+    """`label`: None if nothing was clicked. `words`: the user's comment. `reason`: one selected from a list that the product
+    offers."""
 
     label: Label | None
     words: str | None
@@ -69,20 +70,20 @@ class Mark:
 
 
 def read_mark(given: Mapping[str, Any], names: Collection[str], field: str, scale: Scale, place: str) -> Mark:
-    """What is said of a reply in the fields `names` and `comment` of an object; raises BadRow. `field` and `place` say where that
-    is, in the row and in the files."""
+    """The mark in the fields `names` and `comment` of an object; raises BadRow. `field`: the object's path in the row; `place`:
+    file and row."""
     labels: dict[str, Label] = {}
     words, reasons = [], []
     for name in sorted(names):
         value, where = _object(given.get(name)), f"{field}.{name}".removeprefix(".")
-        if empty(value):
+        if is_empty(value):
             continue
         if isinstance(value, dict):
-            mark = _inside(value, where, scale, place)
+            mark = _read_object(value, where, scale, place)
             words.append(mark.words)
             reasons.append(mark.reason)
             label = mark.label
-        elif isinstance(value, str) and name == "feedback" and len(value.split()) > 1 and _clicked(value) is None:
+        elif isinstance(value, str) and name == "feedback" and len(value.split()) > 1 and _label_of_word(value) is None:
             label = None
             words.append(to_text(value, where))
         else:
@@ -90,9 +91,9 @@ def read_mark(given: Mapping[str, Any], names: Collection[str], field: str, scal
         if label is not None:
             labels[name] = label
     if len(set(labels.values())) > 1:
-        said = ", ".join(f"{name}: {label}" for name, label in labels.items())
-        raise BadRow(f"{field}.{next(iter(labels))}".removeprefix("."), "one verdict on a reply", said)
-    if not empty(given.get("comment")):
+        found = ", ".join(f"{name}: {label}" for name, label in labels.items())
+        raise BadRow(f"{field}.{next(iter(labels))}".removeprefix("."), "one opinion of a reply", found)
+    if not is_empty(given.get("comment")):
         words.append(to_text(given["comment"], f"{field}.comment".removeprefix(".")))
     return Mark(
         label=next(iter(labels.values()), None),
@@ -101,23 +102,23 @@ def read_mark(given: Mapping[str, Any], names: Collection[str], field: str, scal
     )
 
 
-def _inside(value: dict[str, Any], where: str, scale: Scale, place: str) -> Mark:
-    """A mark that is an object: {"rating": "thumbsDown", "tag": "wrong", "text": "..."}."""
+def _read_object(value: dict[str, Any], where: str, scale: Scale, place: str) -> Mark:
+    """The mark in an object: {"rating": "thumbsDown", "tag": "wrong", "text": "..."}."""
     known = {*INSIDE, *REASONS, "comment", "text", "tags", "details"}
-    for _, wrong, seems in unread(value, known, where):
-        raise BadRow(wrong, f"one of {', '.join(sorted(known))}", f"a field that looks like {seems}")
+    for _, unknown, seems in unread_fields(value, known, where):
+        raise BadRow(unknown, f"one of {', '.join(sorted(known))}", f"a field that looks like {seems}")
     mark = read_mark({name: part for name, part in value.items() if not isinstance(part, dict)}, INSIDE, where, scale, place)
-    text = None if empty(value.get("text")) else to_text(value["text"], f"{where}.text")
+    text = None if is_empty(value.get("text")) else to_text(value["text"], f"{where}.text")
     reason = next((str(value[name]) for name in REASONS if isinstance(value.get(name), str) and value[name].strip()), None)
     words = mark.words or text or (reason if mark.label is None else None)
-    other = sorted(name for name, part in value.items() if name not in known and not empty(part) and not harmless(name))
+    other = sorted(name for name, part in value.items() if name not in known and not is_empty(part) and not is_harmless(name))
     if mark.label is None and words is None and other:
-        raise BadRow(where, f"a verdict under one of {', '.join(INSIDE)}", f"an object with {', '.join(other)}")
+        raise BadRow(where, f"an opinion in one of the fields {', '.join(INSIDE)}", f"an object with {', '.join(other)}")
     return Mark(label=mark.label, words=words, reason=reason)
 
 
 def _object(value: Any) -> Any:
-    """An object that came as its JSON text; any other value as it is."""
+    """An object that was stored as JSON text; any other value unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             return json.loads(value)
@@ -132,16 +133,16 @@ def _label(value: Any, where: str, scale: Scale, place: str) -> Label | None:
     if isinstance(value, str):
         if NUMBER.fullmatch(value.strip()):
             return scale.label(float(value), f"{place}: {where}")
-        if (clicked := _clicked(value)) is not None:
+        if (clicked := _label_of_word(value)) is not None:
             return None if clicked == "nothing" else clicked
     elif isinstance(value, int | float):
         return scale.label(value, f"{place}: {where}")
-    unread = f"data.ignore_fields=[{where.rpartition('.')[2]}]"
-    raise BadRow(where, EXPECTED, found(value), remedy=f"correct it, or leave it unread: {unread}")
+    setting = f"data.ignore_fields=[{where.rpartition('.')[2]}]"
+    raise BadRow(where, EXPECTED, quote(value), remedy=f"correct it, or ignore the field: {setting}")
 
 
-def _clicked(text: str) -> Any:
-    """A verdict's word as its label ("nothing" for one that says that nothing was clicked), or None where it is none."""
+def _label_of_word(text: str) -> Any:
+    """The label that a word stands for ("nothing" for a word that means no click), or None for any other word."""
     word = re.sub(r"[\s_\-\ufe0f\U0001f3fb-\U0001f3ff]", "", text).lower()
     return (
         "sat" if word in UP else "dsat" if word in DOWN else "none" if word in NEITHER else "nothing" if word in NOTHING else None

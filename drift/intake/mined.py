@@ -1,4 +1,4 @@
-"""`drift mine`: the records of a log in a file of their own."""
+"""`drift mine`: writes the records of a log to a file."""
 
 from collections import Counter
 from pathlib import Path
@@ -13,17 +13,17 @@ from drift.records import read_jsonl, write_jsonl
 
 
 def mine(run: Any, out: Path, overwrite: bool) -> None:
-    """Writes the records to `out` and the rows that were set aside to NAME.quarantine.jsonl beside it; prints how many there are.
-    Raises UserError, before anything is read, where a file would be lost, and where there is no record."""
+    """Writes the records to `out` and the rows that were set aside to NAME.quarantine.jsonl beside it; prints counts. Raises
+    UserError if a file would be lost (before anything is read), or if there is no record."""
     quarantine = out.with_name(f"{out.stem}.quarantine.jsonl")
-    check_out(run.data.files(), out, quarantine, overwrite)
+    check_output(run.data.files(), out, quarantine, overwrite)
     collected = run.intake.collect(run.data, run.mine)
     out.parent.mkdir(parents=True, exist_ok=True)
     if collected.records and not overwrite:
         reserve(out)
     write_jsonl(quarantine, collected.set_aside)
     if not collected.records:
-        raise UserError(why_nothing(collected, run.data.path, quarantine))
+        raise UserError(explain_no_records(collected, run.data.path, quarantine))
     write_jsonl(out, collected.records)
     for name, count in collected.facts.items():
         say(f"{name}: {count}")
@@ -36,8 +36,8 @@ def mine(run: Any, out: Path, overwrite: bool) -> None:
     say(f"{len(collected.records)} records in {out}, {len(collected.set_aside)} rows set aside in {quarantine}")
 
 
-def check_out(logs: list[Path], out: Path, quarantine: Path, overwrite: bool) -> None:
-    """No log is ever written over, and what another mining wrote only if that is asked for."""
+def check_output(logs: list[Path], out: Path, quarantine: Path, overwrite: bool) -> None:
+    """Refuses to overwrite a log, and, without --overwrite, the output of an earlier `drift mine`."""
     if out.suffix != ".jsonl":
         raise UserError(f"--out {out}: expected a name that ends with .jsonl.")
     for file in (out, quarantine):
@@ -46,29 +46,29 @@ def check_out(logs: list[Path], out: Path, quarantine: Path, overwrite: bool) ->
         if not file.exists():
             continue
         if any(log.samefile(file) for log in logs):
-            raise UserError(f"--out {out} would write over {file}, which is the log itself. Give another name.")
-        if not overwrite and not (file == quarantine and not out.exists() and left_by(logs, file)):
-            raise UserError(f"{file} is there already. Give another name with --out, or add --overwrite to replace it.")
+            raise UserError(f"--out {out} would overwrite {file}, which is the log itself. Give another name.")
+        if not overwrite and not (file == quarantine and not out.exists() and left_by_failed_mining(logs, file)):
+            raise UserError(f"{file} already exists. Give another name with --out, or add --overwrite to replace it.")
 
 
 def reserve(out: Path) -> None:
-    """Makes the file, empty: another mining may have written it since `check_out` looked."""
+    """Creates the file, empty, so that another process which created it since `check_output` is noticed."""
     try:
         create(out, b"", sync=False)
     except FileExistsError:
-        raise UserError(f"{out} was written by another process meanwhile. Give another name with --out.") from None
+        raise UserError(f"{out} has meanwhile been written by another process. Give another name with --out.") from None
 
 
-def left_by(logs: list[Path], quarantine: Path) -> bool:
-    """Whether an earlier mining of the same logs that found no record left these rows: the next try may replace them."""
+def left_by_failed_mining(logs: list[Path], quarantine: Path) -> bool:
+    """Whether these rows were left by an earlier attempt that found no record in the same logs, which may be replaced."""
     try:
         return {Path(row["file"]).name for row in read_jsonl(quarantine)} <= {log.name for log in logs}
     except (ValueError, KeyError, TypeError):
         return False
 
 
-def why_nothing(collected: Collected, log: str, quarantine: Path) -> str:
-    """What became of every row, by reason, and what to do."""
+def explain_no_records(collected: Collected, log: str, quarantine: Path) -> str:
+    """The error message: what became of the rows, by reason, and what to do."""
     lines = [f"  {name}: {count}" for name, count in collected.facts.items()]
     first = {row["reason"]: row for row in reversed(collected.set_aside)}
     for reason, count in Counter(row["reason"] for row in collected.set_aside).most_common():
@@ -78,13 +78,15 @@ def why_nothing(collected: Collected, log: str, quarantine: Path) -> str:
             f"{row['expected']}, found {row['found']} ({row['remedy']})"
         )
     advice = []
-    if collected.facts.get("conversations read") and not collected.facts.get("replies judged"):
+    if collected.facts.get("conversations read") and not collected.facts.get("replies classified"):
         advice.append(
-            "No reply has feedback, and no user turn follows one: a reply is judged by what its user clicked, wrote or said next."
+            "No reply has feedback or is followed by a user turn. Labels come from what the user clicked, commented or said next."
         )
-    elif collected.facts.get("replies judged"):
-        advice.append("The users' turns hold no complaint and no praise that the miner understands.")
+    elif collected.facts.get("replies classified"):
+        advice.append("The user turns contain no complaint or praise that the miner understands.")
     if any(name.startswith(UNREAD) for name in collected.facts):
-        advice.append("It reads English; for other languages the log must say itself which replies pleased and displeased.")
+        advice.append(
+            "The miner reads English only; in other languages the log itself must mark the replies that users liked and disliked."
+        )
     aside = f"The rows that were set aside are in {quarantine}." if collected.set_aside else ""
     return "\n".join([f"No record was found in {log}, so none was written:", *lines, " ".join([*advice, aside]).strip()])

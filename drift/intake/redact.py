@@ -1,11 +1,11 @@
-"""E-mail addresses, phone numbers and secret keys, replaced by what they are: [EMAIL], [PHONE], [KEY].
+"""Replaces e-mail addresses, phone numbers and secret keys by placeholders: [EMAIL], [PHONE], [KEY].
 
 Phone numbers are found by Google's phonenumbers (with a country code, or as the United States write them), keys by Yelp's
-detect-secrets (tokens of known form: cloud and code-hosting keys, private keys, web tokens). A help against accidents, not
-anonymity: names, addresses and account numbers stay.
+detect-secrets (tokens of known formats: cloud and code-hosting keys, private keys, web tokens). This guards against accidents; it
+is not anonymisation: names, addresses and account numbers stay.
 
-The time grows with the length of the text and no faster: expressions that look for a key's end from every place where one may begin
-get the text in windows.
+Time is linear in the length of the text: expressions that would search for a key's end from every possible start get the text in
+windows.
 """
 
 import re
@@ -14,11 +14,15 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
-EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]++@[\w-]+(\.[\w-]+)+\b")  # begins where no other could that ends with the same "@"
+EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]++@[\w-]+(\.[\w-]+)+\b")  # starts only where no longer address with the same "@" does
 KEY_END = re.compile(r"[\w.+/=-]{0,16384}")
 PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL)
-WINDOW, OVERLAP = 4096, 512  # characters; a key is shorter than the overlap, or goes on past its window
-NEEDED = {"OpenAIDetector": "T3BlbkFJ", "NpmDetector": "_authToken=", "JwtTokenDetector": "eyJ"}  # else a plugin finds nothing
+WINDOW, OVERLAP = 4096, 512  # characters; a key is shorter than the overlap, or continues past its window
+NEEDED = {
+    "OpenAIDetector": "T3BlbkFJ",
+    "NpmDetector": "_authToken=",
+    "JwtTokenDetector": "eyJ",
+}  # without this text, a plugin finds nothing
 PLUGINS = (
     "AWSKeyDetector", "AzureStorageKeyDetector", "DiscordBotTokenDetector", "GitHubTokenDetector", "GitLabTokenDetector",
     "JwtTokenDetector", "MailchimpDetector", "NpmDetector", "OpenAIDetector", "PrivateKeyDetector", "PypiTokenDetector",
@@ -39,7 +43,7 @@ def redact(text: str) -> str:
 
 
 def replaced(text: str, spans: Iterable[tuple[int, int]], by: str) -> str:
-    """The text with `by` in the place of every (start, end); those that overlap are one."""
+    """The text with every (start, end) replaced by `by`; overlapping spans count as one."""
     parts, at = [], 0
     for start, end in sorted(spans):
         if start >= at:
@@ -49,8 +53,8 @@ def replaced(text: str, spans: Iterable[tuple[int, int]], by: str) -> str:
 
 
 def _keys(text: str) -> Iterator[tuple[int, int]]:
-    """(start, end) of what the plugins take for a key. What they return may be a part of it ("ghp" of a GitHub token), so their
-    expressions are asked."""
+    """(start, end) of what the plugins take for a key. They may return only a part of it ("ghp" of a GitHub token), so their
+    expressions are used directly."""
     for begin in range(0, max(1, len(text) - OVERLAP), WINDOW - OVERLAP):
         window = text[begin : begin + WINDOW]
         for plugin in _plugins():

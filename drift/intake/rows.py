@@ -1,8 +1,8 @@
-"""Rows of a user's files, one after another, however large: json arrays and lines, plain or as .gz; parquet and Arrow tables.
+"""Rows of a user's files, one after another, however large: JSON arrays and lines, plain or .gz; parquet and Arrow tables.
 
-A file's rows are counted from 1; those of jsonl are its lines, empty ones too. A row that can't be read comes as a BadRow in its
-turn, so a reader that hands every row on or sets it aside loses none. A file that is damaged is read up to there; its last row says
-so. What is wrong with a whole log (its form, a field that should be read and is not) is a UserError.
+The rows of a file are counted from 1; in jsonl they are its lines, empty ones included. A row that can't be read is yielded as a
+BadRow in its place, so no row is lost silently. A damaged file is read up to the damage; the last row reports it. A problem of the
+whole log (its format, feedback in an unknown field) is a UserError.
 """
 
 import os
@@ -14,38 +14,38 @@ from typing import Any
 
 from drift.errors import UserError
 from drift.intake.aside import Aside, BadRow, damaged, malformed
-from drift.intake.contents import ARROW, BEGINNING, PARQUET, STREAM, refuse_others, text
-from drift.intake.fields import Fields, check_fields, decoded, other_source, without
-from drift.intake.files import name_of
+from drift.intake.contents import ARROW, BEGINNING, PARQUET, STREAM, refuse_other_formats, utf8_pieces
+from drift.intake.fields import Fields, check_fields, decode_list, drop_fields, other_source
+from drift.intake.files import display_name
 from drift.intake.json_rows import json_rows
 from drift.intake.tables import table_rows
 
-MOST_HELD = 10_000  # rows at the beginning of a file that can't be read, until one can
+MOST_HELD = 10_000  # unreadable rows at the beginning of a file that are kept until one can be read
 
-__all__ = ["Aside", "BadRow", "each", "malformed", "position", "read", "up_to"]
+__all__ = ["Aside", "BadRow", "bytes_read", "malformed", "parse_rows", "read_at_most", "read_rows"]
 
 
-def each(
+def parse_rows(
     file: Path, parse: Callable[[Any, str, int], Any], *, option: str, path: str | None, fields: Fields, ignore: Sequence[str]
 ) -> Iterator[Any]:
-    """`parse(row, name of the file, number)` of every row, or the Aside of one that it refuses with a BadRow. `option`: of the
-    config group data; `path`: data.path, which names are relative to; `fields`: what is read ({}: not checked); `ignore`: fields
-    to leave unread."""
-    name, first = name_of(file, path), True
-    for number, row in read(file):
+    """`parse(row, name of the file, number)` for every row, or an Aside if that raises BadRow. `option`: of the config group data;
+    `path`: data.path, which file names are relative to; `fields`: the known fields ({}: not checked); `ignore`: fields to
+    ignore."""
+    name, first = display_name(file, path), True
+    for number, row in read_rows(file):
         try:
             if isinstance(row, BadRow):
                 raise row
             if not isinstance(row, dict):
                 raise BadRow("(row)", "a JSON object", type(row).__name__)
             if first and (other := other_source(row, option)) is not None:
-                raise UserError(_other(file, option, other))
+                raise UserError(_wrong_source_message(file, option, other))
             first = False
             if ignore:
-                row = without(row, ignore)
+                row = drop_fields(row, ignore)
             for key in fields:
                 if isinstance(row.get(key), str):
-                    row = row | {key: decoded(row[key], "role", "from")}
+                    row = row | {key: decode_list(row[key], "role", "from")}
             check_fields(row, fields, f"{file}, row {number}")
             yield parse(row, name, number)
         except BadRow as error:
@@ -54,34 +54,34 @@ def each(
             yield malformed(str(file), number, BadRow("(row)", "a JSON object", "a row nested too deeply"))
 
 
-def _other(file: Path, option: str, other: str) -> str:
-    """What to say of a file that looks like one of another source."""
-    said = f"{file}: its rows look like those of data={other}, not of data={option}. Give data={other} (for mine: --source {other})"
+def _wrong_source_message(file: Path, option: str, other: str) -> str:
+    """The error message for a file that seems to come from another source."""
+    text = f"{file}: its rows look like data={other}, not like data={option}. Use data={other} (in drift mine: --source {other})"
     logs = other in ("messages", "sharegpt", "wildchat") and option == "records"
-    return said + (f", or mine them first: drift mine {file} --source {other} --out records.jsonl" if logs else "") + "."
+    return text + (f", or mine them first: drift mine {file} --source {other} --out records.jsonl" if logs else "") + "."
 
 
-def read(file: Path) -> Iterator[tuple[int, Any]]:
-    """(number, row) of every row; the row is a BadRow where it can't be read. A file in which none can be read is one BadRow, and
-    so is what ends the reading early."""
-    held: list[tuple[int, BadRow]] | None = []
-    for number, row in _up_to_the_damage(file):
-        if held is not None and isinstance(row, BadRow) and row.field == "(row)" and len(held) < MOST_HELD:
-            held.append((number, row))
+def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
+    """(number, row) for every row; the row is a BadRow if it can't be read. A file without any readable row yields a single BadRow.
+    Whatever ends the reading early is a BadRow too."""
+    unreadable: list[tuple[int, BadRow]] | None = []
+    for number, row in _rows_before_damage(file):
+        if unreadable is not None and isinstance(row, BadRow) and row.field == "(row)" and len(unreadable) < MOST_HELD:
+            unreadable.append((number, row))
             continue
-        yield from held or ()
-        held = None
+        yield from unreadable or ()
+        unreadable = None
         yield number, row
-    if held and len(held) > 1:
-        reason = Counter(row.reason for _, row in held).most_common(1)[0][0]
-        at, row = next(item for item in held if item[1].reason == reason)
-        found = f"none in {len(held)} rows that can be read; in row {at}: {row.found}"
+    if unreadable and len(unreadable) > 1:
+        reason = Counter(row.reason for _, row in unreadable).most_common(1)[0][0]
+        at, row = next(item for item in unreadable if item[1].reason == reason)
+        found = f"none of {len(unreadable)} rows can be read; row {at}: {row.found}"
         yield 0, BadRow("(file)", row.expected, found, row.reason, row.remedy)
     else:
-        yield from held or ()
+        yield from unreadable or ()
 
 
-def _up_to_the_damage(file: Path) -> Iterator[tuple[int, Any]]:
+def _rows_before_damage(file: Path) -> Iterator[tuple[int, Any]]:
     number = 0
     try:
         with open(file, "rb") as opened:
@@ -92,7 +92,7 @@ def _up_to_the_damage(file: Path) -> Iterator[tuple[int, Any]]:
     except BadRow as error:
         yield (number + 1 if number else 0), error
     except OSError as error:
-        yield (number + 1 if number else 0), damaged(f"an error of the file system: {error.strerror or error}", "a file to read")
+        yield (number + 1 if number else 0), damaged(f"a file system error: {error.strerror or error}", "a readable file")
     finally:
         _opened.pop(file, None)
 
@@ -102,8 +102,8 @@ _sizes: dict[Path, int] = {}
 
 
 @contextmanager
-def up_to(file: Path, size: int) -> Iterator[None]:
-    """Within it, only the first `size` bytes of a file are read, however it grows."""
+def read_at_most(file: Path, size: int) -> Iterator[None]:
+    """Inside this context only the first `size` bytes of a file are read, even if it grows."""
     _sizes[file] = size
     try:
         yield
@@ -111,17 +111,17 @@ def up_to(file: Path, size: int) -> Iterator[None]:
         del _sizes[file]
 
 
-def position(file: Path) -> int:
-    """Bytes of a file that `read` has taken in so far."""
+def bytes_read(file: Path) -> int:
+    """How many bytes of a file `read_rows` has read so far."""
     return _opened[file].tell() if file in _opened and not _opened[file].closed else 0
 
 
 def _rows(file: Path, opened: Any, size: int) -> Iterator[tuple[int, Any]]:
-    begins, named_table = opened.read(BEGINNING), file.name.lower().endswith((".parquet", ".arrow"))
+    start, named_table = opened.read(BEGINNING), file.name.lower().endswith((".parquet", ".arrow"))
     opened.seek(0)
     if named_table:
-        refuse_others(begins, file.name)
-    if begins.startswith((PARQUET, ARROW, STREAM)) or (named_table and not begins.lstrip().startswith((b"{", b"["))):
-        yield from enumerate(table_rows(opened, begins, size, str(file)), 1)
+        refuse_other_formats(start, file.name)
+    if start.startswith((PARQUET, ARROW, STREAM)) or (named_table and not start.lstrip().startswith((b"{", b"["))):
+        yield from enumerate(table_rows(opened, start, size, str(file)), 1)
     else:
-        yield from json_rows(text(opened, size, file.name), file.name)
+        yield from json_rows(utf8_pieces(opened, size, file.name), file.name)

@@ -1,4 +1,4 @@
-"""Which records a run can train on, given its model: rows that are too long or can't be rendered are set aside, by name."""
+"""Which records a run can train on, given its model: records that are too long or can't be rendered are set aside with a reason."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,8 +10,8 @@ from drift.records import Record
 def usable(
     records: Sequence[Record], tokenizer: Any, *, max_tokens: int, max_new_tokens: int
 ) -> tuple[list[Record], list[dict[str, Any]]]:
-    """(records to use, rows set aside). A record fits if its prompt leaves room in `max_tokens` for its own reply and for a
-    fresh one of `max_new_tokens`: nothing is ever cut, so no feedback, instruction or end-of-turn token is lost."""
+    """(usable records, rows set aside). A record fits if its prompt leaves room in `max_tokens` for its own reply and for a fresh
+    one of `max_new_tokens`. Nothing is ever truncated, so no feedback, instruction or end-of-turn token is lost."""
     from drift.model.chat import NotAPrefix, prompt_ids, reply_ids
 
     kept: list[Record] = []
@@ -36,7 +36,7 @@ def usable(
         if needed > max_tokens:
             aside.append(row | fit | {"field": "prompt", "found": f"{needed} tokens", "reason": "too long"})
             continue
-        if revised > max_tokens:  # the record stays, without its second answer
+        if revised > max_tokens:  # the record is kept without its second answer
             aside.append(row | fit | {"field": "revised", "found": f"{revised} tokens", "reason": "second answer too long"})
             record = replace(record, revised=None, satisfied=False)
         kept.append(record)

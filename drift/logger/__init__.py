@@ -1,1 +1,1 @@
-"""Where the metrics of a run go, step by step and iteration by iteration."""
+"""Loggers: where the metrics of a run go, step by step and iteration by iteration."""

@@ -1,4 +1,4 @@
-"""Metrics as two CSV files in the run folder: steps.csv, a row as soon as an optimiser step is done, and scores.csv."""
+"""Metrics as two CSV files in the run folder: steps.csv, one line per optimiser step as soon as it is done, and scores.csv."""
 
 import csv
 import io
@@ -12,10 +12,10 @@ from drift.records import write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Csv:
-    """The same whether a stage is computed or found in the store."""
+    """Writes the same files whether a stage is computed or found in the store."""
 
     def begin(self, folder: Path, title: dict[str, str], notes: dict[str, str]) -> "CsvFiles":
-        """Called once when a run begins; what an earlier attempt in this folder left is written anew."""
+        """Called once when a run begins; files that an earlier attempt left in this folder are replaced."""
         return CsvFiles(folder)
 
 
@@ -32,24 +32,24 @@ class CsvFiles:
         _append(self.folder / "steps.csv", [{"iteration": iteration} | row for row in rows])
 
     def scores(self, iteration: int, metrics: Mapping[str, float | None]) -> None:
-        """Metrics of an evaluated policy; those of a further evaluation are called EVALUATION/METRIC."""
+        """Metrics of an evaluated policy; those of a second or later evaluation are named EVALUATION/METRIC."""
         _append(self.folder / "scores.csv", [{"iteration": iteration, **metrics}])
 
     def samples(self, iteration: int, kind: str, rows: list[dict[str, Any]]) -> None:
         """Some examples or replies; they are in the run folder already."""
 
     def alarm(self, iteration: int, during: str, name: str, text: str) -> None:
-        """A sign that training goes wrong; run.json has it already."""
+        """A sign that training is going wrong; run.json has it already."""
 
-    def summary(self, found: dict[str, Any]) -> None:
-        """What came out in the end: gains, their intervals, the verdict; run.json has them by policy."""
+    def summary(self, results: dict[str, Any]) -> None:
+        """The final results: gains, their intervals, the verdict; run.json has them by policy."""
 
     def end(self, failed: bool) -> None:
         """The run is over."""
 
 
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Adds rows. A column that the file does not have yet is added to all of it; cells without a value are empty."""
+    """Appends lines. A new column is added to the whole file; cells without a value are empty."""
     known: list[str] = []
     if path.exists():
         with open(path, newline="", encoding="utf-8") as file:

@@ -1,9 +1,8 @@
-"""The same metrics in Weights & Biases, and some examples and replies as tables; offline unless the user says otherwise.
+"""Logs the same metrics to Weights & Biases, and some examples and replies as tables; offline unless set otherwise.
 
-One run of ours is one of theirs: group = study, job type = method, the composed config as it is; its name says what sets it apart
-from the other members of its sweep. Gains and verdict are in its summary. An offline run lies in the run folder; `wandb sync` sends
-it. Steps are laid over `step`, evaluations over `iteration`.
-"""
+One run here is one run there: group = study, job type = method, config = the composed config; the name shows how the run differs
+from the other members of its sweep. Gains and verdict are in its summary. An offline run is stored in the run folder; `wandb sync`
+uploads it. The axis of steps is `step`, that of evaluations `iteration`."""
 
 import os
 import shlex
@@ -17,13 +16,13 @@ from drift.console import say
 from drift.errors import UserError, need_package
 from drift.logger.csv import Csv, CsvFiles
 
-LONGEST = 4000  # characters of a text
+LONGEST = 4000  # characters of a text in a table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wandb(Csv):
-    """`mode`: online sends metrics, config, and texts of examples and replies (`samples`) to the server that
-    wandb is logged in to."""
+    """`mode`: online sends metrics, config, and the texts of examples and replies (`samples`) to the server that wandb is logged in
+    to."""
 
     project: str
     entity: str | None
@@ -39,11 +38,11 @@ class Wandb(Csv):
 
 
 class WandbRun(CsvFiles):
-    """One run; `end` finishes it, so the next one of this process gets its own."""
+    """One run; `end` finishes it, so that the next run of this process is a separate one."""
 
     def __init__(self, settings: Wandb, folder: Path, title: dict[str, str], notes: dict[str, str]) -> None:
         if settings.mode == "offline":
-            os.environ["WANDB_ERROR_REPORTING"] = "false"  # its own metrics and errors, which it sends in this mode too
+            os.environ["WANDB_ERROR_REPORTING"] = "false"  # telemetry, which wandb would send in offline mode too
         import wandb
         from omegaconf import OmegaConf
 
@@ -67,8 +66,8 @@ class WandbRun(CsvFiles):
             )
         if settings.mode == "online":
             say(f"W&B: {self.run.url}")
-        elif first := sync(folder, study):
-            say(f"W&B: offline; {first}")
+        elif command := sync_command(folder, study):
+            say(f"W&B: offline; {command}")
         for axis, names in (("step", "train/*"), ("iteration", "scores/*"), ("iteration", "alarms/*")):
             self.run.define_metric(axis, hidden=True)
             self.run.define_metric(names, step_metric=axis)
@@ -98,46 +97,48 @@ class WandbRun(CsvFiles):
         self.run.alert(title=f"{name}, iteration {iteration}, {during}", text=text, level="WARN")
         self.run.log({"iteration": iteration, f"alarms/{name}": 1})
 
-    def summary(self, found: dict[str, Any]) -> None:
-        self.run.summary.update({name: value for name, value in found.items() if value is not None})
+    def summary(self, results: dict[str, Any]) -> None:
+        self.run.summary.update({name: value for name, value in results.items() if value is not None})
 
     def end(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))
 
 
 def name_of(title: dict[str, str], seed: int, study: Path) -> str:
-    """'spin, train.loss.beta=0.05, seed 1': the method, and the overrides that not all members of the sweep share."""
+    """'spin, train.loss.beta=0.05, seed 1': the method, the overrides that differ within the sweep, and the seed."""
     from omegaconf import OmegaConf
 
     rest: list[str] = []
     if (file := study / "multirun.yaml").is_file():
         sweep: Any = OmegaConf.load(file)
-        shared = {item.lstrip("+") for item in sweep.hydra.overrides.task}  # what was swept stands there with all its values
-        mine = [f"{name}={value}" for name, value in title.items() if name not in ("method", "seed")]
-        rest = [override for override in mine if override not in shared]
+        shared = {item.lstrip("+") for item in sweep.hydra.overrides.task}  # swept settings are listed there with all their values
+        own = [f"{name}={value}" for name, value in title.items() if name not in ("method", "seed")]
+        rest = [override for override in own if override not in shared]
     return ", ".join([title["method"], *rest, f"seed {seed}"])
 
 
-def sync(folder: Path, study: Path) -> str:
-    """The command that sends a run, or all of its sweep; "" where an earlier member of the sweep has said it."""
+def sync_command(folder: Path, study: Path) -> str:
+    """The command that uploads a run, or its whole sweep; "" if an earlier member of the sweep has already shown it."""
     if study == folder:
         return f"wandb sync {shlex.quote(str(folder))}/wandb/offline-run-*"
     pattern = "*/" * len(folder.relative_to(study).parts) + "wandb/offline-run-*"
     earlier = [place for place in study.glob(pattern) if not place.is_relative_to(folder)]
-    return "" if earlier else f"wandb sync {shlex.quote(str(study))}/{pattern} sends the whole sweep"
+    return "" if earlier else f"wandb sync {shlex.quote(str(study))}/{pattern} uploads the whole sweep"
 
 
 @contextmanager
 def translate_errors(alternative: str) -> Iterator[None]:
-    """Turns those of W&B (nobody is logged in, no server answers) into ours, with what sends nothing."""
+    """Turns errors of W&B (not logged in, no server) into a UserError, which names an `alternative` that sends nothing."""
     from wandb.errors import Error
 
     try:
         yield
     except Error as error:
-        raise UserError(f"W&B: {error} Log in with `wandb login` (or WANDB_API_KEY); or send nothing: {alternative}.") from error
+        raise UserError(
+            f"W&B: {error} Log in with `wandb login` (or WANDB_API_KEY); or send nothing, with {alternative}."
+        ) from error
 
 
 def _text(value: Any) -> str:
-    """A text, or the last message of a prompt, as a cell holds it."""
+    """The text of a table cell: a text, or the last message of a prompt, shortened."""
     return str(value[-1]["content"] if isinstance(value, list) else value or "")[:LONGEST]

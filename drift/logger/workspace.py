@@ -1,7 +1,6 @@
-"""A workspace in Weights & Biases that lays our methods over one another: scores by iteration, training by step, alarms.
+"""A Weights & Biases workspace that compares methods in one place: scores by iteration, training by step, alarms.
 
-Its panels are those of the metrics that a run or a study on this machine has: what an objective or an evaluation measures needs no
-line here.
+Its panels show the metrics of a local run or study, so a new objective or evaluation needs no change here.
 """
 
 from collections.abc import Sequence
@@ -20,15 +19,15 @@ from drift.report.members import metrics_of
 
 
 def metrics(folder: Path) -> tuple[list[str], list[str]]:
-    """(of scores, of optimiser steps): what the runs of a folder measured, in the order of a report."""
+    """(metrics of scores, metrics of optimiser steps) of the runs in a folder, in the order of a report."""
     reader = Reader()
     members = need_members(reader, folder)
-    scores = dict.fromkeys(name for one in members for point in one.state.points for name in metrics_of(point.scores))
-    return list(scores), dynamics.drawn({"": [reader.steps(one.folder) for one in members]})
+    scores = dict.fromkeys(name for member in members for point in member.state.points for name in metrics_of(point.scores))
+    return list(scores), dynamics.drawn({"": [reader.steps(member.folder) for member in members]})
 
 
 def build(entity: str, project: str, scores: Sequence[str], training: Sequence[str]) -> Any:
-    """The workspace; runs are grouped by method, lines are means over their runs."""
+    """The workspace; runs are grouped by method, and lines are means over the runs of a group."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -54,16 +53,16 @@ def build(entity: str, project: str, scores: Sequence[str], training: Sequence[s
 
 
 def workspace(folder: Path, entity: str, project: str, spec: Path | None) -> None:
-    """Saves the workspace to the server that wandb is logged in to, or writes its specification to a file. `folder`: of the run
-    or study whose metrics get panels."""
+    """Saves the workspace to the server that wandb is logged in to, or writes its specification to the file `spec`. `folder`: of
+    the run or study whose metrics get panels."""
     need_package("wandb_workspaces", "drift workspace", extra="wandb")
     scores, training = metrics(folder)
     if not scores:
-        raise UserError(f"{folder}: nothing has been evaluated yet, so it is not known what to draw. Expected a run with scores.")
-    found = build(entity, project, scores, training)
+        raise UserError(f"{folder}: nothing has been evaluated yet, so there is nothing to draw. Expected a run with scores.")
+    built = build(entity, project, scores, training)
     if spec is None:
         with translate_errors("--spec FILE"):
-            say(f"Workspace: {found.save().url}")
+            say(f"Workspace: {built.save().url}")
         return
-    write_text(spec, found._to_model().model_dump_json(by_alias=True, indent=1))
+    write_text(spec, built._to_model().model_dump_json(by_alias=True, indent=1))
     say(f"Specification: {spec}; nothing was sent.")

@@ -1,1 +1,1 @@
-"""What users thought of replies, read off their next turn: rules, a small classifier, a language model for what stays uncertain."""
+"""Miners classify what users thought of replies from their next turn: rules, a small classifier, an LLM for uncertain turns."""

@@ -1,10 +1,9 @@
-"""All three steps of the miner: the classifier (with the rules among its features), and a language model for what it is unsure of.
+"""All three steps of the miner: the classifier (with the rules among its features), and an LLM for the turns it is unsure about.
 
-The judge reads the request, the reply and the user's next turn, with a rubric in our own words after the idea of SPUR (arXiv
-2403.12388) and of experiments/miner/GUIDELINE.md. Its word stands where the classifier's probability of DSAT or SAT lies between
-`unsure` and the threshold. An answer that can't be read is counted, and the classifier's verdict stays; one that could not be had
-(the budget is reached, the server fails) ends the mining, and the same command goes on.
-"""
+The LLM gets the request, the reply and the user's next turn, with a rubric of our own that follows the idea of SPUR (arXiv
+2403.12388) and experiments/miner/GUIDELINE.md. Its answer decides where the classifier's probability of DSAT or SAT lies between
+`unsure` and the threshold. An answer that can't be parsed is counted, and the classifier's opinion stays. If there is no answer
+(the budget is reached, the server fails), mining stops, and the same command continues from there."""
 
 import re
 from collections import Counter
@@ -14,14 +13,14 @@ from typing import Any, Literal, cast
 from drift.console import Progress
 from drift.engine.endpoint import Endpoint
 from drift.errors import UserError
-from drift.intake.conversations import CATEGORIES, Label, Verdict
+from drift.intake.conversations import CATEGORIES, Label, Opinion
 from drift.mine import rules
 from drift.mine.classifier import Classifier
 from drift.mine.features import Turn
 from drift.records import Message
 
 VERSION = 2
-LONGEST, MAX_TOKENS = 1500, 20  # characters of a text that the judge reads; tokens of its answer
+LONGEST, MAX_TOKENS = 1500, 20  # characters of each text that the LLM gets; tokens of its answer
 RUBRIC = f"""You judge what a user's next turn says about an assistant's reply.
 dsat: the turn shows that the reply was not what the user wanted. It says so, repairs it, or asks for the same thing again because \
 of how the reply was (shorter, more specific, another try, the error that its code gave).
@@ -34,9 +33,8 @@ Answer with one line: LABEL CATEGORY CONFIDENCE. LABEL is dsat, sat, both or non
 
 @dataclass(frozen=True, kw_only=True)
 class Cascade:
-    """`unsure`: from this probability on, and below the classifier's threshold, the judge is asked. `without_answer`: what is done
-    where the judge answers without a text (a filter, a model that thinks longer than the answer may be): stop, or keep the
-    classifier's verdict."""
+    """`unsure`: the LLM is asked from this probability up to the classifier's threshold. `without_answer`: what to do if an answer
+    has no text (a content filter, a model that thinks longer than the answer may be): stop, or keep the classifier's opinion."""
 
     classifier: Classifier
     endpoint: Endpoint
@@ -60,36 +58,38 @@ class Cascade:
     def counts(self) -> Counter[str]:
         return self.classifier.counts
 
-    def judge(self, conversations: list[list[Message]]) -> list[dict[int, Verdict]]:
-        """As the classifier's; raises UserError where the judge's answer can't be had."""
-        found = self.classifier.judge(conversations)
-        open_ones = [
+    def classify(self, conversations: list[list[Message]]) -> list[dict[int, Opinion]]:
+        """Like the classifier's; raises UserError if the LLM's answers can't be obtained."""
+        classified = self.classifier.classify(conversations)
+        uncertain = [
             (number, i)
-            for number, verdicts in enumerate(found)
-            for i, verdict in verdicts.items()
-            if verdict.label == "none" and 1 - verdict.confidence >= self.unsure
+            for number, opinions in enumerate(classified)
+            for i, opinion in opinions.items()
+            if opinion.label == "none" and 1 - opinion.confidence >= self.unsure
         ]
-        questions = [question(rules.turn(conversations[number], i)) for number, i in open_ones]
-        with Progress("judging uncertain turns", total=len(questions), unit="turns") as bar:
+        questions = [question(rules.turn(conversations[number], i)) for number, i in uncertain]
+        with Progress("asking about uncertain turns", total=len(questions), unit="turns") as bar:
             answers = self.endpoint.ask(questions, bar.advance, temperature=0.0, max_tokens=MAX_TOKENS)
-        silent = answers.count(None)
-        if silent and self.without_answer == "stop":
+        num_empty = answers.count(None)
+        if num_empty and self.without_answer == "stop":
             raise UserError(
-                f"{silent} of {len(answers)} questions got an answer without a text from {self.endpoint.url} (a filter, or a model "
-                f"that thinks for longer than {MAX_TOKENS} tokens). The other answers are kept. The same command asks these again; "
-                "mine.without_answer=keep keeps the classifier's verdict for them; another mine.endpoint.model may answer."
+                f"{num_empty} of {len(answers)} questions got an answer without a text from {self.endpoint.url} (a filter, or a "
+                f"model that thinks for longer than {MAX_TOKENS} tokens). The other answers are kept. The same command asks these "
+                "questions again; mine.without_answer=keep uses the classifier instead; another mine.endpoint.model may "
+                "answer."
             )
-        for (number, i), answer in zip(open_ones, answers, strict=True):
-            verdict = read(answer) if answer is not None else None
-            self.counts["replies that the judge was asked about"] += 1
-            if verdict is not None:
-                found[number][i] = verdict
+        for (number, i), answer in zip(uncertain, answers, strict=True):
+            opinion = parse_answer(answer) if answer is not None else None
+            self.counts["replies that the LLM was asked about"] += 1
+            if opinion is not None:
+                classified[number][i] = opinion
             else:
-                self.counts[f"answers of the judge {'without a text' if answer is None else 'that could not be read'}"] += 1
-        return found
+                self.counts[f"LLM answers {'without a text' if answer is None else 'that could not be read'}"] += 1
+        return classified
 
 
 def question(turn: Turn) -> list[Message]:
+    """The prompt for the LLM: the rubric and the three texts, shortened in the middle."""
     request, reply, said = (
         text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} […] {text[-LONGEST // 2 :]}" for text in turn
     )
@@ -97,23 +97,24 @@ def question(turn: Turn) -> list[Message]:
     return [{"role": "user", "content": text}]
 
 
-def read(answer: str) -> Verdict | None:
-    """The judge's line as a verdict; None if it is none. A label alone has a confidence of one half, the least it can mean."""
+def parse_answer(answer: str) -> Opinion | None:
+    """The opinion in the LLM's line; None if it can't be parsed. A label alone gets the confidence 0.5, the lowest that makes
+    sense."""
     text = re.sub(r"\b(label|category|confidence)\b\s*[:=]?", " ", answer.strip().lower())
     text = re.sub(r"(\d)\s*/\s*(?=\d)", r"\1/", re.sub(r"(\d),(?=\d)", r"\1.", re.sub(r"(\d) +%", r"\1%", text)))
     label, *rest = [word.rstrip(".") for word in re.split(r"[^\w/%.-]+", text) if word.strip("._")] or [""]
     if label not in ("dsat", "sat", "both", "none"):
         return None
     category, confidence = (rest[0] if rest else "-"), 0.5
-    if (share := share_of(category)) is not None:
+    if (share := to_share(category)) is not None:
         category, confidence = "-", share
     elif len(rest) > 1:
-        if (share := share_of(rest[1])) is None:
+        if (share := to_share(rest[1])) is None:
             return None
         confidence = share
     elif category != "-" and category not in CATEGORIES:
         return None
-    return Verdict(
+    return Opinion(
         label=cast(Label, label),
         category=category if label in ("dsat", "both") and category in CATEGORIES else None,
         confidence=confidence,
@@ -122,7 +123,7 @@ def read(answer: str) -> Verdict | None:
     )
 
 
-def share_of(word: str) -> float | None:
+def to_share(word: str) -> float | None:
     """0.9, 90% or 9/10 as a number between 0 and 1; None for anything else."""
     hit = re.fullmatch(r"(\d+|\d*\.\d+)(?:(%)|/(\d+))?", word)
     if hit is None or hit[3] == "0":

@@ -1,9 +1,9 @@
-"""Step 2 of the miner: a linear classifier over `features.py`, fitted on turns labelled by a guideline (experiments/miner).
+"""Step 2 of the miner: a linear classifier over `features.py`, fitted on turns that were labelled by a guideline
+(experiments/miner).
 
-Two logistic regressions say how likely a turn displeased and how likely it pleased, calibrated to a random turn of ShareGPT; a
-third says what displeased. Only their weights ship, in `classifier.safetensors`; how they were fitted and how far they can be
-trusted stands in experiments/miner/README.md.
-"""
+Two logistic regressions give the probabilities of DSAT and SAT, calibrated to random turns of ShareGPT; a third gives the category
+of a complaint. Only their weights ship, in `classifier.safetensors`; experiments/miner/README.md says how they were fitted and how
+accurate they are."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.errors import UserError, need_package
-from drift.intake.conversations import CATEGORIES, Label, Verdict
+from drift.intake.conversations import CATEGORIES, Label, Opinion
 from drift.mine import features, rules
 from drift.mine.unread import count_unread
 from drift.records import Message
@@ -25,8 +25,8 @@ MEASURED = {"dsat": ".93 [.88, .97]", "sat": ".98 [.94, 1.00]"}  # experiments/m
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """`dsat_threshold`, `sat_threshold`: probability from which on a reply counts as one that displeased or pleased. `counts`: what
-    a report should say of the judging."""
+    """`dsat_threshold`, `sat_threshold`: the probability from which on a reply counts as DSAT or SAT. `counts`: what a report
+    should mention."""
 
     dsat_threshold: float
     sat_threshold: float
@@ -46,18 +46,18 @@ class Classifier:
         versions = [rules.VERSION, features.VERSION, hash_file(FILE)]
         return {"miner": "classifier", "versions": versions, "thresholds": [self.dsat_threshold, self.sat_threshold]}
 
-    def judge(self, conversations: list[list[Message]]) -> list[dict[int, Verdict]]:
-        """Per conversation, a verdict on every reply that a user turn follows, by the reply's index."""
+    def classify(self, conversations: list[list[Message]]) -> list[dict[int, Opinion]]:
+        """For each conversation, an opinion of every reply that a user turn follows, by the reply's index."""
         count_unread([[rules.turn(talk, i)[2] for i in rules.replies(talk)] for talk in conversations], self.counts)
         places = [(number, i) for number, messages in enumerate(conversations) for i in rules.replies(messages)]
-        found: list[dict[int, Verdict]] = [{} for _ in conversations]
+        result: list[dict[int, Opinion]] = [{} for _ in conversations]
         if places:
             readings = [features.Reading(rules.turn(conversations[number], i)) for number, i in places]
             for (number, i), reading, scores in zip(places, readings, probabilities(readings), strict=True):
-                found[number][i] = self.verdict(reading, scores)
-        return found
+                result[number][i] = self.opinion(reading, scores)
+        return result
 
-    def verdict(self, reading: features.Reading, scores: dict[str, float]) -> Verdict:
+    def opinion(self, reading: features.Reading, scores: dict[str, float]) -> Opinion:
         displeased, pleased = scores["dsat"] >= self.dsat_threshold, scores["sat"] >= self.sat_threshold
         label: Label = "both" if displeased and pleased else "dsat" if displeased else "sat" if pleased else "none"
         confidence = {
@@ -65,42 +65,42 @@ class Classifier:
             "none": 1 - max(scores["dsat"], scores["sat"]),
         }[label]  # fmt: skip
         if label == "none":
-            return Verdict(label=label, category=None, confidence=confidence, detector="classifier", evidence=None)
+            return Opinion(label=label, category=None, confidence=confidence, detector="classifier", evidence=None)
         by_rule = reading.by_rule
         category = (by_rule.category or max(CATEGORIES, key=scores.__getitem__)) if displeased else None
         evidence = by_rule.evidence if by_rule.label == label else evidence_of(reading, "dsat" if displeased else "sat")
-        return Verdict(label=label, category=category, confidence=confidence, detector="classifier", evidence=evidence)
+        return Opinion(label=label, category=category, confidence=confidence, detector="classifier", evidence=evidence)
 
 
 def probabilities(readings: list[features.Reading]) -> list[dict[str, float]]:
-    """Per turn, the probability of "dsat" and of "sat", and the scores of the categories (the highest is meant)."""
+    """For each turn, the probabilities of "dsat" and "sat", and a score for each category (the highest one counts)."""
     import numpy as np
 
     fitted = weights()
-    raw = features.matrix(readings) @ fitted["whole"] + fitted["intercepts"]  # (N, heads)
+    raw = features.matrix(readings) @ fitted["dense"] + fitted["intercepts"]  # (N, heads)
     raw[:, :2] = 1 / (1 + np.exp(-(raw[:, :2] * fitted["calibration"][:, 0] + fitted["calibration"][:, 1])))
     return [dict(zip(HEADS, map(float, row), strict=True)) for row in raw]
 
 
 def evidence_of(reading: features.Reading, head: str) -> str | None:
-    """The words of a turn that weigh most."""
+    """The words of a turn with the highest weight."""
     grams = [gram for gram in features.grams(reading.words) if not gram.startswith("^")]
     if not grams:
         return None
-    weight = weights()["whole"][features.columns(grams), HEADS.index(head)]
+    weight = weights()["dense"][features.columns(grams), HEADS.index(head)]
     return grams[int(weight.argmax())] if weight.max() > 0 else None
 
 
 @cache
 def weights() -> dict[str, Any]:
-    """`columns` of the feature matrix that count, `weights` (heads, columns), `intercepts` (heads), `calibration` (2, 2): slope and
-    offset of the first two heads. `whole`: the weights of every column of the feature matrix (columns, heads)."""
+    """`columns` of the feature matrix with a weight, `weights` (heads, columns), `intercepts` (heads), `calibration` (2, 2): slope
+    and offset of the first two heads. `dense`: the weights for all columns of the feature matrix (columns, heads)."""
     import numpy as np
     from safetensors.numpy import load_file
 
     fitted: dict[str, Any] = {
         name: array if name == "columns" else array.astype(np.float32) for name, array in load_file(FILE).items()
     }
-    fitted["whole"] = np.zeros((features.HASHES + len(features.FACTS), len(HEADS)), np.float32)
-    fitted["whole"][fitted["columns"]] = fitted["weights"].T
+    fitted["dense"] = np.zeros((features.HASHES + len(features.FACTS), len(HEADS)), np.float32)
+    fitted["dense"][fitted["columns"]] = fitted["weights"].T
     return fitted

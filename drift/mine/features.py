@@ -1,7 +1,7 @@
-"""What the classifier sees of a user's turn: its words, how it begins and ends, and how it stands to the request and the reply.
+"""The classifier's features of a user turn: its words, its beginning and end, and its relation to the request and the reply.
 
-Words in ones to threes are hashed (no vocabulary is shipped); the beginning counts apart, since "no" there and "no" later are two
-things. The facts are few and can be read in `FACTS`.
+Sequences of one to three words are hashed (no vocabulary is shipped). The beginning is hashed separately, because "no" means
+something else there than later on. `FACTS` lists the other features.
 """
 
 import re
@@ -11,7 +11,7 @@ from drift.mine import rules
 
 VERSION = 1
 HASHES = 2**18
-FIRST, LAST, START = 50, 12, 6  # words of a turn that are read; its last ones, where it is longer; its first ones, once more
+FIRST, LAST, START = 50, 12, 6  # words used: the first, the last (of longer turns), and those hashed again as the beginning
 WORD, LETTER = re.compile(r"\w+|[?!]"), re.compile(r"\w")
 ERROR = rules.any_of("error|exception|traceback|failed|undefined|not found|warning")
 REFUSES = rules.any_of(r"as an ai|i'm sorry|i apologi[sz]e|unable to|i cannot|i can't|don't have (access|the ability)")
@@ -45,54 +45,54 @@ FACTS = {
 
 
 class Reading:
-    """A turn, taken apart once for all facts."""
+    """A turn, split into what the facts are computed from."""
 
     def __init__(self, turn: Turn) -> None:
         self.request, self.reply, self.said = (text.strip() for text in turn)
         self.words = WORD.findall(rules.plain(self.said[:4000]).lower())
-        own, asked, reply = set(self.words), set(WORD.findall(self.request[:2000].lower())), self.reply[:2000].lower()
-        self.shared = len(own & asked) / max(1, len(own | asked))
-        self.answered = sum(holds(reply, word) for word in own) / max(1, len(own))
+        words, request, reply = set(self.words), set(WORD.findall(self.request[:2000].lower())), self.reply[:2000].lower()
+        self.shared = len(words & request) / max(1, len(words | request))
+        self.answered = sum(contains_word(reply, word) for word in words) / max(1, len(words))
         self.error = bool(ERROR.search(self.said.lower()))
-        self.by_rule = rules.verdict(*turn)
+        self.by_rule = rules.opinion(*turn)
         self.complaint = self.by_rule.category
         self.praised = self.by_rule.label in ("sat", "both")
 
 
-def holds(text: str, word: str) -> bool:
-    """Whether the word is one of `WORD.findall(text)`, found without taking the text apart."""
+def contains_word(text: str, word: str) -> bool:
+    """Whether the word is one of `WORD.findall(text)`, without splitting the text."""
     at = text.find(word)
     while at >= 0:
-        ends = text[at - 1 : at] + text[at + len(word) : at + len(word) + 1]  # what stands beside it
-        if word in "?!" or not LETTER.search(ends):
+        neighbours = text[at - 1 : at] + text[at + len(word) : at + len(word) + 1]
+        if word in "?!" or not LETTER.search(neighbours):
             return True
         at = text.find(word, at + 1)
     return False
 
 
 def matrix(readings: list[Reading]) -> Any:
-    """Sparse `(N, HASHES + len(FACTS))`."""
+    """The sparse feature matrix `(N, HASHES + len(FACTS))`."""
     from scipy.sparse import csr_matrix, hstack
 
     facts = csr_matrix([[float(fact(reading)) for fact in FACTS.values()] for reading in readings])
-    return hstack([hashing(analyzer=grams, norm="l2").transform([reading.words for reading in readings]), facts]).tocsr()
+    return hstack([vectorizer(analyzer=grams, norm="l2").transform([reading.words for reading in readings]), facts]).tocsr()
 
 
 def columns(grams: list[str]) -> list[int]:
-    """The column of each of these grams."""
-    found = hashing(analyzer=lambda gram: [gram], norm=None).transform(grams)
-    return [int(column) for column in found.indices]
+    """The matrix column of each of these grams."""
+    hashed = vectorizer(analyzer=lambda gram: [gram], norm=None).transform(grams)
+    return [int(column) for column in hashed.indices]
 
 
-def hashing(**settings: Any) -> Any:
-    """Words to columns, as everything that is fitted here expects them."""
+def vectorizer(**settings: Any) -> Any:
+    """The hashing of words to columns that the fitted weights expect."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
     return HashingVectorizer(n_features=HASHES, alternate_sign=False, binary=True, **settings)
 
 
 def grams(words: list[str]) -> list[str]:
-    """Ones to threes of the words that are read, and the same of the beginning, marked."""
+    """Sequences of one to three of the words used, and those of the beginning again, marked with ^."""
     parts = [words[:FIRST], words[max(FIRST, len(words) - LAST) :]]
-    found = [" ".join(part[i : i + n]) for part in parts for n in (1, 2, 3) for i in range(len(part) - n + 1)]
-    return found + ["^" + " ".join(words[:n]) for n in (1, 2, 3)] + [f"^{word}" for word in words[:START]]
+    sequences = [" ".join(part[i : i + n]) for part in parts for n in (1, 2, 3) for i in range(len(part) - n + 1)]
+    return sequences + ["^" + " ".join(words[:n]) for n in (1, 2, 3)] + [f"^{word}" for word in words[:START]]

@@ -1,7 +1,8 @@
-"""Step 1 of the miner: transparent rules over a user's turn. Precise and blind: what they find is right, and they find little.
+"""Step 1 of the miner: transparent rules over a user's turn, with high precision and low recall.
 
-A turn displeased if its first words hold a phrase of COMPLAINTS (the first category that fits) or it is the request sent again; it
-pleased if it begins with a phrase of PRAISE that no "but" follows. A turn of over 200 words is mostly pasted text: neither.
+A turn is a complaint (DSAT) if its first words contain a phrase of COMPLAINTS (the first matching category counts) or if it repeats
+the request. It is praise (SAT) if it begins with a phrase of PRAISE that is not followed by "but". A turn of more than 200 words is
+mostly pasted text, and counts as neither.
 """
 
 import re
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from drift.intake.conversations import Label, Verdict
+from drift.intake.conversations import Label, Opinion
 from drift.mine.unread import count_unread
 from drift.records import Message
 
@@ -20,7 +21,7 @@ MEASURED = {"dsat": ".79 [.55, .98]", "sat": "1.00 (no error in 56)"}  # precisi
 
 
 def any_of(*patterns: str) -> re.Pattern[str]:
-    """Of text in lower case (`re.IGNORECASE` takes twice the time)."""
+    """A pattern for lower-case text (`re.IGNORECASE` takes twice the time)."""
     return re.compile("|".join(patterns))
 
 
@@ -69,7 +70,7 @@ COMPLAINTS = {
     "quality": any_of(rf"^\W*{YOUR} (bad|terrible|awful|boring|useless|nonsense|stupid|garbage|not good|not helpful)\b"),
     "negative": any_of(r"^\W*(wtf|what the (hell|fuck)|ugh|that'?s not it)\b"),
 }
-# Whatever fits holds one of these; looking for them first takes a tenth of the time.
+# Every match contains one of these; searching for them first takes a tenth of the time.
 TRACES = {
     "not_working": ("work", "still", "error", "exception", "traceback"),
     "factual": ("wrong", "incorrect", "not ", "false", "inaccurate", "mistake", "error", "are you sure"),
@@ -95,7 +96,7 @@ WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Rules alone. `counts`: what a report should say of the judging."""
+    """The miner that uses the rules alone. `counts`: what a report should mention."""
 
     counts: Counter[str] = field(default_factory=Counter, init=False, compare=False)
 
@@ -108,10 +109,10 @@ class Rules:
     def key(self) -> dict[str, Any]:
         return {"miner": "rules", "version": VERSION}
 
-    def judge(self, conversations: list[list[Message]]) -> list[dict[int, Verdict]]:
-        """Per conversation, a verdict on every reply that a user turn follows, by the reply's index."""
+    def classify(self, conversations: list[list[Message]]) -> list[dict[int, Opinion]]:
+        """For each conversation, an opinion of every reply that a user turn follows, by the reply's index."""
         count_unread([[turn(messages, i)[2] for i in replies(messages)] for messages in conversations], self.counts)
-        return [{i: verdict(*turn(messages, i)) for i in replies(messages)} for messages in conversations]
+        return [{i: opinion(*turn(messages, i)) for i in replies(messages)} for messages in conversations]
 
 
 def replies(messages: list[Message]) -> range:
@@ -125,25 +126,26 @@ def turn(messages: list[Message], i: int) -> tuple[str, str, str]:
     return messages[i - 1]["content"], messages[i]["content"], messages[i + 1]["content"]
 
 
-def verdict(request: str, reply: str, said: str) -> Verdict:
+def opinion(request: str, reply: str, said: str) -> Opinion:
+    """What the user's next turn, `said`, says about the reply."""
     words = said.split()
     if len(words) <= LONG:
-        said_first = plain(" ".join(words[:FIRST]))
-        start = said_first.lower()
+        first_words = plain(" ".join(words[:FIRST]))
+        start = first_words.lower()
         praise = PRAISE.search(start)
         category, hit = complaint(start)
-        evidence = words_of(hit or praise, said_first)
-        if category is None and len(words) > 5 and not CONTINUES.search(start) and same(request, said):
+        evidence = words_of(hit or praise, first_words)
+        if category is None and len(words) > 5 and not CONTINUES.search(start) and same_words(request, said):
             category, evidence = "revision", "the request sent again"
         but = praise is not None and BUT.match(start, praise.end())
         label: Label = ("both" if praise else "dsat") if category else ("sat" if praise and not but else "none")
         if label != "none":
-            return Verdict(label=label, category=category, confidence=0.8, detector="rules", evidence=evidence)
-    return Verdict(label="none", category=None, confidence=0.8, detector="rules", evidence=None)
+            return Opinion(label=label, category=category, confidence=0.8, detector="rules", evidence=evidence)
+    return Opinion(label="none", category=None, confidence=0.8, detector="rules", evidence=None)
 
 
 def complaint(start: str) -> tuple[str | None, re.Match[str] | None]:
-    """(category, match) of the first complaint that fits the first words, which are in lower case."""
+    """(category, match) of the first complaint in the first words, which are in lower case."""
     for category, pattern in COMPLAINTS.items():
         if any(trace in start for trace in TRACES[category]) and (hit := pattern.search(start)):
             return category, hit
@@ -151,17 +153,18 @@ def complaint(start: str) -> tuple[str | None, re.Match[str] | None]:
 
 
 def words_of(hit: re.Match[str] | None, text: str) -> str | None:
-    """The words that a pattern found in the text in lower case, as the user wrote them (a few letters change their length)."""
+    """The words of a match, as the user wrote them (lower-casing changes the length of a few characters: then as matched)."""
     if hit is None:
         return None
     return (text[hit.start() : hit.end()] if len(text) == len(hit.string) else hit.group()).strip()
 
 
-def same(one: str, other: str) -> bool:
-    """Whether two texts are equal but for case, spaces and punctuation. Most differ in their first words: no more are read."""
+def same_words(one: str, other: str) -> bool:
+    """Whether two texts have the same words, apart from case, spaces and punctuation; stops at the first difference."""
     pairs = zip_longest(*(map(re.Match.group, WORD.finditer(text.lower())) for text in (one, other)))
     return all(a == b for a, b in pairs)
 
 
 def plain(text: str) -> str:
+    """The text with straight apostrophes."""
     return text.replace("’", "'").replace("‘", "'")

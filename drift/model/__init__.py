@@ -1,1 +1,1 @@
-"""Where the start model comes from (gguf, pretrained, tiny), policies as directories, and chat rendering."""
+"""Where the start model comes from (gguf, pretrained, tiny), its checks, policies as directories, and chat rendering."""

@@ -1,4 +1,4 @@
-"""An adapter's directory: what it belongs to. Ours says so in `base.json`; any other PEFT adapter in `adapter_config.json`."""
+"""Adapter directories and their base model, named in `base.json` for our own adapters and in `adapter_config.json` for others."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "bas
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """What an adapter says of the model below it: where it lies; how it is quantised and its fingerprint, where it says so."""
+    """An adapter's base model: its directory; its quantisation and fingerprint, if the adapter states them."""
 
     directory: Path
     quantization: Any
@@ -20,27 +20,27 @@ class Base:
 
 
 def base_of(adapter: Path) -> Base:
-    """The base of an adapter; refuses one that is not there."""
+    """The base of an adapter; raises UserError if it is missing."""
     own = adapter / BASE
     if own.is_file():
-        said = read_object(own)
-        place, found = str(said["directory"]), Path(said["directory"])
-        quantization, fingerprint = said["quantization"], said["fingerprint"]
+        content = read_object(own)
+        place, found = str(content["directory"]), Path(content["directory"])
+        quantization, fingerprint = content["quantization"], content["fingerprint"]
     else:
-        said = read_object(adapter / CONFIG)
-        place, found = str(said.get("base_model_name_or_path")), _find(adapter, said)
+        content = read_object(adapter / CONFIG)
+        place, found = str(content.get("base_model_name_or_path")), _find(adapter, content)
         quantization = fingerprint = None
     if found is None or not found.is_dir():
         file, key = (own, "directory") if own.is_file() else (adapter / CONFIG, "base_model_name_or_path")
         raise UserError(
-            f"The adapter in {adapter} belongs to the base model {place}, which is not there. Put it there, or write where it is "
-            f"now into {file} ({key}), as an absolute path."
+            f"The adapter in {adapter} belongs to the base model {place}, which is missing. Put it there, or write its new "
+            f"absolute path into {file} ({key})."
         )
     return Base(directory=found.resolve(), quantization=quantization, fingerprint=fingerprint)
 
 
 def _find(adapter: Path, config: dict[str, Any]) -> Path | None:
-    """The directory that `base_model_name_or_path` means: an absolute one, one seen from here, or a hub id in the cache."""
+    """The directory that `base_model_name_or_path` refers to: an absolute or relative path, or a hub id in the cache."""
     place = config.get("base_model_name_or_path")
     if not isinstance(place, str) or not place:
         return None
@@ -53,7 +53,7 @@ def _find(adapter: Path, config: dict[str, Any]) -> Path | None:
 
 
 def check_adapter(adapter: Path) -> None:
-    """Refuses an adapter that is not plain LoRA on the layers: nothing else is sampled from and trained on alike."""
+    """Refuses an adapter that is not plain LoRA on the layers: sampling and training agree only for that."""
     if not (adapter / WEIGHTS).is_file():
         raise UserError(f"The adapter in {adapter} has no {WEIGHTS}. Save it again with safe_serialization (peft's default).")
     check_settings(adapter)
@@ -63,6 +63,6 @@ def check_adapter(adapter: Path) -> None:
     if kind != "LORA" or config.get("modules_to_save") or config.get("trainable_token_indices") or outside:
         why = f"its type is {kind}" if kind != "LORA" else f"it changes {(outside or ['whole modules or tokens'])[0]}"
         raise UserError(
-            f"The adapter in {adapter} is not plain LoRA on the model's layers: {why}. Merge it into its base, use that: "
+            f"The adapter in {adapter} is not plain LoRA on the model's layers: {why}. Merge it into its base and use that: "
             "AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(NEW_DIR) and the tokenizer beside it."
         )

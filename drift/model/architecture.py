@@ -1,9 +1,8 @@
-"""Which causal models this program computes rightly: a look at `config.json` before any weight is loaded.
+"""Which causal models this program computes correctly, decided from `config.json` before any weight is loaded.
 
-Sampling keeps keys and values, and nothing else, of what it has read: a model with another kind of memory (a convolution, a
-state space) is refused. Rotary embeddings that change with the longest row of a batch would let a row's numbers depend on its
-neighbours: rows must stay below the length at which they begin to change.
-"""
+Sampling keeps only keys and values of the past: a model with another kind of memory (a convolution, a state space) is refused.
+Rotary embeddings that change with the longest sequence of a batch would make the results depend on the neighbours, so sequences
+must stay below the length at which they begin to change."""
 
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,27 @@ ATTENTION = {"full_attention", "sliding_attention"}
 
 
 def check_architecture(directory: Path, tokenizer: Any, *, longest: int) -> None:
-    """Refuses the model in a directory if it can't be sampled from or trained on rows of up to `longest` tokens."""
+    """Refuses the model in a directory if it can't sample from, or be trained on, sequences of up to `longest` tokens."""
     config, kind = causal(directory)
     text = config.get_text_config(decoder=True)
     if memory := _memory(text, kind):
         raise UserError(
-            f"The model in {directory} ({config.model_type}) can't be sampled from here: it remembers what it has read in "
-            f"{memory}, not in keys and values alone. Use a model with attention in every layer."
+            f"The model in {directory} ({config.model_type}) can't be sampled from: it keeps its past in {memory}, "
+            "not only in keys and values. Use a model with attention in every layer."
         )
     if (border := _rope_border(text)) is not None and longest > border:
         raise UserError(
-            f"The model in {directory} changes its rotary embeddings for rows of more than {border} tokens, for a whole batch at "
-            f"once, so that replies and log-probs would depend on their neighbours. Rows may have {longest} tokens here: keep "
-            f"train.max_tokens, and sampler.max_prompt_tokens and sampler.max_new_tokens together, at {border} or below."
+            f"The model in {directory} changes its rotary embeddings, for a whole batch, if a sequence has more than "
+            f"{border} tokens, so replies and log-probabilities would depend on their neighbours. Sequences may have {longest} "
+            "tokens here: keep train.max_tokens, and the sum of sampler.max_prompt_tokens and sampler.max_new_tokens, "
+            f"at {border} or below."
         )
     _check_vocabulary(directory, tokenizer, text.vocab_size)
 
 
 def shares_beginnings(config: Any) -> bool:
-    """Whether padding may stand between what prompts begin with and their rest: not where a window, or a bias, counts places in
-    the cache instead of positions."""
+    """Whether padding is allowed between a shared prefix of prompts and the rest: not if an attention window or bias counts cache
+    slots instead of positions."""
     text = config.get_text_config(decoder=True)
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     windowed = getattr(text, "sliding_window", None) is not None and getattr(text, "use_sliding_window", True)
@@ -41,23 +41,23 @@ def shares_beginnings(config: Any) -> bool:
 
 
 def causal(directory: Path) -> tuple[Any, Any]:
-    """(config, class) of the model in a directory; refuses one that is no causal language model."""
+    """(config, class) of the model in a directory; raises UserError unless it is a causal language model."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         config: Any = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         config.get_text_config(decoder=True)
-    except Exception as error:  # every class of configurations has errors of its own for values that it can't take
+    except Exception as error:  # every configuration class raises its own errors for bad values
         raise UserError(f"{directory / 'config.json'} can't be used: {' '.join(str(error).split())[:300]}") from error
     kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
     kind = kind[0] if isinstance(kind, tuple) else kind
     if kind is None:
-        raise UserError(f"The model in {directory} is of type {config.model_type}, which is no causal language model.")
+        raise UserError(f"The model in {directory} is of type {config.model_type}, which is not a causal language model.")
     return config, kind
 
 
 def _memory(config: Any, kind: Any) -> str | None:
-    """What the model keeps of its past besides keys and values; None: nothing."""
+    """What the model remembers besides keys and values; None: nothing."""
     other = sorted(set(map(str, getattr(config, "layer_types", None) or [])) - ATTENTION)
     if other:
         return f"layers of the kind {', '.join(other)}"
@@ -67,25 +67,26 @@ def _memory(config: Any, kind: Any) -> str | None:
 
 
 def _rope_border(config: Any) -> int | None:
-    """The number of tokens in a row beyond which rotary embeddings change; None: they never do."""
+    """The number of tokens in a sequence beyond which rotary embeddings change; None: they never do."""
     rope = getattr(config, "rope_parameters", None) or {}
     borders = []
-    for one in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
-        kind = str(one.get("rope_type", one.get("type", "")))
+    for settings in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        kind = str(settings.get("rope_type", settings.get("type", "")))
         if "dynamic" in kind or kind == "longrope":
-            original = one.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+            name = "original_max_position_embeddings"
+            original = settings.get(name) or getattr(config, name, None)
             borders.append(min(int(original or config.max_position_embeddings), config.max_position_embeddings))
     return min(borders, default=None)
 
 
 def _check_vocabulary(directory: Path, tokenizer: Any, size: int) -> None:
-    """Control tokens beyond the model's vocabulary are no harm (one for pictures, for one) unless something writes them."""
+    """Refuses a tokenizer with tokens beyond the model's vocabulary, except unused control tokens (one for images, for example)."""
     special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     beyond = {
         token for token, i in tokenizer.get_vocab().items() if i >= size and (i not in special or i == tokenizer.pad_token_id)
     }
     if beyond:
         raise UserError(
-            f"The tokenizer in {directory} has tokens that the model does not know ({', '.join(sorted(beyond)[:3])}): its "
-            f"vocabulary has {size} tokens. Use the tokenizer that belongs to the model."
+            f"The tokenizer in {directory} has tokens that the model does not have ({', '.join(sorted(beyond)[:3])}): the "
+            f"model's vocabulary has {size} tokens. Use the tokenizer that belongs to the model."
         )

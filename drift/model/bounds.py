@@ -1,4 +1,4 @@
-"""Bounds on what somebody else's program may take while it runs in this process: computing time, and memory."""
+"""Limits on the computing time and memory of foreign code (a chat template) that runs in this process."""
 
 import os
 import resource
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-AGAIN = 0.2  # seconds: a library may swallow what a signal raises
+AGAIN = 0.2  # seconds between further signals: a library may swallow the first exception
 
 
 class TooLong(Exception):
@@ -17,10 +17,8 @@ class TooLong(Exception):
 
 @contextmanager
 def bounded(*, seconds: float, memory: int) -> Iterator[None]:
-    """Raises TooLong after so many seconds of computing (a machine that is busy with other things takes none of them), and
-    MemoryError where the process grows by more than `memory` bytes (on Linux). Only the main thread can be bounded: elsewhere it
-    does nothing.
-    """
+    """Raises TooLong after `seconds` of the process's own computing time, and MemoryError if the process grows by more than
+    `memory` bytes (on Linux). Works in the main thread only; elsewhere nothing is limited."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -39,7 +37,7 @@ def bounded(*, seconds: float, memory: int) -> Iterator[None]:
 
 
 def _size() -> int | None:
-    """Bytes of this process's address space, where the system says so; in a few microseconds, as it is asked at every rendering."""
+    """Bytes of this process's address space, or None; fast, because it is called for every rendering."""
     try:
         file = os.open("/proc/self/statm", os.O_RDONLY)
     except FileNotFoundError:

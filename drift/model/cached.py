@@ -1,4 +1,4 @@
-"""Models that this program makes itself, once on a machine: in a cache folder, there whole or not at all, made again if damaged."""
+"""Models that this program creates once per machine, in a cache folder; created atomically, and again if damaged."""
 
 import json
 import os
@@ -11,23 +11,23 @@ from drift.errors import writable
 from drift.files import Seal, beside, create, damage, discard, put, seal
 
 SEAL = ".seal"  # in the model's folder: size, time and sha256 of its files
-LEFT_SECONDS = 86400.0  # no conversion takes so long: its scratch folder is one that a killed process left
+LEFT_SECONDS = 86400.0  # no conversion takes this long: an older scratch folder was left by a killed process
 
 
 def cache(cache_dir: str | None) -> Path:
-    """Where they are. null: $XDG_CACHE_HOME/drift or ~/.cache/drift."""
+    """The cache folder. None: $XDG_CACHE_HOME/drift or ~/.cache/drift."""
     root = cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "drift")
     return Path(root).expanduser()
 
 
 def made_once(final: Path, make: Callable[[Path], None]) -> Path:
-    """`final`, where `make(scratch)` has to write it to `scratch/model` unless it is there and undamaged."""
+    """Returns `final`. Unless it exists undamaged, `make(scratch)` is called first, and must write the model to `scratch/model`."""
     with writable(final.parent, "model.cache_dir"):
         why = _damage(final)
         if final.is_dir() and why is None:
             return final
         if why is not None:
-            say(f"{final} is damaged ({why}) and is made again.")
+            say(f"{final} is damaged ({why}) and is created again.")
         final.parent.mkdir(parents=True, exist_ok=True)
         scratch = beside(final, "making")
         scratch.mkdir()
@@ -51,17 +51,17 @@ def _damage(final: Path) -> str | None:
     try:
         found = json.loads((final / SEAL).read_text(encoding="utf-8"))
         sealed: Seal = {name: (size, modified, sha256) for name, (size, modified, sha256) in found.items()}
-    except FileNotFoundError:  # nothing there, or made by a version before this
+    except FileNotFoundError:  # nothing there, or created by an earlier version
         return None
     except NotADirectoryError:
-        return "it is no folder"
+        return "it is not a folder"
     except (ValueError, TypeError, AttributeError):
         return f"{SEAL} can't be read"
     return damage(final, sealed, whole=False)
 
 
 def _remove_left(final: Path, now: float) -> None:
-    """Scratch folders of killed processes. `now`: by the file system's clock, which has given them their times."""
+    """Removes the scratch folders of killed processes. `now`: by the file system's clock, which also set their times."""
     for left in final.parent.glob(f"{final.name}.making.*"):
         with suppress(FileNotFoundError):  # another process removes them too
             if now - left.stat().st_mtime > LEFT_SECONDS:

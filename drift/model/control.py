@@ -1,4 +1,4 @@
-"""Control tokens that somebody wrote into a message are text: they are kept out of the rendering and of the tokenizer's sight."""
+"""Control tokens that a user typed into a message are plain text: they are hidden from the template and the tokenizer."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 from drift.model.template import NotAPrefix, render
 from drift.records import Prompt
 
-FIRST_STAND_IN = 0xF0000  # private use: no tokenizer or template knows these characters
+FIRST_STAND_IN = 0xF0000  # private-use characters, unknown to tokenizers and templates
 
 PROBE = "Good day, Zoë:\n1 < 2!"
 _SYSTEM, _USER = {"role": "system", "content": "Be brief today."}, {"role": "user", "content": "Who goes there?"}
@@ -24,8 +24,9 @@ PROBES: dict[str, list[dict[str, str]]] = {
 
 @dataclass(frozen=True)
 class Controls:
-    """What a message must not be taken for. `special`: the control tokens (`ids`). `users`: those, and what else the template is
-    written in (`<think>`), which no user means, though a model may. `borders`: plain text that a template writes between turns."""
+    """What text in a message must not be mistaken for. `special`: the control tokens (`ids`). `users`: those, and other tokens of
+    the template (`<think>`), which a model may write but a user never means. `borders`: plain text that a template writes between
+    turns."""
 
     special: re.Pattern[str]
     ids: frozenset[int]
@@ -33,10 +34,10 @@ class Controls:
     borders: tuple[str, ...]
 
     def hide(self, messages: Prompt) -> tuple[list[dict[str, str]], dict[str, str]]:
-        """The messages with every control token in their texts replaced by a stand-in, and the tokens by stand-in."""
+        """(the messages with every control token in their texts replaced by a stand-in, stand-in -> token)."""
         for message in messages:
             if border := next((border for border in self.borders if border in message["content"]), None):
-                raise NotAPrefix(f"a message holds {border!r}, which the chat template itself writes between turns")
+                raise NotAPrefix(f"a message contains {border!r}, which the chat template itself writes between turns")
         patterns = [self.special if message["role"] == "assistant" else self.users for message in messages]
         found = {token for message, tokens in zip(messages, patterns, strict=True) for token in tokens.findall(message["content"])}
         if not found:
@@ -71,12 +72,12 @@ def _any_of(tokens: set[str]) -> re.Pattern[str]:
 
 
 def _borders(tokenizer: Any, special: re.Pattern[str]) -> tuple[str, ...]:
-    """What the template writes between two messages where it writes no control token there."""
+    """What the template writes between two messages, if that contains no control token."""
     found = set()
     for prompt in PROBES.values():
         try:
             text = render(tokenizer, [*prompt, {"role": "assistant", "content": PROBE}], generation=False)
-        except NotAPrefix:  # check_template says so
+        except NotAPrefix:  # reported by check_template
             continue
         for before, after in zip(prompt, [*prompt[1:], {"content": PROBE}], strict=True):
             begin = text.find(before["content"])
@@ -88,8 +89,8 @@ def _borders(tokenizer: Any, special: re.Pattern[str]) -> tuple[str, ...]:
 
 
 def encode(tokenizer: Any, text: str, written: Mapping[str, str]) -> list[int]:
-    """Token ids of a rendered text, whose control tokens are the template's. Behind its stand-ins are tokens that somebody has
-    `written` as text: they are encoded in two parts, neither of which is a token of that name."""
+    """Token ids of a rendered text, whose control tokens are the template's own. `written`: stand-in -> token that was typed as
+    text; it is encoded in two parts, so that neither is the control token."""
     if not written:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:
@@ -97,10 +98,10 @@ def encode(tokenizer: Any, text: str, written: Mapping[str, str]) -> list[int]:
         ids = [i for piece in pieces for i in tokenizer(piece, add_special_tokens=False)["input_ids"]]
         plain = re.sub(f"[{''.join(written)}]", lambda match: written[match.group()], text)
         if tokenizer.decode(ids) != tokenizer.decode(tokenizer(plain, add_special_tokens=False)["input_ids"]):
-            raise NotAPrefix(f"a message holds {', '.join(written.values())}, which this tokenizer can't take for text")
+            raise NotAPrefix(f"a message contains {', '.join(written.values())}, which this tokenizer can't encode as text")
     controls = controls_of(tokenizer)
     if sum(i in controls.ids for i in ids) != sum(1 for found in controls.special.findall(text) if found != tokenizer.unk_token):
-        raise NotAPrefix("a message holds text that this tokenizer takes for a control token")
+        raise NotAPrefix("a message contains text that this tokenizer takes for a control token")
     return ids
 
 

@@ -1,7 +1,7 @@
-"""The files of a model directory, as somebody else's: whole, readable, all there, and none that asks for code to be run.
+"""Checks of a foreign model directory: all files present, complete and readable, and none that asks for code to be run.
 
-Looked at before anything is loaded, in milliseconds. A library could be asked to run Python code that lies in the directory
-(`auto_map`, as hub models with code of their own have it): that is refused here, whatever anybody would answer to a question.
+They take milliseconds and come before anything is loaded. A configuration can make a library run Python code from the directory
+(`auto_map`, in hub models with custom code): that is always refused here.
 """
 
 import json
@@ -15,9 +15,9 @@ from drift.errors import UserError
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 POINTER = b"version https://git-lfs"
 OWN_CODE = ("auto_map", "custom_pipelines", "custom_generate")  # keys that name Python files or classes
-HARMLESS_LAYERS, HARMLESS_SIZE = 10_000, 10**8  # a model without content has room for so many
-MOST_JSON = 2**26  # bytes of a file of settings; the largest index has a few million
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of one number, by safetensors' names of what weights are trained in
+HARMLESS_LAYERS, HARMLESS_SIZE = 10_000, 10**8  # sizes up to these are always acceptable
+MAX_JSON = 2**26  # bytes of a JSON file; the largest index has a few million
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of one number, by safetensors' names for the types of trainable weights
 PACKED = {"I32": 4, "I16": 2, "I8": 1, "U32": 4, "U16": 2, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 COUNTS = {"I64": 8, "U64": 8, "BOOL": 1}  # positions and masks, which some models keep beside their weights
 
@@ -25,8 +25,8 @@ Shapes = dict[str, tuple[str, tuple[int, ...]]]  # tensor's name -> (type, shape
 
 
 def check_model_files(directory: Path) -> None:
-    """Refuses a directory that is no whole Hugging Face model, one that asks for code of its own, and weights that are quantised
-    already."""
+    """Refuses a directory that is not a complete Hugging Face model, that asks for custom code, or whose weights are already
+    quantised."""
     for needed in ("config.json", "tokenizer_config.json"):
         if not (directory / needed).is_file():
             raise UserError(f"Model directory {directory} has no {needed}. Expected a Hugging Face model directory.")
@@ -36,7 +36,7 @@ def check_model_files(directory: Path) -> None:
     kind = quantised.get("quant_method", "bitsandbytes") if isinstance(quantised, dict) else quantised
     if quantised and kind != "bitsandbytes":
         _refuse_quantised(directory, str(kind))
-    held = held_in(directory)
+    held = all_tensors(directory)
     for name, (kind, shape) in held.items() if not quantised else ():
         if kind in PACKED and len(shape) > 1 and not name.endswith("bias"):
             _refuse_quantised(directory, f"{name} is of type {kind}")
@@ -44,7 +44,7 @@ def check_model_files(directory: Path) -> None:
 
 
 def check_settings(directory: Path) -> None:
-    """Refuses files of settings and of a tokenizer that are damaged, pointers to somewhere else, or ask for code."""
+    """Refuses configuration and tokenizer files that are damaged, are Git LFS pointers, or ask for code."""
     for file in sorted(file for file in directory.iterdir() if file.is_file()):
         if file.suffix in (".json", ".jinja", ".model", ".txt", ".tiktoken"):
             refuse_pointer(file)
@@ -53,13 +53,13 @@ def check_settings(directory: Path) -> None:
         asked = _code(read_object(file))
         if asked is not None:
             raise UserError(
-                f"{file} asks for Python code to be run ({asked}), which this program never does. If transformers knows the model "
-                "without it, take that entry out of the file; else use another model."
+                f"{file} asks for Python code to be run ({asked}), which this program never does. If transformers supports "
+                "the model without it, remove that entry from the file; otherwise use another model."
             )
 
 
 def _check_sizes(file: Path, config: dict[str, Any], held: Shapes) -> None:
-    """Refuses sizes that the weights can't have: to make room for them could take all memory there is."""
+    """Refuses sizes that do not match the weights, because allocating them could exhaust the memory."""
     numbers = sum(math.prod(shape) for _, shape in held.values())
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key, value in part.items():
@@ -67,13 +67,13 @@ def _check_sizes(file: Path, config: dict[str, Any], held: Shapes) -> None:
             most = max(len(held), HARMLESS_LAYERS) if counts else max(numbers, HARMLESS_SIZE)
             if isinstance(value, int) and value > most and re.search("layer|expert|size|dim|heads|embd", key):
                 raise UserError(
-                    f"{file}: {key}={str(value)[:40]} does not fit the weights beside it, which are {len(held)} tensors with "
-                    f"{numbers} numbers together. Fetch or write both again."
+                    f"{file}: {key}={str(value)[:40]} does not match the weights, which are {len(held)} tensors with "
+                    f"{numbers} numbers in total. Fetch or write both again."
                 )
 
 
 def _code(settings: Any) -> str | None:
-    """The first entry, at whatever depth, that names code."""
+    """The first entry, at any depth, that refers to code."""
     left = [settings]
     while left:
         here = left.pop()
@@ -88,30 +88,30 @@ def _code(settings: Any) -> str | None:
 
 def _refuse_quantised(directory: Path, why: str) -> None:
     raise UserError(
-        f"The weights in {directory} are quantised already ({why}), so they can't be trained. Use the original model; "
+        f"The weights in {directory} are already quantised ({why}), so they can't be trained. Use the original model; "
         "train.adapter.quantization=nf4 quantises it when it is loaded."
     )
 
 
-def held_in(directory: Path) -> Shapes:
+def all_tensors(directory: Path) -> Shapes:
     """All tensors of a full model, from the headers of its files."""
-    found: Shapes = {}
+    shapes: Shapes = {}
     for file in weight_files(directory):
-        found |= tensors(file)
-    return found
+        shapes |= tensors(file)
+    return shapes
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files that hold the weights of a full model: all that the index names, or the only one."""
+    """The weight files of a full model: all that the index lists, or the only one."""
     if (directory / INDEX).is_file():
         index = read_object(directory / INDEX).get("weight_map")
         if not isinstance(index, dict) or not index:
             raise UserError(f"{directory / INDEX} has no weight_map. Fetch the file again.")
         names = sorted(set(map(str, index.values())))
         if outside := [name for name in names if Path(name).name != name]:
-            raise UserError(f"{directory / INDEX} names {outside[0]}, which is no file beside it. Fetch the file again.")
+            raise UserError(f"{directory / INDEX} names {outside[0]}, which is not a file beside it. Fetch the file again.")
         if missing := [name for name in names if not (directory / name).is_file()]:
-            raise UserError(f"Model directory {directory} lacks weights: {INDEX} names {', '.join(missing)}. Fetch them again.")
+            raise UserError(f"Model directory {directory} lacks weights: {INDEX} lists {', '.join(missing)}. Fetch them again.")
         return [directory / name for name in names]
     if not (directory / SINGLE).is_file():
         raise UserError(
@@ -122,7 +122,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def tensors(file: Path) -> Shapes:
-    """What a safetensors file holds, from its header; refuses one that is damaged, or cut short."""
+    """The tensors in a safetensors file, from its header; refuses a damaged or truncated file."""
     refuse_pointer(file)
     size = file.stat().st_size
     with open(file, "rb") as opened:
@@ -136,10 +136,10 @@ def tensors(file: Path) -> Shapes:
         except (ValueError, AttributeError, TypeError, KeyError, IndexError, RecursionError):
             sound, found, spans = False, {}, []
     ends = [0, *(end for _, end in spans)]
-    if not sound or [begin for begin, _ in spans] != ends[:-1]:  # one after the other, without a gap
-        raise UserError(f"{file} is no safetensors file, or a damaged one. Fetch or write it again.")
+    if not sound or [begin for begin, _ in spans] != ends[:-1]:  # contiguous, without gaps
+        raise UserError(f"{file} is not a safetensors file, or it is damaged. Fetch or write it again.")
     if 8 + length + ends[-1] != size:
-        raise UserError(f"{file} is cut short or too long: {size} bytes do not fit its header. Fetch or write it again.")
+        raise UserError(f"{file} is cut short or too long: {size} bytes do not match its header. Fetch or write it again.")
     return found
 
 
@@ -151,12 +151,12 @@ def _fits(kind: str, shape: tuple[int, ...], begin: int, end: int) -> bool:
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in a file."""
     refuse_pointer(file)
-    if file.stat().st_size > MOST_JSON:
-        raise UserError(f"{file} has {file.stat().st_size} bytes, which is no file of settings. Fetch or write it again.")
+    if file.stat().st_size > MAX_JSON:
+        raise UserError(f"{file} has {file.stat().st_size} bytes, too many for a settings file. Fetch or write it again.")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not readable as JSON: {error}. Fetch or write it again.") from error
+        raise UserError(f"{file} is not valid JSON: {error}. Fetch or write it again.") from error
     if not isinstance(found, dict):
         raise UserError(f"{file}: expected a JSON object, found {type(found).__name__}.")
     return found

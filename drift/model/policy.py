@@ -1,9 +1,8 @@
-"""A policy is a directory: full weights, or an adapter and the name of the base directory that it belongs to.
+"""A policy is a directory: full weights, or an adapter together with the path of its base model.
 
-Where the weights under an adapter are quantised (QLoRA, arXiv 2305.14314), they are so for everybody: sampling and evaluation
-see the model that is trained. Sampler, trainer and evaluator each load it, use it and free it. Its fingerprint is a hash of the
-bytes that shape its replies (weights, adapter, whatever a tokenizer or a generation reads, the template's arguments), so a copy
-elsewhere is the same policy.
+If the base weights are quantised (QLoRA, arXiv 2305.14314), they are so everywhere: sampling and evaluation use the same model as
+training. Sampler, trainer and evaluator each load the policy, use it and free it. Its fingerprint is a hash of the bytes that shape
+its replies (weights, adapter, tokenizer and generation files, the template's arguments), so a copy elsewhere is the same policy.
 """
 
 import gc
@@ -17,20 +16,20 @@ from drift.files import hash_file
 from drift.model.adapter import BASE, CONFIG, WEIGHTS, base_of
 from drift.model.files import read_object, tensors
 from drift.model.template import check_form, with_arguments
-from drift.model.weights import refuse_unlike
+from drift.model.weights import refuse_mismatch
 from drift.records import digest, write_json
 
 Quantization = Literal["none", "nf4"]
-# Of a tokenizer every file there may be, by transformers' names for them and those of single families.
+# Every file that a tokenizer may consist of, by the names in transformers and in single model families.
 TOKENIZER = ("*token*", "*vocab*", "merges.txt", "*.model", "*.tiktoken", "*.bpe", "*tekken*", "*.jinja", "*chat_template*/*")
 SHAPES_REPLIES = ("*.safetensors", "*.json", *TOKENIZER)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """`base`: the directory whose full weights are used; differs from `directory` for adapters. `quantization`: of the base's
-    linear layers when they are loaded. `tokenizer`: the directory that it is read from. `template`: arguments of every rendering
-    of the chat template."""
+    """`base`: the directory with the full weights; differs from `directory` for adapters. `quantization`: of the base's linear
+    layers when loaded. `tokenizer`: the directory that it is read from. `template`: arguments for every rendering of the chat
+    template."""
 
     directory: Path
     base: Path
@@ -45,18 +44,18 @@ class Policy:
 
 
 def policy_at(directory: Path, quantization: Quantization = "none", template: Mapping[str, Any] | None = None) -> Policy:
-    """The policy in a directory. An adapter's directory may say itself how its base is quantised."""
+    """The policy in a directory. An adapter's own statement about its base's quantisation takes precedence."""
     directory, template = directory.resolve(), template or {}
     if (directory / CONFIG).is_file():
         return _adapter_at(directory, quantization, template)
-    seen = [_hash_directory(directory, SHAPES_REPLIES), *([quantization] if quantization != "none" else [])]
+    hashed = [_hash_directory(directory, SHAPES_REPLIES), *([quantization] if quantization != "none" else [])]
     return Policy(
         directory=directory,
         base=directory,
         quantization=quantization,
         tokenizer=directory,
         template=template,
-        fingerprint=digest([*seen, template]),
+        fingerprint=digest([*hashed, template]),
     )
 
 
@@ -66,10 +65,10 @@ def _adapter_at(directory: Path, quantization: Quantization, template: Mapping[s
     if base.fingerprint not in (None, below.fingerprint):
         raise UserError(
             f"The base model {base.directory} is not what the adapter in {directory} was trained on: its files have changed since "
-            f"(or another version of this program wrote {BASE}). Put the model back, or train again."
+            f"(or another version of this program wrote {BASE}). Restore the model, or train again."
         )
     config = read_object(directory / CONFIG)
-    config.pop("base_model_name_or_path")  # a place, not a content
+    config.pop("base_model_name_or_path")  # a location, not content
     own = (directory / "tokenizer_config.json").is_file()
     return Policy(
         directory=directory,
@@ -84,7 +83,7 @@ def _adapter_at(directory: Path, quantization: Quantization, template: Mapping[s
 
 
 def load_tokenizer(policy: Policy) -> Any:
-    """The policy's tokenizer; its chat template begins with the policy's arguments."""
+    """The policy's tokenizer, with the policy's arguments set at the top of its chat template."""
     tokenizer = _read_tokenizer(policy.tokenizer)
     if tokenizer.chat_template:
         check_form(tokenizer.chat_template, policy.tokenizer)
@@ -97,48 +96,50 @@ def _read_tokenizer(directory: Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the libraries below raise a bare Exception for files that they can't read
+    except Exception as error:  # the libraries raise a bare Exception for unreadable files
         why = " ".join(str(error).split())[:300]
         raise UserError(f"The tokenizer in {directory} can't be read (or the config.json beside it): {why}") from error
-    if isinstance(tokenizer.chat_template, dict):  # several by name: for tools, for retrieval
+    if isinstance(tokenizer.chat_template, dict):  # several named templates: for tools, for retrieval
         tokenizer.chat_template = tokenizer.chat_template.get("default")
     return tokenizer
 
 
 def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bool = False) -> Any:
-    """The model, on the best device, in eval mode. An adapter is float32 and stays apart, so that a reference pass and the
-    training after it compute the same numbers; `merge` (float32 weights only) adds it to the weights, for faster sampling.
-    Merging into bfloat16 or quantised weights would round small updates away."""
+    """The model, on the best device, in eval mode. An adapter is float32 and not merged, so that the reference pass and training
+    compute the same numbers; `merge` (float32 weights only) adds it to the weights for faster sampling. Merging into bfloat16 or
+    quantised weights would round small updates away."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    how: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, by name
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, by name
     if policy.quantization == "nf4":
-        how["device_map"] = {"": device}
-        how["quantization_config"] = BitsAndBytesConfig(
+        options["device_map"] = {"": device}
+        options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    loaded: Any = AutoModelForCausalLM.from_pretrained(policy.base, **how)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(policy.base, **options)
     model, info = loaded
     shapes = sorted(name for name, *_ in info["mismatched_keys"])
-    refuse_unlike(policy.base, missing=sorted(info["missing_keys"]), unexpected=sorted(info["unexpected_keys"]), mismatched=shapes)
+    refuse_mismatch(
+        policy.base, missing=sorted(info["missing_keys"]), unexpected=sorted(info["unexpected_keys"]), mismatched=shapes
+    )
     if policy.quantization == "nf4":
-        # bitsandbytes' CPU kernel for inference rounds the scales to bfloat16: a reference pass would not be the training's model.
+        # bitsandbytes' CPU inference kernel rounds the scales to bfloat16: the reference pass would differ from training.
         for part in model.modules():
             if hasattr(part, "support_avx512bf16_for_cpu"):
                 part.support_avx512bf16_for_cpu = False
-    # The head gets a slice of the positions. Of a frozen weight torch makes a copy a row where that slice is not contiguous.
+    # The head gets a slice of the positions. If that is not contiguous, torch copies a frozen weight once per sequence.
     model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
     if policy.is_adapter:
         from peft import PeftModel, get_peft_model_state_dict
 
         model = PeftModel.from_pretrained(model, str(policy.directory), is_trainable=trainable)
         known, found = set(get_peft_model_state_dict(model, save_embedding_layers=False)), set(tensors(policy.directory / WEIGHTS))
-        refuse_unlike(policy.directory, missing=sorted(known - found), unexpected=sorted(found - known), mismatched=[])
+        refuse_mismatch(policy.directory, missing=sorted(known - found), unexpected=sorted(found - known), mismatched=[])
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.float()
@@ -148,14 +149,14 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
 
 
 def without_adapter(model: Any) -> Any:
-    """The causal model itself, whose layers an adapter (if there is one) has changed in place."""
+    """The causal model itself, without the wrapper of an adapter (whose layers stay in place)."""
     from peft import PeftModel
 
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def save_policy(model: Any, start: Policy, directory: Path) -> None:
-    """Writes a trained model as a policy directory, adapter or full weights according to what it is, with the start's tokenizer."""
+    """Writes a trained model as a policy directory: an adapter or full weights, with the start model's tokenizer."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -164,7 +165,7 @@ def save_policy(model: Any, start: Policy, directory: Path) -> None:
     config = directory / CONFIG
     if config.is_file():
         settings = read_object(config)
-        write_json(config, settings | {"target_modules": sorted(settings["target_modules"])})  # peft writes a set as it comes
+        write_json(config, settings | {"target_modules": sorted(settings["target_modules"])})  # peft writes a set in random order
         (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card
         base = policy_at(start.base, start.quantization)
         described = {"directory": str(base.directory), "quantization": base.quantization, "fingerprint": base.fingerprint}
@@ -172,7 +173,7 @@ def save_policy(model: Any, start: Policy, directory: Path) -> None:
 
 
 def free() -> None:
-    """Gives the memory of dropped models back (call after the last reference is gone)."""
+    """Releases the memory of dropped models (call it after the last reference is gone)."""
     import torch
 
     gc.collect()

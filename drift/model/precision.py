@@ -1,4 +1,4 @@
-"""Which number format a run computes in."""
+"""The number format of a run."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,7 +7,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def resolve(precision: Precision) -> Literal["float32", "bfloat16"]:
-    """`auto` is bfloat16 on a GPU and on a CPU that multiplies it natively; elsewhere float32, which is about three times
+    """`auto` is bfloat16 on a GPU and on a CPU with native bfloat16 multiplication; elsewhere float32, which is about three times
     faster there than emulated bfloat16."""
     if precision != "auto":
         return precision

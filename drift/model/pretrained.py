@@ -1,7 +1,7 @@
-"""Any Hugging Face causal model with a chat template: a local directory, or a hub id that is already in the cache; or an adapter,
-a policy that a run has trained among them.
+"""Any Hugging Face causal model with a chat template, or an adapter (also a policy that a run has trained): a local directory, or a
+hub id that is already in the cache.
 
-A hub is never contacted: a missing id is refused with the command that fetches it.
+No hub is ever contacted: for a missing id, the error message has the command that fetches it.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from drift.model.template import check_arguments
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """`path`: directory or hub id. `revision`: commit of the hub id (null: the cached main branch). `template`: arguments given to
+    """`path`: directory or hub id. `revision`: commit of the hub id (null: the cached main branch). `template`: arguments for
     every rendering of the chat template."""
 
     path: str
@@ -28,7 +28,7 @@ class Pretrained:
         self.directory()
 
     def directory(self) -> Path:
-        """The directory with config, safetensors weights and tokenizer, or with an adapter."""
+        """The checked directory with config, safetensors weights and tokenizer, or with an adapter."""
         local = Path(self.path).expanduser()
         if local.is_dir():
             return _complete(local)
@@ -49,7 +49,7 @@ class Pretrained:
 
 def _complete(directory: Path) -> Path:
     if policies := sorted(directory.glob("iteration_*/policy")):
-        raise UserError(f"{directory} is a run's folder, whose policies are models: model.path={policies[-1]}, for one.")
+        raise UserError(f"{directory} is the folder of a run. Use one of its policies, for example model.path={policies[-1]}.")
     if (directory / adapter.CONFIG).is_file():
         adapter.check_adapter(directory)
         check_model_files(adapter.base_of(directory).directory)

@@ -1,6 +1,6 @@
 """A random-weight Llama with a byte-level tokenizer and ChatML template, for tests: nothing is downloaded.
 
-It speaks gibberish; every stage of the program runs on it in seconds.
+It writes gibberish, but every stage of the program runs on it in seconds.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ CHATML = (
 
 @dataclass(frozen=True, kw_only=True)
 class Tiny:
-    """Sizes of the random model; `weights_seed` fixes its weights. `template`: arguments given to every rendering."""
+    """The sizes of the random model. `weights_seed`: determines its weights. `template`: arguments for every rendering."""
 
     layers: int
     hidden_size: int
@@ -57,7 +57,7 @@ class Tiny:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=4096,
-            initializer_range=0.2,  # wide, so that its replies differ from one another
+            initializer_range=0.2,  # wide, so that replies differ
             eos_token_id=end,
             pad_token_id=end,
             bos_token_id=None,

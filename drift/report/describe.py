@@ -9,8 +9,8 @@ from typing import Any
 
 from drift.console import Progress, say, table
 from drift.errors import UserError
-from drift.intake.duplicates import Seen
-from drift.intake.language import told
+from drift.intake.duplicates import SeenRecords
+from drift.intake.language import detect_language
 from drift.intake.rows import Aside
 from drift.intake.usable import usable
 from drift.records import Record, digest, write_text
@@ -79,9 +79,9 @@ def sentences(
 
 def twins(records: Sequence[Record]) -> str:
     """How many records are there twice, or nearly (prompt, reply, label and better reply; equal words in fives)."""
-    seen, found = Seen(ALIKE), Counter[str]()
+    seen, found = SeenRecords(ALIKE), Counter[str]()
     for record in watched(records, "looking for duplicates"):
-        twin = seen.before(record)
+        twin = seen.find_twin(record)
         found[twin.likeness if twin else ""] += 1
     equal, near = found["equal to"], found["nearly equal to"]
     return f"{equal} have the prompt, the reply, the label and the better reply of an earlier one, {near} nearly so."
@@ -123,7 +123,7 @@ def turns(record: Record) -> int:
 
 def languages(records: Sequence[Record]) -> Counter[str]:
     """Of the requests that the replies answer, by code."""
-    return Counter(told(record.prompt[-1]["content"]) or NOT_TOLD for record in watched(records, "telling languages"))
+    return Counter(detect_language(record.prompt[-1]["content"]) or NOT_TOLD for record in watched(records, "telling languages"))
 
 
 def unread(languages: Counter[str]) -> list[str]:

@@ -2,12 +2,12 @@
 
     store.run("reference", work, version=1, settings={...}, inputs={...}) -> Stage
 
-The key is the sha256 of (format, name, version, settings, inputs); a configured part stands in `settings` by its `identity` (see
-drift/identity.py), the source file of its class included. A finished stage is a directory `DIR/NAME/KEY` that was renamed into
-place once it was on the disk; so a killed run or a power cut leaves nothing half-written, and the same command again finishes what
-is missing. Its manifest holds size and sha256 of its files: a stage that is damaged is set aside and computed again. The manifest,
-not the key, records commit, versions, device and threads. A lease only saves duplicate work: correctness comes from the rename,
-and whoever comes second throws its own copy away.
+The key is the sha256 of (format, name, version, settings, inputs); `settings` contains each configured part by its `identity` (see
+drift/identity.py), which includes the source of its class. A finished stage is a directory `DIR/NAME/KEY` that was renamed into
+place after it had been synced to disk, so a killed run or a power cut leaves nothing half-written, and the same command computes
+what is missing. The manifest has the size and sha256 of every file: a damaged stage is set aside and computed again. The manifest,
+not the key, records commit, versions, device and threads. A lease only saves duplicate work: correctness comes from the rename, and
+the slower of two processes discards its copy.
 """
 
 from drift.store.environment import environment, peak_gib

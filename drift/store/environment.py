@@ -1,4 +1,4 @@
-"""What may change a stage's numbers without being one of its inputs: recorded in the manifest, compared on reuse."""
+"""The environment, which may change a stage's numbers without being an input: recorded in the manifest, compared on reuse."""
 
 import platform
 import resource
@@ -13,19 +13,19 @@ def environment() -> dict[str, str]:
     """Commit, versions, device and threads."""
     import torch
 
-    found = {"commit": _commit(), "python": platform.python_version(), "machine": platform.machine()}
+    result = {"commit": _commit(), "python": platform.python_version(), "machine": platform.machine()}
     for package in ("torch", "transformers", "peft", "lightning", "tokenizers"):
         try:
-            found[package] = version(package)
+            result[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    found["threads"] = str(torch.get_num_threads())
-    return found
+            result[package] = "absent"
+    result["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    result["threads"] = str(torch.get_num_threads())
+    return result
 
 
 def peak_gib() -> float:
-    """The most memory this process has used so far: of the GPU if there is one."""
+    """This process's peak memory so far; GPU memory if there is a GPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -35,5 +35,5 @@ def peak_gib() -> float:
 
 def _commit() -> str:
     here = Path(__file__).resolve().parent
-    asked = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    return asked.stdout.strip() or "no git"
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    return described.stdout.strip() or "no git"

@@ -1,10 +1,10 @@
-"""Who computes a stage just now: a file beside it, made with O_EXCL (no hard links: not every file system has them).
+"""Leases say which process is computing a stage: a file beside it, created with O_EXCL (no hard links: not every file system has
+them).
 
-Its holder moves the file's time, and it is taken over when that has stood still for `seconds` of the waiting process's own clock.
-A holder that is known to be dead is not waited for. That can only be known of a process of the same boot of the same kernel and the
-same PID namespace; elsewhere its number means nothing, or another process. A lease saves duplicate work and nothing hangs on it:
-whoever loses his may go on, in folders of his own (see stage.py).
-"""
+The holder keeps updating the file's time; the lease is taken over when the time has not changed for `seconds` on the waiting
+process's own clock. Nobody waits for a holder that is known to be dead, but this can be known only of a process in the same boot
+and PID namespace; elsewhere its number may belong to another process. A lease only saves duplicate work: a process that loses it
+may continue, in folders of its own (see stage.py)."""
 
 import errno
 import json
@@ -22,16 +22,16 @@ from drift import stop
 from drift.console import say
 from drift.files import create
 
-UNREADABLE_SECONDS = 2.0  # between the making of a lease and its first byte there is less; after a power cut it stays empty
+UNREADABLE_SECONDS = 2.0  # a new lease gets its content faster than this; after a power cut it stays empty
 SAID_AFTER_SECONDS = 5.0
 
-Seen = tuple[Any, ...]  # what changes when a lease is renewed or another's
+Seen = tuple[Any, ...]  # changes when a lease is renewed or taken over
 
 
 @contextmanager
 def lease(final: Path, seconds: float, finished: Callable[[], bool]) -> Iterator[str | None]:
-    """Waits until this process holds `final`'s lease, and renews it while held; its token. None if `final` was finished by another
-    meanwhile."""
+    """Waits for the lease of `final`, yields its token and renews it while it is held. Yields None if another process has finished
+    `final` meanwhile."""
     path, me = final.with_name(final.name + ".lease"), _me()
     path.parent.mkdir(parents=True, exist_ok=True)
     if not _wait(path, me, seconds, finished):
@@ -45,13 +45,13 @@ def lease(final: Path, seconds: float, finished: Callable[[], bool]) -> Iterator
     finally:
         ended.set()
         beat.join()
-        with suppress(OSError):  # an error of the work is the one to show
+        with suppress(OSError):  # an error of the work is more important
             if _token(path) == me["token"]:
                 path.unlink()
 
 
 def _wait(path: Path, me: dict[str, Any], seconds: float, finished: Callable[[], bool]) -> bool:
-    """Whether the lease was got; False if it is needed no more."""
+    """Whether the lease was obtained; False if it is no longer needed."""
     begun = changed_at = time.monotonic()
     last, said = None, False
     while not _take(path, me):
@@ -63,16 +63,18 @@ def _wait(path: Path, me: dict[str, Any], seconds: float, finished: Callable[[],
         if finished():
             return False
         now = time.monotonic()
-        if seen != last:  # its age is measured on our own clock: another host's may differ
+        if seen != last:  # measured on our own clock: another host's may differ
             last, changed_at = seen, now
         patience = seconds if holder is not None else min(seconds, UNREADABLE_SECONDS)
         if now - changed_at > patience or (holder and _dead(holder)):
             if holder is None:
-                say(f"  {path} can't be read: taken as absent")
+                say(f"  {path} can't be read: ignored")
             _remove(path, seen)
         elif not said and now - begun > SAID_AFTER_SECONDS:
             said, who = True, holder or {}
-            say(f"  waiting for {who.get('host', 'another user')}, process {who.get('pid', 'unknown')}: it computes {path.stem}")
+            say(
+                f"  waiting for {who.get('host', 'another user')}, process {who.get('pid', 'unknown')}: it is computing {path.stem}"
+            )
         time.sleep(min(0.2, seconds / 10))
     return True
 
@@ -86,10 +88,10 @@ def _take(path: Path, me: dict[str, Any]) -> bool:
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, Seen]:
-    """Who holds it, and what tells whether it moves. No holder: what is there is no lease. A holder without properties: it can't be
-    read for now (another user's, or replaced under our hands on a network file system)."""
+    """(holder, what changes when the lease is renewed). None as holder: the file is not a lease. An empty holder: the lease can't
+    be read at the moment (it is another user's, or is being replaced on a network file system)."""
     try:
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))  # opened: a network file system then asks its server
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))  # opening makes a network file system ask its server
     except OSError as error:
         if error.errno in (errno.EACCES, errno.ESTALE):
             status = path.stat()
@@ -115,7 +117,7 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, Seen]:
 
 
 def _token(path: Path) -> str | None:
-    """Of the holder, as far as that can be read."""
+    """The holder's token, if the lease can be read."""
     try:
         holder, _ = _read(path)
     except FileNotFoundError:
@@ -131,8 +133,8 @@ def _renew(path: Path, token: str, ended: threading.Event, every: float) -> None
             os.utime(path)
 
 
-def _remove(path: Path, judged: Seen) -> None:
-    """Takes away the lease that was judged. If somebody else has done so and holds a new one, that is put back."""
+def _remove(path: Path, expected: Seen) -> None:
+    """Removes the lease that was seen as `expected`. If another process has already replaced it by a new one, that is restored."""
     aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         os.rename(path, aside)
@@ -140,14 +142,14 @@ def _remove(path: Path, judged: Seen) -> None:
         return
     with suppress(OSError):
         holder, seen = _read(aside)
-        if seen != judged and holder:
+        if seen != expected and holder:
             _take(path, holder)
     with suppress(OSError):
         aside.rmdir() if aside.is_dir() and not aside.is_symlink() else aside.unlink()
 
 
 def _me() -> dict[str, Any]:
-    """A new holder: this process, as others may know it."""
+    """A new holder: how other processes can identify this one."""
     pid = os.getpid()
     return {
         "token": secrets.token_hex(8), "host": socket.gethostname(), "pid": pid, "born": _born(pid), "where": _where()
@@ -155,7 +157,7 @@ def _me() -> dict[str, Any]:
 
 
 def _where() -> list[str] | None:
-    """The boot and the PID namespace in which this process's number means it; None if the system doesn't say, or shows the
+    """The boot and the PID namespace in which this process's number is valid; None if the system doesn't say, or shows the
     processes of another namespace."""
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
@@ -166,13 +168,13 @@ def _where() -> list[str] | None:
 
 
 def _dead(holder: dict[str, Any]) -> bool:
-    """Whether that is known."""
+    """Whether the holder is known to be dead."""
     return holder["where"] is not None and holder["where"] == _where() and _born(holder["pid"]) != holder["born"]
 
 
 def _born(pid: Any) -> int | None:
-    """When the process began, in clock ticks after the boot (its number may be another's by now, and clocks are set); None if there
-    is none or it has ended."""
+    """When a process started, in clock ticks after the boot (process numbers are reused, and clocks are adjusted); None if there
+    is no such process or it has ended."""
     try:
         after_name = Path(f"/proc/{int(pid)}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""The manifest of a finished stage: what went in, what came out, and size, time and sha256 of every file, its own included."""
+"""The manifest of a finished stage: its inputs, its results, the size, time and sha256 of every file, and a sha256 of itself."""
 
 import json
 from pathlib import Path
@@ -8,26 +8,27 @@ from drift.files import damage, seal
 from drift.records import digest, write_json
 
 MANIFEST = "manifest.json"
-FORMAT = 3  # a store of another one is as good as empty
+FORMAT = 3  # stages written in another format are ignored
 
 
 class Damaged(Exception):
-    """A stage that is not what its manifest says, or has none. The message says why."""
+    """A stage that does not match its manifest, or has none. The message says why."""
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
-    """Of all files in the folder. Their times stand apart: they are no content."""
+    """Writes the manifest of all files in the folder. Their times are listed separately, because they are not content."""
     sealed = seal(folder)
     files = {name: [size, sha256] for name, (size, _, sha256) in sealed.items()}
-    whole = json.loads(json.dumps(content | {"files": files, "modified": {name: sealed[name][1] for name in sealed}}))
-    write_json(folder / MANIFEST, whole | {"sha256": digest(whole)})
+    manifest = json.loads(json.dumps(content | {"files": files, "modified": {name: sealed[name][1] for name in sealed}}))
+    write_json(folder / MANIFEST, manifest | {"sha256": digest(manifest)})
 
 
 def read(folder: Path, *, verify: bool) -> dict[str, Any] | None:
-    """The manifest of an undamaged stage; None where there is nothing. `verify`: read large files too. Raises Damaged."""
+    """The manifest of an undamaged stage; None if there is no stage. `verify`: check the content of large files too. Raises
+    Damaged."""
     if not folder.is_dir():
         if folder.exists() or folder.is_symlink():
-            raise Damaged("it is no folder")
+            raise Damaged("it is not a folder")
         return None
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8")) if (folder / MANIFEST).is_file() else None

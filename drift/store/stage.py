@@ -1,10 +1,10 @@
-"""Finding and computing stages. Every process writes to folders of its own, with names that nobody can guess:
+"""Finding and computing stages. Every process writes to its own folders, with random names:
 
 DIR/NAME/KEY/                   finished: manifest.json and the outputs that it lists
-DIR/NAME/KEY.lease              who computes it just now
-DIR/NAME/KEY.progress.TOKEN/    what its computation goes on from; whoever gets the lease takes it over by a rename
+DIR/NAME/KEY.lease              which process is computing it
+DIR/NAME/KEY.progress.TOKEN/    saved progress; whoever gets the lease takes it over by renaming it
 DIR/NAME/KEY.output.TOKEN/      outputs, until they are renamed into place
-DIR/NAME/KEY.damaged.TOKEN/     what was found there and was not what its manifest says
+DIR/NAME/KEY.damaged.TOKEN/     a stage that did not match its manifest
 """
 
 import os
@@ -31,8 +31,8 @@ Work = Callable[[Path, Path], dict[str, Any]]  # (progress folder, output folder
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A finished stage: `path` holds its outputs, `facts` what its work reported, `hit` says that nothing was computed.
-    `peak_gib`: the most memory that the computing process had used when it was done (of the GPU, if it had one)."""
+    """A finished stage. `path`: the directory with its outputs. `facts`: what its work reported. `hit`: nothing had to be computed.
+    `peak_gib`: the peak memory of the computing process until then (of the GPU, if it had one)."""
 
     name: str
     path: Path
@@ -44,18 +44,18 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """`dir`: shared by all members of a sweep. `strict`: refuse a stage made by other code or library versions. `verify`: read
-    large files too before they are used again. `lease_seconds`: a lease that has not moved for so long is taken over."""
+    """`dir`: shared by all members of a sweep. `strict`: refuse a stage made by other code or library versions. `verify`: check the
+    content of large files too before reuse. `lease_seconds`: a lease that has not been renewed for this long is taken over."""
 
     dir: str
     strict: bool
     verify: bool
     lease_seconds: float
-    log: list[Stage] = field(default_factory=list, init=False)  # every stage asked for, in order
-    found: Counter[str] = field(default_factory=Counter, init=False)  # of these, by name, what was found and not said yet
+    log: list[Stage] = field(default_factory=list, init=False)  # every requested stage, in order
+    unreported_hits: Counter[str] = field(default_factory=Counter, init=False)  # stages found in the store, by name
 
     def run(self, name: str, work: Work, *, version: int, settings: dict[str, Any], inputs: dict[str, str]) -> Stage:
-        """Returns the finished stage, computing it unless it is there. `work` may find its own earlier progress."""
+        """Returns the finished stage, computing it if necessary. `work` may find the progress of an earlier attempt."""
         parts = {"format": manifest.FORMAT, "stage": name, "version": version, "settings": settings, "inputs": inputs}
         final = Path(self.dir).resolve() / name / digest(parts)[:24]
         stop.check()
@@ -70,18 +70,20 @@ class Store:
                     if stage is None and token is not None:
                         stage = self._compute(name, final, work, parts, token)
         if stage.hit:
-            self.found[name] += 1
+            self.unreported_hits[name] += 1
         self.log.append(stage)
         return stage
 
     def say_found(self) -> None:
-        """What was found since this was said last, in a line: so a run that goes on says from where."""
-        if self.found:
-            print("  found in the store: " + ", ".join(f"{count} {name}" for name, count in self.found.items()), flush=True)
-            self.found.clear()
+        """Prints a line with the stages found since the last such line, so that a resumed run shows where it continues."""
+        if self.unreported_hits:
+            print(
+                "  found in the store: " + ", ".join(f"{count} {name}" for name, count in self.unreported_hits.items()), flush=True
+            )
+            self.unreported_hits.clear()
 
     def _finished(self, final: Path) -> Stage | None:
-        """The stage if it is there and undamaged."""
+        """The stage, if it exists and is undamaged."""
         try:
             found = manifest.read(final, verify=self.verify)
         except manifest.Damaged:
@@ -101,11 +103,12 @@ class Store:
         return Stage(name=final.parent.name, path=final, hit=True, **kept)
 
     def _compute(self, name: str, final: Path, work: Work, parts: dict[str, Any], token: str) -> Stage:
-        """Under the lease of this token. If that gets lost and somebody else is faster, theirs is as good."""
+        """Computes the stage under the lease with this token. If the lease is lost and another process is faster, its result is
+        used."""
         self._set_damaged_aside(final)
         progress, output = _progress(final, token), final.with_name(f"{final.name}.output.{token}")
         try:
-            with writable(Path(self.dir), "store.dir"):  # whether the disk is full can be seen until something is removed
+            with writable(Path(self.dir), "store.dir"):  # a full disk is recognised only before anything is removed
                 output.mkdir()
                 started = time.monotonic()
                 facts = work(progress, output)
@@ -116,7 +119,7 @@ class Store:
         except BaseException as error:
             lost = isinstance(error, Exception) and not output.is_dir()
             discard(output)
-            with suppress(OSError):  # nothing to go on from
+            with suppress(OSError):  # fails if there is progress to keep
                 progress.rmdir()
             if lost and (theirs := self._finished(final)) is not None:
                 return theirs
@@ -127,7 +130,7 @@ class Store:
     def _put(self, output: Path, final: Path) -> None:
         try:
             put(output, final)
-        except OSError:  # something is there
+        except OSError:  # something is in its place
             if self._finished(final) is not None:
                 discard(output)
                 return
@@ -137,26 +140,26 @@ class Store:
             put(output, final)
 
     def _set_damaged_aside(self, final: Path) -> None:
-        """What is in the place of a stage that is not finished: kept, and out of the way."""
+        """Moves away whatever is in the place of an unfinished stage, and keeps it."""
         try:
             manifest.read(final, verify=self.verify)
         except manifest.Damaged as damaged:
             aside = beside(final, "damaged")
             os.rename(final, aside)
-            say(f"  {final} is damaged ({damaged}): it is computed again, and what was there is kept in {aside.name}")
+            say(f"  {final} is damaged ({damaged}): it is computed again, and the damaged files are kept in {aside.name}")
 
 
 def _progress(final: Path, token: str) -> Path:
-    """This process's own, with what the last holder of the lease left. One that lives (it was stopped, say, and lost its lease)
-    finds its folder gone."""
-    mine = final.with_name(f"{final.name}.progress.{token}")
+    """This process's progress folder, with what the last holder of the lease left. If that process is still alive (it was paused,
+    for example, and lost its lease), it finds its folder gone."""
+    own = final.with_name(f"{final.name}.progress.{token}")
     left = sorted(final.parent.glob(f"{final.name}.progress.*"), key=_modified, reverse=True)
     for earlier in left:
         with suppress(OSError):
-            os.rename(earlier, mine)
-            return mine
-    mine.mkdir()
-    return mine
+            os.rename(earlier, own)
+            return own
+    own.mkdir()
+    return own
 
 
 def _modified(path: Path) -> float:
@@ -168,7 +171,7 @@ def _modified(path: Path) -> float:
 
 @cache
 def tidy(kind: Path) -> None:
-    """Removes what processes that were killed at the very end left beside finished stages; once a process."""
+    """Removes what killed processes left beside finished stages; once per process."""
     for path in sorted(kind.glob("*.*")):
         final = kind / path.name.partition(".")[0]
         if (final / manifest.MANIFEST).is_file():
@@ -176,7 +179,7 @@ def tidy(kind: Path) -> None:
 
 
 def _discard_leftovers(final: Path, beside_it: list[Path]) -> None:
-    """Of a finished stage nobody needs them; a process that computes it all the same will find it finished."""
+    """Discards leftovers beside a finished stage, except damaged copies; a process that still computes it will find it finished."""
     for path in beside_it:
         if not path.name.startswith(f"{final.name}.damaged."):
             discard(path)

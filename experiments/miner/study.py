@@ -140,7 +140,7 @@ def evaluate() -> None:
     scores = classifier.probabilities(readings)
     found = {
         "rules": [reading.by_rule.label for reading in readings],
-        "miner": [miner.verdict(reading, score).label for reading, score in zip(readings, scores, strict=True)],
+        "miner": [miner.opinion(reading, score).label for reading, score in zip(readings, scores, strict=True)],
     }
     print(f"{len(rows)} held-out turns, weighted to a random turn of {weight.sum():.0f}")
     for head in ("dsat", "sat"):

@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 from drift.data.sharegpt import ShareGpt  # noqa: E402
 from drift.data.wildfeedback import WildFeedback  # noqa: E402
 from drift.intake.conversations import Conversation  # noqa: E402
-from drift.intake.intake import TOGETHER, Intake  # noqa: E402
+from drift.intake.intake import BATCH_SIZE, Intake  # noqa: E402
 from drift.mine.classifier import Classifier  # noqa: E402
 from drift.mine.rules import Rules  # noqa: E402
 
@@ -39,10 +39,10 @@ def turns() -> None:
     source = ShareGpt(path=None, ignore_fields=[])
     talks = [item.messages for file in source.files() for item in source.conversations(file) if isinstance(item, Conversation)]
     for miner in (Rules(), Classifier(dsat_threshold=0.5, sat_threshold=0.5)):
-        miner.judge(talks[:8])  # loads weights and libraries
+        miner.classify(talks[:8])  # loads weights and libraries
         begun, cpu, count = time.monotonic(), time.process_time(), 0
-        for low in range(0, len(talks), TOGETHER):
-            count += sum(map(len, miner.judge([list(talk) for talk in talks[low : low + TOGETHER]])))
+        for low in range(0, len(talks), BATCH_SIZE):
+            count += sum(map(len, miner.classify([list(talk) for talk in talks[low : low + BATCH_SIZE]])))
         seconds, busy = time.monotonic() - begun, time.process_time() - cpu
         print(f"{type(miner).__name__.lower()}: {count} turns, {count / seconds:.0f}/s ({count / busy:.0f} per processor second)")
 

@@ -113,10 +113,10 @@ def rows_kept(folder, count, rng):
 
 
 def accounted(done, source):
-    """A conversation gives records, is set aside, or is counted as one without a verdict: none is passed over."""
+    """A conversation gives records, is set aside, or is counted as one without feedback: none is passed over."""
     places = {record.provenance["row"] for record in done.records if record.provenance and "row" in record.provenance}
     places |= {row["row"] for row in done.set_aside}
-    silent = done.facts.get("conversations without a verdict", 0)
+    silent = done.facts.get("conversations without feedback", 0)
     if source not in ("records", "wildfeedback"):
         assert len(places) + silent >= done.facts["conversations read"], source
 

@@ -94,9 +94,9 @@ def model_directory(name: str) -> Path:
 def conversations(data: str | None) -> Iterator[list[str]]:
     """The turns of real ShareGPT conversations that a user begins, in a random order that is always the same."""
     from drift.data.sharegpt import ShareGpt
-    from drift.intake.rows import read
+    from drift.intake.rows import read_rows
 
-    rows = [row for file in ShareGpt(path=data, ignore_fields=[]).files() for _, row in read(file) if isinstance(row, dict)]
+    rows = [row for file in ShareGpt(path=data, ignore_fields=[]).files() for _, row in read_rows(file) if isinstance(row, dict)]
     random.Random(0).shuffle(rows)
     for row in rows:
         turns = row["conversations"]
