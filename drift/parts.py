@@ -4,6 +4,8 @@ A part is a frozen, keyword-only dataclass in a file of its own, the `_target_` 
 has no defaults. Its key in the store is its class, its code and its settings (drift/identity.py), or those that its `key()` gives.
 Importing a part's module does not import torch."""
 
+# pyright: reportReturnType=false
+# (contracts have a docstring in the place of a body)
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -49,21 +51,18 @@ class Ask(Protocol):
         when its first item is asked for. The j-th reply has the noise of sample `first_sample + j`. An item with a prompt
         longer than `sampler.max_prompt_tokens`, or with one that the chat template can't render, is skipped and counted.
         `label`: the progress bar's."""
-        ...
 
     def logprobs(
         self, texts: Sequence[tuple[Prompt, str, bool]], *, of: Literal["policy", "start"], label: str
     ) -> list[Logprob | None]:
         """The log-probability of each reply, given as (prompt, reply, ended), under the policy or the run's start model, computed
         in the same way as in training. None: the chat template can't render the reply, or it has no token."""
-        ...
 
     def judge(
         self, judge: "Judge", drawn: Iterable[tuple[Record, list[Reply]]], *, label: str
     ) -> Iterator[tuple[Record, list[Reply], list[float]]]:
         """The drawn items and replies, in order, with a score for each reply; higher is better. Lazy, a group of
         `judge.group_size` items at a time."""
-        ...
 
 
 class Method(Protocol):
@@ -81,7 +80,6 @@ class Method(Protocol):
         """Candidate examples, lazily: the caller stops when it has enough, so ask for replies as late as possible. None is a tie
         (of a judge, say): it is counted and makes no example. `records` are those of this iteration, in an order that depends on
         its seed. Unusable candidates (empty, copied, cut off, …) are removed by drift/examples/filters.py, not here."""
-        ...
 
 
 class Judge(Protocol):
@@ -101,7 +99,6 @@ class Judge(Protocol):
         """Loads what it needs; yields a function from groups of (record, replies) to a list of scores for each, one per reply,
         finite and higher for better; frees it. A score may not depend on the other items. Raises `UserError` if there is no
         answer (budget, refusal)."""
-        ...
 
 
 class Sampler(Protocol):
@@ -121,7 +118,6 @@ class Sampler(Protocol):
         """Loads the policy, a `drift.model.policy.Policy`; yields `generate(prompts, noise, tick) -> replies`; frees it.
         `noise`: a `drift.randomness.Noise` per prompt, which makes uniforms or a seed. `tick(share)` is called with the share of
         the group that was just done. None: the prompt is too long, or the chat template can't render it."""
-        ...
 
 
 class Objective(Protocol):
@@ -139,7 +135,6 @@ class Objective(Protocol):
         """(scalar tensor: the sum over the batch's examples, before the weight; metrics: name -> sum over the batch's examples,
         plotted in the report and in W&B under that name). `batch`: `drift.objective.batch.Batch`; `step`:
         `drift.objective.batch.Step`, the totals of the optimiser step."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,35 +166,43 @@ class Evaluation(Protocol):
 
     def prompts(self) -> Sequence[Prompt]:
         """The prompts that it asks whatever is in the log: training records that share them are leaks, and are removed."""
-        ...
 
     def separate(self, records: list[Record]) -> tuple[list[Record], list[Record]]:
         """(for training, held out for this evaluation). With several evaluations, each splits what the one before it left."""
-        ...
 
     def outlook(self, records: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
         """Sentences about what its numbers can show, printed before anything is computed."""
-        ...
 
     def key(self, held_out: Sequence[Record]) -> dict[str, Any]:
         """What its scores depend on besides its code, the policy, the start model and, where it samples, the sampler."""
-        ...
 
     def measure(self, ask: Ask, held_out: Sequence[Record]) -> Measured:
         """Asks the model and measures; called for the start model and for every policy after it."""
-        ...
 
 
 class Source(Protocol):
-    """A data set. One with simulated users (`uses_policy`) is a `Simulation`; a log is read by `parse`, row by row, and goes
-    through drift/intake. `gives_records`: its records are finished: no miner labels them, and the intake only selects among
-    them. `knows_truth`: its records have a `truth` that a verifier can check."""
+    """A data set: a `Log`, or a `Simulation` (`uses_policy`). `gives_records`: its records are finished: no miner labels them, and
+    the intake only selects among them. `knows_truth`: its records have a `truth` that a verifier can check."""
 
     uses_policy: ClassVar[bool]
     gives_records: ClassVar[bool]
     knows_truth: ClassVar[bool]
 
-    def key(self) -> dict[str, Any]: ...
+
+class Log(Source, Protocol):
+    """A source that is read from files, and goes through drift/intake. `name` and `version` belong to the key of what was read."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+
+    @property
+    def path(self) -> str | None: ...
+
+    def files(self) -> list[Path]:
+        """Every file of the log. Raises `UserError` where there is none."""
+
+    def conversations(self, file: Path) -> Iterator[Any]:
+        """A `drift.intake.conversations.Conversation` for each row of a file, or the `Aside` that says why it is not used."""
 
 
 class Task(Item, Protocol):
@@ -212,7 +215,7 @@ class Task(Item, Protocol):
     def truth(self) -> dict[str, str]: ...
 
 
-class Simulation(Source, Protocol):
+class Simulation(Source, Keyed, Protocol):
     """A source with `uses_policy` true: simulated users, who react to any policy. `second_tries`: the assistant also answers
     complaints. `system`: the system message of every conversation, or None."""
 
@@ -227,11 +230,9 @@ class Simulation(Source, Protocol):
 
     def collect(self, ask: Ask) -> Any:
         """The users' feedback on the policy's replies: a `drift.intake.collected.Collected`."""
-        ...
 
     def tasks(self, split: Literal["train", "validation", "test"], count: int) -> Sequence[Task]:
         """`count` different tasks of a split; no two splits share a topic. Raises `UserError` where it has fewer."""
-        ...
 
     def tasks_key(self) -> dict[str, Any]: ...  # what the tasks of any split depend on
 
@@ -241,7 +242,6 @@ class Miner(Keyed, Protocol):
 
     def classify(self, conversations: list[list[Message]]) -> list[dict[int, Any]]:
         """For each conversation, an opinion of every reply that a user turn follows, by the reply's index."""
-        ...
 
 
 class Logger(Protocol):

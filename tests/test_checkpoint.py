@@ -46,4 +46,4 @@ def test_nothing_is_saved_where_another_process_has_taken_the_folder_and_that_is
     mine, progress = Checkpoints("key"), tmp_path / "key.progress.1"
     for _ in range(2):
         mine.save_checkpoint({"history": []}, progress / "last.ckpt")
-    assert capsys.readouterr().out.count("another process's now") == 1 and not list(tmp_path.iterdir())
+    assert capsys.readouterr().out.count("Another process has taken over") == 1 and not list(tmp_path.iterdir())

@@ -43,7 +43,7 @@ WRONG = [
     (["train.adapter.top_share=2"], "top_share <= 1"),
     (["method=iterdpo", "method.num_samples=1"], "ranking needs at least 2"),
     (["previous_share=1"], "below 1"),
-    (["data=jsonl", f"data.path={ROOT}/experiments/miner/labels.jsonl", "refresh_log=true"], "expected data=deployment"),
+    (["data=jsonl", f"data.path={ROOT}/experiments/miner/labels.jsonl", "refresh_log=true"], "Expected data=deployment"),
     (["method.guidance.share=2"], "method.guidance.share=2"),
     (["filters.copied_words=0"], "expected at least 1"),
     (["evaluation.deployment.num_prompts=100000"], "too few topics"),

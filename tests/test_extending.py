@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drift.intake.conversations import Conversation, by_source
-from drift.intake.rows import BadRow, each
+from drift.intake.rows import BadRow, parse_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Forms:
         return [Path(self.path)]
 
     def conversations(self, file):
-        return each(file, parse, option="forms", path=self.path, fields={"": frozenset({"q", "a", "happy"})}, ignore=[])
+        return parse_rows(file, parse, option="forms", path=self.path, fields={"": frozenset({"q", "a", "happy"})}, ignore=[])
 
 
 def parse(row, file, number):
@@ -64,7 +64,7 @@ def parse(row, file, number):
     said = [{"role": "user", "content": row["q"]}, {"role": "assistant", "content": row["a"]}]
     opinion = {1: by_source("sat" if row["happy"] == "yes" else "dsat")}
     return Conversation(
-        id=f"{file}:{number}", thread=str(number), messages=said, verdicts=opinion, revised={}, flags=(), file=file, row=number
+        id=f"{file}:{number}", thread=str(number), messages=said, opinions=opinion, revised={}, flags=(), file=file, row=number
     )
 '''
 YAML = {

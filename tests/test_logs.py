@@ -52,7 +52,8 @@ def test_mine_describe_and_learn(cache, tmp_path):
     assert page.count("<svg") == 2 and not re.search(r"(src|href)=.http", page)
     assert page.count(".79 [.55, .98]") == 1 and page.count("<details") == len({r["provenance"]["category"] for r in records})
     assert (
-        "12 have the request and the reply of an earlier one" not in described.stdout and "nothing is cut off" in described.stdout
+        "0 have the prompt, the reply, the label and the better reply of an earlier one" in described.stdout
+        and "18 can be used without cutting anything off" in described.stdout
     )
 
     done = command(
@@ -85,7 +86,7 @@ def test_user_errors_have_no_traceback():
         (["mine", "x.jsonl", "--source", "wildcat", "--out", "x"], "Did you mean wildchat?"),
         (
             ["describe", str(ROOT / "experiments/miner/labels.jsonl"), "model=tiny"],
-            "holds no record (4200 rows that can't be read)",
+            "contains no records (4200 unreadable rows)",
         ),
     ):
         done = drift(*arguments)

@@ -146,7 +146,7 @@ def test_help_lists_the_settings_with_their_values_and_comments(capsys):
         "name=value ...",
         "mine=classifier (or cascade, rules)",
         "near_duplicates: 0.9",
-        "max_dollars: 5.0 # what",
+        "max_dollars: 5.0 # for",
         "--overwrite",
     ):
         assert words in said

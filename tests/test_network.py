@@ -46,7 +46,7 @@ def test_an_odd_answer_costs_its_own_question_and_no_other(tmp_path, monkeypatch
     text = str(error.value)
     assert first == len(names) and sorted(server.served[first:]) == sorted(by_fate["failed"] + by_fate["no text"])
     assert f"left {len(by_fate['failed'])} of the {len(names)} questions unanswered" in text and "1 x status 400" in text
-    assert f"{len(names) - len(by_fate['failed'] + by_fate['no text'])} of the {len(names)} questions so far are answered" in text
+    assert f"So far {len(names) - len(by_fate['failed'] + by_fate['no text'])} of the {len(names)} questions are answered" in text
     assert KEY not in text and "\x1b" not in text
     answered = [*by_fate["answered"], *(name for name in names if name not in ANSWERS)]
     assert kept(tmp_path) == found and {found[name].split()[0] for name in answered} == {"sat"}
@@ -72,7 +72,7 @@ def test_an_odd_server_runs_into_the_timeout(name, tmp_path, monkeypatch):
 def test_a_server_that_answers_nobody_is_given_up(tmp_path):
     with OddServer(lambda handler, text: handler.wfile.write(http({"error": "no such model"}, 404))) as server:
         with pytest.raises(
-            UserError, match="left 1[0-3] of the 50 .*the last 10 in a row, so the rest was not asked.*no such model"
+            UserError, match="left 1[0-3] of the 50 .*the last 10 in a row, so the rest were not asked.*no such model"
         ):
             ask(endpoint(server, tmp_path, **QUICK), [f"question {i}" for i in range(50)])
     assert 10 <= len(server.served) <= 13

@@ -162,7 +162,7 @@ def test_items_with_unequal_numbers_of_prompts_are_refused(tiny, tmp_path):
     store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0)
     with asking(sampler, tiny, store, purpose="t", iteration=0) as ask:
         drawing = ask.draw([Question(1), Question(2)], lambda item: [item.prompt] * int(item.key), first_sample=0, label="t")
-        with pytest.raises(AssertionError, match="1 prompts of the first item"):
+        with pytest.raises(AssertionError, match="1 prompts for the first item"):
             next(drawing)
 
 
