@@ -181,7 +181,7 @@ class Loop:
             tokens_per_batch=run.train.tokens_per_batch,
             example_order=run.train.example_order,
             seed=run.seed,
-            mismatched=any(objective.mismatched for objective in run.objective.values()),
+            longest_mismatched=run.train.max_tokens if any(one.mismatched for one in run.objective.values()) else None,
         )
         reference = policy if run.reference == "iteration" else self.start
         layers = num_frozen(run.train, policy, plan)

@@ -20,7 +20,7 @@ from drift.masking import mask
 
 SEPARATE_RUNS = (
     "\nOther members are valid. A sweep gives its settings to every member. Start members with other settings as separate runs in "
-    "one folder (hydra.run.dir=FOLDER/NAME), and compare them with `python -m drift report FOLDER`."
+    "one folder (hydra.run.dir=FOLDER/NAME), and compare them with `drift report FOLDER`."
 )
 _folder = ExitStack()  # held until the sweep ends; not in the callback, which launchers send to other processes
 
@@ -39,9 +39,7 @@ class Members(Callback):
         print(f"  its report is built at the end, and earlier by: drift report {shlex.quote(str(owned_folder))}", flush=True)
         quoted = str(owned_folder).replace("\\", "\\\\").replace("'", "\\'")
         with read_write(config.hydra):
-            config.hydra.sweep.dir = str(
-                owned_folder
-            )  # for Hydra; the next line is for the members, whose configs are composed again
+            config.hydra.sweep.dir = str(owned_folder)  # for Hydra; the next line is for members, which are composed again
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -81,9 +79,8 @@ def _checked(config: DictConfig, name: str) -> Iterator[str]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if (
-        config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
-    ):  # it chooses members during the sweep
+    basic = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
+    if config.hydra.sweeper._target_ != basic:  # another one chooses its members during the sweep
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         yield str(config.hydra.overrides.task) + OmegaConf.to_yaml(own)
         return

@@ -150,3 +150,15 @@ def test_sft_without_a_liked_reply_says_what_it_needs(logs, cache, tmp_path):
         perform(
             tmp_path / "run", *SMALL, *logs["deployment"], "method=sft", f"model.cache_dir={cache}", f"store.dir={tmp_path}/store"
         )
+
+
+def test_a_training_that_changes_nothing_is_no_result(cache, tmp_path):
+    """Complaints alone, and a loss that learns from good replies: every gradient is 0."""
+    rows = [
+        {"messages": [{"role": "user", "content": f"Question {i}?"}, {"role": "assistant", "content": "No.", "feedback": "down"}]}
+        for i in range(16)
+    ]
+    (tmp_path / "sad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ["data=messages", f"data.path={tmp_path}/sad.jsonl", "method=unpaired", "objective=[nll]"]
+    with pytest.raises(UserError, match=r"Nothing was learnt: objective=\[nll\] had no gradient in any of \d steps"):
+        perform(tmp_path / "run", *SMALL, *ON_LOGS, *settings, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store")

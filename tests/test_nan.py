@@ -42,7 +42,7 @@ def train():
 def planned(tokenizer):
     """Three steps of one pair each."""
     settings = {"layout": "shared", "examples_per_step": 1, "tokens_per_batch": 500, "example_order": "shuffled", "seed": 0}
-    settings |= {"mismatched": False}
+    settings |= {"longest_mismatched": None}
     return make_plan(tokenize(tokenizer, [pair(i, "yes", "no") for i in range(3)]), **settings)
 
 

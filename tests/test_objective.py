@@ -10,7 +10,7 @@ from drift.model.chat import prompt_ids, reply_ids
 from drift.model.policy import load_model, policy_at
 from drift.objective.batch import Batch, Step
 from drift.objective.dpo import Dpo, dpo
-from drift.objective.dpo_norm import DpoNorm, dpo_norm
+from drift.objective.dpo_norm import DpoNorm
 from drift.objective.dpop import dpop
 from drift.objective.hinge import hinge
 from drift.objective.ipo import Ipo, ipo
@@ -18,7 +18,7 @@ from drift.objective.kto import Kto, kto
 from drift.objective.nll import Nll, nll
 from drift.objective.robust import robust
 from drift.score.padded import collate, reply_logprobs
-from drift.score.plan import make_plan, tokenize
+from drift.score.plan import make_plan, swap_replies, tokenize
 from drift.score.sequence import TokenSequence
 from drift.train.modules import check_start
 
@@ -60,8 +60,9 @@ def test_ipo_is_the_squared_distance_of_the_margin_per_token_from_half_over_beta
 
 def test_length_normalised_dpo_divides_each_reply_by_its_tokens():
     """3 / 2 - 1 / 2 = 1; -ln sigmoid(0.2) at beta 0.2."""
-    found = dpo_norm(CHOSEN / 2, REJECTED / 2, 0.2)
-    assert found.item() == pytest.approx(0.5981388693815918, abs=1e-7)
+    batch = batch_of([3.0, 1.0], [2, 2], [True, False], [0, 0])
+    loss, _ = DpoNorm(weight=1.0, beta=0.2).loss(batch, step_of(batch))
+    assert loss.item() == pytest.approx(0.5981388693815918, abs=1e-7)
 
 
 def test_dpop_subtracts_lost_chosen_log_prob_from_the_margin():
@@ -160,8 +161,13 @@ def test_log_probs_count_exactly_the_reply_tokens(tiny, tokenizer):
             assert found.item() == pytest.approx(plain.item(), rel=1e-12)
 
 
-def planned(pairs, *, tokens_per_batch=200, example_order="shuffled", seed=0, mismatched=False):
-    how = {"tokens_per_batch": tokens_per_batch, "example_order": example_order, "seed": seed, "mismatched": mismatched}
+def planned(pairs, *, tokens_per_batch=200, example_order="shuffled", seed=0, longest_mismatched=None):
+    how = {
+        "tokens_per_batch": tokens_per_batch,
+        "example_order": example_order,
+        "seed": seed,
+        "longest_mismatched": longest_mismatched,
+    }
     return make_plan(pairs, layout="shared", examples_per_step=3, **how)
 
 
@@ -199,11 +205,20 @@ def test_pairs_are_collated_chosen_first(tokenizer):
 
 
 def test_mismatched_sequences_have_a_prompt_and_the_previous_reply(tokenizer):
-    found = planned(tokenize(tokenizer, [pair(i, f"yes {i}", f"no {i}") for i in range(3)]), mismatched=True, tokens_per_batch=1000)
+    found = planned(
+        tokenize(tokenizer, [pair(i, f"yes {i}", f"no {i}") for i in range(3)]), longest_mismatched=100, tokens_per_batch=1000
+    )
     ((rows,),) = found.mismatched
     own = {tuple(row.prompt): [one.reply for one in example.sequences] for example in found.examples for row in example.sequences}
     assert (
         len(rows) == 3 and len({tuple(row.prompt) for row in rows}) == 3
     )  # of six replies three stand after one to their own prompt
     assert all(row.reply not in own[tuple(row.prompt)] for row in rows)
-    assert found.passes[-1] == rows and planned(tokenize(tokenizer, [pair(0)]), mismatched=True).mismatched == [[]]
+    assert found.passes[-1] == rows and planned(tokenize(tokenizer, [pair(0)]), longest_mismatched=100).mismatched == [[]]
+
+
+def test_a_mismatched_sequence_is_no_longer_than_the_model_was_checked_for():
+    """Prompts of 3 and 5 tokens, replies of 4 and 1: swapped they have 3 + 1 and 5 + 4 tokens."""
+    short, long = (TokenSequence(prompt=[1] * p, reply=[2] * r) for p, r in ((3, 4), (5, 1)))
+    assert swap_replies([short, long], 8) == [TokenSequence(prompt=[1] * 3, reply=[2])]
+    assert len(swap_replies([short, long], 9)) == 2

@@ -126,7 +126,7 @@ def our_step(
     weights = losses or {"sigmoid": 1.0, **({"nll": nll_weight} if nll_weight else {})}
     objectives = {name: OBJECTIVES[name](weight) for name, weight in weights.items()}
     how = {"examples_per_step": len(rows), "tokens_per_batch": tokens_per_batch, "example_order": "shuffled", "seed": 0}
-    planned = make_plan(rows, layout=layout, mismatched=False, **how)
+    planned = make_plan(rows, layout=layout, longest_mismatched=None, **how)
     module_of = layout_module(layout)
     scorer = ReferenceModule(reference, module_of, on_batch=lambda rows: None)
     batches = [module_of.collate(planned.sequences(indices), pad_id) for indices in planned.steps[0]]
@@ -386,7 +386,7 @@ def unpaired_step(policy: Any, reference: Any, tokenizer: Any, layout: str) -> t
     """Our KTO step on PAIRS' chosen replies, some of them disliked: metrics, gradients and the plan, in one batch."""
     examples = [replace(pair, replies=(replace(pair.replies[0], good=liked),)) for pair, liked in zip(PAIRS, LIKED, strict=True)]
     how = {"examples_per_step": len(examples), "tokens_per_batch": 10_000, "example_order": "shuffled", "seed": 0}
-    planned = make_plan(tokenize(tokenizer, examples), layout=layout, mismatched=True, **how)
+    planned = make_plan(tokenize(tokenizer, examples), layout=layout, longest_mismatched=4096, **how)
     module_of, objectives = (
         layout_module(planned.layout),
         {"kto": Kto(weight=1.0, beta=BETA, desirable_weight=1.0, undesirable_weight=1.5)},

@@ -119,7 +119,7 @@ NUM_BATCHES = {  # of two steps of eight pairs, by layout and budget of tokens
 
 
 def steps_of(tokenizer, layout, tokens_per_batch):
-    how = {"tokens_per_batch": tokens_per_batch, "example_order": "shuffled", "seed": 0, "mismatched": False}
+    how = {"tokens_per_batch": tokens_per_batch, "example_order": "shuffled", "seed": 0, "longest_mismatched": None}
     return make_plan(tokenize(tokenizer, PAIRS), layout=layout, examples_per_step=8, **how)
 
 

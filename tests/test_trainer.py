@@ -44,7 +44,7 @@ def work(tiny, tokenizer):
         "example_order": train.example_order,
         "seed": 0,
     }
-    shape |= {"mismatched": False}
+    shape |= {"longest_mismatched": None}
     return (train, run.objective), policy_at(tiny), make_plan(tokenize(tokenizer, pairs), **shape)
 
 

@@ -42,9 +42,7 @@ def feedback_stage(ask: Ask, data: Any, intake: Intake, mine: Any, tokenizer: An
         return {"counts": collected.facts | facts | dict(reasons), "set_aside": aside[:20]}
 
     sampler = identity(ask.sampler) if data.uses_policy else {"max_new_tokens": ask.sampler.max_new_tokens}
-    log = (
-        [] if data.uses_policy else snapshots(data)
-    )  # so that exactly what the key covers is read, even if the log grows meanwhile
+    log = [] if data.uses_policy else snapshots(data)  # exactly what the key covers is read, even if the log grows meanwhile
     key = data.key() if data.uses_policy else intake.key(data, mine, log)
     parts = [named(part) for part in ([data] if data.uses_policy else [data, intake, mine])]
     settings = {"data": key, "parts": parts, "sampler": sampler, "max_tokens": ask.compute.max_tokens}

@@ -1,4 +1,5 @@
-"""Length-normalised DPO (Tulu 3, arXiv 2411.15124, eq. 6): long replies count no more than short ones."""
+"""Length-normalised DPO (Tulu 3, arXiv 2411.15124, eq. 6): DPO on log-ratios per token, so long replies count no more than short
+ones."""
 
 from __future__ import annotations
 
@@ -7,19 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from drift.errors import UserError
+from drift.objective.dpo import dpo
 from drift.objective.pairwise import summed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from drift.objective.batch import Batch, Step
-
-
-def dpo_norm(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
-    """-log sigmoid(beta * margin) of log-ratios per token `(P,)`."""
-    from torch.nn.functional import logsigmoid
-
-    return -logsigmoid(beta * (chosen - rejected))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,4 +32,4 @@ class DpoNorm:
             raise UserError("objective.dpo_norm: expected weight and beta above 0.")
 
     def loss(self, batch: Batch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        return summed(batch, partial(dpo_norm, beta=self.beta), batch.ratios / batch.lengths, self.beta)
+        return summed(batch, partial(dpo, beta=self.beta), batch.ratios / batch.lengths, self.beta)

@@ -114,10 +114,11 @@ def make_plan(
     tokens_per_batch: int,
     example_order: Literal["shuffled", "by_prompt"],
     seed: int,
-    mismatched: bool,
+    longest_mismatched: int | None,
 ) -> Plan:
     """Shuffles by content (`by_prompt`: keeps the examples of a prompt together), cuts the examples into steps, and each step into
-    batches of about `tokens_per_batch`, with the examples of a prompt side by side and similar lengths in a batch."""
+    batches of about `tokens_per_batch`, with the examples of a prompt side by side and similar lengths in a batch.
+    `longest_mismatched`: the most tokens of a mismatched sequence; None: there are none."""
     shuffled = [examples[i] for i in order(seed, "order", 0, [one.identity for one in examples])]
     if example_order == "by_prompt":
         first: dict[tuple[int, ...], int] = {}
@@ -134,18 +135,20 @@ def make_plan(
             prompts.setdefault(tuple(shuffled[i].prompt), []).append(i)
         ordered = [i for same_prompt in prompts.values() for i in same_prompt]
         steps.append(cut(ordered, [sizes[i] for i in ordered], tokens_per_batch))
-        if mismatched:
-            sequences = swap_replies([sequence for i in ordered for sequence in shuffled[i].sequences])
+        if longest_mismatched is not None:
+            own = [sequence for i in ordered for sequence in shuffled[i].sequences]
+            sequences = swap_replies(own, longest_mismatched)
             batches = cut(range(len(sequences)), [size_of([sequence]) for sequence in sequences], tokens_per_batch)
             mismatched_steps.append([[sequences[i] for i in batch] for batch in batches])
     return Plan(layout=layout, examples=shuffled, steps=steps, mismatched=mismatched_steps)
 
 
-def swap_replies(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
-    """Every prompt with the reply of the previous sequence (the first with the last one's), unless both have the same prompt."""
+def swap_replies(sequences: Sequence[TokenSequence], longest: int) -> list[TokenSequence]:
+    """Every prompt with the reply of the previous sequence (the first with the last one's), unless both have the same prompt, or
+    together more than `longest` tokens: a model may be checked for that length and no more."""
     previous = [*sequences[-1:], *sequences[:-1]]
     return [
         TokenSequence(prompt=one.prompt, reply=other.reply)
         for one, other in zip(sequences, previous, strict=True)
-        if one.prompt != other.prompt
+        if one.prompt != other.prompt and len(one.prompt) + len(other.reply) <= longest
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.console import Progress, say
+from drift.errors import UserError
 from drift.identity import identity
 from drift.model.policy import Policy
 from drift.randomness import order
@@ -89,6 +90,7 @@ def fit(
         loader = Steps(module, plan, steps, reference, frozen if layers else None, tokenizer.pad_token_id or 0)
         run_steps(module, loader, checkpoints, progress, resume=done > 0)
     assert len(module.history) == len(steps), "training ended early"
+    check_gradients(module.history, objectives)
     module.check_weights()
     save_policy(model, start, output / "policy")
     write_jsonl(output / "steps.jsonl", module.history)
@@ -96,6 +98,15 @@ def fit(
     free()
     work = plan.workload()
     return {"examples": len(plan.examples), "steps": len(steps)} | work | {"tokens": epochs * work["tokens"]}
+
+
+def check_gradients(history: list[dict[str, float]], objectives: Mapping[str, Any]) -> None:
+    """Refuses a training in which no step changed anything: a policy that equals its start would pass for a result."""
+    if not any(step["grad_norm"] for step in history):
+        raise UserError(
+            f"Nothing was learnt: objective=[{','.join(objectives)}] had no gradient in any of {len(history)} steps. Negative "
+            "log-likelihood (nll) learns from good replies alone; for a log of complaints use method=drift, or objective=[kto]."
+        )
 
 
 def run_steps(module: Any, loader: "Steps", checkpoints: Any, folder: Path, *, resume: bool) -> None:

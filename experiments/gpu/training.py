@@ -162,7 +162,7 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
         tokens_per_batch=tokens,
         example_order="shuffled",
         seed=0,
-        mismatched=False,
+        longest_mismatched=None,
     )
     model = loaded(case)
     model = train.adapter.attach(model) if case.adapter else model

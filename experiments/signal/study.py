@@ -117,7 +117,7 @@ class Study:
         train = replace(self.train, learning_rate=RATE * (1 - iteration / ITERATIONS))
         rows = make_plan(
             self.pairs(trains_on, policy, iteration), layout=train.layout, examples_per_step=train.examples_per_step,
-            tokens_per_batch=train.tokens_per_batch, example_order="shuffled", seed=0, mismatched=False,
+            tokens_per_batch=train.tokens_per_batch, example_order="shuffled", seed=0, longest_mismatched=None,
         )  # fmt: skip
         scored = reference_stage(self.store, train.compute, policy, rows, layers=num_frozen(train, policy, rows))
         done = train_stage(

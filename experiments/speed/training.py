@@ -141,7 +141,7 @@ def ours(
     start = policy_at(model, "nf4" if slim and adapter else "none")
     planned = make_plan(
         rows, layout=train.layout, examples_per_step=train.examples_per_step, tokens_per_batch=train.tokens_per_batch,
-        example_order=train.example_order, seed=0, mismatched=False,
+        example_order=train.example_order, seed=0, longest_mismatched=None,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         store = Store(dir=folder, strict=False, verify=False, lease_seconds=60.0)
