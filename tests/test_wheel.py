@@ -1,11 +1,14 @@
 """The wheel holds the whole program: built, installed elsewhere, the main job runs from it by the console script."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 
 import pytest
 from conftest import ROOT, SMALL
@@ -58,3 +61,24 @@ def test_the_main_job_runs_from_the_wheel_outside_the_clone(wheel, cache, tmp_pa
     (report,) = (work / "outputs/runs").glob("*/report.html")
     assert said.strip().splitlines()[-1] == f"Report: {report.relative_to(work)}" or str(report) in said
     assert "<svg" in report.read_text()
+
+
+def test_the_default_job_needs_no_package_of_an_extra(tmp_path, cache):
+    """README's main command installs none of them. What only an extra brings is hidden from the run."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def names(requirements):
+        return {re.split(r"[<>=\[ ]", line)[0].lower() for line in requirements}
+
+    extras = names(line for group in project["optional-dependencies"].values() for line in group)
+    hidden = {
+        module
+        for module, distributions in packages_distributions().items()
+        if {name.lower() for name in distributions} & (extras - names(project["dependencies"]) - {"drift", "setuptools"})
+    }
+    assert {"sklearn", "py3langid", "openai", "wandb", "trl"} <= hidden
+    code = f"import sys; sys.modules.update(dict.fromkeys({sorted(hidden)}))\nfrom drift.run import main; main(sys.argv[1:])"
+    folders = [f"model.cache_dir={cache}", f"store.dir={tmp_path}/store", f"hydra.run.dir={tmp_path}/run"]
+    run = [sys.executable, "-c", code, *SMALL, *folders, "iterations=1"]
+    ended = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr[-2000:]

@@ -53,7 +53,6 @@ class Intake:
 
     def check_packages(self) -> None:
         """Refuses settings that need packages beyond the plain installation, if these are missing."""
-        need_package("datasketch", "Reading a log (near-duplicates, leakage)", extra="logs")
         if self.languages is not None:
             need_package("py3langid", "intake.languages", extra="logs")
         if self.redact:
