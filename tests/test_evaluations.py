@@ -13,8 +13,7 @@ EVALUATION = '''
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drift.evaluation.metric import metric
-from drift.parts import Measured
+from drift.evaluation.metric import Measured, metric
 
 
 @dataclass(frozen=True)
