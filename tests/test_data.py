@@ -206,8 +206,8 @@ CHECKS = [
     ("at_most_40_words", "Tea is " + " ".join(f"word{i}" for i in range(39)), False),
     ("at_least_10_words", "Tea is " + " ".join(f"word{i}" for i in range(8)), True),
     ("at_least_10_words", "Tea is " + " ".join(f"word{i}" for i in range(7)), False),
-    ("a_comma", "Tea, a drink, is warm.", True),
-    ("a_comma", "Tea is warm; good.", False),
+    ("at_least_two_sentences", "Tea is warm. It is a drink.", True),
+    ("at_least_two_sentences", "Tea is warm; it is a drink.", False),
     ("a_long_word", "Tea is delicious.", True),
     ("a_long_word", "Tea is so well-made.", False),
     ("no_long_words", "Tea is delicious.", True),
@@ -225,23 +225,23 @@ def test_every_request_has_an_exact_check(request_name, reply, expected):
 
 
 def test_a_useful_reply_is_on_topic_sound_and_whole_too():
-    truth = {"topic": "tea", "request": "a_comma"}
-    assert verify(truth, "Tea is warm, and good.", ended=True).useful
-    assert not verify(truth, "Tea is warm, and good.", ended=False).useful
-    assert not verify(truth, "Coffee is warm, and good.", ended=True).on_topic
-    assert not verify(truth, "Tea, tea.", ended=True).sound
-    assert not verify(truth, "tea, tea tea tea tea tea", ended=True).sound
-    assert verify({"topic": "knives", "request": "a_comma"}, "A knife is sharp, and useful.", ended=True).on_topic
+    truth = {"topic": "tea", "request": "a_long_word"}
+    assert verify(truth, "Tea is delicious and good.", ended=True).useful
+    assert not verify(truth, "Tea is delicious and good.", ended=False).useful
+    assert not verify(truth, "Coffee is delicious and good.", ended=True).on_topic
+    assert not verify(truth, "Delicious tea.", ended=True).sound
+    assert not verify(truth, "tea delicious tea tea tea tea tea", ended=True).sound
+    assert verify({"topic": "knives", "request": "a_long_word"}, "A knife is versatile and useful.", ended=True).on_topic
 
 
 def test_the_simulated_user_complains_about_what_is_wrong_first():
-    truth = {"topic": "tea", "request": "a_comma"}
+    truth = {"topic": "tea", "request": "a_long_word"}
     said = lambda label, reply, ended=True: next_turn(0, "key", label, truth, verify(truth, reply, ended=ended))  # noqa: E731
-    assert "comma" in said("dsat", "Tea is warm.", ended=False)
-    assert "tea" in said("dsat", "Cars are fast, and loud.", ended=False)
-    assert "answer" in said("dsat", "Tea is warm, and", ended=False)
-    assert "comma" in said("dsat", "Tea is warm, and good."), "an unfounded complaint"
-    assert said("sat", "Tea is warm.") == said("sat", "Tea is warm, and good.") and "comma" not in said("sat", "Tea is warm.")
+    assert "letters" in said("dsat", "Tea is warm.", ended=False)
+    assert "tea" in said("dsat", "Cars are dangerous and loud.", ended=False)
+    assert "answer" in said("dsat", "Tea is delicious and", ended=False)
+    assert "letters" in said("dsat", "Tea is delicious and good."), "an unfounded complaint"
+    assert said("sat", "Tea is warm.") == said("sat", "Tea is delicious and good.") and "letters" not in said("sat", "Tea is warm.")
     assert said("silent", "Tea is warm.") is None
 
 

@@ -40,7 +40,6 @@ END = re.compile(r"([.!?…]+)([\"'”’»)\]*_`]*)(?=\s|$)|(?<=[a-z]{2})[.!?]+
 NEVER_LAST = "dr mr mrs ms prof st mt vs approx e.g i.e".split()  # abbreviations that never end a sentence
 SOMETIMES_LAST = "etc jr sr inc ltd co".split()  # like everything with a full stop inside: p.m., U.S.
 INITIAL = re.compile(r"(?<![^\W_])(?<!vitamin )(?<!type )(?<!grade )(?<!letter )(?!I$)[A-Z]$")
-COMMA = "[,،、，﹐､]"
 BULLET = re.compile(r"(?m)^\s*[-*•]\s+\S")
 
 
@@ -126,10 +125,10 @@ REQUESTS = {
         complaints=("That's fewer than 10 words.", "Too short. I asked for 10 words or more."),
         met=lambda reply: len(words(reply)) >= 10,
     ),
-    "a_comma": Request(
-        asks=("Write a sentence with a comma, please.", "Write a sentence with a comma in it."),
-        complaints=("I asked for a comma.", "There is no comma in your answer. Please use one."),
-        met=lambda reply: bool(re.search(COMMA, reply)),
+    "at_least_two_sentences": Request(
+        asks=("Answer with a couple of sentences, please.", "Give me a couple of sentences, please."),
+        complaints=("I wanted more than one sentence.", "Too short. I asked for a couple of sentences."),
+        met=lambda reply: sentences(reply) >= 2,
     ),
     "a_long_word": Request(
         asks=("Use at least one word of 9 letters or more.", "Use a word with 9 or more letters, please."),
@@ -169,7 +168,8 @@ SETS = {
             "What is the best thing about {topic}?",
         ),
         requests=(
-            "at_most_20_words", "at_most_30_words", "one_sentence_of_15_words", "at_least_10_words", "a_comma", "a_long_word",
+            "at_most_20_words", "at_most_30_words", "one_sentence_of_15_words", "at_least_10_words", "at_least_two_sentences",
+            "a_long_word",
         ),
     ),
     # All want short replies.
