@@ -67,7 +67,7 @@ class Brief:
 
     @contextmanager
     def open(self):
-        yield lambda groups: [[-float(len(text)) for text in texts] for _, texts in groups]
+        yield lambda groups: [[-float(len(reply.text)) for reply in replies] for _, replies in groups]
 '''
 SAMPLER = '''
 """Says words by a seed a reply, as a server would that has no more to offer."""
