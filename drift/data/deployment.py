@@ -171,13 +171,13 @@ class Deployment:
 def facts(records: Sequence[Record], checks: Sequence[Check]) -> dict[str, Any]:
     """What there was, for the report: the truth, which users' words only hint at."""
     useful = Counter((record.label, check.useful) for record, check in zip(records, checks, strict=True))
-    return {
-        "conversations simulated": len(records),
-        "useful replies": sum(check.useful for check in checks),
+    wrong = {
         "silent users": useful["silent", True] + useful["silent", False],
         "SAT for a reply that was not useful": useful["sat", False],
         "DSAT for a useful reply": useful["dsat", True],
     }
+    known = {"conversations simulated": len(records), "useful replies": sum(check.useful for check in checks)}
+    return known | {name: count for name, count in wrong.items() if count}
 
 
 def after_complaint(record: Record) -> list[Prompt]:
