@@ -22,6 +22,7 @@ class Gap:
 
     paired = True
     mismatched = False
+    hindsight = False
 
     def loss(self, batch, step):
         pairs = batch.pairs

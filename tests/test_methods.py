@@ -196,7 +196,7 @@ def test_every_rule_for_unusable_pairs(candidate, reason):
 
 def test_take_stops_at_the_wanted_number_and_counts_everything(tokenizer):
     candidates = iter([None, pair(chosen=""), pair(record="a"), pair(chosen="five six seven"), pair(record="b"), pair(record="c")])
-    pairs, counts = FILTERS.take(candidates, 2, tokenizer)
+    pairs, counts = FILTERS.take(candidates, 2, tokenizer, 512)
     assert [p.record for p in pairs] == ["a", "b"]
     assert {name: n for name, n in counts.items() if n} == {"seen": 5, "used": 2, "tie": 1, "empty": 1, "identical": 1}
     assert next(candidates).record == "c"  # nothing was drawn beyond what was needed
@@ -204,5 +204,5 @@ def test_take_stops_at_the_wanted_number_and_counts_everything(tokenizer):
 
 def test_kept_rules_are_counted_too(tokenizer):
     keep = Filters(copied_words=3, truncated="keep", echo="keep")
-    pairs, counts = keep.take([pair(chosen_ended=False), pair(chosen="Sorry, here.")], None, tokenizer)
+    pairs, counts = keep.take([pair(chosen_ended=False), pair(chosen="Sorry, here.")], None, tokenizer, 512)
     assert len(pairs) == 2 and counts["kept_truncated"] == counts["kept_echo"] == 1

@@ -80,7 +80,7 @@ def batch_of(ratios, lengths, good, example):
     """Replies whose reference log-prob is -20 nats."""
     return Batch(
         logps=torch.tensor(ratios) - 20, reference=torch.full((len(ratios),), -20.0), lengths=torch.tensor(lengths),
-        good=tuple(good), example=tuple(example),
+        good=tuple(good), example=tuple(example), tokens=torch.zeros(sum(lengths)), hindsight=None,
     )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def test_log_probs_count_exactly_the_reply_tokens(tiny, tokenizer):
         for text in ("Hi", "Good day to you.", "?")
     ]
     with torch.no_grad():
-        together, _ = reply_logprobs(model, collate(rows, pad_id=0))
+        together, *_ = reply_logprobs(model, collate(rows, pad_id=0))
         for row, found in zip(rows, together, strict=True):
             ids = torch.tensor([[*row.prompt, *row.reply]])
             logp = model(ids).logits.log_softmax(-1)[0]

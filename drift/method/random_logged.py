@@ -21,6 +21,7 @@ class RandomLogged:
     rounds: int
 
     paired: ClassVar[bool] = True
+    hindsight: ClassVar[bool] = False
     needs: ClassVar[str] = "DSAT or SAT"
     judge = None
 
