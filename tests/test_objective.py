@@ -1,6 +1,7 @@
 """The losses, with expected numbers derived by hand, and the masks at the borders of a reply."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from drift.objective.ipo import Ipo, ipo
 from drift.objective.kto import Kto, kto
 from drift.objective.nll import Nll, nll
 from drift.objective.robust import robust
+from drift.objective.sdpo import Sdpo, sdpo
 from drift.score.padded import collate, reply_logprobs
 from drift.score.plan import make_plan, swap_replies, tokenize
 from drift.score.sequence import TokenSequence
@@ -118,6 +120,39 @@ def test_kto_of_a_liked_and_a_disliked_reply_by_hand():
     part = Kto(weight=1.0, beta=0.5, desirable_weight=1.0, undesirable_weight=2.0)
     loss, metrics = part.loss(batch, step_of(batch, kl=1.0))
     assert loss.item() / 2 == pytest.approx((0.2689414 + 1.2449187) / 2, abs=1e-6) and metrics["kl"].item() / 2 == 1.0
+
+
+POLICY, TEACHER, LENGTHS = torch.tensor([-1.0, -2.0, -4.0, -2.0]), torch.tensor([-3.0, -1.0, -2.0, -2.5]), torch.tensor([3, 1])
+
+
+def test_sdpo_weighs_each_token_by_what_the_teacher_would_rather_have_said():
+    """Advantages -2, 1 and 2 of the first reply, -.5 of the second. Losses (-2 * 1 + 1 * 2 + 2 * 4) / 3 and -.5 * 2, mean
+    advantages 1 / 3 and -.5, of absolute values 5 / 3 and .5."""
+    losses, advantages, sizes = sdpo(POLICY, TEACHER, LENGTHS, 0)
+    assert losses.tolist() == pytest.approx([8 / 3, -1.0])
+    assert (advantages.tolist(), sizes.tolist()) == (pytest.approx([1 / 3, -0.5]), pytest.approx([5 / 3, 0.5]))
+
+
+def test_sdpo_leaves_out_the_first_tokens_of_every_reply():
+    """(1 * 2 + 2 * 4) / 2 = 5 without the first token of each; the second reply has no other."""
+    assert [values.tolist() for values in sdpo(POLICY, TEACHER, LENGTHS, 1)] == [[5.0, 0.0], [1.5, 0.0], [1.5, 0.0]]
+
+
+def test_sdpo_has_the_gradient_of_half_the_squared_advantage():
+    """The advantages 1 and 2, halved by the number of tokens that count, with the sign of a descent."""
+    logps = POLICY.clone().requires_grad_()
+    sdpo(logps, TEACHER, LENGTHS, 1)[0].sum().backward()
+    assert logps.grad is not None and logps.grad.tolist() == [0.0, -0.5, -1.0, 0.0]
+    halves = [((TEACHER - logps)[1:3] ** 2 / 2).mean()]
+    (squared,) = torch.autograd.grad(halves, logps)
+    assert torch.equal(squared, logps.grad)
+
+
+def test_sdpo_is_a_mean_over_the_replies_of_a_step():
+    """Two replies of one example: its loss is their mean."""
+    batch = replace(batch_of([0.0, 0.0], [3, 1], [True, False], [0, 0]), tokens=POLICY, hindsight=TEACHER)
+    loss, metrics = Sdpo(weight=1.0, ignored_tokens=1).loss(batch, step_of(batch))
+    assert (loss.item(), metrics["advantage"].item(), metrics["advantage_size"].item()) == (2.5, 0.75, 0.75)
 
 
 def test_nll_of_a_batch_without_a_good_reply_is_zero():

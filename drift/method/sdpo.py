@@ -1,9 +1,9 @@
 """SDPO on logged conversations (arXiv 2603.12273): every logged reply that a user answered, with what the user said. No pairs, no
 fresh samples, no labels.
 
-Each example has a second prompt, the original one with the user's words at the end of its last message: what the teacher reads
-(see objective/sdpo.py). As in the authors' code it does not show the reply that the words are about, and satisfied users count as
-well as dissatisfied ones. Where we differ: the text around the user's words is a setting, and does not say that the reply was bad.
+Each example has a second prompt, which the teacher reads (see objective/sdpo.py): the original one, with the user's words at the
+end of its last message. As in the authors' code, that prompt does not show the reply that the words are about, and calls it bad
+whatever the user thought of it. Where we differ: the text around the user's words is our own, and a setting.
 """
 
 from collections.abc import Iterator, Sequence
