@@ -81,7 +81,7 @@ def check_together(run: Any) -> None:
 
 
 def check_objectives(run: Any) -> None:
-    """Refuses objectives that need something else than the examples that the method makes."""
+    """Refuses objectives that need other examples than the method makes."""
     told = [name for name, objective in run.objective.items() if objective.hindsight]
     if told and not run.method.hindsight:
         raise UserError(

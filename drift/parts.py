@@ -41,7 +41,7 @@ T = TypeVar("T", bound=Item)
 
 class Ask(Protocol):
     """The service through which a method, a data set or an evaluation asks models, bound to a policy, a seed, a purpose and an
-    iteration. All work is done in fixed groups, each a stage of the store: nothing is paid for twice. One model is open at once."""
+    iteration. Work is done in fixed groups, each a stage of the store (nothing is paid for twice); one model is open at a time."""
 
     def draw(
         self, items: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], *, first_sample: int, label: str
