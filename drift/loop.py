@@ -222,7 +222,7 @@ class Loop:
             method = one_pass(method)
         settings = {
             "method": identity(method), "filters": identity(run.filters), "wanted": num_examples, "seed": run.seed,
-            "iteration": iteration, "sampler": identity(run.sampler),
+            "iteration": iteration, "sampler": identity(run.sampler), "max_tokens": run.train.max_tokens,
         }  # fmt: skip
         inputs = {"policy": policy.fingerprint, "records": digest([asdict(record) for record in records])}
         return run.store.run("examples", work, version=VERSION, settings=settings, inputs=inputs)
