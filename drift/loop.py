@@ -38,7 +38,7 @@ from drift.train.fit import train_stage
 from drift.train.frozen import num_frozen
 from drift.train.settings import Train
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +211,8 @@ class Loop:
             keys = [record.key for record in records]
             shuffled = [records[i] for i in order(run.seed, "records", iteration, keys)]
             with self.ask(policy, run.seed, "pairs", iteration) as ask:
-                examples, counts = run.filters.take(method.make_examples(shuffled, ask), num_examples, self.tokenizer)
+                candidates = method.make_examples(shuffled, ask)
+                examples, counts = run.filters.take(candidates, num_examples, self.tokenizer, run.train.max_tokens)
             if not examples:
                 raise UserError(
                     f"The method made no usable example from {len(records)} records: of {counts['seen']} candidates, "
@@ -230,7 +231,7 @@ class Loop:
             method = one_pass(method)
         settings = {
             "method": identity(method), "filters": identity(run.filters), "wanted": num_examples, "seed": run.seed,
-            "iteration": iteration, "sampler": identity(run.sampler),
+            "iteration": iteration, "sampler": identity(run.sampler), "max_tokens": run.train.max_tokens,
         }  # fmt: skip
         inputs = {"policy": policy.fingerprint, "records": digest([asdict(record) for record in records])}
         return run.store.run("examples", work, version=VERSION, settings=settings, inputs=inputs)

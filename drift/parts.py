@@ -40,16 +40,14 @@ T = TypeVar("T", bound=Item)
 
 class Ask(Protocol):
     """The service through which a method, a data set or an evaluation asks models, bound to a policy, a seed, a purpose and an
-    iteration. All work is done in fixed groups, each a stage of the store, so that nothing is computed or paid for twice; one
-    model is open at a time."""
+    iteration. Work is done in fixed groups, each a stage of the store (nothing is paid for twice); one model is open at a time."""
 
     def draw(
         self, items: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], *, first_sample: int, label: str
     ) -> Iterator[tuple[T, list[Reply]]]:
         """Every item, in order, with a fresh reply to each of its prompts (every item has the same number). Lazy: a group is drawn
-        when its first item is asked for. The j-th reply has the noise of sample `first_sample + j`. An item with a prompt
-        longer than `sampler.max_prompt_tokens`, or with one that the chat template can't render, is skipped and counted.
-        `label`: the progress bar's."""
+        when its first item is asked for. The j-th reply has the noise of sample `first_sample + j`. An item with a prompt longer
+        than `sampler.max_prompt_tokens`, or one that can't be rendered, is skipped and counted. `label`: the progress bar's."""
 
     def logprobs(
         self, texts: Sequence[tuple[Prompt, str, bool]], *, of: Literal["policy", "start"], label: str
@@ -65,11 +63,12 @@ class Ask(Protocol):
 
 
 class Method(Protocol):
-    """Makes examples from records and from what it asks models. `paired`: every example has a good and a bad reply. `needs`: the
-    feedback that it learns from, in words that end the error message where there is none ("DSAT"). `judge`: the judge that it
-    asks, or None."""
+    """Makes examples from records and what it asks models. `paired`: each has a good and a bad reply. `hindsight`: each has a
+    prompt with the user's feedback in view, too. `needs`: the feedback that it learns from, in words that end the error message
+    where there is none ("DSAT"). `judge`: the judge that it asks, or None."""
 
     paired: ClassVar[bool]
+    hindsight: ClassVar[bool]
     needs: ClassVar[str]
 
     @property
@@ -121,11 +120,12 @@ class Sampler(Protocol):
 
 class Objective(Protocol):
     """A loss: one file with one pure function. `weight`: its weight in the sum. `paired`: it compares a good and a bad reply of
-    each example (methods without such pairs are refused before anything runs). `mismatched`: it needs `step.kl`, which costs a
-    pass over replies to other prompts."""
+    each example; `hindsight`: it needs `batch.hindsight` (methods whose examples lack these are refused before anything runs).
+    `mismatched`: it needs `step.kl`, which costs a pass over replies to other prompts."""
 
     paired: ClassVar[bool]
     mismatched: ClassVar[bool]
+    hindsight: ClassVar[bool]
 
     @property
     def weight(self) -> float: ...

@@ -84,12 +84,14 @@ class Labelled:
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """A prompt and its labelled replies, made by a method for the trainer. Two replies, one of them good, are a pair; a single
-    reply is unpaired. `record`: the id of the record that it comes from. `feedback`: what that user said."""
+    reply is unpaired. `record`: the id of the record that it comes from. `feedback`: what that user said. `hindsight`: the prompt
+    with that in view, under which a teacher scores the replies (see objective/sdpo.py); None: there is no teacher."""
 
     prompt: Prompt
     replies: tuple[Labelled, ...]
     feedback: str | None
     record: str
+    hindsight: Prompt | None = None
 
     def side(self, good: bool) -> list[Labelled]:
         """The good replies, or the bad ones."""

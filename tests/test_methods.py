@@ -15,10 +15,12 @@ from drift.loop import Loop, one_pass
 from drift.method.drift import Drift
 from drift.method.iterdpo import IterDpo
 from drift.method.random_logged import RandomLogged, matched
+from drift.method.sdpo import Sdpo
 from drift.method.sft import Sft
 from drift.method.spin import Spin
 from drift.method.unpaired import Unpaired
 from drift.method.warmup import Warmup
+from drift.model.chat import prompt_ids
 from drift.model.policy import load_tokenizer, policy_at
 from drift.records import Labelled, Record, Reply
 
@@ -203,6 +205,27 @@ def test_unpaired_labels_every_logged_reply_by_its_feedback():
     assert {len(one.replies) for one in made} == {1}
 
 
+def test_sdpo_shows_the_teacher_what_the_user_said_and_leaves_out_replies_without_words():
+    log = [record(0, "dsat"), record(1, "sat", feedback="Thanks {really}!\n"), record(2, "sat")]
+    first, second = Sdpo(rounds=1, context=" I said: {feedback} Again.").make_examples(log, None)
+    assert [(one.record, one.replies[0].text, one.replies[0].good) for one in (first, second)] == [
+        ("r0", "logged dsat 0", False),
+        ("r1", "logged sat 1", True),
+    ]
+    assert first.prompt == log[0].prompt and len(first.replies) == len(second.replies) == 1
+    assert first.hindsight == [{"role": "user", "content": "About tea 0, no commas. I said: No commas please. Again."}]
+    assert second.hindsight == [{"role": "user", "content": "About tea 1, no commas. I said: Thanks {really}! Again."}]
+
+
+def test_an_example_whose_feedback_leaves_no_room_for_the_reply_is_counted(tokenizer):
+    """A token is a byte here: the reply and the end of its turn have 6, and one more than fits is too many."""
+    (made,) = Sdpo(rounds=1, context=" {feedback}").make_examples([record(0, "dsat", reply="Hello")], None)
+    room = len(prompt_ids(tokenizer, made.hindsight)) + 6
+    for max_tokens, used in ((room, 1), (room - 1, 0)):
+        examples, counts = FILTERS.take([made], None, tokenizer, max_tokens)
+        assert (len(examples), counts["too_long"]) == (used, 1 - used)
+
+
 def test_warm_start_pairs_are_the_dsat_records_with_a_liked_second_reply():
     log = [*LOG, record(5, "dsat", revised="better", satisfied=True), record(6, "dsat", revised="no better", satisfied=False)]
     (only,) = Warmup().make_examples(log, None)
@@ -233,7 +256,7 @@ def test_every_rule_for_unusable_pairs(candidate, reason):
 
 def test_take_stops_at_the_wanted_number_and_counts_everything(tokenizer):
     candidates = iter([None, pair(chosen=""), pair(record="a"), pair(chosen="five six seven"), pair(record="b"), pair(record="c")])
-    pairs, counts = FILTERS.take(candidates, 2, tokenizer)
+    pairs, counts = FILTERS.take(candidates, 2, tokenizer, 512)
     assert [p.record for p in pairs] == ["a", "b"]
     assert {name: n for name, n in counts.items() if n} == {"seen": 5, "used": 2, "tie": 1, "empty": 1, "identical": 1}
     assert next(candidates).record == "c"  # nothing was drawn beyond what was needed
@@ -241,5 +264,5 @@ def test_take_stops_at_the_wanted_number_and_counts_everything(tokenizer):
 
 def test_kept_rules_are_counted_too(tokenizer):
     keep = Filters(copied_words=3, truncated="keep", echo="keep")
-    pairs, counts = keep.take([pair(chosen_ended=False), pair(chosen="Sorry, here.")], None, tokenizer)
+    pairs, counts = keep.take([pair(chosen_ended=False), pair(chosen="Sorry, here.")], None, tokenizer, 512)
     assert len(pairs) == 2 and counts["kept_truncated"] == counts["kept_echo"] == 1

@@ -186,6 +186,7 @@ def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
         "class Longest:\n"
         "    num_samples: int\n"
         "    paired = True\n"
+        "    hindsight = False\n"
         "    judge = None\n"
         "    needs = 'anything'\n\n"
         "    def make_examples(self, records, ask):\n"

@@ -25,6 +25,7 @@ class Drift:
     rounds: int
 
     paired: ClassVar[bool] = True
+    hindsight: ClassVar[bool] = False
     needs: ClassVar[str] = "DSAT"
     judge = None
 

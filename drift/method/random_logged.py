@@ -30,6 +30,7 @@ class RandomLogged:
     rounds: int
 
     paired: ClassVar[bool] = True
+    hindsight: ClassVar[bool] = False
     needs: ClassVar[str] = "DSAT (with method.match=none, any)"
     judge = None
 

@@ -18,6 +18,7 @@ class Unpaired:
     rounds: int
 
     paired: ClassVar[bool] = False
+    hindsight: ClassVar[bool] = False
     needs: ClassVar[str] = "DSAT or SAT"
     judge = None
 
