@@ -49,7 +49,7 @@ PREFERENCE = [
     for rate, nll in ((4e-4, 0.1), (8e-4, 0.1), (1.6e-3, 0.1), (8e-4, 0.4))
 ]
 RATES = [[f"train.learning_rate={rate}"] for rate in (4e-4, 8e-4, 1.6e-3, 3e-3)]
-WORDS_ALONE = ["train.learning_rate=0.0005", 'method.context="\\n\\n{feedback}"']  # without a text around the user's words
+WORDS_ALONE = ["train.learning_rate=0.0005", 'method.context=" {feedback}"']  # no text around the user's words
 HINDSIGHT = [*([f"train.learning_rate={rate}"] for rate in (2e-4, 5e-4, 2e-3)), WORDS_ALONE]
 CHOICES = dict.fromkeys(ARMS, PREFERENCE) | {"SFT": RATES, "KTO": RATES, "SDPO": HINDSIGHT}
 SCARCE = ["data.praise_rate=0.125"]
