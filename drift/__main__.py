@@ -86,7 +86,8 @@ def mine_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
         epilog=SETTINGS
         + choices("mine")
         + block("intake.…", textwrap.dedent(config.split("\nintake:")[1].partition("\n")[2].split("\n\n")[0]))
-        + "".join(block(f"mine.… (with mine={name})", (CONF / f"mine/{name}.yaml").read_text("utf-8")) for name in miners),
+        + "".join(block(f"mine.… (with mine={name})", (CONF / f"mine/{name}.yaml").read_text("utf-8")) for name in miners)
+        + block("mine.endpoint.…", (CONF / "endpoint.yaml").read_text("utf-8")),
     )
     mine.add_argument("logs", help="file, directory, or hub data set in the cache")
     kinds = ", ".join(sorted(file.stem for file in (CONF / "data").glob("*.yaml") if file.stem not in ("deployment", "records")))

@@ -38,7 +38,7 @@ from drift.train.fit import train_stage
 from drift.train.frozen import num_frozen
 from drift.train.settings import Train
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +213,7 @@ class Loop:
             with self.ask(policy, run.seed, "pairs", iteration) as ask:
                 candidates = method.make_examples(shuffled, ask)
                 examples, counts = run.filters.take(candidates, num_examples, self.tokenizer, run.train.max_tokens)
+            counts |= {"seen": counts["seen"] + ask.unjudged, "unjudged": ask.unjudged}
             if not examples:
                 raise UserError(
                     f"The method made no usable example from {len(records)} records: of {counts['seen']} candidates, "
@@ -227,8 +228,7 @@ class Loop:
             write_jsonl(output / "examples.jsonl", examples)
             return {"counts": counts, "drawn": ask.drawn}
 
-        if num_examples is None:
-            method = one_pass(method)
+        method = method if num_examples is not None else one_pass(method)
         settings = {
             "method": identity(method), "filters": identity(run.filters), "wanted": num_examples, "seed": run.seed,
             "iteration": iteration, "sampler": identity(run.sampler), "max_tokens": run.train.max_tokens,

@@ -28,6 +28,13 @@ class Keyed(Protocol):
     def key(self) -> dict[str, Any]: ...
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """A part that is told, before `check`, where it stands in the config ("method.judge.endpoint"), for its messages."""
+
+    def place(self, setting: str) -> None: ...
+
+
 class Item(Protocol):
     """Something that fresh replies are drawn for: a record, a task. Its noise depends on `key` alone."""
 
@@ -36,6 +43,7 @@ class Item(Protocol):
 
 
 T = TypeVar("T", bound=Item)
+Grade = Callable[[Sequence[tuple[Record, Sequence[Reply]]]], Sequence[Sequence[float | None]]]  # what a judge opens
 
 
 class Ask(Protocol):
@@ -59,7 +67,7 @@ class Ask(Protocol):
         self, judge: "Judge", drawn: Iterable[tuple[Record, list[Reply]]], *, label: str
     ) -> Iterator[tuple[Record, list[Reply], list[float]]]:
         """The drawn items and replies, in order, with a score for each reply; higher is better. Lazy, a group of
-        `judge.group_size` items at a time."""
+        `judge.group_size` items at a time. An item with a reply that has no score is skipped and counted."""
 
 
 class Method(Protocol):
@@ -93,10 +101,10 @@ class Judge(Protocol):
     @property
     def label(self) -> str: ...
 
-    def open(self) -> AbstractContextManager[Callable[[Sequence[tuple[Record, Sequence[Reply]]]], list[list[float]]]]:
+    def open(self) -> AbstractContextManager["Grade"]:
         """Loads what it needs; yields a function from groups of (record, replies) to a list of scores for each, one per reply,
-        finite and higher for better; frees it. A score may not depend on the other items. Raises `UserError` if there is no
-        answer (budget, refusal)."""
+        finite and higher for better; frees it. A score may not depend on the other items. None: there is a verdict that can't be
+        read. Raises `UserError` if there is none (budget, refusal)."""
 
 
 class Sampler(Protocol):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drift.console import Progress
+from drift.engine.budget import Paid
 from drift.engine.models import OneModel
 from drift.finite import need_finite
 from drift.identity import identity
@@ -26,13 +27,14 @@ from drift.records import Logprob, Prompt, Record, Reply, digest
 from drift.score.sequence import Compute, TokenSequence
 from drift.store import Store
 
-DRAW_VERSION, LOGPROBS_VERSION, JUDGE_VERSION = 2, 1, 2
+DRAW_VERSION, LOGPROBS_VERSION, JUDGE_VERSION = 2, 1, 3
 SEQUENCES = 256  # per stage of log-probabilities
 
 
 class Ask:
     """Bound to a policy, the run's start model, and the seed, purpose and iteration of fresh replies. Use as a context manager.
-    `compute`: the settings for log-probabilities. `drawn`: counts replies, their tokens, and prompts that were too long."""
+    `compute`: the settings for log-probabilities. `drawn`: counts replies, their tokens, and prompts that were too long;
+    `unjudged`: items without a score."""
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Ask:
         self.sampler, self.compute, self.store, self.start, self.policy = sampler, compute, store, start, policy
         self.seed, self.purpose, self.iteration = seed, purpose, iteration
         self.drawn = {"replies": 0, "tokens": 0, "prompts_too_long": 0}
+        self.unjudged = 0
         self._model = OneModel()
 
     def __enter__(self) -> "Ask":
@@ -149,28 +152,50 @@ class Ask:
                 scores = self._judge_group(judge, group)
                 progress.reach(len(group))
             for (record, replies), item_scores in zip(group, scores, strict=True):
-                yield record, replies, item_scores
+                known = [score for score in item_scores if score is not None]
+                if len(known) < len(item_scores):
+                    self.unjudged += 1
+                    continue
+                yield record, replies, known
 
-    def _judge_group(self, judge: Judge, group: list[tuple[Record, list[Reply]]]) -> list[list[float]]:
-        def work(progress: Path, output: Path) -> dict[str, Any]:
-            scores = self._model.get(judge, judge.open)(group)
-            counts = [len(item_scores) for item_scores in scores]
-            assert counts == [len(replies) for _, replies in group], f"{judge.label}: expected one score for each reply"
-            numbers = {
-                f"the score of a reply to {record.id}": score
-                for (record, _), item_scores in zip(group, scores, strict=True)
-                for score in item_scores
-            }
-            need_finite(numbers, f"Judge ({judge.label})", "Check the judge.")
-            return {"items": len(group), "scores": scores}
-
-        judged = [
+    def _judge_group(self, judge: Judge, group: list[tuple[Record, list[Reply]]]) -> list[list[float | None]]:
+        judged = digest([
             [record.key, record.label, record.revised, record.satisfied, record.truth, [[one.text, one.ended] for one in replies]]
             for record, replies in group
-        ]
+        ])  # fmt: skip
         settings = {"judge": identity(judge)}
-        stage = self.store.run("judge", work, version=JUDGE_VERSION, settings=settings, inputs={"items": digest(judged)})
+        name = f"{digest(settings)[:12]}/{judged[:24]}"
+
+        def work(progress: Path, output: Path) -> dict[str, Any]:
+            grade = self._model.get(judge, judge.open)
+            if not isinstance(judge, Paid):
+                return {"items": len(group), "scores": _checked(judge, group, grade(group))}
+            for earlier, dollars in self.store.dollars().items():
+                if earlier.startswith(digest(settings)[:12]):
+                    judge.budget.count_stage(earlier, dollars)
+            used = judge.budget.used
+            scores = _checked(judge, group, grade(group))
+            judge.budget.finished.add(name)
+            return {"items": len(group), "scores": scores, "dollars": {name: judge.budget.used - used}}
+
+        stage = self.store.run("judge", work, version=JUDGE_VERSION, settings=settings, inputs={"items": judged})
         return stage.facts.pop("scores")
+
+
+def _checked(
+    judge: Judge, group: list[tuple[Record, list[Reply]]], scores: Sequence[Sequence[float | None]]
+) -> Sequence[Sequence[float | None]]:
+    """The scores of a group; raises UserError for one that is not finite."""
+    counts = [len(item_scores) for item_scores in scores]
+    assert counts == [len(replies) for _, replies in group], f"{judge.label}: expected one score for each reply"
+    numbers = {
+        f"the score of a reply to {record.id}": score
+        for (record, _), item_scores in zip(group, scores, strict=True)
+        for score in item_scores
+        if score is not None
+    }
+    need_finite(numbers, f"Judge ({judge.label})", "Check the judge.")
+    return scores
 
 
 def _tick(progress: Progress, rows: int, share: float) -> None:

@@ -15,7 +15,8 @@ APOLOGY = re.compile(
 )
 
 NOTED = {
-    "tie": "ties of the judge", "empty": "empty", "identical": "identical to the other reply",
+    "unjudged": "whose verdict can't be read", "tie": "ties of the judge", "empty": "empty",
+    "identical": "identical to the other reply",
     "copied": "copies of the other reply's beginning", "echo": "that talk about the feedback",
     "truncated": "cut off by sampler.max_new_tokens", "unrenderable": "that the chat template can't render",
     "too_long": "longer than train.max_tokens together with the feedback",
@@ -50,7 +51,8 @@ class Filters:
     def take(
         self, candidates: Iterable[Example | None], limit: int | None, tokenizer: Any, max_tokens: int
     ) -> tuple[list[Example], dict[str, int]]:
-        """The first `limit` usable examples (None: all), and the counts: seen, used, one per rule, kept_truncated, kept_echo."""
+        """The first `limit` usable examples (None: all), and the counts: seen, used, one per rule, kept_truncated, kept_echo.
+        (Candidates without a verdict never get here: `Ask.judge` counts them.)"""
         examples: list[Example] = []
         counts = dict.fromkeys(("seen", "used", *NOTED), 0)
         for candidate in candidates:
