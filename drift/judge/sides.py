@@ -4,17 +4,16 @@ A *pair* is a disliked reply and the one that followed it, as two answers to the
 the record's content, so that neither order nor place tells the better one. Users prefer the second reply where it satisfied them;
 otherwise it is not known whom they prefer. A *single* is a reply that a user liked (1) or disliked (0)."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from drift.errors import UserError
+from drift.judge.llm import POINTS, agreed
 from drift.parts import Judge
 from drift.records import Prompt, Record, Reply
 
 USERS = "users"
-FIRST = {"A": 1.0, "B": 0.0, "tie": 0.5}
 
 
 @runtime_checkable
@@ -85,7 +84,9 @@ def ask(judge: Judge, name: str, pairs: Sequence[Pair], singles: Sequence[Record
     if isinstance(judge, Compares) and judge.compares:
         orders = list(judge.orders([(pair.record.prompt, pair.first, pair.second) for pair in pairs]))
         return Side(name=name, pairs=[preferred(*both) for both in orders], singles=None, orders=orders)
-    texts = [(pair.record, text, True if text == pair.record.revised else pair.record.ended) for pair in pairs for text in both(pair)]
+    texts = [
+        (pair.record, text, True if text == pair.record.revised else pair.record.ended) for pair in pairs for text in both(pair)
+    ]
     texts += [(record, record.reply, record.ended) for record in singles]
     scores = graded(judge, texts)
     ahead = [preference(*scores[i : i + 2]) for i in range(0, 2 * len(pairs), 2)]
@@ -113,11 +114,5 @@ def preference(first: float | None, second: float | None) -> float | None:
 
 def preferred(one: Any, swapped: Any) -> float | None:
     """The verdict of both orders about the first reply of a pair: a tie if they disagree."""
-    if one is None or swapped is None:
-        return None
-    return FIRST[one] if FIRST[one] == 1 - FIRST[swapped] else 0.5
-
-
-def unreadable(side: Side) -> int:
-    """The number of verdicts that a side does not have."""
-    return Counter(verdict is None for verdict in [*side.pairs, *(side.singles or [])])[True]
+    verdict = agreed(one, swapped)
+    return None if verdict is None else POINTS[verdict]
