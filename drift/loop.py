@@ -38,7 +38,7 @@ from drift.train.fit import train_stage
 from drift.train.frozen import num_frozen
 from drift.train.settings import Train
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +212,10 @@ class Loop:
             shuffled = [records[i] for i in order(run.seed, "records", iteration, keys)]
             with self.ask(policy, run.seed, "pairs", iteration) as ask:
                 candidates = method.make_examples(shuffled, ask)
-                examples, counts = run.filters.take(candidates, num_examples, self.tokenizer, run.train.max_tokens)
+                examples, counts = run.filters.take(
+                    candidates, num_examples, self.tokenizer, run.train.max_tokens, ask=ask, records=records
+                )
+            counts["unjudged"] = ask.drawn["unjudged"]  # the method's and the filter's
             if not examples:
                 raise UserError(
                     f"The method made no usable example from {len(records)} records: of {counts['seen']} candidates, "
