@@ -20,8 +20,9 @@ from drift.folders import owned
 from drift.masking import mask
 
 SEPARATE_RUNS = (
-    "\nOther members are valid. A sweep gives its settings to every member. Start members with other settings as separate runs in "
-    "one folder (hydra.run.dir=FOLDER/NAME), and compare them with `drift report FOLDER`."
+    "\nOther members are valid. A sweep gives its settings to every member (a judge only to those whose method asks one). Start "
+    "members with other settings as separate runs in one folder (hydra.run.dir=FOLDER/NAME), and compare them with `drift report "
+    "FOLDER`."
 )
 _folder = ExitStack()  # held until the sweep ends; not in the callback, which launchers send to other processes
 

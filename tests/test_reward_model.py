@@ -1,13 +1,11 @@
-"""The reward model as a judge: scores by hand, independent of batch and padding; what does not fit is refused; runs on real logs."""
+"""The reward model as a judge: scores by hand, whatever they are computed with; what does not fit is refused; runs on real logs."""
 
 import json
 import math
 import shutil
-from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
-from conftest import command, made, perform
+from conftest import perform
 
 from drift.errors import UserError
 from drift.identity import identity
@@ -60,10 +58,11 @@ def model(tokenizer, tmp_path_factory):
     return write(tokenizer, tmp_path_factory.mktemp("reward") / "model")
 
 
-def item(i, *replies, prompt=None, label="dsat"):
+def item(i, *replies):
+    prompt = [{"role": "user", "content": f"Question {i}" * (i + 1)}]
     record = Record(
-        id=f"r{i}", conversation=f"c{i}", prompt=[{"role": "user", "content": prompt or f"Question {i}" * (i + 1)}], reply="Disliked.",
-        label=label, ended=True, feedback="No.", revised=None, satisfied=False, truth=None, provenance=None,
+        id=f"r{i}", conversation=f"c{i}", prompt=prompt, reply="Disliked.", label="dsat", ended=True, feedback="No.", revised=None,
+        satisfied=False, truth=None, provenance=None,
     )  # fmt: skip
     return record, [Reply(text=text, num_tokens=1, ended=True) for text in replies]
 
@@ -78,7 +77,7 @@ def scores(judge, items=ITEMS):
 
 @pytest.mark.parametrize("pad", [None, 5, "<|im_end|>"])
 def test_a_score_is_the_models_own_whatever_it_is_computed_with(pad, tokenizer, tmp_path):
-    """Alone, as the model itself says; together with others, under three paddings, one of which is a token of every conversation."""
+    """Alone, as the model itself says; with others, under three paddings, one of which is a token of every conversation."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -150,17 +149,17 @@ def template(text):
 
 UNFIT = {
     "no directory": (lambda directory: shutil.rmtree(directory), {}, "judge.path=.* is neither a directory nor a hub id"),
-    "no template": (lambda directory: (directory / "chat_template.jinja").unlink(), {}, "has no chat template, so it can't be shown"),
+    "no template": (lambda directory: (directory / "chat_template.jinja").unlink(), {}, "has no chat template"),
     "a template without replies": (template("{{ messages[0]['content'] }}"), {}, "leaves out or rewrites the assistant's message"),
     "damaged": (damaged, {}, "is cut short or too long"),
     "headless": (headless, {}, "do not match its configuration. missing: score.weight"),
     "of another size": (changed(id2label={"0": "a", "1": "b"}), {"positive": "a"}, "of the wrong shape: score.weight"),
     "custom code": (changed(auto_map={"AutoModel": "m.M"}), {}, "asks for Python code to be run"),
-    "another architecture": (changed(architectures=["LlamaForRewardModelWithGating"]), {}, "is a LlamaForRewardModelWithGating, not"),
+    "another architecture": (changed(architectures=["LlamaForRewardModelWithGating"]), {}, "not a LlamaForSequence"),
     "quantised": (changed(quantization_config={"quant_method": "gptq"}), {}, "already quantised"),
-    "quantised on loading": (changed(quantization_config={"load_in_4bit": True}), {}, "already quantised, which a judge does not read"),
+    "quantised on loading": (changed(quantization_config={"load_in_4bit": True}), {}, "which a judge does not read"),
     "an adapter": (lambda directory: (directory / "adapter_config.json").write_text("{}"), {}, "is an adapter. .* merge it"),
-    "a class of one output": (lambda _: None, {"positive": "good"}, "judge.positive=good: .* has one output. Set judge.positive=null"),
+    "a class of one output": (lambda _: None, {"positive": "good"}, "has one output. Set judge.positive=null"),
     "no room": (lambda _: None, {"max_tokens": 0}, "judge.max_tokens=0: expected at least 1"),
 }
 
@@ -209,3 +208,38 @@ def test_the_key_is_the_models_bytes_not_its_path(model, tmp_path):
         assert identity(judge(model, **{name: value})) != identity(judge(model)), name
     changed(max_position_embeddings=300)(tmp_path / "copy")
     assert identity(judge(tmp_path / "copy")) != identity(judge(model))
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Thumbs down on 24 replies and up on 8, in the words of `data=messages`."""
+    rows = [
+        [{"role": "user", "content": f"Question {i}?"}, {"role": "assistant", "content": f"Answer {i}.", "feedback": mark}]
+        for i in range(32)
+        for mark in [("up", "down", "down", "down")[i % 4]]
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    return ["data=messages", f"data.path={tmp_path}/log.jsonl", "mine=rules", "evaluation.heldout.num_sampled_prompts=0"]
+
+
+def test_iterdpo_and_the_filter_run_on_a_real_log_with_it(model, log, cache, tmp_path):
+    """Every pair is in the order of its scores, and the chosen reply beats the disliked one. With a copy of the model elsewhere
+    everything is found in the store."""
+    small = ["model=tiny", "iterations=1", "examples_per_iteration=6", "train.examples_per_step=2", "train.tokens_per_batch=500"]
+    small += ["sampler.max_new_tokens=8", "sampler.precision=float32", f"model.cache_dir={cache}", f"store.dir={tmp_path}/store"]
+    shutil.copytree(model, tmp_path / "copy")
+    chosen = ["method=iterdpo", "judge=reward_model", "judge@filters.judge=reward_model", "filters.judge.group_size=5"]
+    chosen += ["method.judge.precision=float32", "filters.judge.precision=float32"]
+    for place in (model, tmp_path / "copy"):
+        paths = [f"method.judge.path={place}", f"filters.judge.path={place}"]
+        state = perform(tmp_path / f"run of {place.name}", *small, *log, *chosen, *paths)
+    assert [stage["name"] for stage in state["stages"] if not stage["hit"]] == []
+    records = {row["id"]: Record(**row) for row in map(json.loads, open(tmp_path / "run of copy/records.jsonl"))}
+    pairs = read_examples(tmp_path / "run of copy/iteration_1/examples.jsonl")
+    sides = [[one.replies[0].text, one.replies[1].text, records[one.record].reply] for one in pairs]
+    with judge(model).open() as grade:
+        asked = [(records[one.record], item(0, *texts)[1]) for one, texts in zip(pairs, sides, strict=True)]
+        found = grade(asked)
+    assert len(found) == 6 and all(best > max(worst, disliked) for best, worst, disliked in found)
+    counts = state["points"][1]["counts"]
+    assert counts["seen"] >= 6 + counts["disfavoured"] and counts["disfavoured"] > 0 == counts["unjudged"]
