@@ -88,8 +88,9 @@ class Method(Protocol):
         its seed. Unusable candidates (empty, copied, cut off, …) are removed by drift/examples/filters.py, not here."""
 
 
+@runtime_checkable
 class Judge(Protocol):
-    """Scores replies. Its yaml begins with `# @package method.judge`, because it is part of a method. `needs_truth`: it can judge
+    """Scores replies, for a method or a filter. Its yaml begins with `# @package method.judge`. `needs_truth`: it can judge
     only records with a known truth (`data.knows_truth`). `group_size`: the number of items that it gets at once, and so the most
     work that a kill can cost. `label`: its name in reports."""
 
@@ -103,8 +104,8 @@ class Judge(Protocol):
 
     def open(self) -> AbstractContextManager["Grade"]:
         """Loads what it needs; yields a function from groups of (record, replies) to a list of scores for each, one per reply,
-        finite and higher for better; frees it. A score may not depend on the other items. None: there is a verdict that can't be
-        read. Raises `UserError` if there is none (budget, refusal)."""
+        finite and higher for better; frees it. A score may not depend on the other items. None: the reply can't be judged (the
+        conversation is too long, the verdict can't be read). Raises `UserError` if there is no answer (budget, refusal)."""
 
 
 class Sampler(Protocol):

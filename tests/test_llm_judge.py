@@ -209,7 +209,7 @@ def test_items_without_a_verdict_are_skipped_and_counted(tmp_path):
         judged = list(ask.judge(judge, DRAWN, label="t"))
         assert [(one.id, scores) for one, _, scores in judged] == [(f"r{i}", [0.0, 1.0]) for i in (0, 1, 2, 4)]
         assert list(again.judge(judge, DRAWN, label="t")) == judged
-        assert ask.unjudged == again.unjudged == 1 and server.served == 10
+        assert ask.drawn["unjudged"] == again.drawn["unjudged"] == 1 and server.served == 10
 
 
 @pytest.mark.parametrize("nested", [False, True])

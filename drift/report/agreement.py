@@ -59,7 +59,7 @@ def agree(chosen: Sequence[tuple[str, Judge | None]], log: Log, most: int | None
         verdicts = [*view.pairs, *(view.singles or [])]
         if lost := verdicts.count(None):
             say(f"{view.name}: {lost} of {len(verdicts)} verdicts could not be read, and are left out.")
-    measures = [*between(*views, pairs, singles), *(found for view in views for found in about(view, pairs, singles))]
+    measures = [*between(views[0], views[1], pairs, singles), *(found for view in views for found in about(view, pairs, singles))]
     if not measures:
         raise UserError(
             "There is nothing to compare. A judge that compares two replies needs DSAT records with a second reply (`revised`), "
