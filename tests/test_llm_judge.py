@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import ROOT, compose
+from conftest import ROOT, SMALL, compose, feedback_file, perform
 from judge_server import Server, endpoint
 from test_methods import record
 
@@ -20,7 +20,7 @@ from drift.errors import UserError
 from drift.identity import identity
 from drift.judge.llm import Llm
 from drift.judge.questions import CHOICES, Form, fill, load
-from drift.records import Reply
+from drift.records import Reply, read_jsonl
 from drift.store import Store
 
 SCORE = Form(name="score", values=range(1, 11), structured=False)
@@ -188,6 +188,56 @@ def test_the_cost_is_estimated_before_the_first_request_and_only_then(tmp_path, 
     assert (
         f"2 questions to begin with, about {2 * number / 4 / 1e6:.3g} dollars" in line and "max_dollars=9 for the whole run" in line
     )
+
+
+def test_a_verdict_is_kept_by_what_it_depends_on(tmp_path):
+    """Not by how many are asked at once, where answers lie or what they cost."""
+    with Server() as server:
+        plain = identity(llm(server, tmp_path))
+        same = {"group_size": 9}, {"asked": {"concurrency": 9, "max_dollars": 1.0, "cache_dir": "elsewhere", "retries": 0}}
+        other = {"mode": "absolute"}, {"scale": 5}, {"structured": True}, {"votes": 3}, {"temperature": 0.5}, {"max_text_chars": 9}
+        other += (
+            {"max_answer_tokens": 9},
+            {"without_answer": "skip"},
+            {"asked": {"model": "other"}},
+            {"asked": {"url": "http://x/v1"}},
+        )
+        assert all(identity(llm(server, tmp_path, **changes)) == plain for changes in same)
+        assert len({json.dumps(identity(llm(server, tmp_path, **changes))) for changes in other} | {json.dumps(plain)}) == 11
+
+
+def test_an_answer_without_a_text_stops_the_judge_or_makes_no_score(tmp_path):
+    with Server(answers=lambda body: None) as server:
+        with pytest.raises(UserError, match=r"2 of 2 questions got an answer without a text.*judge\.without_answer=skip"):
+            scored(llm(server, tmp_path), "x", "y")
+        assert scored(llm(server, tmp_path, without_answer="skip"), "x", "y") == [None, None]
+
+
+@pytest.mark.slow
+def test_iterdpo_ranks_its_samples_by_the_judge_on_real_logs(cache, tmp_path):
+    """The longer reply is chosen. One record's verdicts can't be read, so it is counted and makes no example."""
+    feedback_file(tmp_path / "log.jsonl", dsat=6, sat=2)
+    with Server(answers=lambda body: "?" if "Question 3" in str(body) else longer_wins(body)) as server:
+        small = [item for item in SMALL if not item.startswith(("data.", "evaluation.", "examples", "num_perplexity"))]
+        log = [
+            "data=jsonl",
+            f"data.path={tmp_path}/log.jsonl",
+            "evaluation.heldout.num_sampled_prompts=0",
+            "num_perplexity_prompts=0",
+        ]
+        run = ["method=iterdpo", "method.rounds=1", "iterations=1", "examples_per_iteration=null", f"store.dir={tmp_path}/store"]
+        asked = [
+            f"endpoint.url=http://127.0.0.1:{server.server_port}/v1",
+            f"endpoint.cache_dir={tmp_path}/cache",
+            "structured=false",
+        ]
+        judge = ["judge=llm", *(f"method.judge.{item}" for item in [*asked, "endpoint.model=m", "endpoint.key_variable=null"])]
+        state = perform(tmp_path / "run", *small, *log, *run, *judge, f"model.cache_dir={cache}")
+        counts = state["points"][-1]["counts"]
+        assert server.served and server.served % 2 == 0 and counts["unjudged"] == 1 and counts["used"] >= 1
+        for one in read_jsonl(tmp_path / "run/iteration_1/examples.jsonl"):
+            good, bad = sorted(one["replies"], key=lambda reply: -reply["good"])
+            assert len(good["text"]) > len(bad["text"])
 
 
 REPLIES = [Reply(text=text, num_tokens=1, ended=True) for text in ("x", "yy")]
