@@ -105,8 +105,8 @@ def check_judges(run: Any) -> None:
         if judge is not None and judge.needs_truth and not run.data.knows_truth:
             raise UserError(
                 f"{place} ({judge.label}) checks replies against a known truth, which this data set does not have. Choose a judge "
-                f"that reads them: a reward model, {group}=reward_model {place}.path=DIRECTORY_OR_HUB_ID, or a language model "
-                f"behind an endpoint (drift run --help lists the judges). Or go without: {without}."
+                f"that reads them: a reward model, {group}=reward_model {place}.path=DIRECTORY_OR_HUB_ID, or a language model on "
+                f"a server, {group}=llm {place}.endpoint.url=URL {place}.endpoint.model=NAME. Or go without: {without}."
             )
 
 

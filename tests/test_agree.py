@@ -11,13 +11,16 @@ from judge_server import Server
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from test_llm_judge import shown
 from test_methods import record
+from test_report import state
 
 from drift.__main__ import dispatch
 from drift.errors import UserError
 from drift.judge.sides import pairs_of
 from drift.judge.weighted import auc, correlation, kappa
 from drift.records import write_jsonl
+from drift.report.advice import how_far_to_trust
 from drift.report.agreement import agree
+from drift.report.state import Member
 from drift.statistics import over_items, over_weights
 
 GOOD = "a better reply"
@@ -172,3 +175,14 @@ def test_a_mistake_is_named_with_its_side(words, message, tmp_path):
     write_jsonl(tmp_path / "log.jsonl", [pair(i, truth=None) for i in range(3)])
     with pytest.raises(UserError, match=message):
         dispatch(["agree", *words[:2], str(tmp_path / "log.jsonl"), *words[2:]])
+
+
+def test_the_report_of_a_run_with_a_judge_ends_with_the_command_for_its_own_log(tmp_path):
+    ran = state("iterdpo", 0, 0.0)
+    ran.title |= {"judge": "llm", "method.judge.endpoint.model": "m", "method.judge.template": "my file.txt"}
+    members = {"iterdpo": [Member(folder=tmp_path, state=ran)]}
+    assert how_far_to_trust(members) == [], "there are no records"
+    (tmp_path / "records.jsonl").touch()
+    command = f"drift agree users llm {tmp_path}/records.jsonl b.endpoint.model=m 'b.template=my file.txt'"
+    assert how_far_to_trust(members) == [f"How far the judge agrees with the users of this log: {command}"]
+    assert how_far_to_trust({"drift": [Member(folder=tmp_path, state=state("drift", 0, 0.0))]}) == []
