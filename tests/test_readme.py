@@ -30,6 +30,15 @@ def test_every_command_composes(arguments):
         compose(*([f"{choices[0][0]}={option}"] if choices else []), *[f"{key}={sides(value)[0]}" for key, value in choices[1:]])
 
 
+def test_every_comparison_of_judges_composes():
+    found = {match for page in PAGES for match in re.findall(r"(?m)^drift agree ([^`#\n]*)", page.read_text())}
+    for first, second, _, *settings in map(shlex.split, found):
+        for side, name in (("a", first), ("b", second)):
+            own = [f"method.judge.{item.removeprefix(f'{side}.')}" for item in settings if item.startswith(f"{side}.")]
+            compose("method=iterdpo", *([] if name == "users" else [f"judge={name}"]), *own)
+    assert found
+
+
 def keys(node, path=""):
     """Every key of a composed config, dotted, groups included."""
     for name in node:
@@ -43,7 +52,7 @@ def test_every_setting_that_the_pages_name_is_one():
     choices = ["method=iterdpo", "evaluation=[deployment,heldout]", "logger=wandb", "mine=cascade", "train=qlora"]
     objectives = ",".join(sorted(file.stem for file in (ROOT / "conf/objective").glob("*.yaml")))
     known |= set(keys(compose(*choices, f"objective=[{objectives}]")))
-    others = ("data=messages", "data=preference", "method=sdpo", "judge=reward_model")
+    others = ("data=messages", "data=preference", "method=sdpo", "judge=reward_model", "judge=llm")
     known |= {key for choice in others for key in keys(compose(choice))}
     for page in DOCS:
         spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text())

@@ -80,7 +80,7 @@ def how_far_to_trust(grouped: Mapping[str, Sequence[Member]]) -> list[str]:
         title, log = member.state.title, member.folder / "records.jsonl"
         if "judge" in title and log.is_file():
             own = [f"b.{key.removeprefix(OF_JUDGE)}={value}" for key, value in title.items() if key.startswith(OF_JUDGE)]
-            command = shlex.join(["drift", "agree", "users", title["judge"], str(log), *own])
+            command = shlex.join([*"drift agree users".split(), title["judge"], str(log), *own])
             return [f"How far the judge agrees with the users of this log: {command}"]
     return []
 
