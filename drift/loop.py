@@ -208,19 +208,16 @@ class Loop:
         run = self.run
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
-            keys = [record.key for record in records]
-            shuffled = [records[i] for i in order(run.seed, "records", iteration, keys)]
+            shuffled = [records[i] for i in order(run.seed, "records", iteration, [record.key for record in records])]
             with self.ask(policy, run.seed, "pairs", iteration) as ask:
                 candidates = method.make_examples(shuffled, ask)
-                examples, counts = run.filters.take(
-                    candidates, num_examples, self.tokenizer, run.train.max_tokens, ask=ask, records=records
-                )
+                rules = {"tokenizer": self.tokenizer, "max_tokens": run.train.max_tokens, "ask": ask, "records": records}
+                examples, counts = run.filters.take(candidates, num_examples, **rules)
             counts["unjudged"] = ask.drawn["unjudged"]  # the method's and the filter's
             if not examples:
                 raise UserError(
                     f"The method made no usable example from {len(records)} records: of {counts['seen']} candidates, "
-                    f"{dropped(counts) or 'none was dropped'}. "
-                    f"Expected records with the feedback that it learns from: {method.needs}."
+                    f"{dropped(counts) or 'none was dropped'}. Expected records with the feedback that it learns from: {method.needs}."
                 )
             if num_examples is not None and len(examples) < num_examples:
                 say(
