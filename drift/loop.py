@@ -210,14 +210,14 @@ class Loop:
         def work(progress: Path, output: Path) -> dict[str, Any]:
             shuffled = [records[i] for i in order(run.seed, "records", iteration, [record.key for record in records])]
             with self.ask(policy, run.seed, "pairs", iteration) as ask:
-                candidates = method.make_examples(shuffled, ask)
                 rules = {"tokenizer": self.tokenizer, "max_tokens": run.train.max_tokens, "ask": ask, "records": records}
-                examples, counts = run.filters.take(candidates, num_examples, **rules)
+                examples, counts = run.filters.take(method.make_examples(shuffled, ask), num_examples, **rules)
             counts["unjudged"] = ask.drawn["unjudged"]  # the method's and the filter's
             if not examples:
                 raise UserError(
                     f"The method made no usable example from {len(records)} records: of {counts['seen']} candidates, "
-                    f"{dropped(counts) or 'none was dropped'}. Expected records with the feedback that it learns from: {method.needs}."
+                    f"{dropped(counts) or 'none was dropped'}. "
+                    f"Expected records with the feedback that it learns from: {method.needs}."
                 )
             if num_examples is not None and len(examples) < num_examples:
                 say(
