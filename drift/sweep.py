@@ -98,7 +98,7 @@ def _checked(config: DictConfig, name: str) -> Iterator[str]:
             right.append(OmegaConf.to_yaml(composed, resolve=True))
         except (UserError, HydraException) as error:
             wrong.append((error, mask(" ".join(member))))
-    if judges and all(judge is None for judge in judges) and chosen.said("judge", members[0]):
+    if not wrong and all(judge is None for judge in judges) and chosen.said("judge", members[0]):
         right, wrong = [], [(UserError(f"Unknown key judge.{chosen.belongs('judge', CONF)}"), mask(" ".join(members[0])))]
     if wrong:
         error, member = wrong[0]
