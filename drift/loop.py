@@ -210,10 +210,8 @@ class Loop:
         def work(progress: Path, output: Path) -> dict[str, Any]:
             shuffled = [records[i] for i in order(run.seed, "records", iteration, [record.key for record in records])]
             with self.ask(policy, run.seed, "pairs", iteration) as ask:
-                candidates = method.make_examples(shuffled, ask)
-                examples, counts = run.filters.take(
-                    candidates, num_examples, self.tokenizer, run.train.max_tokens, ask=ask, records=records
-                )
+                rules = {"tokenizer": self.tokenizer, "max_tokens": run.train.max_tokens, "ask": ask, "records": records}
+                examples, counts = run.filters.take(method.make_examples(shuffled, ask), num_examples, **rules)
             counts["unjudged"] = ask.drawn["unjudged"]  # the method's and the filter's
             if not examples:
                 raise UserError(

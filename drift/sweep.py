@@ -90,15 +90,16 @@ def _checked(config: DictConfig, name: str) -> Iterator[str]:
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = parser.parse_overrides([*wanted, *config.hydra.overrides.task])
     right, wrong, judges = [], [], []
-    for member in BasicSweeper.split_arguments(overrides, None)[0]:
+    members = BasicSweeper.split_arguments(overrides, None)[0]
+    for member in members:
         try:
             composed = compose(name, overrides=list(member))
             judges.append(build(composed, chosen.of_member(member)).method.judge)
             right.append(OmegaConf.to_yaml(composed, resolve=True))
         except (UserError, HydraException) as error:
             wrong.append((error, mask(" ".join(member))))
-    if judges and all(judge is None for judge in judges) and chosen.said("judge", member):
-        right, wrong = [], [(UserError(f"Unknown key judge.{chosen.belongs('judge', CONF)}"), mask(" ".join(member)))]
+    if not wrong and all(judge is None for judge in judges) and chosen.said("judge", members[0]):
+        right, wrong = [], [(UserError(f"Unknown key judge.{chosen.belongs('judge', CONF)}"), mask(" ".join(members[0])))]
     if wrong:
         error, member = wrong[0]
         text = explain(error) if isinstance(error, HydraException) else error

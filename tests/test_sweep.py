@@ -54,6 +54,8 @@ def test_a_judge_is_for_the_members_of_a_sweep_whose_method_asks_one(begin, tmp_
     assert "Sweep of 6 members" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="Unknown key judge. A judge goes with method=iterdpo"):
         begin("method=drift,spin", "judge=verifier")
+    with pytest.raises(SystemExit, match="judge.path=/no/where is neither a directory nor a hub id"):
+        begin("method=drift,iterdpo", "judge=reward_model", "method.judge.path=/no/where")
     (tmp_path / "log.jsonl").write_text("{}\n")
     with pytest.raises(SystemExit, match="(?s)known truth.* judge=reward_model method.judge.path=.*the sweep was not started"):
         begin("method=drift,spin,iterdpo", "data=jsonl", f"data.path={tmp_path}/log.jsonl")
