@@ -71,10 +71,11 @@ def test_two_orders_that_disagree_are_a_tie(tmp_path):
         assert scored(llm(server, tmp_path / "sure"), "x", "y") == [1.0, 0.0]
 
 
-def test_an_answer_that_cannot_be_read_makes_no_score(tmp_path):
-    """In one order of one pair: both replies of the pair have no score, the third keeps its own."""
+def test_an_answer_that_cannot_be_read_makes_no_score(tmp_path, capsys):
+    """In one order of one pair: both replies of the pair have no score, the third keeps its own. One such answer is shown."""
     with Server(answers=lambda body: "Both are fine." if shown(body) == ["y", "x"] else longer_wins(body)) as server:
         assert scored(llm(server, tmp_path), "x", "y", "zz") == [None, None, 2.0]
+        assert "1 of the first 6 answers can't be read, and make no score. For example: 'Both are fine.'" in capsys.readouterr().out
         server.answers = lambda body: "It is fine."
         assert scored(llm(server, tmp_path, mode="absolute"), "x") == [None]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, ClassVar, Literal
 
-from drift.console import Progress
+from drift.console import Progress, say
 from drift.engine.budget import Budget
 from drift.engine.endpoint import Endpoint
 from drift.errors import UserError
@@ -26,6 +26,7 @@ from drift.records import Prompt, Record, Reply
 
 Verdict = Literal["A", "B", "tie"] | None
 SWAPPED: dict[Any, Verdict] = {"A": "B", "B": "A", "tie": "tie", None: None}
+SHOWN = 200  # characters of an answer that can't be read
 POINTS = {"A": 1.0, "tie": 0.5, "B": 0.0}
 
 
@@ -103,6 +104,7 @@ class Llm:
 
     def compare_all(self, items: Sequence[tuple[Record, Sequence[Reply]]]) -> list[list[float | None]]:
         """For each reply, its wins and half of its ties against the item's other replies; None if a verdict can't be read."""
+        assert all(len(replies) > 1 for _, replies in items), "mode=pairwise compares: it needs two replies to a prompt, or more"
         pairs = [(i, pair) for i, (_, replies) in enumerate(items) for pair in combinations(range(len(replies)), 2)]
         both = self.orders([(items[i][0].prompt, items[i][1][one].text, items[i][1][other].text) for i, (one, other) in pairs])
         scores: list[list[float | None]] = [[0.0] * len(replies) for _, replies in items]
@@ -147,7 +149,11 @@ class Llm:
                 f"asks these questions again. {self.setting}.max_answer_tokens may be too low, and "
                 f"{self.setting}.without_answer=skip leaves out what these questions are about."
             )
-        return [None if answer is None else form.read(answer) for answer in answers]
+        verdicts = [None if answer is None else form.read(answer) for answer in answers]
+        if (lost := verdicts.count(None)) and self.budget.first("unreadable"):
+            example = str(answers[verdicts.index(None)])[:SHOWN]
+            say(f"  {lost} of the first {len(answers)} answers can't be read, and make no score. For example: {example!r}")
+        return verdicts
 
 
 def agreed(one: Verdict, swapped: Verdict) -> Verdict:
