@@ -1,0 +1,75 @@
+"""The measurement: from runs that differ in their method to the numbers of signal.json. Studies call `measure` too.
+
+    feedback -> fresh replies -> examples of every method -> scores of all replies -> numbers
+
+Each arrow but the last is made of stages of the store. Feedback and examples are those of `drift run` with the same settings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from drift.console import say
+from drift.errors import UserError
+from drift.loop import Loop, Run
+from drift.records import Example, Record, read_examples
+from drift.signal.gradients import Scores
+from drift.signal.known import directions, summary
+from drift.signal.replies import fresh_replies
+from drift.signal.row import best, of_method
+from drift.start import open_start
+from drift.store import Stage
+
+VERSION = 1  # of signal.json
+BEST = "(good over bad)"
+
+
+class Counts:
+    """The journal of a measurement: says what is in the log, and keeps nothing."""
+
+    def feedback(self, iteration: int, stage: Stage) -> None:
+        say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
+
+    def leaks(self, rows: Sequence[Any]) -> None:
+        if rows:
+            say(f"  {len(rows)} records have a prompt of the evaluation: they are left out, as in training.")
+
+
+def measure(runs: Mapping[str, Run], *, num_prompts: int, num_replies: int, num_splits: int) -> dict[str, Any]:
+    """The content of signal.json. `runs`: name -> a run; they differ in method and objective only. `num_prompts`, `num_replies`:
+    prompts, and fresh replies to each, that directions are estimated on; `num_splits`: random splits of these prompts. A method
+    without a measurement gets `lacks`, the sentence that says why; its other numbers are explained in docs/signal.md."""
+    run = next(iter(runs.values()))
+    for one in runs.values():
+        assert (one.data, one.model, one.train, one.sampler, one.seed) == (run.data, run.model, run.train, run.sampler, run.seed)
+    if num_replies < 2 or num_splits < 2:
+        raise UserError(f"--replies {num_replies} --splits {num_splits}: expected at least 2 of each.")
+    start, tokenizer = open_start(run)
+    with Scores(run.store, run.train, start) as scores:  # refuses settings that it can't measure, before anything is drawn
+        loop = Loop(run=run, journal=Counts(), start=start, tokenizer=tokenizer)  # type: ignore[arg-type]
+        records, _ = loop.collect_feedback(1, start)
+        ask = loop.ask(start, run.seed, "signal", 0)
+        drawn = fresh_replies(ask, records, num_prompts, num_replies)
+        made = {name: examples_of(replace(loop, run=one), records) for name, one in runs.items()}
+        known = directions(ask, scores, records, drawn, num_splits, run.data.knows_truth)
+        rows = {BEST: best(known, tokenizer, BEST)} if known.truth else {}
+        for name, found in made.items():
+            rows[name] = {"lacks": found} if isinstance(found, str) else row_of(known, runs[name], found, tokenizer, name)
+    return {"version": VERSION} | summary(known, num_splits) | {"methods": rows}
+
+
+def examples_of(loop: Loop, records: list[Record]) -> list[Example] | str:
+    """The examples of a run's first iteration; or the sentence that says why there are none."""
+    run = loop.run
+    try:
+        made = loop.examples_stage(1, run.method, run.examples_per_iteration, loop.start, records)
+    except UserError as error:
+        return str(error)
+    return read_examples(made.path / "examples.jsonl")
+
+
+def row_of(known: Any, run: Run, examples: list[Example], tokenizer: Any, name: str) -> dict[str, Any]:
+    """The numbers of a method, or the sentence that says why its objective gives none."""
+    try:
+        return of_method(known, run, examples, tokenizer, name)
+    except UserError as error:
+        return {"lacks": str(error)}
