@@ -1,6 +1,5 @@
 """The numbers of one method, from its examples."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,8 +76,3 @@ def best(known: Known, tokenizer: Any, label: str) -> dict[str, Any]:
         return {"lacks": "No prompt has both a good and a bad fresh reply, so nothing is known about what is good."}
     found = figures_of(known, examples, [[1.0, -1.0]] * len(examples), tokenizer, label, judged=True)
     return found | {"predicted": known.contrast[0]}
-
-
-def finite(row: Mapping[str, Any]) -> bool:
-    """Whether every number of a row is one."""
-    return all(math.isfinite(value) for value in row.values() if isinstance(value, float))
