@@ -62,14 +62,14 @@ ALIKE = figures.Fresh(  # four prompts, each with a good reply of three tokens a
 
 
 def row(vectors, lengths, prompts):
-    return figures.Row(
+    return figures.Examples(
         vectors=np.array(vectors, dtype=float), lengths=np.array(lengths, dtype=float), records=list("abcdef")[: len(vectors)],
         prompts=np.array(prompts),
     )  # fmt: skip
 
 
 def test_signal_and_length_alignment_are_those_of_the_mean_without_what_all_replies_share():
-    """A token's mean score is (0, 4) / 4 = (0, 1), so good replies are (2, 0) and bad ones (-2, 0): the contrast is (4, 0), and
+    """A token's mean gradient is (0, 4) / 4 = (0, 1), so good replies are (2, 0) and bad ones (-2, 0): the contrast is (4, 0), and
     'shorter' points to (-1, 0). The examples' net tokens are 2 and 0: (1, 5) becomes (1, 3), (3, 1) stays. Mean (2, 2)."""
     splits = figures.halves(ALIKE, 5)
     assert figures.contrast_of(splits) == (pytest.approx(4.0), pytest.approx(0.0))

@@ -1,4 +1,4 @@
-"""`drift signal` on the tiny model: scores against autograd, a method's row against a few lines of numpy, and the command."""
+"""`drift signal` on the tiny model: gradients against autograd, a method's row against a few lines of numpy, and the command."""
 
 import json
 from dataclasses import replace
@@ -19,12 +19,12 @@ from drift.records import Reply, example, fresh, logged
 from drift.score import shared
 from drift.score.plan import tokenize
 from drift.score.sequence import TokenSequence
-from drift.signal.gradients import Scores, open_scores
+from drift.signal.choice import runs_of, split
+from drift.signal.gradients import Gradients, open_gradients
 from drift.signal.known import directions, summary
 from drift.signal.measure import measure
+from drift.signal.method import best, of_method
 from drift.signal.replies import Drawn, fresh_replies, verdicts
-from drift.signal.row import best, of_method
-from drift.signal.rows import runs_of, split
 from drift.train.fit import trainable
 
 SEQUENCES = [TokenSequence(prompt=p, reply=r) for p, r in (([5, 6, 7], [8, 9]), ([5, 6, 7], [9]), ([4, 4], [7, 7, 8]), ([3], [9]))]
@@ -60,13 +60,13 @@ def test_scores_are_the_gradients_that_autograd_gives_reply_by_reply(layout, ada
     train = instantiate(compose("model=tiny", "train.precision=float32", f"train.layout={layout}").train)
     expected = one_by_one(trainable(train, adapter), SEQUENCES)
     done = []
-    with open_scores(train, adapter, expected.shape[1]) as (scores_of, trained):
-        vectors, squares = scores_of(SEQUENCES, done.append)
+    with open_gradients(train, adapter, expected.shape[1]) as (gradients_of, trained):
+        vectors, squares = gradients_of(SEQUENCES, done.append)
     assert trained == expected.shape[1] and sum(done) == 4 and (expected != 0).float().mean() > 0.9
     assert torch.allclose(vectors, expected, atol=1e-5, rtol=1e-4)
     assert squares.tolist() == pytest.approx(expected.double().square().sum(dim=1).tolist(), rel=1e-4)
-    with open_scores(train, adapter, 2048) as (scores_of, _):
-        kept, _ = scores_of(SEQUENCES, done.append)
+    with open_gradients(train, adapter, 2048) as (gradients_of, _):
+        kept, _ = gradients_of(SEQUENCES, done.append)
     norms = expected.norm(dim=1)
     assert ((kept @ kept.T - expected @ expected.T) / (norms[:, None] * norms)).abs().max() < 4 * (2 / 2048) ** 0.5
 
@@ -97,8 +97,8 @@ def known(tiny, tmp_path_factory):
         replies = [Reply(text=f"{text} {'Indeed.' * i}".strip(), num_tokens=9, ended=True) for text in (GOOD, BAD)]
         made = [example(one, fresh(reply, good=True)) for reply in replies]
         drawn.append(Drawn(record=one, replies=replies, sequences=[row.sequences[0] for row in tokenize(tokenizer, made)]))
-    with Scores(run.store, run.train, start) as scores:
-        yield directions(ask, scores, LOG, drawn, 3, True), run, tokenizer
+    with Gradients(run.store, run.train, start) as gradients:
+        yield directions(ask, gradients, LOG, drawn, 3, True), run, tokenizer
 
 
 def test_the_log_and_the_fresh_replies_are_counted(known):
@@ -123,10 +123,10 @@ def test_a_methods_row_is_what_a_few_lines_of_numpy_say(known):
     found = of_method(common, run, pairs, tokenizer, "ours")
     model = trainable(run.train, common.ask.policy)
     tokenised = tokenize(tokenizer, pairs)
-    scores = [one_by_one(model, one.sequences).numpy() for one in tokenised]
+    gradients = [one_by_one(model, one.sequences).numpy() for one in tokenised]
     lengths = [[len(sequence.reply) for sequence in one.sequences] for one in tokenised]
     base = common.fresh.vectors.sum(axis=(0, 1)) / common.fresh.lengths.sum()
-    first, second = ((s[0] - n[0] * base) - (s[1] - n[1] * base) for s, n in zip(scores, lengths, strict=True))
+    first, second = ((s[0] - n[0] * base) - (s[1] - n[1] * base) for s, n in zip(gradients, lengths, strict=True))
     assert found["noise"] == pytest.approx(np.linalg.norm(first - second) / 2**0.5, rel=1e-3)
     assert found["mean_norm"] == pytest.approx(np.linalg.norm(first + second) / 2, rel=1e-3)
     assert found["cosine"] == pytest.approx(first @ second / np.linalg.norm(first) / np.linalg.norm(second), abs=1e-3)
@@ -151,10 +151,10 @@ def test_the_best_that_a_pair_can_tell_is_the_contrast(known):
 
 def test_a_reply_is_scored_once_whoever_asks(known):
     common, _, _ = known
-    before = len(common.scores.lengths)
+    before = len(common.gradients.lengths)
     column = [one.sequences[0] for one in common.drawn]
-    assert common.scores.add(column, "again") == common.scores.add(column[::-1], "again")[::-1]
-    assert len(common.scores.lengths) == before
+    assert common.gradients.add(column, "again") == common.gradients.add(column[::-1], "again")[::-1]
+    assert len(common.gradients.lengths) == before
 
 
 def test_the_check_of_the_deployment_tells_good_from_bad(known):
@@ -240,7 +240,7 @@ def test_a_setting_that_cannot_be_used_is_refused_with_a_sentence(overrides, sen
 def test_full_training_and_a_log_of_too_few_prompts_are_refused(tiny, tmp_path):
     run, start = build(compose("model=tiny", f"store.dir={tmp_path}")), policy_at(tiny)
     with pytest.raises(UserError, match="Use train=lora"):
-        Scores(run.store, instantiate(compose("train=full").train), start)
+        Gradients(run.store, instantiate(compose("train=full").train), start)
     ask = Ask(
         sampler=run.sampler, compute=run.train.compute, store=run.store, start=start, policy=start, seed=0, purpose="signal",
         iteration=0,

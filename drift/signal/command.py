@@ -9,8 +9,8 @@ from typing import Any
 from drift.console import say, table
 from drift.masking import masked
 from drift.records import write_json
+from drift.signal.choice import runs_of
 from drift.signal.measure import measure
-from drift.signal.rows import runs_of
 
 WIDTH = 110
 COLUMNS = {  # number of signal.json -> (its column, its format, what it says)
@@ -34,7 +34,7 @@ CAVEAT = (
 
 
 def signal(overrides: Sequence[str], out: Path | None, *, num_prompts: int, num_replies: int, num_splits: int) -> None:
-    """Measures, prints the table, and writes `out`/signal.json. `overrides`: as in `drift run`; see rows.py."""
+    """Measures, prints the table, and writes `out`/signal.json. `overrides`: as in `drift run`; see choice.py."""
     runs, refused = runs_of(overrides)
     found = measure(runs, num_prompts=num_prompts, num_replies=num_replies, num_splits=num_splits)
     found["methods"] |= {name: {"lacks": sentence} for name, sentence in refused.items()}

@@ -1,8 +1,8 @@
-"""The numbers of `drift signal`, from the scores of replies: pure functions of arrays.
+"""The numbers of `drift signal`, from the gradients of replies: pure functions of arrays.
 
 An example's gradient is u = sum of weight * s(reply) (weights.py, gradients.py). D is the length of a score.
 
-Replies drawn below temperature 1 have a mean score that is not 0, whoever liked them: the mean score of a token of the fresh
+Replies drawn below temperature 1 have a mean gradient that is not 0, whoever liked them: the mean gradient of a token of the fresh
 replies, times the tokens of a reply, is subtracted everywhere. A direction is always estimated on one half of the prompts and
 applied to examples of other prompts, so that no reply is compared with itself."""
 
@@ -18,15 +18,15 @@ Array = Any  # np.ndarray
 
 @dataclass(frozen=True, kw_only=True)
 class Fresh:
-    """K fresh replies to each of P prompts. `vectors` `(P, K, D)`: their scores. `lengths` `(P, K)` in tokens. `good` `(P, K)`: 1
-    for a good reply, 0 for a bad one; None: the truth is not known."""
+    """K fresh replies to each of P prompts. `vectors` `(P, K, D)`: their gradients. `lengths` `(P, K)` in tokens. `good` `(P, K)`:
+    1 for a good reply, 0 for a bad one; None: the truth is not known."""
 
     vectors: Array
     lengths: Array
     good: Array | None
 
     def per_token(self, rows: Array) -> Array:
-        """`(D,)` mean score of a token of the replies to some prompts, given as a mask `(P,)`."""
+        """`(D,)` mean gradient of a token of the replies to some prompts, given as a mask `(P,)`."""
         return self.vectors[rows].sum(axis=(0, 1), dtype=float) / self.lengths[rows].sum()
 
     @property
@@ -37,7 +37,7 @@ class Fresh:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Examples:
     """The N examples of a method. `vectors` `(N, D)`: their gradients. `lengths` `(N,)`: the weighted sum of their replies' tokens.
     `records`: what each was made from. `prompts` `(N,)`: the index of the prompt among those of `Fresh`, or -1."""
 
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Half:
-    """What is estimated on some of the prompts. `inside` `(P,)`: which. `outer` `(D,)`: the mean score of a token on the others.
+    """What is estimated on some of the prompts. `inside` `(P,)`: which. `outer` `(D,)`: the mean gradient of a token on the others.
     `shorter`, `good` `(D,)`: unit directions, or None if no prompt tells the two kinds of replies apart. `contrast`: the
     good-over-bad gradient of the other prompts along `good`, or None."""
 
@@ -61,11 +61,11 @@ class Half:
 
 
 def contrast(vectors: Array, labels: Array) -> Array | None:
-    """`(D,)` mean score of the replies with label 1 minus that of those with label 0, prompt by prompt: `(P, K, D)`, `(P, K)`. A
+    """`(D,)` mean gradient of the replies with label 1 minus that of those with label 0, prompt by prompt: `(P, K, D)`, `(P, K)`. A
     prompt with n1 and n0 of them has the weight n1 * n0 / (n1 + n0), the inverse of its variance. None: no prompt has both."""
     total, weight = np.zeros(vectors.shape[2]), 0.0
-    for scores, labelled in zip(vectors, labels, strict=True):
-        one, zero = scores[labelled == 1], scores[labelled == 0]
+    for gradients, labelled in zip(vectors, labels, strict=True):
+        one, zero = gradients[labelled == 1], gradients[labelled == 0]
         if len(one) and len(zero):
             own = len(one) * len(zero) / (len(one) + len(zero))
             total += own * (one.mean(axis=0) - zero.mean(axis=0))
@@ -114,12 +114,12 @@ def contrast_of(splits: Sequence[tuple[Half, Half]]) -> tuple[float | None, floa
     return over_splits([(one.contrast, other.contrast) for one, other in splits])
 
 
-def along(row: Row, splits: Sequence[tuple[Half, Half]]) -> dict[str, float | None]:
+def along(examples: Examples, splits: Sequence[tuple[Half, Half]]) -> dict[str, float | None]:
     """`signal`: the mean gradient of examples of other prompts along the utility gradient; `shorter`: its cosine with the direction
     of shorter replies; each with `_sd`, the deviation over splits."""
     signal, shorter = [], []
     for split in splits:
-        means = [outside_mean(row, one) for one in split]
+        means = [outside_mean(examples, one) for one in split]
         signal.append([None if m is None or h.good is None else float(m @ h.good) for m, h in zip(means, split, strict=True)])
         shorter.append([
             None if m is None or h.shorter is None else float(m @ h.shorter / np.linalg.norm(m))
@@ -129,12 +129,12 @@ def along(row: Row, splits: Sequence[tuple[Half, Half]]) -> dict[str, float | No
     return {"signal": a, "signal_sd": a_sd, "shorter": b, "shorter_sd": b_sd}
 
 
-def outside_mean(row: Row, one: Half) -> Array | None:
+def outside_mean(examples: Examples, one: Half) -> Array | None:
     """`(D,)` mean gradient of the examples whose prompt is not in a half; None if there is none, or if it is zero."""
-    outside = (row.prompts < 0) | ~one.inside[row.prompts]
+    outside = (examples.prompts < 0) | ~one.inside[examples.prompts]
     if not outside.any():
         return None
-    mean = row.vectors[outside].mean(axis=0) - row.lengths[outside].mean() * one.outer
+    mean = examples.vectors[outside].mean(axis=0) - examples.lengths[outside].mean() * one.outer
     return mean if np.linalg.norm(mean) else None
 
 

@@ -1,11 +1,11 @@
-"""The score of a reply, s(y) = grad log pi(y | x), with respect to the weights of the adapter that training would start with.
+"""The gradient of a reply, s(y) = grad log pi(y | x), by the weights of the adapter that training would start with.
 
-An adapter has a million weights, so each score is kept as SIZE numbers: every weight is added, with a random sign, to a random one
-of them (a count sketch, Charikar et al. 2002). Inner products stay what they were, up to an error of 1 / sqrt(SIZE) = 1.1 % of
-the product of the two norms (one standard deviation); with at most SIZE weights they are exact. Groups of replies are stages.
+An adapter has a million weights, so each gradient is kept as SIZE numbers: every weight's part is added, with a random sign, to a
+random one of them (a count sketch, Charikar et al. 2002). Inner products stay what they were, up to an error of 1 / sqrt(SIZE) =
+1.1 % of the product of the two norms (one standard deviation); with at most SIZE weights they are exact.
 
-Scores are computed a batch at a time: the score of a linear layer's weight is a sum over the tokens of a reply, of the gradient of
-the layer's output times its input, and both are there for every token after one backward pass over many replies.
+Replies are computed in batches: the gradient by a linear layer's weight is a sum over a reply's tokens, of the gradient by the
+layer's output times its input, and one backward pass over many replies gives both for every token. Groups of replies are stages.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,15 +28,15 @@ from drift.store import Store
 from drift.train.settings import Train
 
 VERSION = 1
-SIZE = 8192  # numbers that a score is kept as
+SIZE = 8192  # numbers that a gradient is kept as
 GROUP = 32  # replies in a stage
-FILE = "scores.safetensors"
+FILE = "gradients.safetensors"
 
-ScoresOf = Callable[[Sequence[TokenSequence], Callable[[int], None]], tuple[Any, Any]]  # see open_scores
+GradientsOf = Callable[[Sequence[TokenSequence], Callable[[int], None]], tuple[Any, Any]]  # see open_gradients
 
 
-class Scores:
-    """The scores of all replies that were asked for, each computed once. Use as a context manager. `trained`: the number of the
+class Gradients:
+    """The gradients of all replies that were asked for, each computed once. Use as a context manager. `trained`: the number of the
     adapter's weights."""
 
     def __init__(self, store: Store, train: Train, policy: Policy) -> None:
@@ -49,14 +49,14 @@ class Scores:
         self._index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
         self._model = OneModel()
 
-    def __enter__(self) -> "Scores":
+    def __enter__(self) -> "Gradients":
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._model.__exit__(*error)
 
     def add(self, sequences: Sequence[TokenSequence], label: str) -> list[int]:
-        """The index of every reply's score; scores that are missing are computed, in groups, in this order."""
+        """The index of every reply's gradient; those that are missing are computed, in groups, in this order."""
         keys = [(tuple(sequence.prompt), tuple(sequence.reply)) for sequence in sequences]
         missing = list({key: one for key, one in zip(keys, sequences, strict=True) if key not in self._index}.items())
         with Progress(f"gradients: {label}", total=len(missing), unit="replies") as progress:
@@ -73,21 +73,21 @@ class Scores:
         return [self._index[key] for key in keys]
 
     def matrix(self) -> Any:
-        """`(n, SIZE)` float32 array of the scores."""
+        """`(n, SIZE)` float32 array of the gradients."""
         import numpy as np
 
         return np.stack(self._vectors)
 
     def _group(self, group: list[TokenSequence], tick: Callable[[int], None]) -> tuple[Any, Any]:
-        """`(n, SIZE)` projected scores and `(n,)` exact squared norms, as arrays."""
+        """`(n, SIZE)` projected gradients and `(n,)` exact squared norms, as arrays."""
         from safetensors.numpy import load_file, save_file
 
         compute, adapter = self.train.compute, self.train.adapter
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
-            scores_of, trained = self._model.get("scores", partial(open_scores, self.train, self.policy, SIZE))
+            gradients_of, trained = self._model.get("gradients", partial(open_gradients, self.train, self.policy, SIZE))
             with memory_advice("train.tokens_per_batch", compute.tokens_per_batch):
-                vectors, squares = scores_of(group, tick)
+                vectors, squares = gradients_of(group, tick)
             norms = {f"the gradient of reply {i}": float(square) for i, square in enumerate(squares, start=1)}
             need_finite(norms, "Gradients", broken_weights(self.policy.directory, "train.precision"))
             save_file({"vectors": vectors.numpy(), "squares": squares.numpy()}, output / FILE)
@@ -96,17 +96,17 @@ class Scores:
         numbers = [compute.lightning, compute.dtype, compute.layout, compute.tokens_per_batch]
         settings = {"compute": numbers, "adapter": identity(adapter), "size": SIZE}
         inputs = {"policy": self.policy.fingerprint, "rows": digest([asdict(sequence) for sequence in group])}
-        stage = self.store.run("scores", work, version=VERSION, settings=settings, inputs=inputs)
+        stage = self.store.run("gradients", work, version=VERSION, settings=settings, inputs=inputs)
         self.trained = stage.facts["trained"]
         found = load_file(stage.path / FILE)
         return found["vectors"], found["squares"]
 
 
 @contextmanager
-def open_scores(train: Train, policy: Policy, size: int) -> Iterator[tuple[ScoresOf, int]]:
-    """Loads the policy with the adapter that training would start with; yields `scores_of(sequences, tick)` and the number of the
-    adapter's weights; frees the model. `scores_of` returns `(n, size)` projected scores and `(n,)` exact squared norms, on the
-    CPU; `tick(count)` is called with the number of replies just done."""
+def open_gradients(train: Train, policy: Policy, size: int) -> Iterator[tuple[GradientsOf, int]]:
+    """Loads the policy with the adapter that training would start with; yields `gradients_of(sequences, tick)` and the number of
+    the adapter's weights; frees the model. `gradients_of` returns `(n, size)` projected gradients and `(n,)` exact squared norms,
+    on the CPU; `tick(count)` is called with the number of replies just done."""
     import torch
 
     from drift.model.policy import free, load_tokenizer
@@ -119,27 +119,27 @@ def open_scores(train: Train, policy: Policy, size: int) -> Iterator[tuple[Score
     places = buckets([part.weight.numel() for part in linear], size)
     places = [place.to(linear[0].weight.device) for place in places]
 
-    def scores_of(sequences: Sequence[TokenSequence], tick: Callable[[int], None]) -> tuple[Any, Any]:
+    def gradients_of(sequences: Sequence[TokenSequence], tick: Callable[[int], None]) -> tuple[Any, Any]:
         vectors, squares = torch.zeros(len(sequences), size), torch.zeros(len(sequences), dtype=torch.float64)
         for batch in batches(sequences, train.compute.tokens_per_batch):
             index = torch.tensor(batch)
             mine = [sequences[i] for i in batch]
-            vectors[index], squares[index] = batch_scores(loaded[0], linear, places, train, mine, pad, size)
+            vectors[index], squares[index] = batch_gradients(loaded[0], linear, places, train, mine, pad, size)
             tick(len(batch))
         return vectors, squares
 
     try:
-        yield scores_of, trained
+        yield gradients_of, trained
     finally:
         loaded.clear()
         linear.clear()
         free()
 
 
-def batch_scores(
+def batch_gradients(
     model: Any, linear: Sequence[Any], places: Sequence[Any], train: Train, sequences: Sequence[TokenSequence], pad: int, size: int
 ) -> tuple[Any, Any]:
-    """The scores of a batch of replies to different prompts: `(n, size)` projected, and `(n,)` exact squared norms in float64."""
+    """The gradients of replies to different prompts, as one batch: `(n, size)` projected, `(n,)` exact squared norms (float64)."""
     import torch
 
     layout, device = layout_module(train.layout), linear[0].weight.device
@@ -155,9 +155,9 @@ def batch_scores(
     for (inputs, _), gradient, place in zip(seen, gradients, places, strict=True):
         flat_inputs, flat_gradient = (each.flatten(0, 1).float() for each in (inputs, gradient))
         for i, mine in enumerate(tokens):
-            score = (flat_gradient[mine].T @ flat_inputs[mine]).flatten()
-            sums_of_signs[i].index_add_(0, place, score)
-            squares[i] += float(score.square().sum())
+            own = (flat_gradient[mine].T @ flat_inputs[mine]).flatten()
+            sums_of_signs[i].index_add_(0, place, own)
+            squares[i] += float(own.square().sum())
     return (sums_of_signs[:, :size] - sums_of_signs[:, size:]).cpu(), squares
 
 

@@ -1,4 +1,4 @@
-"""What is measured once for all methods: the scores of fresh replies, the directions in them, and the truth where it is known."""
+"""What is measured once for all methods: the gradients of fresh replies, directions in them, and the truth where it is known."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,19 +7,19 @@ from typing import Any
 
 from drift.engine.ask import Ask
 from drift.records import Record, Reply
-from drift.signal.gradients import SIZE, Scores
+from drift.signal.gradients import SIZE, Gradients
 from drift.signal.replies import Drawn, verdicts
 from drift.signal.truth import Truth, truth
 
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """`records`: by id. `drawn`: the fresh replies, and `fresh`, a `figures.Fresh`, their scores. `splits`: from `figures.halves`.
+    """`records`: by id. `drawn`: the fresh replies; `fresh`: their gradients, a `figures.Fresh`. `splits`: from `figures.halves`.
     `places`: prompt -> its index among those of `drawn`. `truth`: None if the data set does not know it. `contrast`: the
     good-over-bad gradient along its own direction on the other half of the prompts, and its deviation over splits."""
 
     ask: Ask
-    scores: Scores
+    gradients: Gradients
     records: dict[str, Record]
     drawn: Sequence[Drawn]
     fresh: Any
@@ -30,23 +30,23 @@ class Known:
 
 
 def directions(
-    ask: Ask, scores: Scores, records: Sequence[Record], drawn: Sequence[Drawn], num_splits: int, knows_truth: bool
+    ask: Ask, gradients: Gradients, records: Sequence[Record], drawn: Sequence[Drawn], num_splits: int, knows_truth: bool
 ) -> Known:
-    """Asks for the scores of the fresh replies, and estimates on them."""
+    """Asks for the gradients of the fresh replies, and estimates on them."""
     import numpy as np
 
     from drift.signal import figures
 
     columns = zip(*(one.sequences for one in drawn), strict=True)  # a column has a reply to every prompt
-    index = np.array([scores.add(column, "fresh replies") for column in columns]).T  # (P, K)
+    index = np.array([gradients.add(column, "fresh replies") for column in columns]).T  # (P, K)
     good, known = None, None
     if knows_truth:
         found = verdicts(ask, [(one.record, one.replies) for one in drawn])
         good, known = np.array(found), truth(found, logged_verdicts(ask, records))
-    fresh = figures.Fresh(vectors=scores.matrix()[index], lengths=np.array(scores.lengths)[index], good=good)
+    fresh = figures.Fresh(vectors=gradients.matrix()[index], lengths=np.array(gradients.lengths)[index], good=good)
     splits = figures.halves(fresh, num_splits)
     return Known(
-        ask=ask, scores=scores, records={record.id: record for record in records}, drawn=drawn, fresh=fresh, splits=splits,
+        ask=ask, gradients=gradients, records={record.id: record for record in records}, drawn=drawn, fresh=fresh, splits=splits,
         places={one.prompt: i for i, one in enumerate(drawn)}, truth=known, contrast=figures.contrast_of(splits),
     )  # fmt: skip
 
@@ -64,14 +64,14 @@ def summary(known: Known, num_splits: int) -> dict[str, Any]:
     """The part of signal.json that all methods have in common."""
     import numpy as np
 
-    vectors, exact = known.scores.matrix(), np.array(known.scores.squares)
+    vectors, exact = known.gradients.matrix(), np.array(known.gradients.squares)
     kept = np.square(vectors, dtype=float).sum(axis=1)
     fresh = {
         "prompts": len(known.drawn), "replies_per_prompt": int(known.fresh.lengths.shape[1]),
         "mean_tokens": float(known.fresh.lengths.mean()), "splits": num_splits,
     }  # fmt: skip
     projection = {
-        "numbers": SIZE, "weights": known.scores.trained, "replies": len(exact),
+        "numbers": SIZE, "weights": known.gradients.trained, "replies": len(exact),
         "norm_error": float(np.sqrt(np.mean(np.square(np.sqrt(kept / np.where(exact > 0, exact, 1)) - 1)[exact > 0]))),
     }  # fmt: skip
     labels = Counter(record.label for record in known.records.values())

@@ -1,6 +1,6 @@
 """The measurement: from runs that differ in their method to the numbers of signal.json. Studies call `measure` too.
 
-    feedback -> fresh replies -> examples of every method -> scores of all replies -> numbers
+    feedback -> fresh replies -> examples of every method -> gradients of all replies -> numbers
 
 Each arrow but the last is made of stages of the store. Feedback and examples are those of `drift run` with the same settings."""
 
@@ -12,10 +12,10 @@ from drift.console import say
 from drift.errors import UserError
 from drift.loop import Loop, Run
 from drift.records import Example, Record, read_examples
-from drift.signal.gradients import Scores
+from drift.signal.gradients import Gradients
 from drift.signal.known import directions, summary
+from drift.signal.method import best, of_method
 from drift.signal.replies import fresh_replies
-from drift.signal.row import best, of_method
 from drift.start import open_start
 from drift.store import Stage
 
@@ -44,16 +44,16 @@ def measure(runs: Mapping[str, Run], *, num_prompts: int, num_replies: int, num_
     if num_replies < 2 or num_splits < 2:
         raise UserError(f"--replies {num_replies} --splits {num_splits}: expected at least 2 of each.")
     start, tokenizer = open_start(run)
-    with Scores(run.store, run.train, start) as scores:  # refuses settings that it can't measure, before anything is drawn
+    with Gradients(run.store, run.train, start) as gradients:  # refuses settings that it can't measure, before anything is drawn
         loop = Loop(run=run, journal=Counts(), start=start, tokenizer=tokenizer)  # type: ignore[arg-type]
         records, _ = loop.collect_feedback(1, start)
         ask = loop.ask(start, run.seed, "signal", 0)
         drawn = fresh_replies(ask, records, num_prompts, num_replies)
         made = {name: examples_of(replace(loop, run=one), records) for name, one in runs.items()}
-        known = directions(ask, scores, records, drawn, num_splits, run.data.knows_truth)
+        known = directions(ask, gradients, records, drawn, num_splits, run.data.knows_truth)
         rows = {BEST: best(known, tokenizer, BEST)} if known.truth else {}
         for name, found in made.items():
-            rows[name] = {"lacks": found} if isinstance(found, str) else row_of(known, runs[name], found, tokenizer, name)
+            rows[name] = {"lacks": found} if isinstance(found, str) else of_method(known, runs[name], found, tokenizer, name)
     return {"version": VERSION} | summary(known, num_splits) | {"methods": rows}
 
 
@@ -65,11 +65,3 @@ def examples_of(loop: Loop, records: list[Record]) -> list[Example] | str:
     except UserError as error:
         return str(error)
     return read_examples(made.path / "examples.jsonl")
-
-
-def row_of(known: Any, run: Run, examples: list[Example], tokenizer: Any, name: str) -> dict[str, Any]:
-    """The numbers of a method, or the sentence that says why its objective gives none."""
-    try:
-        return of_method(known, run, examples, tokenizer, name)
-    except UserError as error:
-        return {"lacks": str(error)}

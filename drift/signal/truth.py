@@ -1,6 +1,6 @@
 """What theory expects of a method where the truth is known: the share of good replies on either side decides.
 
-Let p be the chance that a fresh reply is good. Over fresh replies the mean score is 0, so good ones have the mean (1 - p) * c and
+Let p be the chance that a fresh reply is good. Over fresh replies the mean gradient is 0: good ones have the mean (1 - p) * c, and
 bad ones -p * c, with one contrast c, the good-over-bad gradient. A reply that is good with probability q then adds (q - p) * c
 times its weight. Over prompts of different difficulty, the prompts of disliked replies have the success a = E[p (1 - p)] / (1 - p),
 those of liked ones 1 - b, with b = E[p (1 - p)] / p. So DRIFT's pair is worth a (1 - f_D) - b f_D contrasts, SPIN's and a liked

@@ -1,7 +1,7 @@
 """How much an objective moves each reply of an example at the start: its derivative with respect to the reply's log-probability.
 
 Before the first update policy and reference agree, and the gradient of any loss of log-probabilities is a weighted sum of the
-replies' scores (gradients.py). DPO: +beta / 2 for the chosen reply, -beta / 2 for the rejected one; several good replies share it.
+replies' gradients (gradients.py). DPO: +beta / 2 for the chosen reply, -beta / 2 for the rejected one; several good ones share it.
 Weights are scaled so that the heavier side of an example has 1, on average over the examples: whatever the objective, a pair is
 s(chosen) - s(rejected), and a liked reply s(liked)."""
 

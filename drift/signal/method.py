@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from drift.errors import UserError
 from drift.parts import Objective
 from drift.records import Example, Reply, example, fresh
 from drift.score.plan import tokenize
@@ -21,13 +22,13 @@ def figures_of(
     from drift.signal import figures
 
     tokenised = tokenize(tokenizer, examples)
-    index = iter(known.scores.add([one for each in tokenised for one in each.sequences], label))
+    index = iter(known.gradients.add([one for each in tokenised for one in each.sequences], label))
     places = [[next(index) for _ in one.sequences] for one in tokenised]
-    scores, lengths = known.scores.matrix(), np.array(known.scores.lengths)
-    vectors = np.stack([np.asarray(w) @ scores[place].astype(float) for w, place in zip(weights, places, strict=True)])
+    gradients, lengths = known.gradients.matrix(), np.array(known.gradients.lengths)
+    vectors = np.stack([np.asarray(w) @ gradients[place].astype(float) for w, place in zip(weights, places, strict=True)])
     net = np.array([np.asarray(w) @ lengths[place] for w, place in zip(weights, places, strict=True)])
     prompts = np.array([known.places.get(prompt_key(one.prompt), -1) for one in examples])
-    row = figures.Row(vectors=vectors, lengths=net, records=[one.record for one in examples], prompts=prompts)
+    row = figures.Examples(vectors=vectors, lengths=net, records=[one.record for one in examples], prompts=prompts)
     everywhere = np.ones(len(known.fresh.lengths), dtype=bool)
     level = figures.moments(vectors - net[:, None] * known.fresh.per_token(everywhere), row.records)
     found = figures.along(row, known.splits)
@@ -57,9 +58,12 @@ def ratio(signal: float | None, noise: float | None) -> float | None:
 
 
 def of_method(known: Known, run: Any, examples: Sequence[Example], tokenizer: Any, label: str) -> dict[str, Any]:
-    """The row of a run's method, weighted by its objectives."""
+    """The row of a run's method, weighted by its objectives. `lacks`: they have no gradient."""
     objectives: Mapping[str, Objective] = run.objective
-    weights = reply_weights(objectives, tokenize(tokenizer, examples))
+    try:
+        weights = reply_weights(objectives, tokenize(tokenizer, examples))
+    except UserError as error:
+        return {"lacks": str(error)}
     return figures_of(known, examples, weights, tokenizer, label, judged=run.method.judge is not None)
 
 
