@@ -4,6 +4,7 @@ As in `drift run -m`, a setting may have several values, but only `method` and i
 all. A setting of a method goes to those methods that take it. Without `method=`, all methods are measured."""
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -79,5 +80,9 @@ def takes(method: str, key: str) -> bool:
     """Whether a method has a setting, or brings a group of settings."""
     from omegaconf import OmegaConf
 
-    config = compose([f"{GROUP}={method}"])
-    return OmegaConf.select(config, key if key.startswith(f"{GROUP}.") else f"{GROUP}.{key}") is not None
+    return OmegaConf.select(composed(method), key if key.startswith(f"{GROUP}.") else f"{GROUP}.{key}") is not None
+
+
+@cache
+def composed(method: str) -> Any:
+    return compose([f"{GROUP}={method}"])
