@@ -61,26 +61,57 @@ ALIKE = figures.Fresh(  # four prompts, each with a good reply of three tokens a
 )
 
 
-def row(vectors, lengths, prompts):
+def gradients(vectors, lengths, prompts, records="abcdef"):
     return figures.Examples(
-        vectors=np.array(vectors, dtype=float), lengths=np.array(lengths, dtype=float), records=list("abcdef")[: len(vectors)],
+        vectors=np.array(vectors, dtype=float), lengths=np.array(lengths, dtype=float), records=list(records)[: len(vectors)],
         prompts=np.array(prompts),
     )  # fmt: skip
 
 
 def test_signal_and_length_alignment_are_those_of_the_mean_without_what_all_replies_share():
-    """A token's mean gradient is (0, 4) / 4 = (0, 1), so good replies are (2, 0) and bad ones (-2, 0): the contrast is (4, 0), and
-    'shorter' points to (-1, 0). The examples' net tokens are 2 and 0: (1, 5) becomes (1, 3), (3, 1) stays. Mean (2, 2)."""
+    """A token's mean gradient is (0, 4) / 4 = (0, 1), so good replies are (2, 0) and bad ones (-2, 0): good over bad is (4, 0), of
+    length 4, and shorter over longer its opposite. The examples' net tokens are 2 and 0: (1, 5) becomes (1, 3), (3, 1) stays. Along
+    (1, 0) they are 1 and 3: mean 2, standard error sqrt(2 / 1 * (1 + 1)) / 2 = 1. The mean is (2, 2)."""
     splits = figures.halves(ALIKE, 5)
-    assert figures.contrast_of(splits) == (pytest.approx(4.0), pytest.approx(0.0))
-    found = figures.along(row([[1, 5], [3, 1]], [2, 0], [-1, -1]), splits)
-    assert found == pytest.approx({"signal": 2.0, "signal_sd": 0.0, "shorter": -1 / math.sqrt(2), "shorter_sd": 0.0})
+    assert (figures.length(splits, "good"), figures.length(splits, "shorter")) == pytest.approx((4.0, 4.0))
+    assert figures.alignment(splits) == pytest.approx(-1.0)
+    two = gradients([[1, 5], [3, 1]], [2, 0], [-1, -1])
+    found = figures.along(two, splits, "good")
+    assert found == pytest.approx({"part": 2.0, "error": 1.0, "deviation": 0.0, "cosine": 1 / math.sqrt(2)})
+    found = figures.along(two, splits, "shorter")
+    assert found == pytest.approx({"part": -2.0, "error": 1.0, "deviation": 0.0, "cosine": -1 / math.sqrt(2)})
 
 
 def test_no_example_is_compared_with_a_direction_from_its_own_prompt():
-    """The half that has prompt 0 sees (1, 0) alone, the other half the mean of (100, 0) and (1, 0): (1 + 50.5) / 2."""
-    found = figures.along(row([[100, 0], [1, 0]], [0, 0], [0, -1]), figures.halves(ALIKE, 3))
-    assert found["signal"] == pytest.approx(25.75) and found["signal_sd"] == pytest.approx(0.0)
+    """The first example's prompt is in the first half, which says (1, 3), so only the second counts, which says (1, 0): 5. The other
+    example is compared with both: 14 and 2. The halves' inner product is 1, and so the direction's length."""
+    inside = np.array([True, False])
+    one = figures.Half(inside=inside, outer=np.zeros(2), directions={"good": np.array([1.0, 3.0])})
+    other = figures.Half(inside=~inside, outer=np.zeros(2), directions={"good": np.array([1.0, 0.0])})
+    found = figures.along(gradients([[5, 100], [2, 4]], [0, 0], [0, -1]), [(one, other)] * 2, "good")
+    assert found["part"] == pytest.approx((5 + (14 + 2) / 2) / 2)
+    assert found["cosine"] == pytest.approx((14 / math.sqrt(20 * 10) + 3.5 / math.hypot(3.5, 52)) / 2)
+
+
+def test_a_direction_without_its_noise_is_as_long_as_the_halves_agree():
+    """Inner products 1 * 9 and 2 * 8 over two splits: sqrt(12.5). Where they are negative, there is no direction."""
+    half = lambda x: figures.Half(inside=np.array([True]), outer=np.zeros(1), directions={"good": np.array([x])})  # noqa: E731
+    splits = [(half(1.0), half(9.0)), (half(2.0), half(8.0))]
+    assert figures.inner(splits, "good", "good") == [9.0, 16.0]
+    assert figures.length(splits, "good") == pytest.approx(math.sqrt(12.5))
+    assert figures.length([(half(1.0), half(-9.0))], "good") is None and figures.length(splits, "shorter") is None
+    nothing = figures.along(gradients([[1]], [0], [-1]), [(half(1.0), half(-1.0))] * 2, "good")
+    assert nothing == {"part": None, "error": None, "deviation": None, "cosine": None}
+
+
+def test_the_deviation_is_over_splits_and_the_error_over_records():
+    """Directions 1 and 3 from two splits, both of length sqrt((1 * 1 + 3 * 3) / 2) = sqrt(5): an example of 1 has 1 and 3 over it.
+    Records a, a, b: 2 * (1, 1, 4) on average, mean 4; a's two are off by -2 each, b by 4: sqrt(2 * (16 + 16)) / 3."""
+    half = lambda x: figures.Half(inside=np.array([True]), outer=np.zeros(1), directions={"good": np.array([x])})  # noqa: E731
+    found = figures.along(gradients([[1], [1], [4]], [0] * 3, [-1] * 3, "aab"), [(half(1.0),) * 2, (half(3.0),) * 2], "good")
+    size = math.sqrt(5)
+    assert found["part"] == pytest.approx(4 / size) and found["error"] == pytest.approx(8 / 3 / size)
+    assert found["deviation"] == pytest.approx(math.sqrt(2) * 2 / size), "2 and 6 over the splits"
 
 
 def test_halves_are_disjoint_complete_and_differ_from_split_to_split():
@@ -89,15 +120,11 @@ def test_halves_are_disjoint_complete_and_differ_from_split_to_split():
     assert len({tuple(one.inside) for one, _ in splits}) > 1
 
 
-def test_the_deviation_is_over_splits_whose_two_halves_are_averaged_first():
-    assert figures.over_splits([(1.0, 3.0), (None, 6.0), (4.0, 4.0)]) == (4.0, 2.0)  # 2, 6 and 4
-    assert figures.over_splits([(None, None)]) == (None, None) and figures.over_splits([(1.0, None)]) == (1.0, None)
-
-
 def test_without_truth_there_is_a_length_alignment_and_no_signal():
     blind = figures.Fresh(vectors=ALIKE.vectors, lengths=ALIKE.lengths, good=None)
-    found = figures.along(row([[1, 0]], [0], [-1]), figures.halves(blind, 2))
-    assert found["signal"] is None and found["shorter"] == pytest.approx(-1.0)
+    splits, one = figures.halves(blind, 2), gradients([[1, 0]], [0], [-1])
+    assert figures.along(one, splits, "good")["part"] is None and figures.alignment(splits) is None
+    assert figures.along(one, splits, "shorter")["part"] == pytest.approx(-1.0)
 
 
 KNOWN = truth([[1, 1, 0], [1, 1, 1], [0, 1, 1], [1, 0, 0]], {"dsat": [0, 0, 0, 0, 1], "sat": [1, 1, 1, 0], "silent": [1, 0, 1]})

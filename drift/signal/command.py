@@ -19,9 +19,10 @@ COLUMNS = {  # number of signal.json -> (its column, its format, what it says)
     "noise": ("noise", ".1f", "distance of one example's gradient from the mean, root mean square (its square is the variance)"),
     "agreement": ("agreement", ".2f", "norm of the mean gradient over what unrelated gradients would give; 1 is chance"),
     "cosine": ("cosine", ".3f", "mean cosine of the gradients of two examples of different records; 0 is chance"),
-    "shorter": ("shorter", ".2f", "cosine of the mean gradient with 'shorter fresh replies over longer ones'; noise pulls it to 0"),
+    "shorter": ("shorter", ".2f", "mean gradient along 'shorter fresh replies over longer ones' (same unit as noise and signal)"),
+    "shorter_cosine": ("its cosine", ".2f", "cosine of the two as measured; noise pulls it to 0"),
     "signal": ("signal", ".2f", "mean gradient along 'good fresh replies over bad ones' of other prompts"),
-    "signal_sd": ("+-", ".2f", "standard deviation of the signal over random halves of the prompts"),
+    "signal_error": ("+-", ".2f", "standard error of the signal over records"),
     "predicted": ("predicted", ".2f", "signal by theory, from p, a, b and the shares of wrong labels"),
     "snr": ("SNR", ".2f", "signal over the noise of the mean of these examples"),
 }
@@ -65,7 +66,10 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     return made
 
 
-NAMED = {"p (success of fresh replies)": "p", "E[p(1-p)]": "spread", "a (on prompts of bad replies)": "a", "b": "b"}
+NAMED = {
+    "success of fresh replies p": "p", "E[p(1-p)]": "spread", "a": "a", "b": "b", "good-over-bad gradient": "contrast",
+    "its cosine with shorter replies": "shorter",
+}  # fmt: skip
 
 
 def show(rows: Mapping[str, Mapping[str, Any]]) -> None:

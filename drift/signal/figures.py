@@ -1,13 +1,13 @@
 """The numbers of `drift signal`, from the gradients of replies: pure functions of arrays.
 
-An example's gradient is u = sum of weight * s(reply) (weights.py, gradients.py). D is the length of a score.
+An example's gradient is u = sum of weight * s(reply) (weights.py, gradients.py). D is the length of a gradient.
 
 Replies drawn below temperature 1 have a mean gradient that is not 0, whoever liked them: the mean gradient of a token of the fresh
 replies, times the tokens of a reply, is subtracted everywhere. A direction is always estimated on one half of the prompts and
 applied to examples of other prompts, so that no reply is compared with itself."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +50,14 @@ class Examples:
 @dataclass(frozen=True, kw_only=True)
 class Half:
     """What is estimated on some of the prompts. `inside` `(P,)`: which. `outer` `(D,)`: the mean gradient of a token on the others.
-    `shorter`, `good` `(D,)`: unit directions, or None if no prompt tells the two kinds of replies apart. `contrast`: the
-    good-over-bad gradient of the other prompts along `good`, or None."""
+    `directions` `(D,)`: "good", good replies over bad ones; "shorter", shorter replies over longer ones; if a prompt has both."""
 
     inside: Array
     outer: Array
-    shorter: Array | None
-    good: Array | None
-    contrast: float | None
+    directions: Mapping[str, Array]
+
+
+Splits = Sequence[tuple[Half, Half]]
 
 
 def contrast(vectors: Array, labels: Array) -> Array | None:
@@ -73,7 +73,7 @@ def contrast(vectors: Array, labels: Array) -> Array | None:
     return total / weight if weight else None
 
 
-def halves(fresh: Fresh, num_splits: int) -> list[tuple[Half, Half]]:
+def halves(fresh: Fresh, num_splits: int) -> Splits:
     """Random splits of the prompts into two halves, each half with what is estimated on it. The same for every method."""
     rng, count = np.random.default_rng(0), len(fresh.lengths)
     made = []
@@ -85,68 +85,99 @@ def halves(fresh: Fresh, num_splits: int) -> list[tuple[Half, Half]]:
 
 
 def half(fresh: Fresh, inside: Array) -> Half:
-    own, outer = (fresh.per_token(rows) for rows in (inside, ~inside))
-
-    def direction(rows: Array, labels: Array, base: Array) -> Array | None:
-        found = contrast(fresh.vectors[rows] - fresh.lengths[rows][..., None] * base, labels[rows])
-        return found if found is not None and np.linalg.norm(found) else None
-
-    shorter = unit(direction(inside, fresh.shorter, own))
-    if fresh.good is None:
-        return Half(inside=inside, outer=outer, shorter=shorter, good=None, contrast=None)
-    good, there = unit(direction(inside, fresh.good, own)), direction(~inside, fresh.good, outer)
-    along = float(there @ good) if good is not None and there is not None else None
-    return Half(inside=inside, outer=outer, shorter=shorter, good=good, contrast=along)
+    own = fresh.vectors[inside] - fresh.lengths[inside][..., None] * fresh.per_token(inside)
+    labels = {"shorter": fresh.shorter} | ({} if fresh.good is None else {"good": fresh.good})
+    found = {kind: contrast(own, each[inside]) for kind, each in labels.items()}
+    directions = {kind: vector for kind, vector in found.items() if vector is not None}
+    return Half(inside=inside, outer=fresh.per_token(~inside), directions=directions)
 
 
-def unit(vector: Array | None) -> Array | None:
-    return None if vector is None else vector / np.linalg.norm(vector)
+def length(splits: Splits, kind: str) -> float | None:
+    """The length of a direction without its noise: the root of the mean inner product of what the two halves of a split say. None:
+    they do not agree."""
+    products = inner(splits, kind, kind)
+    return math.sqrt(np.mean(products)) if products and np.mean(products) > 0 else None
 
 
-def over_splits(values: Sequence[tuple[float | None, float | None]]) -> tuple[float | None, float | None]:
-    """The mean over splits, and the standard deviation, of the mean of a split's two halves; None where there are too few."""
-    means = [sum(known) / len(known) for pair in values if (known := [value for value in pair if value is not None])]
-    return (float(np.mean(means)) if means else None), (float(np.std(means, ddof=1)) if len(means) > 1 else None)
-
-
-def contrast_of(splits: Sequence[tuple[Half, Half]]) -> tuple[float | None, float | None]:
-    """The good-over-bad gradient along its own direction on the other half of the prompts, and its deviation over splits."""
-    return over_splits([(one.contrast, other.contrast) for one, other in splits])
-
-
-def along(examples: Examples, splits: Sequence[tuple[Half, Half]]) -> dict[str, float | None]:
-    """`signal`: the mean gradient of examples of other prompts along the utility gradient; `shorter`: its cosine with the direction
-    of shorter replies; each with `_sd`, the deviation over splits."""
-    signal, shorter = [], []
+def inner(splits: Splits, kind: str, other: str) -> list[float]:
+    """For every split, the mean inner product of a direction from one half with a direction from the other half."""
+    made = []
     for split in splits:
-        means = [outside_mean(examples, one) for one in split]
-        signal.append([None if m is None or h.good is None else float(m @ h.good) for m, h in zip(means, split, strict=True)])
-        shorter.append([
-            None if m is None or h.shorter is None else float(m @ h.shorter / np.linalg.norm(m))
-            for m, h in zip(means, split, strict=True)
-        ])  # fmt: skip
-    (a, a_sd), (b, b_sd) = over_splits(signal), over_splits(shorter)  # type: ignore[arg-type]
-    return {"signal": a, "signal_sd": a_sd, "shorter": b, "shorter_sd": b_sd}
+        pairs = [(one.directions.get(kind), two.directions.get(other)) for one, two in (split, split[::-1])]
+        made += [float(np.mean([a @ b for a, b in pairs]))] if all(a is not None and b is not None for a, b in pairs) else []
+    return made
 
 
-def outside_mean(examples: Examples, one: Half) -> Array | None:
-    """`(D,)` mean gradient of the examples whose prompt is not in a half; None if there is none, or if it is zero."""
-    outside = (examples.prompts < 0) | ~one.inside[examples.prompts]
-    if not outside.any():
+def alignment(splits: Splits) -> float | None:
+    """The cosine of "good" with "shorter", without the noise of either; beyond 1 by chance, if they are hardly told apart."""
+    good, shorter, products = length(splits, "good"), length(splits, "shorter"), inner(splits, "good", "shorter")
+    return float(np.mean(products)) / (good * shorter) if good and shorter else None
+
+
+def along(examples: Examples, splits: Splits, kind: str) -> dict[str, float | None]:
+    """The mean gradient along a direction, every example along those from other prompts, divided by the direction's length without
+    noise: `part`. `error`: its standard error over records. `deviation`: its standard deviation over splits. `cosine`: of
+    the mean gradient with the direction, as they are; noise in either pulls it to 0. None: there is no direction."""
+    size, known = length(splits, kind), [split for split in splits if all(kind in one.directions for one in split)]
+    if size is None or len(known) < 2:
+        return dict.fromkeys(("part", "error", "deviation", "cosine"))
+    values, cosines = [], []  # by split
+    for split in known:
+        each = np.zeros(len(examples.records))
+        for one in split:
+            direction, others = one.directions[kind], outside(examples, one)
+            own = (examples.vectors @ direction - examples.lengths * float(one.outer @ direction)) / size  # (N,)
+            each += np.where(others, own, 0.0)
+            cosines.append(cosine_outside(examples, one, direction))
+        values.append(each / sum(outside(examples, one) for one in split))
+    means = np.mean(values, axis=0)
+    return {
+        "part": float(means.mean()),
+        "error": error_of_mean(means[:, None], examples.records),
+        "deviation": float(np.std(np.mean(values, axis=1), ddof=1)),
+        "cosine": float(np.mean(there)) if (there := [cosine for cosine in cosines if cosine is not None]) else None,
+    }
+
+
+def outside(examples: Examples, one: Half) -> Array:
+    """`(N,)`: which examples have a prompt that is not in a half."""
+    return (examples.prompts < 0) | ~one.inside[examples.prompts]
+
+
+def cosine_outside(examples: Examples, one: Half, direction: Array) -> float | None:
+    """The cosine of a half's direction with the mean gradient of the examples outside it. None: there are none, or it is zero."""
+    rows = outside(examples, one)
+    if not rows.any():
         return None
-    mean = examples.vectors[outside].mean(axis=0) - examples.lengths[outside].mean() * one.outer
-    return mean if np.linalg.norm(mean) else None
+    mean = examples.vectors[rows].mean(axis=0) - examples.lengths[rows].mean() * one.outer
+    norms = np.linalg.norm(mean) * np.linalg.norm(direction)
+    return float(mean @ direction / norms) if norms else None
+
+
+def error_of_mean(vectors: Array, records: Sequence[str]) -> float | None:
+    """The root mean square error of the mean of `(N, D)` vectors, with those of a record together. None: a single record."""
+    places = by_record(records)
+    if len(places) < 2:
+        return None
+    mean = vectors.mean(axis=0)
+    errors = sum(float(np.square((vectors[place] - mean).sum(axis=0)).sum()) for place in places)
+    return math.sqrt(errors * len(places) / (len(places) - 1)) / len(vectors)
+
+
+def by_record(records: Sequence[str]) -> list[Array]:
+    """The places of each record's examples."""
+    names = np.asarray(records)
+    return [np.flatnonzero(names == name) for name in dict.fromkeys(records)]
 
 
 def moments(vectors: Array, records: Sequence[str]) -> dict[str, float | None]:
     """Of N gradients `(N, D)`. `noise`: their root mean square distance from their mean, sqrt(sum |u - mean|^2 / (N - 1)).
     `mean_norm`: the norm of the mean. `chance_norm`: what it would be on average if the gradients of different records were
     unrelated, sqrt(sum over records |sum of the record's u|^2) / N. `agreement`: the first over the second. `cosine`: the mean
-    cosine of two examples of different records. `mean_noise`: the root mean square error of the mean, with the examples of
-    a record together. None: too few examples or records."""
+    cosine of two examples of different records. `mean_noise`: see `error_of_mean`. None: too few examples or records."""
     count = len(vectors)
     mean = vectors.mean(axis=0)
-    places = [np.flatnonzero(np.asarray(records) == name) for name in dict.fromkeys(records)]
+    places = by_record(records)
     sums = np.stack([vectors[place].sum(axis=0) for place in places])
     sizes = np.array([len(place) for place in places])
     chance = float(np.sqrt(np.square(sums).sum())) / count
@@ -154,12 +185,11 @@ def moments(vectors: Array, records: Sequence[str]) -> dict[str, float | None]:
     units = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
     within = sum(float(np.square(units[place].sum(axis=0)).sum()) for place in places)
     pairs = count**2 - int(np.square(sizes).sum())
-    errors = float(np.square(sums - sizes[:, None] * mean).sum())
     return {
         "noise": math.sqrt(float(np.square(vectors - mean).sum()) / (count - 1)) if count > 1 else None,
         "mean_norm": float(np.linalg.norm(mean)),
         "chance_norm": chance,
         "agreement": float(np.linalg.norm(mean)) / chance if chance else None,
         "cosine": (float(np.square(units.sum(axis=0)).sum()) - within) / pairs if pairs else None,
-        "mean_noise": math.sqrt(errors * len(places) / (len(places) - 1)) / count if len(places) > 1 else None,
+        "mean_noise": error_of_mean(vectors, records),
     }

@@ -15,8 +15,8 @@ from drift.signal.truth import Truth, truth
 @dataclass(frozen=True, kw_only=True)
 class Known:
     """`records`: by id. `drawn`: the fresh replies; `fresh`: their gradients, a `figures.Fresh`. `splits`: from `figures.halves`.
-    `places`: prompt -> its index among those of `drawn`. `truth`: None if the data set does not know it. `contrast`: the
-    good-over-bad gradient along its own direction on the other half of the prompts, and its deviation over splits."""
+    `places`: prompt -> its index among those of `drawn`. `truth`: None if the data set does not know it. `contrast`: the length of
+    the good-over-bad gradient without its noise, or None."""
 
     ask: Ask
     gradients: Gradients
@@ -26,7 +26,7 @@ class Known:
     splits: Sequence[Any]
     places: dict[str, int]
     truth: Truth | None
-    contrast: tuple[float | None, float | None]
+    contrast: float | None
 
 
 def directions(
@@ -47,7 +47,7 @@ def directions(
     splits = figures.halves(fresh, num_splits)
     return Known(
         ask=ask, gradients=gradients, records={record.id: record for record in records}, drawn=drawn, fresh=fresh, splits=splits,
-        places={one.prompt: i for i, one in enumerate(drawn)}, truth=known, contrast=figures.contrast_of(splits),
+        places={one.prompt: i for i, one in enumerate(drawn)}, truth=known, contrast=figures.length(splits, "good"),
     )  # fmt: skip
 
 
@@ -64,6 +64,8 @@ def summary(known: Known, num_splits: int) -> dict[str, Any]:
     """The part of signal.json that all methods have in common."""
     import numpy as np
 
+    from drift.signal import figures
+
     vectors, exact = known.gradients.matrix(), np.array(known.gradients.squares)
     kept = np.square(vectors, dtype=float).sum(axis=1)
     fresh = {
@@ -77,10 +79,11 @@ def summary(known: Known, num_splits: int) -> dict[str, Any]:
     labels = Counter(record.label for record in known.records.values())
     found: dict[str, Any] = {"log": {"records": len(known.records)} | dict(sorted(labels.items())), "fresh": fresh}
     if known.truth is not None:
-        one, deviation = known.truth, known.contrast[1]
+        one = known.truth
         wrong = {label: share if label == "dsat" else 1 - share for label, share in one.logged.items() if label in ("dsat", "sat")}
         found["truth"] = {
             "p": one.p, "spread": one.spread, "a": one.a, "b": one.b, "good_share_of_label": dict(one.logged),
-            "wrong_share_of_label": wrong, "contrast": known.contrast[0], "contrast_sd": deviation,
+            "wrong_share_of_label": wrong, "contrast": known.contrast,
+            "shorter": figures.alignment(known.splits),
         }  # fmt: skip
     return found | {"projection": projection}

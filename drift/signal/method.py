@@ -31,11 +31,19 @@ def figures_of(
     row = figures.Examples(vectors=vectors, lengths=net, records=[one.record for one in examples], prompts=prompts)
     everywhere = np.ones(len(known.fresh.lengths), dtype=bool)
     level = figures.moments(vectors - net[:, None] * known.fresh.per_token(everywhere), row.records)
-    found = figures.along(row, known.splits)
     counts = {"examples": len(examples), "records": len(set(row.records))}
+    shorter = named("shorter", figures.along(row, known.splits, "shorter"))
     if known.truth is None:
-        return counts | level | {name: found[name] for name in ("shorter", "shorter_sd")}
-    return counts | level | found | {"snr": ratio(found["signal"], level["mean_noise"])} | theory(known, examples, weights, judged)
+        return counts | level | shorter
+    signal = named("signal", figures.along(row, known.splits, "good"))
+    snr = ratio(signal["signal"], level["mean_noise"])
+    return counts | level | shorter | signal | {"snr": snr} | theory(known, examples, weights, judged)
+
+
+def named(name: str, found: Mapping[str, float | None]) -> dict[str, float | None]:
+    """What `figures.along` found, under the names of signal.json."""
+    ends = {"part": "", "error": "_error", "deviation": "_deviation", "cosine": "_cosine"}
+    return {f"{name}{ends[key]}": value for key, value in found.items()}
 
 
 def theory(known: Known, examples: Sequence[Example], weights: Sequence[Sequence[float]], judged: bool) -> dict[str, Any]:
@@ -47,9 +55,8 @@ def theory(known: Known, examples: Sequence[Example], weights: Sequence[Sequence
     good = verdicts(known.ask, list(zip(records, replies, strict=True)))
     labels = [record.label for record in records]
     share = expected_share(known.truth, weights, [one.replies for one in examples], labels, good if judged else None)
-    contrast = known.contrast[0]
     for_it, against = sides(weights, good)
-    predicted = share * contrast if share is not None and contrast is not None else None
+    predicted = share * known.contrast if share is not None and known.contrast is not None else None
     return {"good_for": for_it, "good_against": against, "predicted": predicted}
 
 
@@ -79,4 +86,4 @@ def best(known: Known, tokenizer: Any, label: str) -> dict[str, Any]:
     if not examples:
         return {"lacks": "No prompt has both a good and a bad fresh reply, so nothing is known about what is good."}
     found = figures_of(known, examples, [[1.0, -1.0]] * len(examples), tokenizer, label, judged=True)
-    return found | {"predicted": known.contrast[0]}
+    return found | {"predicted": known.contrast}
