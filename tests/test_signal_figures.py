@@ -83,8 +83,8 @@ def test_signal_and_length_alignment_are_those_of_the_mean_without_what_all_repl
 
 
 def test_no_example_is_compared_with_a_direction_from_its_own_prompt():
-    """The first example's prompt is in the first half, which says (1, 3), so only the second counts, which says (1, 0): 5. The other
-    example is compared with both: 14 and 2. The halves' inner product is 1, and so the direction's length."""
+    """The first example's prompt is in the first half, which says (1, 3), so only the second counts, which says (1, 0): 5. The
+    other example is compared with both: 14 and 2. The halves' inner product is 1, and so the direction's length."""
     inside = np.array([True, False])
     one = figures.Half(inside=inside, outer=np.zeros(2), directions={"good": np.array([1.0, 3.0])})
     other = figures.Half(inside=~inside, outer=np.zeros(2), directions={"good": np.array([1.0, 0.0])})
