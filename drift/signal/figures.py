@@ -103,8 +103,9 @@ def inner(splits: Splits, kind: str, other: str) -> list[float]:
     """For every split, the mean inner product of a direction from one half with a direction from the other half."""
     made = []
     for split in splits:
-        pairs = [(one.directions.get(kind), two.directions.get(other)) for one, two in (split, split[::-1])]
-        made += [float(np.mean([a @ b for a, b in pairs]))] if all(a is not None and b is not None for a, b in pairs) else []
+        pairs = [(one.directions, two.directions) for one, two in (split, split[::-1])]
+        if all(kind in one and other in two for one, two in pairs):
+            made.append(float(np.mean([one[kind] @ two[other] for one, two in pairs])))
     return made
 
 
