@@ -71,9 +71,13 @@ def test_scores_are_the_gradients_that_autograd_gives_reply_by_reply(layout, ada
     assert ((kept @ kept.T - expected @ expected.T) / (norms[:, None] * norms)).abs().max() < 4 * (2 / 2048) ** 0.5
 
 
-GOOD, BAD = "Tea is a warm and good drink.", "Tea, warm, and good, is a drink that many people like."
-ASKED = [record(i, "sat", reply="", feedback=None) for i in range(4)]
-LOG = [record(0, "dsat", reply=BAD), record(1, "sat", reply=GOOD), record(2, "dsat", reply=GOOD), record(3, "sat", reply=GOOD)]
+GOOD, BAD = "Tea is a warm and good drink.", "Tea is a drink. It is warm, and many people like it."
+TRUTH = {"topic": "tea", "request": "one_sentence"}
+ASKED = [record(i, "sat", reply="", feedback=None, truth=TRUTH) for i in range(4)]
+LOG = [
+    record(i, label, reply=reply, truth=TRUTH)
+    for i, (label, reply) in enumerate([("dsat", BAD), ("sat", GOOD), ("dsat", GOOD), ("sat", GOOD)])
+]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +98,7 @@ def known(tiny, tmp_path_factory):
     tokenizer = load_tokenizer(start)
     drawn = []
     for i, one in enumerate(ASKED):
-        replies = [Reply(text=f"{text} {'Indeed.' * i}".strip(), num_tokens=9, ended=True) for text in (GOOD, BAD)]
+        replies = [Reply(text=f"Number {i}: {text}", num_tokens=9, ended=True) for text in (GOOD, BAD)]
         made = [example(one, fresh(reply, good=True)) for reply in replies]
         drawn.append(Drawn(record=one, replies=replies, sequences=[row.sequences[0] for row in tokenize(tokenizer, made)]))
     with Gradients(run.store, run.train, start) as gradients:
@@ -115,7 +119,7 @@ def test_the_log_and_the_fresh_replies_are_counted(known):
 def test_a_methods_row_is_what_a_few_lines_of_numpy_say(known):
     """DRIFT's pairs of the two disliked replies, the second of which is good: of the good replies a half are learnt against."""
     common, run, tokenizer = known
-    texts = ["Tea is warm, wet, and good.", "Tea is what people like to drink."]
+    texts = ["Tea is warm, wet, and good.", "Tea is nice. People drink it."]
     pairs = [
         example(one, fresh(Reply(text=text, num_tokens=9, ended=True), good=True), logged(one, good=False))
         for one, text in zip((LOG[0], LOG[2]), texts, strict=True)
@@ -245,5 +249,7 @@ def test_full_training_and_a_log_of_too_few_prompts_are_refused(tiny, tmp_path):
         sampler=run.sampler, compute=run.train.compute, store=run.store, start=start, policy=start, seed=0, purpose="signal",
         iteration=0,
     )  # fmt: skip
+    with pytest.raises(UserError, match="--prompts 3: expected at least 4"):
+        measure({"drift": run}, num_prompts=3, num_replies=2, num_splits=2)
     with pytest.raises(UserError, match="The log has 0 different prompts, of which 0 could be used. Expected at least 4"):
         fresh_replies(ask, [], 6, 2)

@@ -15,7 +15,7 @@ from drift.records import Example, Record, read_examples
 from drift.signal.gradients import Gradients
 from drift.signal.known import directions, summary
 from drift.signal.method import best, of_method
-from drift.signal.replies import fresh_replies
+from drift.signal.replies import FEWEST, fresh_replies
 from drift.start import open_start
 from drift.store import Stage
 
@@ -35,14 +35,14 @@ class Counts:
 
 
 def measure(runs: Mapping[str, Run], *, num_prompts: int, num_replies: int, num_splits: int) -> dict[str, Any]:
-    """The content of signal.json. `runs`: name -> a run; they differ in method and objective only. `num_prompts`, `num_replies`:
-    prompts, and fresh replies to each, that directions are estimated on; `num_splits`: random splits of these prompts. A method
-    without a measurement gets `lacks`, the sentence that says why; its other numbers are explained in docs/signal.md."""
+    """The content of signal.json (docs/signal.md). `runs`: name -> a run; they may differ in method, objective and how they would
+    train. `num_prompts`, `num_replies`: prompts, and fresh replies to each, that directions are estimated on; `num_splits`: random
+    splits of these prompts. In "methods", a method without a measurement has "lacks", the sentence that says why."""
+    for name, value, least in (("prompts", num_prompts, FEWEST), ("replies", num_replies, 2), ("splits", num_splits, 2)):
+        if value < least:
+            raise UserError(f"--{name} {value}: expected at least {least}.")
     run = next(iter(runs.values()))
-    for one in runs.values():
-        assert (one.data, one.model, one.train, one.sampler, one.seed) == (run.data, run.model, run.train, run.sampler, run.seed)
-    if num_replies < 2 or num_splits < 2:
-        raise UserError(f"--replies {num_replies} --splits {num_splits}: expected at least 2 of each.")
+    assert all(common(one) == common(run) for one in runs.values()), "runs of one measurement share log, model and adapter"
     start, tokenizer = open_start(run)
     with Gradients(run.store, run.train, start) as gradients:  # refuses settings that it can't measure, before anything is drawn
         loop = Loop(run=run, journal=Counts(), start=start, tokenizer=tokenizer)  # type: ignore[arg-type]
@@ -55,6 +55,11 @@ def measure(runs: Mapping[str, Run], *, num_prompts: int, num_replies: int, num_
         for name, found in made.items():
             rows[name] = {"lacks": found} if isinstance(found, str) else of_method(known, runs[name], found, tokenizer, name)
     return {"version": VERSION} | summary(known, num_splits) | {"methods": rows}
+
+
+def common(run: Run) -> tuple[Any, ...]:
+    """What the runs of a measurement have in common."""
+    return run.data, run.model, run.sampler, run.seed, run.train.adapter, run.train.compute
 
 
 def examples_of(loop: Loop, records: list[Record]) -> list[Example] | str:
