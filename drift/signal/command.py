@@ -44,7 +44,7 @@ def signal(overrides: Sequence[str], out: Path | None, *, num_prompts: int, num_
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "signal.json", found)
     for line in lines(found):
-        say(line)
+        say(textwrap.fill(line, WIDTH, subsequent_indent="  "))
     show(found["methods"])
     say(f"\n{textwrap.fill(CAVEAT, WIDTH)}\nNumbers: {folder / 'signal.json'}")
 
