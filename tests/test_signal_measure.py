@@ -135,6 +135,7 @@ def test_a_methods_row_is_what_a_few_lines_of_numpy_say(known):
     assert found["mean_norm"] == pytest.approx(np.linalg.norm(first + second) / 2, rel=1e-3)
     assert found["cosine"] == pytest.approx(first @ second / np.linalg.norm(first) / np.linalg.norm(second), abs=1e-3)
     assert found["snr"] == pytest.approx(found["signal"] / (np.linalg.norm(first - second) / 2), rel=1e-3)
+    assert found["mean_noise"] == pytest.approx(np.linalg.norm(first - second) / 2, rel=1e-3)
     assert (found["examples"], found["records"], found["good_for"], found["good_against"]) == (2, 2, 0.5, 0.5)
     assert found["predicted"] == pytest.approx(0.0), "a (1 - f) - b f with a = b = 1 and f = 1/2"
     shorter = of_method(common, run, [pairs[0]], tokenizer, "ours")["shorter"]
@@ -150,7 +151,8 @@ def test_the_best_that_a_pair_can_tell_is_the_contrast(known):
     common, _, tokenizer = known
     found = best(common, tokenizer, "best")
     assert (found["examples"], found["good_for"], found["good_against"]) == (4, 1.0, 0.0)
-    assert found["signal"] == pytest.approx(common.contrast, rel=0.01) and found["predicted"] == common.contrast > 0
+    assert found["signal"] == pytest.approx(common.contrast, rel=0.01) and found["predicted"] == pytest.approx(common.contrast) != 0
+    assert found["snr_predicted"] == pytest.approx(found["predicted"] / found["mean_noise"])
 
 
 def test_a_reply_is_scored_once_whoever_asks(known):

@@ -36,8 +36,9 @@ def figures_of(
     if known.truth is None:
         return counts | level | shorter
     signal = named("signal", figures.along(row, known.splits, "good"))
-    snr = ratio(signal["signal"], level["mean_noise"])
-    return counts | level | shorter | signal | {"snr": snr} | theory(known, examples, weights, judged)
+    theirs, noise = theory(known, examples, weights, judged), level["mean_noise"]
+    snr = {"snr": ratio(signal["signal"], noise), "snr_predicted": ratio(theirs["predicted"], noise)}
+    return counts | level | shorter | signal | theirs | snr
 
 
 def named(name: str, found: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -85,5 +86,4 @@ def best(known: Known, tokenizer: Any, label: str) -> dict[str, Any]:
             examples.append(example(one.record, fresh(chosen, good=True), fresh(rejected, good=False)))
     if not examples:
         return {"lacks": "No prompt has both a good and a bad fresh reply, so nothing is known about what is good."}
-    found = figures_of(known, examples, [[1.0, -1.0]] * len(examples), tokenizer, label, judged=True)
-    return found | {"predicted": known.contrast}
+    return figures_of(known, examples, [[1.0, -1.0]] * len(examples), tokenizer, label, judged=True)
