@@ -66,12 +66,7 @@ def check_together(run: Any) -> None:
             f"warmup_epochs={run.warmup_epochs} learns from complaints whose second try satisfied the user, which this deployment "
             "does not collect. Add data.second_tries=true, or set warmup_epochs=0."
         )
-    compares = [name for name, objective in run.objective.items() if objective.paired]
-    if compares and not run.method.paired:
-        raise UserError(
-            f"objective={compares[0]} compares two replies to a prompt, but this method makes examples with one. Use "
-            "objective=[kto] (liked and disliked replies) or objective=[nll] (liked ones), or method=drift, which makes pairs."
-        )
+    check_objectives(run)
     judge = run.method.judge
     if judge is not None and judge.needs_truth and not run.data.knows_truth:
         raise UserError(
@@ -82,6 +77,31 @@ def check_together(run: Any) -> None:
         raise UserError(
             f"sampler.max_new_tokens={run.sampler.max_new_tokens} leaves no room for a prompt in "
             f"train.max_tokens={run.train.max_tokens}."
+        )
+
+
+def check_objectives(run: Any) -> None:
+    """Refuses objectives that need other examples than the method makes."""
+    told = [name for name, objective in run.objective.items() if objective.hindsight]
+    if told and not run.method.hindsight:
+        raise UserError(
+            f"objective={told[0]} learns from what a user said after a reply, which this method's examples leave out. Use "
+            "method=sdpo, which puts it in, or another objective: [dpo,nll] for pairs, [kto] for single replies."
+        )
+    if run.method.hindsight and not told:
+        raise UserError(
+            f"objective=[{','.join(run.objective)}] does not learn from what a user said after a reply, which this method is for. "
+            "Use objective=[sdpo], or method=unpaired for single replies with their labels alone."
+        )
+    if told and run.warmup_epochs:
+        raise UserError(
+            f"warmup_epochs={run.warmup_epochs} trains on pairs, which objective={told[0]} can't learn from. Set warmup_epochs=0."
+        )
+    compares = [name for name, objective in run.objective.items() if objective.paired]
+    if compares and not run.method.paired:
+        raise UserError(
+            f"objective={compares[0]} compares two replies to a prompt, but this method makes examples with one. Use "
+            "objective=[kto] (liked and disliked replies) or objective=[nll] (liked ones), or method=drift, which makes pairs."
         )
 
 

@@ -25,7 +25,7 @@ from drift.intake.leakage import remove_leaked
 from drift.journal import Journal
 from drift.method.warmup import Warmup
 from drift.model.policy import Policy, policy_at
-from drift.parts import Evaluation, Method, Objective
+from drift.parts import Evaluation, Method, Objective, Sampler, Simulation
 from drift.randomness import order
 from drift.records import Example, Prompt, Record, digest, read_examples, read_records, write_jsonl
 from drift.score.plan import make_plan, tokenize
@@ -36,7 +36,7 @@ from drift.train.fit import train_stage
 from drift.train.frozen import num_frozen
 from drift.train.settings import Train
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,16 +118,18 @@ class Loop:
             policy, previous = self.improve(iteration, run.method, num_examples, epochs, policy, records, previous)
             self.evaluate(iteration, f"iteration {iteration}", policy, held_out)
 
-    def ask(self, policy: Policy, seed: int, purpose: str, iteration: int) -> Ask:
-        """The service through which a method, a data set or an evaluation asks models."""
+    def ask(self, policy: Policy, seed: int, purpose: str, iteration: int, sampler: Sampler | None = None) -> Ask:
+        """The service through which a method, a data set or an evaluation asks models; `sampler`: instead of the run's."""
         run, noise = self.run, {"seed": seed, "purpose": purpose, "iteration": iteration}
-        return Ask(sampler=run.sampler, compute=run.train.compute, store=run.store, start=self.start, policy=policy, **noise)
+        return Ask(
+            sampler=sampler or run.sampler, compute=run.train.compute, store=run.store, start=self.start, policy=policy, **noise
+        )
 
     def collect_feedback(self, iteration: int, policy: Policy) -> tuple[list[Record], HeldOut]:
         """The records that this iteration and the later ones train on, and the held-out ones."""
         run = self.run
-        ask = self.ask(policy, run.data.seed if run.data.uses_policy else run.seed, "log", 0)  # a finished log asks nothing
-        feedback = feedback_stage(ask, run.data, run.intake, run.mine, self.tokenizer)
+        data, ask = self.simulation(iteration, policy) if run.data.uses_policy else (run.data, self.ask(policy, run.seed, "log", 0))
+        feedback = feedback_stage(ask, data, run.intake, run.mine, self.tokenizer)
         self.journal.feedback(iteration, feedback)
         records, held_out, asked = read_records(feedback.path / "records.jsonl"), HeldOut(), list[Prompt]()
         for name, evaluation in run.evaluation.items():
@@ -137,6 +139,13 @@ class Loop:
             records, leaks = remove_leaked(records, asked, run.intake.leakage)
             self.journal.leaks(leaks)
         return records, held_out
+
+    def simulation(self, iteration: int, policy: Policy) -> tuple[Simulation, Ask]:
+        """The simulated users, and the assistant that they talk to: at first the deployed one, later the policy."""
+        data = self.run.data.at(iteration)
+        if data.deployed.policy is not None:
+            policy = policy_at(Path(data.deployed.policy).expanduser(), self.start.quantization, self.start.template)
+        return data, self.ask(policy, data.seed, "log", 0, data.deployed.sampler(self.run.sampler))
 
     def announce(self, records: list[Record], held_out: HeldOut) -> None:
         """Says what the metrics mean and what the evaluations can show at all, before anything is computed for them."""
@@ -185,7 +194,8 @@ class Loop:
             keys = [record.key for record in records]
             shuffled = [records[i] for i in order(run.seed, "records", iteration, keys)]
             with self.ask(policy, run.seed, "pairs", iteration) as ask:
-                examples, counts = run.filters.take(method.make_examples(shuffled, ask), num_examples, self.tokenizer)
+                candidates = method.make_examples(shuffled, ask)
+                examples, counts = run.filters.take(candidates, num_examples, self.tokenizer, run.train.max_tokens)
             if not examples:
                 raise UserError(
                     f"The method made no usable example from {len(records)} records: of {counts['seen']} candidates, "
@@ -204,7 +214,7 @@ class Loop:
             method = one_pass(method)
         settings = {
             "method": identity(method), "filters": identity(run.filters), "wanted": num_examples, "seed": run.seed,
-            "iteration": iteration, "sampler": identity(run.sampler),
+            "iteration": iteration, "sampler": identity(run.sampler), "max_tokens": run.train.max_tokens,
         }  # fmt: skip
         inputs = {"policy": policy.fingerprint, "records": digest([asdict(record) for record in records])}
         return run.store.run("examples", work, version=VERSION, settings=settings, inputs=inputs)

@@ -1,17 +1,16 @@
 """What every exchangeable part must offer: the second file to read, after loop.py.
 
 A part is a frozen, keyword-only dataclass in a file of its own, the `_target_` of a yaml file; its constructor is its schema and
-has no defaults. Its key in the store is its class, its code and its settings (drift/identity.py), or those that its `key()` gives.
-Importing a part's module does not import torch."""
+has no defaults. Its key in the store is its class, code and settings (drift/identity.py), or those that its `key()` gives."""
 
 # pyright: reportReturnType=false
 # (contracts have a docstring in the place of a body)
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
+from drift.evaluation.metric import Measured
 from drift.records import Example, Logprob, Message, Prompt, Record, Reply
 
 
@@ -41,16 +40,14 @@ T = TypeVar("T", bound=Item)
 
 class Ask(Protocol):
     """The service through which a method, a data set or an evaluation asks models, bound to a policy, a seed, a purpose and an
-    iteration. All work is done in fixed groups, each a stage of the store, so that nothing is computed or paid for twice; one
-    model is open at a time."""
+    iteration. Work is done in fixed groups, each a stage of the store (nothing is paid for twice); one model is open at a time."""
 
     def draw(
         self, items: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], *, first_sample: int, label: str
     ) -> Iterator[tuple[T, list[Reply]]]:
         """Every item, in order, with a fresh reply to each of its prompts (every item has the same number). Lazy: a group is drawn
-        when its first item is asked for. The j-th reply has the noise of sample `first_sample + j`. An item with a prompt
-        longer than `sampler.max_prompt_tokens`, or with one that the chat template can't render, is skipped and counted.
-        `label`: the progress bar's."""
+        when its first item is asked for. The j-th reply has the noise of sample `first_sample + j`. An item with a prompt longer
+        than `sampler.max_prompt_tokens`, or one that can't be rendered, is skipped and counted. `label`: the progress bar's."""
 
     def logprobs(
         self, texts: Sequence[tuple[Prompt, str, bool]], *, of: Literal["policy", "start"], label: str
@@ -66,11 +63,12 @@ class Ask(Protocol):
 
 
 class Method(Protocol):
-    """Makes examples from records and from what it asks models. `paired`: every example has a good and a bad reply. `needs`: the
-    feedback that it learns from, in words that end the error message where there is none ("DSAT"). `judge`: the judge that it
-    asks, or None."""
+    """Makes examples from records and what it asks models. `paired`: each has a good and a bad reply. `hindsight`: each has a
+    prompt with the user's feedback in view, too. `needs`: the feedback that it learns from, in words that end the error message
+    where there is none ("DSAT"). `judge`: the judge that it asks, or None."""
 
     paired: ClassVar[bool]
+    hindsight: ClassVar[bool]
     needs: ClassVar[str]
 
     @property
@@ -95,7 +93,7 @@ class Judge(Protocol):
     @property
     def label(self) -> str: ...
 
-    def open(self) -> AbstractContextManager[Callable[[Sequence[tuple[Record, Sequence[str]]]], list[list[float]]]]:
+    def open(self) -> AbstractContextManager[Callable[[Sequence[tuple[Record, Sequence[Reply]]]], list[list[float]]]]:
         """Loads what it needs; yields a function from groups of (record, replies) to a list of scores for each, one per reply,
         finite and higher for better; frees it. A score may not depend on the other items. Raises `UserError` if there is no
         answer (budget, refusal)."""
@@ -122,11 +120,12 @@ class Sampler(Protocol):
 
 class Objective(Protocol):
     """A loss: one file with one pure function. `weight`: its weight in the sum. `paired`: it compares a good and a bad reply of
-    each example (methods without such pairs are refused before anything runs). `mismatched`: it needs `step.kl`, which costs a
-    pass over replies to other prompts."""
+    each example; `hindsight`: it needs `batch.hindsight` (methods whose examples lack these are refused before anything runs).
+    `mismatched`: it needs `step.kl`, which costs a pass over replies to other prompts."""
 
     paired: ClassVar[bool]
     mismatched: ClassVar[bool]
+    hindsight: ClassVar[bool]
 
     @property
     def weight(self) -> float: ...
@@ -135,20 +134,6 @@ class Objective(Protocol):
         """(scalar tensor: the sum over the batch's examples, before the weight; metrics: name -> sum over the batch's examples,
         plotted in the report and in W&B under that name). `batch`: `drift.objective.batch.Batch`; `step`:
         `drift.objective.batch.Step`, the totals of the optimiser step."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What an evaluation measured on a policy. `metrics`: name -> `drift.evaluation.metric.metric(...)`; `headline`: the metric
-    that is compared. `drawn`: the fresh replies, if any, of items with a `key` and a `prompt`; length, word pairs, missing ends,
-    copies and perplexity are measured on them (drift/evaluation/replies.py) and raise alarms. `rows`: the lines of replies.jsonl.
-    `conversations`: item -> conversation, where the items of one conversation count as one in intervals."""
-
-    headline: str
-    metrics: dict[str, Any]
-    drawn: Sequence[tuple[Any, list[Reply]]]
-    rows: Sequence[Mapping[str, Any]]
-    conversations: Mapping[str, str]
 
 
 class Evaluation(Protocol):
@@ -217,7 +202,8 @@ class Task(Item, Protocol):
 
 class Simulation(Source, Keyed, Protocol):
     """A source with `uses_policy` true: simulated users, who react to any policy. `second_tries`: the assistant also answers
-    complaints. `system`: the system message of every conversation, or None."""
+    complaints. `system`: the system message of every conversation, or None. `deployed`: a `drift.data.deployment.Deployed`, the
+    assistant that wrote the first log."""
 
     @property
     def seed(self) -> int: ...
@@ -228,13 +214,18 @@ class Simulation(Source, Keyed, Protocol):
     @property
     def system(self) -> str | None: ...
 
+    @property
+    def deployed(self) -> Any: ...
+
+    def at(self, iteration: int) -> "Simulation": ...  # the users of an iteration
+
     def collect(self, ask: Ask) -> Any:
         """The users' feedback on the policy's replies: a `drift.intake.collected.Collected`."""
 
     def tasks(self, split: Literal["train", "validation", "test"], count: int) -> Sequence[Task]:
         """`count` different tasks of a split; no two splits share a topic. Raises `UserError` where it has fewer."""
 
-    def tasks_key(self) -> dict[str, Any]: ...  # what the tasks of any split depend on
+    def tasks_key(self) -> dict[str, Any]: ...  # what they depend on
 
 
 class Miner(Keyed, Protocol):

@@ -28,6 +28,7 @@ def digest(value: Any) -> str:
 class Record:
     """A user's feedback on a reply.
 
+    `label`: dsat, the user complained; sat, the user praised; silent, the user said nothing (controls and statistics only).
     `ended`: the reply ends with the model's end-of-turn token (False: it was cut off by a length limit).
     `revised`: the reply after the feedback. `satisfied`: the user was content with that one (a DSAT->SAT seed pair).
     `truth`: what a verifier needs to check any reply to this prompt, if the source knows it; None for real logs.
@@ -39,7 +40,7 @@ class Record:
     conversation: str
     prompt: Prompt
     reply: str
-    label: Literal["dsat", "sat"]
+    label: Literal["dsat", "sat", "silent"]
     ended: bool
     feedback: str | None
     revised: str | None
@@ -83,12 +84,14 @@ class Labelled:
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """A prompt and its labelled replies, made by a method for the trainer. Two replies, one of them good, are a pair; a single
-    reply is unpaired. `record`: the id of the record that it comes from. `feedback`: what that user said."""
+    reply is unpaired. `record`: the id of the record that it comes from. `feedback`: what that user said. `hindsight`: the prompt
+    with that in view, under which a teacher scores the replies (see objective/sdpo.py); None: there is no teacher."""
 
     prompt: Prompt
     replies: tuple[Labelled, ...]
     feedback: str | None
     record: str
+    hindsight: Prompt | None = None
 
     def side(self, good: bool) -> list[Labelled]:
         """The good replies, or the bad ones."""

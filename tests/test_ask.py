@@ -78,7 +78,7 @@ class Reading:
                 return float(loaded[0](torch.tensor([ids])).logits[0, -1].log_softmax(0)[tokenizer.eos_token_id])
 
             try:
-                yield lambda groups: [[score(one, text) for text in texts] for one, texts in groups]
+                yield lambda groups: [[score(one, reply.text) for reply in replies] for one, replies in groups]
             finally:
                 loaded.clear()
                 free()

@@ -113,7 +113,10 @@ def test_an_experiment_sets_what_the_chosen_method_takes_and_leaves_out_the_rest
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("method=foo", "method=foo: there is no conf/method.foo.yaml. Known: drift, iterdpo, random_logged, sft, spin, unpaired.$"),
+        (
+            "method=foo",
+            "method=foo: there is no conf/method.foo.yaml. Known: drift, iterdpo, random_logged, sdpo, sft, spin, unpaired.$",
+        ),
         ("hydra/launcher=submitit_slurm", "pip install hydra-submitit-launcher.$"),
         ("hydra/launcher=joblib", "pip install hydra-joblib-launcher.$"),
         ("hydra/sweeper=optuna", "pip install hydra-optuna-sweeper.$"),
@@ -194,11 +197,17 @@ def test_a_model_with_settings_of_its_own_says_which_experiment_has_them():
     ("argument", "message"),
     [
         ("sede=1", "Unknown key sede. Did you mean seed?"),
-        ("method=drfit", "Did you mean drift? Known: drift, iterdpo, random_logged, sft, spin, unpaired"),
+        ("method=drfit", "Did you mean drift? Known: drift, iterdpo, random_logged, sdpo, sft, spin, unpaired"),
         ("iterations=-1", "Expected iterations >= 0"),
         ("modle=tiny", "Did you mean model?"),
         ("objective.dpo.beta=x", "expected a number"),
         ("method=sft objective=[dpo]", "objective=dpo compares two replies to a prompt, but this method makes examples with one"),
+        ("objective=[sdpo]", "objective=sdpo learns from what a user said after a reply, which this method's examples leave out"),
+        ("method=sdpo objective=[dpo]", "objective=[dpo] does not learn from what a user said after a reply, which this method is"),
+        ("method=sdpo objective=[sdpo,dpo]", "objective=dpo compares two replies to a prompt"),
+        ("method=sdpo warmup_epochs=1 data.second_tries=true", "warmup_epochs=1 trains on pairs, which objective=sdpo can't learn"),
+        ("method=sdpo method.context=x", "method.context='x': expected {feedback} in it, where the user's words belong"),
+        ("method=sdpo objective.sdpo.ignored_tokens=-1", "expected weight above 0 and ignored_tokens of at least 0"),
         ("objective=[]", "objective=[]: at least one objective is needed. The default is objective=[dpo,nll]."),
         ("data=jsonl data.path=x data.num_prompts=8", "It goes with data=deployment, not with the chosen option of data"),
         ("intake.redact=true", "intake.redact has no effect on this data set. Simulated users state their opinion"),
@@ -238,7 +247,7 @@ def test_help_lists_choices_and_usage():
     assert done.returncode == 0
     for text in (
         "drift run -m method=drift,spin,iterdpo",
-        "method: drift, iterdpo, random_logged, sft, spin, unpaired",
+        "method: drift, iterdpo, random_logged, sdpo, sft, spin, unpaired",
         "examples_per_iteration",
     ):
         assert text in done.stdout

@@ -5,10 +5,11 @@ import json
 import pytest
 from conftest import feedback_file, perform
 
-from drift.data.deployment import Deployment, split_topics
+from drift.data.deployment import Deployed, Deployment, split_topics
 from drift.data.jsonl import Jsonl, parse
 from drift.data.messages import Messages
-from drift.data.requests import REQUESTS, next_turn, verify
+from drift.data.requests import REQUESTS, SETS, verify
+from drift.data.users import Rates, next_turn
 from drift.errors import UserError
 from drift.intake.conversations import Conversation, to_records
 from drift.intake.intake import Intake
@@ -191,48 +192,98 @@ CHECKS = [
     ("one_sentence", "Tea is a warm drink.", True),
     ("one_sentence", "Tea is warm. It is a drink.", False),
     ("one_sentence", "Tea is a warm drink", False),
-    ("no_commas", "Tea is warm and good.", True),
-    ("no_commas", "Tea, a drink, is warm.", False),
+    ("one_sentence_of_15_words", "Tea is " + " ".join(f"word{i}" for i in range(13)) + ".", True),
+    ("one_sentence_of_15_words", "Tea is " + " ".join(f"word{i}" for i in range(12)) + ".", False),
+    ("one_sentence_of_15_words", "Tea is warm. It is " + " ".join(f"word{i}" for i in range(13)) + ".", False),
+    ("at_most_two_sentences", "Tea is warm. It is a drink.", True),
+    ("at_most_two_sentences", "Tea is warm. It is a drink. I like it.", False),
     ("at_most_20_words", "Tea is warm. It is a drink.", True),
     ("at_most_20_words", "Tea is " + " ".join(f"word{i}" for i in range(18)), True),
     ("at_most_20_words", "Tea is " + " ".join(f"word{i}" for i in range(19)), False),
-    ("numbered_list", "1. Tea is warm.\n2. Tea is good.", True),
-    ("numbered_list", "1. Tea is warm and good.", False),
-    ("impersonal", "Tea is warm and inviting.", True),
-    ("impersonal", "I like my tea warm.", False),
     ("at_most_30_words", "Tea is warm and good.", True),
     ("at_most_30_words", "Tea is " + " ".join(f"word{i}" for i in range(29)), False),
+    ("at_most_40_words", "Tea is " + " ".join(f"word{i}" for i in range(38)), True),
+    ("at_most_40_words", "Tea is " + " ".join(f"word{i}" for i in range(39)), False),
+    ("at_least_10_words", "Tea is " + " ".join(f"word{i}" for i in range(8)), True),
+    ("at_least_10_words", "Tea is " + " ".join(f"word{i}" for i in range(7)), False),
+    ("at_least_two_sentences", "Tea is warm. It is a drink.", True),
+    ("at_least_two_sentences", "Tea is warm; it is a drink.", False),
+    ("a_long_word", "Tea is delicious.", True),
+    ("a_long_word", "Tea is so well-made.", False),
+    ("no_long_words", "Tea is delicious.", True),
+    ("no_long_words", "Tea is refreshingly warm.", False),
+    ("no_list", "Tea is warm - and good.", True),
+    ("no_list", "Tea is:\n- warm\n- good", False),
+    ("no_list", "1. Tea is warm.\n2. Tea is good.", False),
 ]
 
 
 @pytest.mark.parametrize(("request_name", "reply", "expected"), CHECKS)
 def test_every_request_has_an_exact_check(request_name, reply, expected):
-    assert verify({"topic": "tea", "request": request_name}, reply).met is expected
-    assert {name for name, _, _ in CHECKS} == set(REQUESTS)
+    assert verify({"topic": "tea", "request": request_name}, reply, ended=True).met is expected
+    assert {name for name, _, _ in CHECKS} == set(REQUESTS) == {name for users in SETS.values() for name in users.requests}
 
 
-def test_a_useful_reply_is_on_topic_and_sound_too():
-    truth = {"topic": "tea", "request": "no_commas"}
-    assert verify(truth, "Tea is warm and good.").useful
-    assert not verify(truth, "Coffee is warm and good.").on_topic
-    assert not verify(truth, "Tea tea.").sound
-    assert not verify(truth, "tea tea tea tea tea tea").sound
-    assert verify({"topic": "knives", "request": "no_commas"}, "A knife is sharp and useful.").on_topic
+def test_a_useful_reply_is_on_topic_sound_and_whole_too():
+    truth = {"topic": "tea", "request": "a_long_word"}
+    assert verify(truth, "Tea is delicious and good.", ended=True).useful
+    assert not verify(truth, "Tea is delicious and good.", ended=False).useful
+    assert not verify(truth, "Coffee is delicious and good.", ended=True).on_topic
+    assert not verify(truth, "Delicious tea.", ended=True).sound
+    assert not verify(truth, "tea delicious tea tea tea tea tea", ended=True).sound
+    assert verify({"topic": "knives", "request": "a_long_word"}, "A knife is versatile and useful.", ended=True).on_topic
 
 
 def test_the_simulated_user_complains_about_what_is_wrong_first():
-    truth = {"topic": "tea", "request": "no_commas"}
-    first = lambda options: options[0]  # noqa: E731
-    assert "comma" in next_turn(truth, verify(truth, "Tea, warm."), first)
-    assert "not about tea" in next_turn(truth, verify(truth, "Cars are fast and loud."), first)
-    assert "Thanks" in next_turn(truth, verify(truth, "Tea is warm and good."), first)
+    truth = {"topic": "tea", "request": "a_long_word"}
+    said = lambda label, reply, ended=True: next_turn(0, "key", label, truth, verify(truth, reply, ended=ended))  # noqa: E731
+    assert "letters" in said("dsat", "Tea is warm.", ended=False)
+    assert "tea" in said("dsat", "Cars are dangerous and loud.", ended=False)
+    assert "answer" in said("dsat", "Tea is delicious and", ended=False)
+    assert "letters" in said("dsat", "Tea is delicious and good."), "an unfounded complaint"
+    assert said("sat", "Tea is warm.") == said("sat", "Tea is delicious and good.") and "letters" not in said("sat", "Tea is warm.")
+    assert said("silent", "Tea is warm.") is None
+
+
+USERS = [(f"user {i}", i < 600) for i in range(1000)]  # 600 of 1,000 got a useful reply
+
+
+def counted(**rates):
+    """(praise of happy users, praise of unhappy ones, complaints of unhappy ones, complaints of happy ones)"""
+    clean = {"complaint_rate": 1.0, "praise_rate": 1.0, "false_praise": 0.0, "unfounded": 0.0}
+    labels = Rates(**(clean | rates)).labels(0, USERS)
+    pairs = [(label, happy) for label, (_, happy) in zip(labels, USERS, strict=True)]
+    return tuple(pairs.count(pair) for pair in [("sat", True), ("sat", False), ("dsat", False), ("dsat", True)])
+
+
+def test_users_speak_at_the_given_rates_and_are_wrong_at_the_given_shares():
+    assert counted() == (600, 0, 400, 0)
+    assert counted(praise_rate=0.0) == (0, 0, 400, 0)
+    praise, _, complaints, _ = counted(praise_rate=0.125, complaint_rate=0.5)
+    assert abs(praise - 75) < 25 and abs(complaints - 200) < 30  # three standard deviations
+    right, wrong, complaints, unfounded = counted(praise_rate=0.2, complaint_rate=0.5, false_praise=0.25, unfounded=0.17)
+    assert abs(right - 90) < 26 and abs(wrong - 30) < 16, "120 praise, a quarter of them false"
+    assert abs(complaints - 166) < 30 and abs(unfounded - 34) < 17, "200 complain, 17 % of them without reason"
+    assert counted(unfounded=1.0) == (200, 0, 0, 400) or abs(counted(unfounded=1.0)[3] - 400) < 36
+
+
+def test_who_speaks_at_a_low_rate_speaks_at_a_higher_one_too():
+    few, more = (Rates(complaint_rate=rate, praise_rate=rate, false_praise=0, unfounded=0).labels(3, USERS) for rate in (0.25, 0.5))
+    assert all(high == low for low, high in zip(few, more, strict=True) if low != "silent")
+    assert few.count("silent") > more.count("silent") > 0
+
+
+def deployment(**changes):
+    plain = {"seed": 0, "num_prompts": 8, "second_tries": False, "system": None, "requests": "mixed"}
+    rates = {"complaint_rate": 1.0, "praise_rate": 1.0, "false_praise": 0.0, "unfounded": 0.0}
+    return Deployment(**(plain | rates | {"deployed": Deployed(policy=None, temperature=None, system=None)} | changes))
 
 
 def test_topics_are_split_without_overlap_and_tasks_are_seeded():
     split = split_topics()
     assert not set(split["train"]) & set(split["test"]) and not set(split["validation"]) & set(split["test"])
     assert not set(split["train"]) & set(split["validation"])
-    tasks = [Deployment(seed=s, num_prompts=8, second_tries=False, system=None).tasks("test", 24) for s in (0, 0, 1)]
+    tasks = [deployment(seed=s).tasks("test", 24) for s in (0, 0, 1)]
     assert tasks[0] == tasks[1] != tasks[2]
     assert all(task.truth["topic"] in split["test"] for task in tasks[0]) and len({t.key for t in tasks[0]}) == 24
 

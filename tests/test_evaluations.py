@@ -13,8 +13,7 @@ EVALUATION = '''
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drift.evaluation.metric import metric
-from drift.parts import Measured
+from drift.evaluation.metric import Measured, metric
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Brief:
 
     @contextmanager
     def open(self):
-        yield lambda groups: [[-float(len(text)) for text in texts] for _, texts in groups]
+        yield lambda groups: [[-float(len(reply.text)) for reply in replies] for _, replies in groups]
 '''
 SAMPLER = '''
 """Says words by a seed a reply, as a server would that has no more to offer."""

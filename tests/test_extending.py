@@ -22,6 +22,7 @@ class Gap:
 
     paired = True
     mismatched = False
+    hindsight = False
 
     def loss(self, batch, step):
         pairs = batch.pairs
@@ -117,10 +118,14 @@ def logs(tmp_path_factory):
     (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in conversations))
     mined = [sys.executable, "-m", "drift", "mine", str(folder / "chats.jsonl"), "--out", str(folder / "records.jsonl")]
     subprocess.run(mined, cwd=ROOT, check=True, capture_output=True)
+    rows = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    answered = [json.dumps(row | {"feedback": f"I heard that {i} times."}) for i, row in enumerate(rows)]
+    (folder / "answered.jsonl").write_text("\n".join(answered))
     return {
         "deployment": ["data.num_prompts=16", "evaluation.deployment.num_prompts=4", "evaluation.deployment.num_samples=1"],
         "messages": ["data=messages", f"data.path={folder}/chats.jsonl", *ON_LOGS],
         "records": ["data=records", f"data.path={folder}/records.jsonl", *ON_LOGS],
+        "answered records": ["data=records", f"data.path={folder}/answered.jsonl", *ON_LOGS],
     }
 
 
@@ -143,6 +148,31 @@ def test_sft_and_kto_run_on_every_kind_of_data(method, kind, logs, cache, tmp_pa
     else:
         assert good == ({False} if kind == "deployment" else {True, False})
         assert steps[0]["loss_kto"] == 0.5 and steps[0]["kl"] == 0  # policy and reference agree: 1 - sigmoid(0)
+
+
+@pytest.mark.parametrize(("kind", "layout"), [("deployment", "padded"), ("answered records", "shared")])
+def test_sdpo_runs_where_users_said_something(kind, layout, logs, cache, tmp_path):
+    """Unguided prompts are trained on, and the words of both kinds of users are in those of the teacher alone."""
+    settings = ["method=sdpo", f"train.layout={layout}", f"model.cache_dir={cache}", f"store.dir={tmp_path}/store"]
+    state = perform(tmp_path / "run", *SMALL, *logs[kind], *settings)
+    steps = [json.loads(line) for line in (tmp_path / "run/iteration_1/steps.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "run/iteration_1/examples.jsonl").read_text().splitlines()]
+    for row in rows:
+        asked, told = row["prompt"][-1]["content"], row["hindsight"][-1]["content"]
+        assert len(row["replies"]) == 1 and told.startswith(asked) and row["feedback"] in told and row["feedback"] not in asked
+    assert len(rows) == 6 and all(step["advantage_size"] > abs(step["advantage"]) > 0 for step in steps)
+    assert state["points"][1]["generated_tokens"] == 0, "no reply was sampled to train on"
+    if kind != "deployment":
+        assert {row["replies"][0]["good"] for row in rows} == {True, False}
+
+
+def test_a_log_without_words_is_refused_by_a_method_that_needs_them(logs, cache, tmp_path):
+    """Thumbs alone."""
+    settings = ["method=sdpo", f"model.cache_dir={cache}", f"store.dir={tmp_path}/store"]
+    with pytest.raises(
+        UserError, match=r"no usable example from \d+ records.*what the user said after the reply, in words \(a rating"
+    ):
+        perform(tmp_path / "run", *SMALL, *logs["records"], *settings)
 
 
 def test_sft_without_a_liked_reply_says_what_it_needs(logs, cache, tmp_path):

@@ -85,7 +85,7 @@ def numbers(layout, model, batch, without=0):
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     model.zero_grad()
     with without_layers(model, without):
-        sums, _ = layout.reply_logprobs(model, batch)
+        sums, *_ = layout.reply_logprobs(model, batch)
         (sums * torch.linspace(-1, 2, len(sums))).sum().backward()
     return {"log-probs": sums.detach()} | {name: parameter.grad.clone() for name, parameter in trained.items()}
 
@@ -260,7 +260,7 @@ def test_the_padded_layout_of_other_models_gives_the_numbers_of_single_sequences
     model = tiny_model(kind, REFUSED[kind][0])
     assert not bands.supports(model, LONGEST)
     with torch.no_grad():
-        sums, _ = padded.reply_logprobs(model, collated(padded))
+        sums, *_ = padded.reply_logprobs(model, collated(padded))
         for row, found in zip(ROWS, sums, strict=True):
             logits = model(torch.tensor([[*row.prompt, *row.reply]])).logits[0, len(row.prompt) - 1 : -1]
             alone = torch.log_softmax(logits, dim=1)[range(len(row.reply)), row.reply].sum()

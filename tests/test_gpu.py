@@ -57,7 +57,7 @@ def moved(batch, device):
 
 def sums_and_gradients(layout, model, rows):
     model.zero_grad()
-    sums, _ = layout.reply_logprobs(model, moved(layout.collate(rows, 0), next(model.parameters()).device))
+    sums, *_ = layout.reply_logprobs(model, moved(layout.collate(rows, 0), next(model.parameters()).device))
     (sums * torch.linspace(-1, 2, len(sums), dtype=sums.dtype, device=sums.device)).sum().backward()
     return sums.detach().cpu().double(), torch.cat([p.grad.flatten().cpu().double() for p in model.parameters()])
 
@@ -100,8 +100,8 @@ def test_training_repeats_the_reference_pass_bit_for_bit():
         batch = moved(shared.collate(batch_of(SIZES[2]), 0), DEVICE)
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=dtype == torch.float32):
             with torch.inference_mode():
-                reference, _ = shared.reply_logprobs(model, batch)
-            sums, _ = shared.reply_logprobs(model, batch)
+                reference, *_ = shared.reply_logprobs(model, batch)
+            sums, *_ = shared.reply_logprobs(model, batch)
         assert torch.equal(sums.detach(), reference)
 
 

@@ -27,6 +27,7 @@ class Drift:  # named like the one that is shipped
     needs = "DSAT or SAT"
 
     paired = True
+    hindsight = False
 
     def make_examples(self, records, ask):
         for record, (reply,) in ask.draw(records, lambda record: [record.prompt], first_sample=0, label="fresh replies"):

@@ -37,6 +37,7 @@ TABLE = {
     "store.verify=true": set(),
     "store.lease_seconds=9": set(),
     "method.rounds=5": {"examples"},
+    "method.num_samples=2": PAIRS,
     "sampler.temperature=1.1": ALL,
     "sampler.top_p=0.5": ALL,
     "sampler.max_new_tokens=7": ALL,
@@ -63,7 +64,7 @@ TABLE = {
     "train.precision=bfloat16": ROWS,
     "train.adapter.quantization=nf4": ALL,
     "train.signal_every=1": {"train"},  # more metrics, the same weights
-    "train.max_tokens=500": {"feedback"},  # the same records come out
+    "train.max_tokens=500": {"feedback", "examples"},  # the same records and pairs come out
     "train.checkpoint_every_steps=1": set(),
     "train.adapter.rank=8": TRAIN,
     "train.adapter.scale=1": TRAIN,
@@ -76,6 +77,13 @@ TABLE = {
     "data.num_prompts=9": ALL,
     "data.second_tries=true": {"feedback", "replies", "examples"},  # the same pairs come out
     "data.system=Hi": ALL,
+    "data.requests=brief": ALL,
+    "data.complaint_rate=0.9": {"feedback", "replies"} | PAIRS,
+    "data.praise_rate=0.5": {"feedback"},  # nobody is pleased: the same records come out
+    "data.false_praise=0.1": {"feedback"},
+    "data.unfounded=0.1": {"feedback", "replies"} | PAIRS,  # nobody is happy, so a tenth of the complaints is missing
+    "data.deployed.temperature=1.1": ALL,
+    "data.deployed.system=Hi": ALL,
     "model.layers=1": ALL,
     "model.hidden_size=16": ALL,
     "model.weights_seed=1": ALL,
@@ -118,6 +126,7 @@ ELSEWHERE = {
         "watched, never computed with: test_alarms.py",
     ),
     "store.dir": "where the keys live",
+    "data.deployed.policy": "needs a policy: test_runs.py",
     "warmup_epochs": "needs seed pairs: test_runs.py",
     "train.parameters": "for full fine-tuning: test_low_memory.py",
     "train.adapter": "null is train=full: test_runs.py",

@@ -14,11 +14,13 @@ from drift.judge.verifier import Verifier
 from drift.loop import Loop, one_pass
 from drift.method.drift import Drift
 from drift.method.iterdpo import IterDpo
-from drift.method.random_logged import RandomLogged
+from drift.method.random_logged import RandomLogged, matched
+from drift.method.sdpo import Sdpo
 from drift.method.sft import Sft
 from drift.method.spin import Spin
 from drift.method.unpaired import Unpaired
 from drift.method.warmup import Warmup
+from drift.model.chat import prompt_ids
 from drift.model.policy import load_tokenizer, policy_at
 from drift.records import Labelled, Record, Reply
 
@@ -30,7 +32,7 @@ def record(i, label, **changes):
     fields = {
         "id": f"r{i}", "conversation": f"c{i}", "prompt": [{"role": "user", "content": f"About tea {i}, no commas."}],
         "reply": f"logged {label} {i}", "label": label, "ended": True, "feedback": "No commas please." if label == "dsat" else None,
-        "revised": None, "satisfied": label == "sat", "truth": {"topic": "tea", "request": "no_commas"}, "provenance": None,
+        "revised": None, "satisfied": label == "sat", "truth": {"topic": "tea", "request": "a_long_word"}, "provenance": None,
     }  # fmt: skip
     return Record(**fields | changes)
 
@@ -51,7 +53,7 @@ def scripted(*texts, ended=True):
     def judge(judge, drawn, *, label):
         with judge.open() as score:
             for record, replies in drawn:
-                yield record, replies, score([(record, [reply.text for reply in replies])])[0]
+                yield record, replies, score([(record, replies)])[0]
 
     return SimpleNamespace(draw=draw, judge=judge, asked=asked)
 
@@ -74,7 +76,7 @@ def sides(example):
 
 
 def test_drift_rejects_the_logged_dsat_reply_and_chooses_a_fresh_one():
-    pairs = list(Drift(guidance=UNGUIDED, rounds=1).make_examples(LOG, scripted("fresh")))
+    pairs = list(Drift(num_samples=1, guidance=UNGUIDED, rounds=1).make_examples(LOG, scripted("fresh")))
     assert [*map(sides, pairs)] == [
         ("r0", "fresh", "logged dsat 0", ("chosen",)),
         ("r2", "fresh", "logged dsat 2", ("chosen",)),
@@ -99,9 +101,18 @@ def test_the_papers_settings_make_one_pass_over_the_records():
         assert config.examples_per_iteration is None and one_pass(instantiate(config.method)).rounds == 1
 
 
+def test_several_samples_share_the_prompt_and_the_disliked_reply_as_one_example():
+    ask = scripted("fresh a", "fresh b", "fresh c")
+    examples = list(Drift(num_samples=3, guidance=UNGUIDED, rounds=2).make_examples(LOG, ask))
+    assert [one.record for one in examples] == ["r0", "r2", "r0", "r2"]
+    assert [reply.text for reply in examples[0].replies] == ["fresh a", "fresh b", "fresh c", "logged dsat 0"]
+    assert [reply.good for reply in examples[0].replies] == [True, True, True, False]
+    assert [sample for _, sample, _ in ask.asked] == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+
+
 def test_guided_prompts_have_reply_and_feedback_but_the_pair_keeps_the_original_prompt():
     ask = scripted("fresh")
-    (first, _) = Drift(guidance=Guidance(share=1.0, instruction="Do better."), rounds=1).make_examples(LOG, ask)
+    (first, _) = Drift(num_samples=1, guidance=Guidance(share=1.0, instruction="Do better."), rounds=1).make_examples(LOG, ask)
     shown = ask.asked[0][2]
     assert [m["role"] for m in shown] == ["user", "assistant", "user"]
     assert shown[1]["content"] == "logged dsat 0" and shown[2]["content"] == "No commas please.\n\nDo better."
@@ -109,8 +120,36 @@ def test_guided_prompts_have_reply_and_feedback_but_the_pair_keeps_the_original_
 
 
 def test_the_control_rejects_logged_replies_whatever_the_user_thought():
-    pairs = list(RandomLogged(guidance=UNGUIDED, rounds=1).make_examples(LOG, scripted("fresh")))
+    pairs = list(RandomLogged(match="none", num_samples=1, guidance=UNGUIDED, rounds=1).make_examples(LOG, scripted("fresh")))
     assert [*map(sides, pairs)] == [(record.id, "fresh", record.reply, ("chosen",)) for record in LOG]
+
+
+def test_the_control_may_match_the_lengths_of_the_disliked_replies():
+    """30 disliked replies of 20 to 49 words among 270 others of 1 to 90: as many drawn, nobody twice, each within four words
+    or so of its model (eight nearest of ten a word length), and most of them liked or silent."""
+    said = lambda i, label, length: record(i, label, reply=" ".join(["word"] * length), feedback=None)  # noqa: E731
+    disliked = [said(i, "dsat", 20 + i) for i in range(30)]
+    others = [said(100 + i, ("sat", "silent")[i % 2], 1 + i % 90) for i in range(270)]
+    drawn = matched([*others, *disliked])
+    assert len({one.id for one in drawn}) == len(drawn) == 30
+    gaps = [len(one.reply.split()) - len(model.reply.split()) for one, model in zip(drawn, disliked, strict=True)]
+    assert max(map(abs, gaps)) <= 4 and abs(sum(gaps)) <= 30
+    assert sum(one.label != "dsat" for one in drawn) >= 15
+    method = RandomLogged(match="length", num_samples=1, guidance=UNGUIDED, rounds=1)
+    assert [one.record for one in method.make_examples([*others, *disliked], scripted("fresh"))] == [one.id for one in drawn]
+
+
+def test_silent_users_are_nobodys_but_the_controls():
+    log = [*LOG, record(4, "silent", feedback=None)]
+    made = {
+        "drift": Drift(num_samples=1, guidance=UNGUIDED, rounds=1), "spin": Spin(rounds=1), "sft": Sft(rounds=1),
+        "unpaired": Unpaired(rounds=1), "random": RandomLogged(match="none", num_samples=1, guidance=UNGUIDED, rounds=1),
+    }  # fmt: skip
+    used = {name: {one.record for one in method.make_examples(log, scripted("fresh"))} for name, method in made.items()}
+    assert used == {
+        "drift": {"r0", "r2"}, "spin": {"r1", "r3"}, "sft": {"r1", "r3"}, "unpaired": {"r0", "r1", "r2", "r3"},
+        "random": {"r0", "r1", "r2", "r3", "r4"},
+    }  # fmt: skip
 
 
 def test_spin_chooses_the_logged_sat_reply_and_draws_new_samples_in_every_round():
@@ -127,7 +166,7 @@ def test_spin_chooses_the_logged_sat_reply_and_draws_new_samples_in_every_round(
 def test_iterdpo_ranks_its_samples_by_the_judge_and_reports_ties():
     judge = Verifier(noise=0.0, seed=0, group_size=2)
     method = IterDpo(num_samples=2, guidance=UNGUIDED, rounds=1, judge=judge)
-    good, bad = "Tea is warm and good.", "Tea, warm, and good."
+    good, bad = "Tea is delicious and good.", "Tea is warm and good."
     (first, second) = method.make_examples(LOG, scripted(bad, good, good, good))
     assert sides(first)[1:] == (good, bad, ("chosen", "rejected"))
     assert second is None
@@ -144,9 +183,9 @@ def test_iterdpo_can_guide_any_share_of_its_samples():
 
 def test_the_noisy_judge_is_repeatable_and_has_the_configured_noise():
     judge = Verifier(noise=0.5, seed=0, group_size=2)
-    texts = [f"Tea is warm and good {i}." for i in range(4000)]
-    scores = [judge.score(LOG[0], text) for text in texts]
-    assert scores == [judge.score(LOG[0], text) for text in texts]
+    replies = [Reply(text=f"Tea is delicious and good {i}.", num_tokens=9, ended=True) for i in range(4000)]
+    scores = [judge.score(LOG[0], reply) for reply in replies]
+    assert scores == [judge.score(LOG[0], reply) for reply in replies]
     mean = sum(scores) / len(scores)
     assert mean == pytest.approx(1.0, abs=0.03)
     assert (sum((s - mean) ** 2 for s in scores) / len(scores)) ** 0.5 == pytest.approx(0.5, abs=0.03)
@@ -164,6 +203,27 @@ def test_unpaired_labels_every_logged_reply_by_its_feedback():
     made = list(Unpaired(rounds=1).make_examples(LOG, None))
     assert [(one.record, one.replies[0].good) for one in made] == [("r0", False), ("r1", True), ("r2", False), ("r3", True)]
     assert {len(one.replies) for one in made} == {1}
+
+
+def test_sdpo_shows_the_teacher_what_the_user_said_and_leaves_out_replies_without_words():
+    log = [record(0, "dsat"), record(1, "sat", feedback="Thanks {really}!\n"), record(2, "sat")]
+    first, second = Sdpo(rounds=1, context=" I said: {feedback} Again.").make_examples(log, None)
+    assert [(one.record, one.replies[0].text, one.replies[0].good) for one in (first, second)] == [
+        ("r0", "logged dsat 0", False),
+        ("r1", "logged sat 1", True),
+    ]
+    assert first.prompt == log[0].prompt and len(first.replies) == len(second.replies) == 1
+    assert first.hindsight == [{"role": "user", "content": "About tea 0, no commas. I said: No commas please. Again."}]
+    assert second.hindsight == [{"role": "user", "content": "About tea 1, no commas. I said: Thanks {really}! Again."}]
+
+
+def test_an_example_whose_feedback_leaves_no_room_for_the_reply_is_counted(tokenizer):
+    """A token is a byte here: the reply and the end of its turn have 6, and one more than fits is too many."""
+    (made,) = Sdpo(rounds=1, context=" {feedback}").make_examples([record(0, "dsat", reply="Hello")], None)
+    room = len(prompt_ids(tokenizer, made.hindsight)) + 6
+    for max_tokens, used in ((room, 1), (room - 1, 0)):
+        examples, counts = FILTERS.take([made], None, tokenizer, max_tokens)
+        assert (len(examples), counts["too_long"]) == (used, 1 - used)
 
 
 def test_warm_start_pairs_are_the_dsat_records_with_a_liked_second_reply():
@@ -196,7 +256,7 @@ def test_every_rule_for_unusable_pairs(candidate, reason):
 
 def test_take_stops_at_the_wanted_number_and_counts_everything(tokenizer):
     candidates = iter([None, pair(chosen=""), pair(record="a"), pair(chosen="five six seven"), pair(record="b"), pair(record="c")])
-    pairs, counts = FILTERS.take(candidates, 2, tokenizer)
+    pairs, counts = FILTERS.take(candidates, 2, tokenizer, 512)
     assert [p.record for p in pairs] == ["a", "b"]
     assert {name: n for name, n in counts.items() if n} == {"seen": 5, "used": 2, "tie": 1, "empty": 1, "identical": 1}
     assert next(candidates).record == "c"  # nothing was drawn beyond what was needed
@@ -204,5 +264,5 @@ def test_take_stops_at_the_wanted_number_and_counts_everything(tokenizer):
 
 def test_kept_rules_are_counted_too(tokenizer):
     keep = Filters(copied_words=3, truncated="keep", echo="keep")
-    pairs, counts = keep.take([pair(chosen_ended=False), pair(chosen="Sorry, here.")], None, tokenizer)
+    pairs, counts = keep.take([pair(chosen_ended=False), pair(chosen="Sorry, here.")], None, tokenizer, 512)
     assert len(pairs) == 2 and counts["kept_truncated"] == counts["kept_echo"] == 1

@@ -1,6 +1,7 @@
 """The losses, with expected numbers derived by hand, and the masks at the borders of a reply."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from drift.objective.ipo import Ipo, ipo
 from drift.objective.kto import Kto, kto
 from drift.objective.nll import Nll, nll
 from drift.objective.robust import robust
+from drift.objective.sdpo import Sdpo, sdpo
 from drift.score.padded import collate, reply_logprobs
 from drift.score.plan import make_plan, swap_replies, tokenize
 from drift.score.sequence import TokenSequence
@@ -80,7 +82,7 @@ def batch_of(ratios, lengths, good, example):
     """Replies whose reference log-prob is -20 nats."""
     return Batch(
         logps=torch.tensor(ratios) - 20, reference=torch.full((len(ratios),), -20.0), lengths=torch.tensor(lengths),
-        good=tuple(good), example=tuple(example),
+        good=tuple(good), example=tuple(example), tokens=torch.zeros(sum(lengths)), hindsight=None,
     )  # fmt: skip
 
 
@@ -120,6 +122,39 @@ def test_kto_of_a_liked_and_a_disliked_reply_by_hand():
     assert loss.item() / 2 == pytest.approx((0.2689414 + 1.2449187) / 2, abs=1e-6) and metrics["kl"].item() / 2 == 1.0
 
 
+POLICY, TEACHER, LENGTHS = torch.tensor([-1.0, -2.0, -4.0, -2.0]), torch.tensor([-3.0, -1.0, -2.0, -2.5]), torch.tensor([3, 1])
+
+
+def test_sdpo_weighs_each_token_by_what_the_teacher_would_rather_have_said():
+    """Advantages -2, 1 and 2 of the first reply, -.5 of the second. Losses (-2 * 1 + 1 * 2 + 2 * 4) / 3 and -.5 * 2, mean
+    advantages 1 / 3 and -.5, of absolute values 5 / 3 and .5."""
+    losses, advantages, sizes = sdpo(POLICY, TEACHER, LENGTHS, 0)
+    assert losses.tolist() == pytest.approx([8 / 3, -1.0])
+    assert (advantages.tolist(), sizes.tolist()) == (pytest.approx([1 / 3, -0.5]), pytest.approx([5 / 3, 0.5]))
+
+
+def test_sdpo_leaves_out_the_first_tokens_of_every_reply():
+    """(1 * 2 + 2 * 4) / 2 = 5 without the first token of each; the second reply has no other."""
+    assert [values.tolist() for values in sdpo(POLICY, TEACHER, LENGTHS, 1)] == [[5.0, 0.0], [1.5, 0.0], [1.5, 0.0]]
+
+
+def test_sdpo_has_the_gradient_of_half_the_squared_advantage():
+    """The advantages 1 and 2, halved by the number of tokens that count, with the sign of a descent."""
+    logps = POLICY.clone().requires_grad_()
+    sdpo(logps, TEACHER, LENGTHS, 1)[0].sum().backward()
+    assert logps.grad is not None and logps.grad.tolist() == [0.0, -0.5, -1.0, 0.0]
+    halves = [((TEACHER - logps)[1:3] ** 2 / 2).mean()]
+    (squared,) = torch.autograd.grad(halves, logps)
+    assert torch.equal(squared, logps.grad)
+
+
+def test_sdpo_is_a_mean_over_the_replies_of_a_step():
+    """Two replies of one example: its loss is their mean."""
+    batch = replace(batch_of([0.0, 0.0], [3, 1], [True, False], [0, 0]), tokens=POLICY, hindsight=TEACHER)
+    loss, metrics = Sdpo(weight=1.0, ignored_tokens=1).loss(batch, step_of(batch))
+    assert (loss.item(), metrics["advantage"].item(), metrics["advantage_size"].item()) == (2.5, 0.75, 0.75)
+
+
 def test_nll_of_a_batch_without_a_good_reply_is_zero():
     batch = batch_of([1.0], [4], [False], [0])
     assert Nll(weight=1.0).loss(batch, step_of(batch))[0].item() == 0
@@ -152,7 +187,7 @@ def test_log_probs_count_exactly_the_reply_tokens(tiny, tokenizer):
         for text in ("Hi", "Good day to you.", "?")
     ]
     with torch.no_grad():
-        together, _ = reply_logprobs(model, collate(rows, pad_id=0))
+        together, *_ = reply_logprobs(model, collate(rows, pad_id=0))
         for row, found in zip(rows, together, strict=True):
             ids = torch.tensor([[*row.prompt, *row.reply]])
             logp = model(ids).logits.log_softmax(-1)[0]

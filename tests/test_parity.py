@@ -23,6 +23,7 @@ from drift.objective.ipo import Ipo
 from drift.objective.kto import Kto
 from drift.objective.nll import Nll
 from drift.objective.robust import Robust
+from drift.objective.sdpo import Sdpo
 from drift.records import Example
 from drift.score import padded
 from drift.score.frozen_outputs import load_output, save_outputs
@@ -213,10 +214,15 @@ def trl_step(
     return metrics, gradients(trainer.model)
 
 
-def logprob(model: Any, prompt: list[int], reply: list[int]) -> Tensor:
+def logprobs(model: Any, prompt: list[int], reply: list[int]) -> Tensor:
+    """Of every token of the reply."""
     logits = model(input_ids=torch.tensor([prompt + reply])).logits[0]
     predicting = log_softmax(logits, dim=-1)[len(prompt) - 1 : -1]  # a reply token at t is predicted at t - 1
-    return predicting.gather(1, torch.tensor(reply)[:, None]).sum()
+    return predicting.gather(1, torch.tensor(reply)[:, None])[:, 0]
+
+
+def logprob(model: Any, prompt: list[int], reply: list[int]) -> Tensor:
+    return logprobs(model, prompt, reply).sum()
 
 
 def plain_step(
@@ -468,3 +474,49 @@ def test_kto_and_its_kl_estimate_are_those_of_trl(start: Policy, tmp_path: Path,
     assert found["kl"] == pytest.approx(trainer.state.log_history[-1]["kl"], rel=1e-5, abs=1e-5) and found["kl"] > 0.01
     assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert_same_gradients(found_gradients, gradients(trainer.model), 1e-5)
+
+
+SAID = ["No, a dark one.", "Thanks!", "That is wrong.", "Auf Deutsch?", "Louder."]  # after PAIRS' chosen replies
+
+
+@pytest.mark.parametrize("layout", ["padded", "shared"])
+def test_sdpo_equals_the_formula_in_float64(start: Policy, layout: str) -> None:
+    """Token by token and reply by reply, which stand in several batches; one of the replies is an end of turn and nothing else."""
+    examples = [
+        replace(pair, replies=pair.replies[:1], hindsight=[*pair.prompt[:-1], {"role": "user", "content": said}])
+        for pair, said in zip(PAIRS, SAID, strict=True)
+    ]
+    (policy, teacher), (plain, _) = (float64_models(start, None, SEED) for _ in range(2))
+    tokenizer = load_tokenizer(start)
+    how = {"examples_per_step": 5, "tokens_per_batch": 250, "example_order": "shuffled", "seed": 0, "longest_mismatched": None}
+    planned = make_plan(tokenize(tokenizer, examples), layout=layout, **how)
+    assert len(planned.batches) > 1
+    with torch.no_grad():
+        told = [[logprobs(teacher, one.prompt, one.reply).tolist() for one in example.hindsight] for example in planned.examples]
+    reference = Reference(replies=[[0.0]] * 5, mismatched=[], hindsight=told)
+    train = replace(train_settings(5, layout), adapter=None)
+    objectives = {"sdpo": Sdpo(weight=1.0, ignored_tokens=2)}
+    module = PolicyModule(policy, train, objectives, layout_module(planned.layout), 1, check_start=False, on_step=lambda row: None)
+    module.fabric = lightning.Fabric(accelerator="cpu", devices=1)
+    torch.set_default_dtype(torch.float64)  # of the teacher's numbers
+    try:
+        (step,) = list(Steps(module, planned, [0], reference, None, tokenizer.pad_token_id))
+        found = module._step_gradients(step["batches"], totals_of(step["batches"], None))
+        expected = plain_sdpo(plain, planned.examples, told)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert abs(found["advantage"]) > 0.001 and [found["loss"], found["advantage"]] == pytest.approx(expected, rel=1e-9)
+    assert_same_gradients(gradients(policy), gradients(plain), 1e-9)
+
+
+def plain_sdpo(policy: Any, examples: list[TokenisedExample], told: list[list[list[float]]]) -> list[float]:
+    """Loss and mean advantage; leaves the gradients in the policy."""
+    loss, mean = torch.zeros(()), 0.0
+    for example, (teacher,) in zip(examples, told, strict=True):
+        logps = logprobs(policy, example.prompt, example.sequences[0].reply)
+        for logp, value in list(zip(logps, teacher, strict=True))[2:]:  # the first two tokens are left out
+            advantage, counted = value - logp.item(), len(teacher) - 2
+            loss = loss - advantage * logp / counted / len(examples)
+            mean += advantage / counted / len(examples)
+    loss.backward()
+    return [loss.item(), mean]

@@ -28,16 +28,10 @@ ONE = (
     "See example.com for more",
 )
 ENDS = (".", "!", "?", "…", ".”", '."', ".)", ".**")
-PLAIN = (
-    "The mystery of Miami is some time in the army.", "People often mine salt; a mine is dark.", "World War I ended long ago.",
-    "Sweet things, i.e. cakes, are liked.", "Elizabeth I of England liked it.", "Island winds are mild.",
-    "An old gold mine is here.", "You are what you eat, and they are what they drink.",
-)  # fmt: skip
-OWN = ("I", "i", "I'm", "I’ve", "i'll", "me", "Me", "ME", "my", "My", "MY", "myself", "Myself", "mine", "Mine")
 
 
 def met(request, reply):
-    return verify({"topic": "tea", "request": request}, reply).met
+    return verify({"topic": "tea", "request": request}, reply, ended=True).met
 
 
 def joined(rng, chosen):
@@ -45,72 +39,67 @@ def joined(rng, chosen):
     return "".join(word + rng.choice([" ", " ", ", ", "; ", " – ", " - ", " & ", " ... ", "\n"]) for word in chosen)
 
 
-@pytest.mark.parametrize("most", [20, 30])
+@pytest.mark.parametrize("most", [20, 30, 40])
 def test_a_limit_counts_words_as_a_person_does(most):
     rng = random.Random(most)
     for _ in range(COUNT):
-        chosen = rng.choices(POOL, k=rng.choice([1, most - 1, most, most + 1, most + 2, 2 * most]))
+        chosen = rng.choices(POOL, k=rng.choice([1, 9, 10, most - 1, most, most + 1, most + 2, 2 * most]))
         reply = joined(rng, chosen)
         if rng.random() < 0.3:
             reply = "".join(f"{i}. {line}\n" for i, line in enumerate(reply.split("\n"), 1))
         assert met(f"at_most_{most}_words", reply) == (len(chosen) <= most), (len(chosen), reply)
+        assert met("at_least_10_words", reply) == (len(chosen) >= 10), (len(chosen), reply)
     for ask in REQUESTS[f"at_most_{most}_words"].asks:
         assert "under" not in ask and f"{most} words" in ask  # just so many are allowed
 
 
-def test_a_comma_is_one_wherever_it_stands():
-    rng = random.Random(1)
+def test_the_longest_word_is_measured_in_letters():
+    rng = random.Random(5)
     for _ in range(COUNT):
-        plain = joined(rng, rng.choices(POOL, k=12)).replace(",", "")
-        assert met("no_commas", plain)
-        at = rng.randrange(len(plain))
-        assert not met("no_commas", plain[:at] + rng.choice(",,,，、") + plain[at:])
+        length = rng.randint(7, 13)
+        long = rng.choice(["a" * length, "É" + "a" * (length - 1), f"{'b' * length}'s", f"so-{'c' * length}", f"({'d' * length})"])
+        reply = joined(rng, [*rng.choices(POOL, k=5), long, *rng.choices(POOL, k=5)])  # 7 letters at most
+        assert met("a_long_word", reply) == (length >= 9) and met("no_long_words", reply) == (length <= 11), reply
+    assert not met("a_long_word", "It has 123456789 parts.") and not met("a_long_word", "A well-made ice-cream.")
 
 
 def test_one_sentence_is_one_whatever_stands_in_it():
     rng = random.Random(2)
     for _ in range(COUNT):
         first, second = (text + rng.choice(ENDS) for text in rng.sample(ONE, 2))
-        assert met("one_sentence", first), first
+        assert met("one_sentence", first) and not met("at_least_two_sentences", first), first
         assert met("one_sentence", f"“{first}”") and met("one_sentence", f"1. {first}"), first
         for several in (f"{first} {second}", f"{first}\n{second}", f"{first}\n\n- {second}", f"{first} {second} {first}"):
-            assert not met("one_sentence", several), several
+            assert not met("one_sentence", several) and met("at_least_two_sentences", several), several
         assert not met("one_sentence", first.rstrip('.!?…”")*')), first
     assert not met("one_sentence", "Tea is hot.Coffee is cold.") and not met("one_sentence", "")
 
 
-def test_a_numbered_list_has_a_first_and_a_second_point():
+def test_a_list_has_bullets_or_a_first_and_a_second_point():
     rng = random.Random(3)
     for _ in range(COUNT):
         points = [rng.choice(ONE[:7]) for _ in range(rng.randint(2, 5))]
         mark = rng.choice(["{}.", "{})", "({})", "**{}.**"])
         lines = [f"{mark.format(i)} {point}" for i, point in enumerate(points, 1)]
         start, between = rng.choice(["", "Here is a list:\n", "A: ", "Sure.\n\n"]), rng.choice(["\n", "\n\n", "\n  "])
-        assert met("numbered_list", start + between.join(lines)), lines
-        assert met("numbered_list", ". ".join(f"{i}. {point}" for i, point in enumerate(points, 1)))
-        bullets = "\n".join(f"{rng.choice('-*•')} {point}" for point in points)
-        for other in (start + lines[0], "\n".join(points), bullets, "\n".join(lines[1:]), f"{lines[0]}\n2.", " and ".join(points)):
-            assert not met("numbered_list", other), other
-    assert not met("numbered_list", "It takes 1 cup of tea and 2 of milk.")
+        assert not met("no_list", start + between.join(lines)), lines
+        assert not met("no_list", ". ".join(f"{i}. {point}" for i, point in enumerate(points, 1)))
+        assert not met("no_list", "\n".join(f"{rng.choice('-*•')} {point}" for point in points))
+        for other in (start + lines[0], "\n".join(points), "\n".join(lines[1:]), f"{lines[0]}\n2.", " - ".join(points)):
+            assert met("no_list", other), other
+    assert met("no_list", "It takes 1 cup of tea and 2 of milk.")
 
 
-def test_speaking_of_oneself_is_found_in_any_case_and_place():
-    rng = random.Random(4)
+def test_a_sentence_of_fifteen_words_is_one_sentence_and_has_them():
+    rng = random.Random(6)
+    plain = [word for word in POOL if "." not in word and word != "20"]  # "; 20." begins a list
     for _ in range(COUNT):
-        plain = " ".join(rng.sample(PLAIN, rng.randint(1, 3)))
-        assert met("impersonal", plain), plain
-        said = plain.split(" ")
-        place = rng.choice([i for i, word in enumerate(said) if word[-1] in ".;,"]) + 1  # at the end of a clause
-        said.insert(place, rng.choice(OWN) + rng.choice(["", ",", ".", "!"]) if place else "")
-        assert not met("impersonal", " ".join(said)), said
-    for reply in (
-        "A helpful assistant with a plan.",
-        "As an AI, no opinion is held.",
-        "Tea (my favourite) is hot.",
-        '"I" is a word.',
-    ):
-        assert not met("impersonal", reply)
-    assert met("impersonal", "You're a helpful assistant.")
+        count = rng.randint(10, 20)
+        first = "The " + joined(rng, rng.choices(plain, k=count - 1)).replace("\n", " ").replace("...", "").strip(" ,;–-&") + "."
+        assert met("one_sentence_of_15_words", first) == (count >= 15), (count, first)
+        assert not met("one_sentence_of_15_words", f"{first} It is {first}")
+        assert met("at_most_two_sentences", f"{first} It is {first}")
+        assert not met("at_most_two_sentences", f"{first} It is {first} It was.")
 
 
 @pytest.mark.parametrize(("topic", "one", "other"), [
@@ -122,7 +111,7 @@ def test_speaking_of_oneself_is_found_in_any_case_and_place():
 ])  # fmt: skip
 def test_a_topic_is_named_by_its_own_words_only(topic, one, other):
     def named(reply):
-        return verify({"topic": topic, "request": "no_commas"}, reply).on_topic
+        return verify({"topic": topic, "request": "a_long_word"}, reply, ended=True).on_topic
 
     assert not named(other)
     for name in (topic, one, topic.upper(), one.capitalize()):

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, command, feedback_file, foreign, perform
 
+from drift.errors import UserError
+from drift.model.tiny import Tiny
 from drift.report import samples
 from drift.report.foreign import Reader
 
@@ -126,6 +128,25 @@ def test_a_refreshed_log_has_feedback_on_the_previous_iterations_policy(cache, t
     assert shown == {text for _, text in rejected}
 
 
+@pytest.mark.slow
+def test_the_first_log_may_be_another_assistants_and_later_ones_are_the_policys(cache, tmp_path):
+    """A model with other random weights wrote the first log: its replies are those that a run of that model logs, while the run's
+    own start model is evaluated and trained. From the second iteration on users talk to the policy."""
+    common = [*SMALL, "refresh_log=true", f"model.cache_dir={cache}", f"store.dir={tmp_path}/store"]
+    perform(tmp_path / "other", *common, "model.weights_seed=1", "iterations=0")
+    perform(tmp_path / "own", *common, "iterations=0")
+    other = Tiny(layers=2, hidden_size=32, weights_seed=1, cache_dir=str(cache), template={}).directory()
+    perform(tmp_path / "run", *common, f"data.deployed.policy={other}", "iterations=2")
+    logs = {name: (tmp_path / name / "records.jsonl").read_text() for name in ("other", "own", "run")}
+    assert logs["run"] == logs["other"] != logs["own"]
+    scores = [next((tmp_path / name / "iteration_0").rglob("scores.json")).read_bytes() for name in ("own", "run")]
+    assert scores[0] == scores[1]
+    later = (tmp_path / "run/iteration_2/records.jsonl").read_text()
+    assert later not in logs.values()
+    with pytest.raises(UserError, match="data.deployed.policy=nowhere: expected the directory of a policy"):
+        perform(tmp_path / "wrong", *common, "data.deployed.policy=nowhere")
+
+
 def second_tries(path):
     """A log in which some complaints were answered by a reply that satisfied."""
     log = feedback_file(path, dsat=12, sat=6)
@@ -165,6 +186,7 @@ def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
         "class Longest:\n"
         "    num_samples: int\n"
         "    paired = True\n"
+        "    hindsight = False\n"
         "    judge = None\n"
         "    needs = 'anything'\n\n"
         "    def make_examples(self, records, ask):\n"

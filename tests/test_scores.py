@@ -32,7 +32,7 @@ def reply(text, ended=True):
 
 
 DRAWN = [
-    (task("a", "tea", "no_commas"), [reply("Tea is warm and good."), reply("Tea, warm and good, is very nice.", ended=False)]),
+    (task("a", "tea", "one_sentence"), [reply("Tea is warm and good."), reply("Tea, warm and good, is very nice", ended=False)]),
     (
         task("b", "dogs", "at_most_20_words"),
         [reply("Cats are very small animals.", ended=False), reply("Dogs dogs dogs DOGS dogs dogs.", ended=False)],
@@ -41,7 +41,7 @@ DRAWN = [
 
 
 def test_scores_of_a_deployment_by_hand():
-    """Task a: the first reply is all right, the second has commas. Task b: the first is about cats, the second is one word six
+    """Task a: the first reply is all right, the second breaks off. Task b: the first is about cats, the second is one word six
     times, which is on topic, short enough and no sound reply. So one reply of four is useful; met, on topic and ended are told
     apart by who has them.
 
@@ -191,11 +191,11 @@ def test_a_copy_equals_the_logged_reply_or_a_reply_to_another_prompt():
     nothing, as e does, and no copy is made of nothing."""
     logged = replace(record(0, "dsat", reply="No, never"), id="c")
     drawn = [
-        (task("a", "tea", "no_commas"), [reply("Yes."), reply("yes")]),
-        (task("b", "tea", "no_commas"), [reply("Yes."), reply("No, never")]),
+        (task("a", "tea", "one_sentence"), [reply("Yes."), reply("yes")]),
+        (task("b", "tea", "one_sentence"), [reply("Yes."), reply("No, never")]),
         (logged, [reply("No, never."), reply("Never")]),
-        (task("d", "tea", "no_commas"), [reply("")]),
-        (task("e", "tea", "no_commas"), [reply("")]),
+        (task("d", "tea", "one_sentence"), [reply("")]),
+        (task("e", "tea", "one_sentence"), [reply("")]),
     ]
     assert copies(drawn[:1]) == {"a": 0.0}
     assert copies(drawn) == {"a": 1.0, "b": 1.0, logged.key: 0.5, "d": 0.0, "e": 0.0}

@@ -24,7 +24,7 @@ ROWS = [  # several replies to one prompt, prompts that begin alike, a reply of 
 
 def gradients(layout, model, rows):
     """Log-probs, entropies, and the gradient of a weighted sum of the log-probs for every trained parameter."""
-    sums, entropies = layout.reply_logprobs(model, layout.collate(rows, 0))
+    sums, entropies, _ = layout.reply_logprobs(model, layout.collate(rows, 0))
     model.zero_grad()
     (sums * torch.linspace(-1, 2, len(sums), dtype=sums.dtype)).sum().backward()
     return sums.detach(), entropies, {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
@@ -63,9 +63,9 @@ def test_the_block_mask_of_a_gpu_equals_the_tiles_of_a_cpu(either, monkeypatch):
     """FlexAttention in its plain form, float64; on a CPU torch has its forward pass only."""
     model, batch = prepared(either, torch.float64, "full"), shared.collate(ROWS, 0)
     with torch.no_grad():
-        tiles, _ = shared.reply_logprobs(model, batch)
+        tiles, *_ = shared.reply_logprobs(model, batch)
         monkeypatch.setattr(attention, "FLEX_DEVICES", {"cpu"})
-        blocks, _ = shared.reply_logprobs(model, batch)
+        blocks, *_ = shared.reply_logprobs(model, batch)
     assert float((blocks - tiles).norm() / tiles.norm()) <= 1e-9
 
 
@@ -130,7 +130,7 @@ config = LlamaConfig(vocab_size=int(sys.argv[1]), hidden_size=16, intermediate_s
 model = LlamaForCausalLM(config)
 rows = [TokenSequence(prompt=[1, 2, 3], reply=[5 + i] * 500) for i in range(4)]
 for _ in range(2):
-    sums, _ = shared.reply_logprobs(model, shared.collate(rows, 0))
+    sums, *_ = shared.reply_logprobs(model, shared.collate(rows, 0))
     sums.sum().backward()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

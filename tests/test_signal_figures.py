@@ -195,6 +195,11 @@ def test_an_objective_that_learns_nothing_from_the_examples_says_so():
         reply_weights(objectives("nll"), [tokenised(2, good=[False])])
 
 
+def test_an_objective_of_single_tokens_is_not_measured():
+    with pytest.raises(UserError, match="objective=sdpo weighs every token of a reply by itself"):
+        reply_weights(objectives("sdpo"), [tokenised(2, good=[False])])
+
+
 def test_shares_on_either_side_are_weighted():
     assert sides([[0.5, 0.5, -1.0], [1.0, -1.0]], [[1, 0, 1], [1, 0]]) == (0.75, 0.5)
     assert sides([[1.0]], [[1]]) == (1.0, None)

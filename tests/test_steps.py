@@ -29,7 +29,7 @@ def test_the_metrics_of_two_pairs_by_hand():
     logps, ratios = torch.tensor([-6.0, -10.0, -8.0, -9.0]), torch.tensor([1.0, -1.0, -1.0, 2.0])
     batch = Batch(
         logps=logps, reference=logps - ratios, lengths=torch.tensor([2, 5, 4, 3]), good=(True, True, False, False),
-        example=(0, 1, 0, 1),
+        example=(0, 1, 0, 1), tokens=torch.zeros(14), hindsight=None,
     )  # fmt: skip
     assert {name: float(value) for name, value in metrics(batch, 0.5).items()} == pytest.approx({
         "dpo": 0.3132617 + 1.7014133, "reward_chosen": 0.0, "reward_rejected": 0.5, "margin": -0.5, "accuracy": 1,
@@ -44,7 +44,13 @@ def test_the_metrics_of_two_pairs_by_hand():
 
 def test_a_step_without_a_good_reply_has_no_metrics_of_good_replies():
     batch = Batch(
-        logps=torch.tensor([-4.0]), reference=torch.tensor([-3.0]), lengths=torch.tensor([2]), good=(False,), example=(0,)
+        logps=torch.tensor([-4.0]),
+        reference=torch.tensor([-3.0]),
+        lengths=torch.tensor([2]),
+        good=(False,),
+        example=(0,),
+        tokens=torch.tensor([-3.0, -1.0]),
+        hindsight=None,
     )
     found = dynamics(batch, Step(num_examples=1, num_good=0, num_bad=1, good_tokens=0, bad_tokens=2, kl=None))
     assert {name: float(value) for name, value in found.items()} == {

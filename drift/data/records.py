@@ -20,6 +20,7 @@ from drift.intake.turns import quote, require_user_last, to_messages, to_text
 from drift.records import Record
 
 FIELDS = {field.name for field in fields(Record)}
+LABELS = ("dsat", "sat", "silent")
 TEXTS = ("source", "file", "label", "category", "detector", "evidence")  # fields of a provenance
 MAY_BE_NULL = ("category", "evidence")
 
@@ -31,7 +32,7 @@ class Records:
     path: str
 
     name = "records"
-    version = 2
+    version = 3
     knows_truth = False
     uses_policy = False
     gives_records = True
@@ -51,8 +52,8 @@ def parse(row: dict[str, Any], file: str, number: int) -> Record:
     if row.keys() != FIELDS:
         wrong = sorted(map(str, row.keys() ^ FIELDS))[0]
         raise BadRow(wrong, f"the fields {', '.join(sorted(FIELDS))}, and no others", "missing" if wrong in FIELDS else "unknown")
-    if row["label"] not in ("dsat", "sat"):
-        raise BadRow("label", "dsat or sat", quote(row["label"]))
+    if row["label"] not in LABELS:
+        raise BadRow("label", "dsat, sat or silent", quote(row["label"]))
     return Record(
         id=_text(row["id"], "id"),
         conversation=_text(row["conversation"], "conversation"),

@@ -1,8 +1,9 @@
-"""The simulated users: their topics, how they ask, what they ask for, how they check a reply, and what they say next.
+"""What simulated users ask for and how they check a reply: their topics, their wording, their requests.
 
-Every request can be checked by a few lines of code, so the truth about a reply is known. The small start model meets each of the
-six requests sometimes (in .44 to .75 of 16 replies), so they can be learnt and are not solved from the start. The checks look at
-form only: words, characters, lines and whether the topic is named; not whether a reply is true or well written.
+Every request can be checked by a few lines of code, so the truth about a reply is known. The checks look at form only: words,
+characters, lines, whether the topic is named and the reply came to an end; not at whether it is true or well written. The small
+start model meets each request of a set sometimes, so they can be learnt and are not solved from the start; how often, and how far
+length gives a useful reply away, is measured in experiments/regimes.
 """
 
 import re
@@ -23,22 +24,6 @@ TOPICS = (
     "hospitals markets farms castles parks"
 ).split()
 
-FRAMES = (
-    "Tell me something about {topic}.",
-    "What should I know about {topic}?",
-    "Give me one useful fact about {topic}.",
-    "Why do people like {topic}?",
-    "Describe {topic} to a child.",
-    "What comes to your mind when you think of {topic}?",
-)
-
-THANKS = (
-    "Thanks, that's just what I wanted.",
-    "Perfect, thank you!",
-    "Great, exactly what I asked for.",
-    "Nice, thanks.",
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -55,16 +40,7 @@ END = re.compile(r"([.!?…]+)([\"'”’»)\]*_`]*)(?=\s|$)|(?<=[a-z]{2})[.!?]+
 NEVER_LAST = "dr mr mrs ms prof st mt vs approx e.g i.e".split()  # abbreviations that never end a sentence
 SOMETIMES_LAST = "etc jr sr inc ltd co".split()  # like everything with a full stop inside: p.m., U.S.
 INITIAL = re.compile(r"(?<![^\W_])(?<!vitamin )(?<!type )(?<!grade )(?<!letter )(?!I$)[A-Z]$")
-SELF = re.compile(
-    r"(?<![^\W_])(?:i|me|my|myself|(?:helpful|virtual|personal|ai) assistant|an ai|language model)(?![^\W_])"
-    r"|(?:^|[^\w\s-]\s*|\b(?:of|is|was|are|were|like|than|as|with|for|not|and) )mine(?![^\W_])",
-    re.IGNORECASE | re.MULTILINE,
-)
-# i.e., the first letter of a list, World War I, Elizabeth I of England, "You are a helpful assistant"
-NOT_SELF = re.compile(
-    r"\bi\.\s?e\b|^\s*\(?i[.)]\s|\b(?:war|part|type) i(?![^\W_]|['’])|(?<=\w )i(?= of )|\byou(?:['’]re| are) an? \w+ assistant\b",
-    re.IGNORECASE | re.MULTILINE,
-)
+BULLET = re.compile(r"(?m)^\s*[-*•]\s+\S")
 
 
 def words(text: str) -> list[str]:
@@ -99,14 +75,15 @@ def _one_sentence(reply: str) -> bool:
     return sentences(reply) == 1 and bool(re.search(r"[.!?…]\W*$", reply)) and "\n" not in reply
 
 
-def _numbered(reply: str) -> bool:
-    """Whether there is a point 1 and after it a point 2, each with some text."""
+def _a_list(reply: str) -> bool:
+    """Whether there are bullets, or a point 1 and after it a point 2, each with some text."""
     points = [int(hit[3]) for hit in NUMBER.finditer(reply) if reply[hit.end() :].strip()]
-    return 1 in points and 2 in points[points.index(1) :]
+    return bool(BULLET.search(reply)) or 1 in points and 2 in points[points.index(1) :]
 
 
-def _impersonal(reply: str) -> bool:
-    return not SELF.search(NOT_SELF.sub(" ", reply))
+def _longest(reply: str) -> int:
+    """Letters of the longest word; the parts of "well-made" count on their own."""
+    return max(map(len, re.findall(r"[^\W\d_]+", reply)), default=0)
 
 
 REQUESTS = {
@@ -115,56 +92,125 @@ REQUESTS = {
         complaints=("No, I asked for one sentence.", "That is not a single sentence. Try again."),
         met=_one_sentence,
     ),
-    "no_commas": Request(
-        asks=("Do not use any commas.", "Write it without commas."),
-        complaints=("I said no commas.", "There are commas in your answer. Please write it without them."),
-        met=lambda reply: not re.search("[,،、，﹐､]", reply),
+    "one_sentence_of_15_words": Request(
+        asks=("Answer in one sentence of at least 15 words.", "Use a single sentence with 15 words or more, please."),
+        complaints=(
+            "I wanted one sentence of 15 words or more.",
+            "That is not what I asked for: a single sentence, at least 15 words.",
+        ),
+        met=lambda reply: _one_sentence(reply) and len(words(reply)) >= 15,
+    ),
+    "at_most_two_sentences": Request(
+        asks=("Use at most two sentences.", "Keep it to two sentences or fewer, please."),
+        complaints=("That's more than two sentences.", "Too long. I asked for two sentences at most."),
+        met=lambda reply: sentences(reply) <= 2,
     ),
     "at_most_20_words": Request(
         asks=("Use at most 20 words.", "Keep it to 20 words or fewer, please."),
         complaints=("That's more than 20 words.", "Much too long. I said 20 words."),
         met=lambda reply: len(words(reply)) <= 20,
     ),
-    "numbered_list": Request(
-        asks=("Answer as a numbered list.", "Give me a numbered list."),
-        complaints=("I wanted a numbered list.", "That's not a numbered list. Number the points."),
-        met=_numbered,
-    ),
-    "impersonal": Request(
-        asks=("Do not talk about yourself.", "Do not mention yourself."),
-        complaints=("I did not ask about you.", "You talk about yourself. Leave yourself out of it."),
-        met=_impersonal,
-    ),
     "at_most_30_words": Request(
         asks=("Use at most 30 words.", "Keep it to 30 words or fewer, please."),
         complaints=("That's more than 30 words.", "Too long. I asked for 30 words at most."),
         met=lambda reply: len(words(reply)) <= 30,
     ),
+    "at_most_40_words": Request(
+        asks=("Use at most 40 words.", "Keep it to 40 words or fewer, please."),
+        complaints=("That's more than 40 words.", "Too long. I asked for 40 words at most."),
+        met=lambda reply: len(words(reply)) <= 40,
+    ),
+    "at_least_10_words": Request(
+        asks=("Use at least 10 words.", "Use 10 words or more, please."),
+        complaints=("That's fewer than 10 words.", "Too short. I asked for 10 words or more."),
+        met=lambda reply: len(words(reply)) >= 10,
+    ),
+    "at_least_two_sentences": Request(
+        asks=("Answer with a couple of sentences, please.", "Give me a couple of sentences, please."),
+        complaints=("I wanted more than one sentence.", "Too short. I asked for a couple of sentences."),
+        met=lambda reply: sentences(reply) >= 2,
+    ),
+    "a_long_word": Request(
+        asks=("Use at least one word of 9 letters or more.", "Use a word with 9 or more letters, please."),
+        complaints=("I wanted a word of at least 9 letters.", "None of your words has 9 letters or more."),
+        met=lambda reply: _longest(reply) >= 9,
+    ),
+    "no_long_words": Request(
+        asks=("Do not use words of more than 11 letters.", "Use only words of at most 11 letters, please."),
+        complaints=("Your words are too long. I said 11 letters at most.", "I asked for words of at most 11 letters."),
+        met=lambda reply: _longest(reply) <= 11,
+    ),
+    "no_list": Request(
+        asks=("Do not answer with a list.", "No list, please."),
+        complaints=("I said no list.", "I did not want a list. Please write sentences."),
+        met=lambda reply: not _a_list(reply),
+    ),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
+class Set:
+    """`frames`: how users ask about a topic. `requests`: what they ask for besides."""
+
+    frames: tuple[str, ...]
+    requests: tuple[str, ...]
+
+
+SETS = {
+    # Some requests pull short, some long, some neither.
+    "mixed": Set(
+        frames=(
+            "Give me one useful fact about {topic}.",
+            "Tell me one interesting thing about {topic}.",
+            "Name one reason why people like {topic}.",
+            "What is one good thing about {topic}?",
+            "What is special about {topic}?",
+            "What is the best thing about {topic}?",
+        ),
+        requests=(
+            "at_most_20_words", "at_most_30_words", "one_sentence_of_15_words", "at_least_10_words", "at_least_two_sentences",
+            "a_long_word",
+        ),
+    ),
+    # All want short replies.
+    "brief": Set(
+        frames=(
+            "Tell me something about {topic}.",
+            "What should I know about {topic}?",
+            "Give me one useful fact about {topic}.",
+            "Why do people like {topic}?",
+            "Describe {topic} to a child.",
+            "What comes to your mind when you think of {topic}?",
+        ),
+        requests=("at_most_30_words", "at_most_40_words", "one_sentence", "at_most_two_sentences", "no_list", "no_long_words"),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class Check:
-    """The result of checking a reply. `useful`, the utility: all three hold."""
+    """The result of checking a reply. `useful`, the utility: all four hold."""
 
     met: bool
     on_topic: bool
     sound: bool
+    ended: bool
 
     @property
     def useful(self) -> bool:
-        return self.met and self.on_topic and self.sound
+        return self.met and self.on_topic and self.sound and self.ended
 
 
-def verify(truth: dict[str, str], reply: str) -> Check:
-    """Checks a reply: is the request met, the topic named, and are there at least 4 words with a type/token ratio of at least
-    1/2?"""
+def verify(truth: dict[str, str], reply: str, *, ended: bool) -> Check:
+    """Checks a reply: is the request met, the topic named, did it come to an end, and are there at least 4 words with a type/token
+    ratio of at least 1/2?"""
     tokens = [word.lower() for word in words(reply)]
     sound = len(tokens) >= 4 and len(set(tokens)) / len(tokens) >= 0.5
     return Check(
         met=REQUESTS[truth["request"]].met(reply.strip()),
         on_topic=not topic_names(truth["topic"]).isdisjoint(re.findall(r"[a-z]+", reply.lower())),
         sound=sound,
+        ended=ended,
     )
 
 
@@ -191,14 +237,3 @@ def topic_names(topic: str) -> frozenset[str]:
     is_plural = topic.endswith("s") and not topic.endswith("ss")
     singular = SINGULARS.get(topic) or (topic[:-1] if is_plural else topic)
     return frozenset([topic, singular, singular if is_plural or topic[-1] in "sh" else f"{topic}s", *ALSO.get(topic, "").split()])
-
-
-def next_turn(truth: dict[str, str], check: Check, pick: Callable[[tuple[str, ...]], str]) -> str:
-    """The simulated user's next turn: thanks, or a complaint about the first thing that is wrong."""
-    if check.useful:
-        return pick(THANKS)
-    if not check.met:
-        return pick(REQUESTS[truth["request"]].complaints)
-    if not check.on_topic:
-        return pick((f"That is not about {truth['topic']}.", f"You did not even mention {truth['topic']}."))
-    return pick(("That answer is no use to me.", "That makes no sense. Try again."))

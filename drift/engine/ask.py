@@ -26,7 +26,7 @@ from drift.records import Logprob, Prompt, Record, Reply, digest
 from drift.score.sequence import Compute, TokenSequence
 from drift.store import Store
 
-DRAW_VERSION, LOGPROBS_VERSION, JUDGE_VERSION = 2, 1, 1
+DRAW_VERSION, LOGPROBS_VERSION, JUDGE_VERSION = 2, 1, 2
 SEQUENCES = 256  # per stage of log-probabilities
 
 
@@ -152,21 +152,22 @@ class Ask:
                 yield record, replies, item_scores
 
     def _judge_group(self, judge: Judge, group: list[tuple[Record, list[Reply]]]) -> list[list[float]]:
-        asked = [(record, [reply.text for reply in replies]) for record, replies in group]
-
         def work(progress: Path, output: Path) -> dict[str, Any]:
-            scores = self._model.get(judge, judge.open)(asked)
+            scores = self._model.get(judge, judge.open)(group)
             counts = [len(item_scores) for item_scores in scores]
-            assert counts == [len(replies) for _, replies in asked], f"{judge.label}: expected one score for each reply"
+            assert counts == [len(replies) for _, replies in group], f"{judge.label}: expected one score for each reply"
             numbers = {
                 f"the score of a reply to {record.id}": score
-                for (record, _), item_scores in zip(asked, scores, strict=True)
+                for (record, _), item_scores in zip(group, scores, strict=True)
                 for score in item_scores
             }
             need_finite(numbers, f"Judge ({judge.label})", "Check the judge.")
-            return {"items": len(asked), "scores": scores}
+            return {"items": len(group), "scores": scores}
 
-        judged = [[record.key, record.label, record.revised, record.satisfied, record.truth, texts] for record, texts in asked]
+        judged = [
+            [record.key, record.label, record.revised, record.satisfied, record.truth, [[one.text, one.ended] for one in replies]]
+            for record, replies in group
+        ]
         settings = {"judge": identity(judge)}
         stage = self.store.run("judge", work, version=JUDGE_VERSION, settings=settings, inputs={"items": digest(judged)})
         return stage.facts.pop("scores")

@@ -1,4 +1,4 @@
-"""Utility on the simulated deployment: the share of replies, on unseen topics, that are sound, on topic and meet the request.
+"""Utility on the simulated deployment: the share of replies, on unseen topics, that are whole, sound, on topic and as requested.
 
 The noise of the replies depends on `data.seed`: it is the same for every method, seed and iteration.
 """
@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 
 from drift.data.requests import verify
 from drift.errors import UserError
-from drift.evaluation.metric import metric
+from drift.evaluation.metric import Measured, metric
 from drift.evaluation.replies import means
 from drift.identity import code
-from drift.parts import Ask, Measured, Simulation
+from drift.parts import Ask, Simulation
 from drift.records import Prompt, Record, Reply
 
 
@@ -26,7 +26,7 @@ class Deployment:
     data: Simulation
 
     meanings: ClassVar[dict[str, str]] = {
-        "utility": "share of replies to test prompts that meet the request, are on topic and sound, from 0 to 1",
+        "utility": "share of replies to test prompts that meet the request, are on topic, sound and not cut off, from 0 to 1",
         "request met": "share of replies that do what was asked for, from 0 to 1",
         "on topic": "share of replies about the topic of the request, from 0 to 1",
     }
@@ -73,7 +73,7 @@ class Deployment:
 
 def of_replies(drawn: Sequence[tuple[Any, list[Reply]]]) -> dict[str, Any]:
     """The metrics of the verdicts on the drawn replies."""
-    verdicts = {task.key: [verify(task.truth, reply.text) for reply in replies] for task, replies in drawn}
+    verdicts = {task.key: [verify(task.truth, reply.text, ended=reply.ended) for reply in replies] for task, replies in drawn}
     return {
         "utility": metric(means(verdicts, lambda verdict: verdict.useful)),
         "request met": metric(means(verdicts, lambda verdict: verdict.met)),
@@ -83,6 +83,6 @@ def of_replies(drawn: Sequence[tuple[Any, list[Reply]]]) -> dict[str, Any]:
 
 def as_row(task: Any, reply: Reply) -> dict[str, Any]:
     """A line of replies.jsonl."""
-    verdict = verify(task.truth, reply.text)
-    answer = {"prompt": task.prompt, "truth": task.truth, "reply": reply.text, "ended": reply.ended}
+    verdict = verify(task.truth, reply.text, ended=reply.ended)
+    answer = {"prompt": task.prompt, "truth": task.truth, "reply": reply.text}
     return answer | asdict(verdict) | {"useful": verdict.useful}

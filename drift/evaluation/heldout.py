@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal
 from drift.data.requests import words
 from drift.errors import UserError
 from drift.evaluation import outlook, replies
-from drift.evaluation.metric import metric
-from drift.parts import Ask, Measured
+from drift.evaluation.metric import Measured, metric
+from drift.parts import Ask
 from drift.records import Prompt, Record, Reply, digest
 
 Sums = dict[tuple[str, str], float]  # (record's key; "dsat", "sat" or "revised") -> summed log-prob of that reply, in nats
@@ -105,7 +105,8 @@ class Heldout:
         )
 
     def _used(self, held_out: Sequence[Record]) -> list[Record]:
-        return sorted(held_out, key=lambda record: record.key)[: self.max_records]
+        """Silent users judged nothing, so their records are not compared."""
+        return sorted((r for r in held_out if r.label != "silent"), key=lambda record: record.key)[: self.max_records]
 
     def _sampled(self, used: Sequence[Record]) -> list[Record]:
         """The records that get a fresh reply: the first one of each prompt."""

@@ -18,6 +18,7 @@ NOTED = {
     "tie": "ties of the judge", "empty": "empty", "identical": "identical to the other reply",
     "copied": "copies of the other reply's beginning", "echo": "that talk about the feedback",
     "truncated": "cut off by sampler.max_new_tokens", "unrenderable": "that the chat template can't render",
+    "too_long": "longer than train.max_tokens together with the feedback",
     "kept_truncated": "kept although sampler.max_new_tokens cut the chosen reply off (filters.truncated)",
     "kept_echo": "kept although the chosen reply talks about the feedback (filters.echo)",
 }  # fmt: skip
@@ -36,7 +37,7 @@ class Filters:
     words of the other, and one of them is fresh. echo: a fresh chosen reply talks about the feedback (apologises, or repeats six
     consecutive words of it). truncated: the length limit cut a chosen reply off (keep: it is trained on without an end-of-turn
     token, which teaches the policy not to end its replies). unrenderable: the chat template or the tokenizer mixes prompt and
-    reply."""
+    reply. too_long: a reply and the prompt with the feedback in view have more than `train.max_tokens` tokens."""
 
     copied_words: int
     truncated: Literal["keep", "drop"]
@@ -46,19 +47,20 @@ class Filters:
         if self.copied_words < 1:
             raise UserError(f"filters.copied_words={self.copied_words}: expected at least 1.")
 
-    def take(self, candidates: Iterable[Example | None], limit: int | None, tokenizer: Any) -> tuple[list[Example], dict[str, int]]:
+    def take(
+        self, candidates: Iterable[Example | None], limit: int | None, tokenizer: Any, max_tokens: int
+    ) -> tuple[list[Example], dict[str, int]]:
         """The first `limit` usable examples (None: all), and the counts: seen, used, one per rule, kept_truncated, kept_echo."""
         examples: list[Example] = []
-        counts = dict.fromkeys(("seen", "used", "tie", "empty", "identical", "copied", "echo", "truncated", "unrenderable"), 0)
-        counts |= {"kept_truncated": 0, "kept_echo": 0}
+        counts = dict.fromkeys(("seen", "used", *NOTED), 0)
         for candidate in candidates:
             counts["seen"] += 1
             reason = self.reason(candidate)
             if reason in ("truncated", "echo") and getattr(self, reason) == "keep":
                 counts[f"kept_{reason}"] += 1
                 reason = None
-            if reason is None and not _renderable(tokenizer, candidate):
-                reason = "unrenderable"
+            if reason is None:
+                reason = _unfit(tokenizer, candidate, max_tokens)
             if reason is not None:
                 counts[reason] += 1
                 continue
@@ -96,13 +98,14 @@ def _echoes(reply: str, feedback: str) -> bool:
     return any(" ".join(words[i : i + 6]) in text for i in range(len(words) - 5))
 
 
-def _renderable(tokenizer: Any, candidate: Example | None) -> bool:
-    from drift.model.chat import NotAPrefix, reply_ids
+def _unfit(tokenizer: Any, candidate: Example | None, max_tokens: int) -> str | None:
+    """The last two rules: "unrenderable", "too_long" or None. Without `hindsight` every length fits (see intake/usable.py)."""
+    from drift.model.chat import NotAPrefix, prompt_ids, reply_ids
 
     assert candidate is not None
     try:
-        for reply in candidate.replies:
-            reply_ids(tokenizer, candidate.prompt, reply.text, ended=True)
+        longest = max(len(reply_ids(tokenizer, candidate.prompt, reply.text, ended=True)) for reply in candidate.replies)
+        told = len(prompt_ids(tokenizer, candidate.hindsight)) if candidate.hindsight else 0
     except NotAPrefix:
-        return False
-    return True
+        return "unrenderable"
+    return "too_long" if told and told + longest > max_tokens else None

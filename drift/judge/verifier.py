@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from drift.data.requests import verify
 from drift.errors import UserError
 from drift.identity import code
-from drift.records import Record, digest
+from drift.records import Record, Reply, digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +42,14 @@ class Verifier:
         return {"noise": self.noise, "seed": self.seed, "checks": code(verify)}
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[Sequence[tuple[Record, Sequence[str]]]], list[list[float]]]]:
+    def open(self) -> Iterator[Callable[[Sequence[tuple[Record, Sequence[Reply]]]], list[list[float]]]]:
         """Loads nothing."""
         yield lambda groups: [[self.score(record, reply) for reply in replies] for record, replies in groups]
 
-    def score(self, record: Record, reply: str) -> float:
+    def score(self, record: Record, reply: Reply) -> float:
         """The verdict plus noise that depends only on record and reply, so that judging twice gives the same score."""
         import numpy as np
 
         assert record.truth is not None
-        noise = np.random.default_rng(int(digest([self.seed, record.key, reply])[:16], 16)).normal()
-        return float(verify(record.truth, reply).useful) + self.noise * float(noise)
+        noise = np.random.default_rng(int(digest([self.seed, record.key, reply.text])[:16], 16)).normal()
+        return float(verify(record.truth, reply.text, ended=reply.ended).useful) + self.noise * float(noise)

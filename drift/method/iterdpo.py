@@ -23,6 +23,7 @@ class IterDpo:
     judge: Judge
 
     paired: ClassVar[bool] = True
+    hindsight: ClassVar[bool] = False
     needs: ClassVar[str] = "DSAT"
 
     def check(self) -> None:

@@ -18,6 +18,7 @@ class Sft:
     rounds: int
 
     paired: ClassVar[bool] = False
+    hindsight: ClassVar[bool] = False
     needs: ClassVar[str] = "SAT"
     judge = None
 

@@ -19,6 +19,7 @@ class Spin:
     rounds: int
 
     paired: ClassVar[bool] = True
+    hindsight: ClassVar[bool] = False
     needs: ClassVar[str] = "SAT"
     judge = None
 

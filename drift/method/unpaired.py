@@ -18,9 +18,11 @@ class Unpaired:
     rounds: int
 
     paired: ClassVar[bool] = False
+    hindsight: ClassVar[bool] = False
     needs: ClassVar[str] = "DSAT or SAT"
     judge = None
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
+        spoken_of = [record for record in records if record.label != "silent"]
         for _ in range(self.rounds):
-            yield from (example(record, logged(record, good=record.label == "sat")) for record in records)
+            yield from (example(record, logged(record, good=record.label == "sat")) for record in spoken_of)

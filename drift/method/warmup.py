@@ -16,6 +16,7 @@ class Warmup:
     """Pairs from the records that have one; draws no samples."""
 
     paired: ClassVar[bool] = True
+    hindsight: ClassVar[bool] = False
     needs: ClassVar[str] = "DSAT followed by a reply that the user liked (or set warmup_epochs=0)"
     judge = None
 

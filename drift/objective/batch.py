@@ -23,13 +23,17 @@ class Pairs:
 class Batch:
     """R replies, the good ones first. `logps`: the summed log-probability of each reply under the policy, with gradient;
     `reference`: under the reference; both `(R,)` in nats. `lengths`: tokens `(R,)`. `good`: whether each reply is a good one;
-    `example`: the index of its example in the batch."""
+    `example`: the index of its example in the batch. `tokens`: the log-probability of each of the N reply tokens under the policy,
+    with gradient, reply after reply; `hindsight`: under the reference that has read the user's feedback, where the examples have
+    such a prompt; both `(N,)` in nats."""
 
     logps: Tensor
     reference: Tensor
     lengths: Tensor
     good: tuple[bool, ...]
     example: tuple[int, ...]
+    tokens: Tensor
+    hindsight: Tensor | None
 
     @cached_property
     def ratios(self) -> Tensor:

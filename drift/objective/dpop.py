@@ -32,6 +32,7 @@ class Dpop:
 
     paired: ClassVar[bool] = True
     mismatched: ClassVar[bool] = False
+    hindsight: ClassVar[bool] = False
 
     def check(self) -> None:
         if not (self.weight > 0 and self.beta > 0 and self.penalty >= 0):

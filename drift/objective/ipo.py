@@ -29,6 +29,7 @@ class Ipo:
 
     paired: ClassVar[bool] = True
     mismatched: ClassVar[bool] = False
+    hindsight: ClassVar[bool] = False
 
     def check(self) -> None:
         if not (self.weight > 0 and self.beta > 0):

@@ -39,6 +39,7 @@ class Kto:
 
     paired: ClassVar[bool] = False
     mismatched: ClassVar[bool] = True
+    hindsight: ClassVar[bool] = False
 
     def check(self) -> None:
         if not (self.weight > 0 and self.beta > 0 and min(self.desirable_weight, self.undesirable_weight) >= 0):

@@ -30,6 +30,7 @@ class Nll:
 
     paired: ClassVar[bool] = False
     mismatched: ClassVar[bool] = False
+    hindsight: ClassVar[bool] = False
 
     def check(self) -> None:
         if not self.weight > 0:

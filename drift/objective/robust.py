@@ -33,6 +33,7 @@ class Robust:
 
     paired: ClassVar[bool] = True
     mismatched: ClassVar[bool] = False
+    hindsight: ClassVar[bool] = False
 
     def check(self) -> None:
         if not (self.weight > 0 and self.beta > 0 and 0 <= self.label_noise < 0.5):

@@ -28,7 +28,7 @@ class Logged:
     conversation: str
     prompt: list[Message]
     reply: str
-    label: Literal["dsat", "sat"]
+    label: Literal["dsat", "sat", "silent"]
     ended: bool
     feedback: str | None
     revised: str | None
@@ -67,7 +67,7 @@ class Answered:
     words: int | None = None
     distinct_2: float | None = None
     logged: str | None = None
-    label: Literal["dsat", "sat"] | None = None
+    label: Literal["dsat", "sat", "silent"] | None = None
     feedback: str | None = None
 
 

@@ -116,7 +116,7 @@ def facts(row: Answered) -> str:
 
 def _logged(label: str, reply: str, feedback: str | None) -> list[tuple[str, str]]:
     reaction = [("then the user", short(feedback))] if feedback else []
-    return [("disliked" if label == "dsat" else "liked", short(reply)), *reaction]
+    return [({"dsat": "disliked", "sat": "liked", "silent": "no feedback"}[label], short(reply)), *reaction]
 
 
 def _item(kind: str, prompt: Sequence[Message]) -> Item:

@@ -7,18 +7,19 @@ from torch import Tensor
 
 
 class ReferenceModule(lightning.LightningModule):
-    """Frozen model; `predict_step` gives the summed reply log-probs `(R,)` of a batch of sequences."""
+    """Frozen model; `predict_step` gives the summed reply log-probs `(R,)` of a batch of sequences, or, with `per_token`, that of
+    every reply token `(N,)`, reply after reply."""
 
-    def __init__(self, model: Any, layout: Any, on_batch: Any) -> None:
+    def __init__(self, model: Any, layout: Any, on_batch: Any, per_token: bool = False) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self.layout, self.on_batch = layout, on_batch
+        self.layout, self.on_batch, self.per_token = layout, on_batch, per_token
 
     def cpu(self) -> "ReferenceModule":
         """Does nothing: when its Trainer ends, Lightning would move all weights to the CPU, and they are about to be freed."""
         return self
 
     def predict_step(self, batch: dict[str, Any]) -> Tensor:
-        sums, _ = self.layout.reply_logprobs(self.model, batch)
+        sums, _, tokens = self.layout.reply_logprobs(self.model, batch)
         self.on_batch(len(sums))
-        return sums.cpu()
+        return (tokens if self.per_token else sums).cpu()

@@ -35,9 +35,9 @@ def check_model(directory: Path, longest: int) -> None:
     """Accepts every model: `model/architecture.py` has refused those that are not causal."""
 
 
-def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """Per sequence, the sums over its reply tokens, in float32 or better: log-probability `(R,)` in nats, and the entropy `(R,)` of
-    the predicted distributions (without gradient).
+    the predicted distributions (without gradient). And the log-probability of every reply token `(N,)`, reply after reply.
 
     The token at position t is predicted at t - 1; logits are computed from the first reply token of the batch on."""
     ids, mask = batch["input_ids"], batch["reply_mask"]
@@ -50,4 +50,4 @@ def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     token = torch.gather(logits, 2, targets[:, :, None]).squeeze(2) - total
     with torch.no_grad():
         entropy = total - (torch.softmax(logits, dim=2) * logits).sum(dim=2)
-    return (token * is_reply).sum(dim=1), (entropy * is_reply).sum(dim=1)
+    return (token * is_reply).sum(dim=1), (entropy * is_reply).sum(dim=1), token[is_reply]

@@ -6,7 +6,7 @@ batch is a setting: `shared.py` (each prompt once, no padding) or `padded.py` (o
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from drift.batches import cut
@@ -19,10 +19,12 @@ VERSION = 3
 
 @dataclass(frozen=True, kw_only=True)
 class TokenisedExample:
-    """An example's replies as sequences with the same prompt, and which of them are good."""
+    """An example's replies as sequences with the same prompt, and which of them are good. `hindsight`: the same replies after the
+    prompt with the user's feedback in view, if the example has one."""
 
     sequences: list[TokenSequence]
     good: list[bool]
+    hindsight: list[TokenSequence] = field(default_factory=list)
 
     @property
     def prompt(self) -> list[int]:
@@ -102,7 +104,10 @@ def tokenize(tokenizer: Any, examples: Sequence[Example]) -> list[TokenisedExamp
         prompt = prompt_ids(tokenizer, example.prompt)
         replies = [reply_ids(tokenizer, example.prompt, reply.text, ended=reply.ended) for reply in example.replies]
         sequences = [TokenSequence(prompt=prompt, reply=reply) for reply in replies]
-        tokenised.append(TokenisedExample(sequences=sequences, good=[reply.good for reply in example.replies]))
+        told = prompt_ids(tokenizer, example.hindsight) if example.hindsight else None
+        hindsight = [TokenSequence(prompt=told, reply=reply) for reply in replies] if told else []
+        good = [reply.good for reply in example.replies]
+        tokenised.append(TokenisedExample(sequences=sequences, good=good, hindsight=hindsight))
     return tokenised
 
 

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from drift.score.sequence import Compute, TokenSequence
 from drift.score.trainer import make_trainer
 from drift.store import Stage, Store
 
-VERSION = 3
-LogprobsOf = Callable[[Sequence[Sequence[TokenSequence]], str, Callable[[int], None]], list[list[float]]]  # see open_logprobs
+VERSION = 4
+LogprobsOf = Callable[[Sequence[Sequence[TokenSequence]], str, Callable[[int], None]], list[list[Any]]]  # see open_logprobs
 
 
 def reference_stage(store: Store, compute: Compute, reference: Policy, plan: Plan, *, layers: int) -> Stage:
@@ -32,9 +32,11 @@ def reference_stage(store: Store, compute: Compute, reference: Policy, plan: Pla
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
         sums = _logprobs(compute, reference, plan.passes, "reference log-probs", layers, output / "frozen")
-        text = json.dumps(asdict(Reference.of(plan, sums)))
-        (output / "reference.json").write_text(text, encoding="utf-8")
-        return {"sequences": sum(map(len, plan.passes))} | plan.workload()
+        hindsight = [sequence for one in plan.examples for sequence in one.hindsight]
+        tokens = iter(token_logprobs(compute, reference, hindsight, "hindsight log-probs"))
+        values = replace(Reference.of(plan, sums), hindsight=[[next(tokens) for _ in one.hindsight] for one in plan.examples])
+        (output / "reference.json").write_text(json.dumps(asdict(values)), encoding="utf-8")
+        return {"sequences": sum(map(len, plan.passes)) + len(hindsight)} | plan.workload()
 
     numbers = {"lightning": compute.lightning, "dtype": compute.dtype, "frozen": layers}
     inputs = {"policy": reference.fingerprint, "sequences": plan.key}
@@ -44,10 +46,12 @@ def reference_stage(store: Store, compute: Compute, reference: Policy, plan: Pla
 @dataclass(frozen=True, kw_only=True)
 class Reference:
     """Summed log-probs (nats) under the reference. `replies`: by example and reply of a plan. `mismatched`: by step, batch and
-    sequence of the plan's mismatched sequences."""
+    sequence of the plan's mismatched sequences. `hindsight`: those of single tokens, by example, reply and token, under the
+    reference that has read the user's feedback; no reply has any where the examples have no `hindsight`."""
 
     replies: list[list[float]]
     mismatched: list[list[list[float]]]
+    hindsight: list[list[list[float]]] = field(default_factory=list)
 
     @classmethod
     def of(cls, plan: Plan, sums: Sequence[list[float]]) -> "Reference":
@@ -62,6 +66,10 @@ class Reference:
     def sequences(self, plan: Plan, batch: Sequence[int]) -> list[float]:
         """The sums of a batch's sequences, in their order."""
         return [self.replies[i][k] for i, k in plan.places(batch)]
+
+    def hindsight_tokens(self, plan: Plan, batch: Sequence[int]) -> list[float]:
+        """Those of the tokens of a batch's sequences, one sequence after another."""
+        return [value for i, k in plan.places(batch) if plan.examples[i].hindsight for value in self.hindsight[i][k]]
 
 
 def recheck(compute: Compute, reference: Policy, plan: Plan, values: Reference) -> None:
@@ -82,10 +90,19 @@ def sequence_logprobs(compute: Compute, policy: Policy, sequences: Sequence[Toke
         return by_length(logprobs_of, compute, sequences, label, bar.advance)
 
 
+def token_logprobs(compute: Compute, policy: Policy, sequences: Sequence[TokenSequence], label: str) -> list[list[float]]:
+    """The log-probs (nats) of every sequence's reply tokens, in the given order. Without a sequence no model is loaded."""
+    if not sequences:
+        return []
+    progress, opened = Progress(label, total=len(sequences), unit="sequences"), open_logprobs(compute, policy, per_token=True)
+    with progress as bar, opened as logprobs_of:
+        return by_length(logprobs_of, compute, sequences, label, bar.advance)
+
+
 def by_length(
     logprobs_of: LogprobsOf, compute: Compute, sequences: Sequence[TokenSequence], label: str, tick: Callable[[int], None]
-) -> list[float]:
-    """The summed reply log-prob (nats) of every sequence, in the given order; computed in batches of similar length."""
+) -> list[Any]:
+    """What `logprobs_of` gives for every sequence, in the given order; computed in batches of similar length."""
     sizes = [len(sequence.prompt) + len(sequence.reply) for sequence in sequences]
     order = sorted(range(len(sequences)), key=lambda i: sizes[i])
     batches = cut(order, [sizes[i] for i in order], compute.tokens_per_batch)
@@ -109,10 +126,12 @@ def _logprobs(
 
 
 @contextmanager
-def open_logprobs(compute: Compute, policy: Policy, layers: int = 0, folder: Path | None = None) -> Iterator[LogprobsOf]:
+def open_logprobs(
+    compute: Compute, policy: Policy, layers: int = 0, folder: Path | None = None, per_token: bool = False
+) -> Iterator[LogprobsOf]:
     """Loads the policy; yields `logprobs_of(batches, label, tick)`, the summed reply log-probs of every batch's sequences, all
-    finite; frees it. `tick(count)` is called with the number of sequences just done. If `layers` > 0, the inputs of that layer
-    are saved in `folder`."""
+    finite (`per_token`: for each sequence the list of its reply tokens' log-probs); frees it. `tick(count)` is called with the
+    number of sequences just done. If `layers` > 0, the inputs of that layer are saved in `folder`."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -123,17 +142,19 @@ def open_logprobs(compute: Compute, policy: Policy, layers: int = 0, folder: Pat
     pad = load_tokenizer(policy).pad_token_id or 0
     loaded: list[Any] = []
 
-    def logprobs_of(batches: Sequence[Sequence[TokenSequence]], label: str, tick: Callable[[int], None]) -> list[list[float]]:
+    def logprobs_of(batches: Sequence[Sequence[TokenSequence]], label: str, tick: Callable[[int], None]) -> list[list[Any]]:
         collated: Any = [layout_module(compute.layout).collate(sequences, pad) for sequences in batches]
         with memory_advice("train.tokens_per_batch", compute.tokens_per_batch), save_outputs(loaded[0], layers, folder):
-            module = ReferenceModule(loaded[0], layout_module(compute.layout), tick)
+            module = ReferenceModule(loaded[0], layout_module(compute.layout), tick, per_token)
             trainer = make_trainer(kind, enable_checkpointing=False)
-            sums = trainer.predict(module, DataLoader(collated, batch_size=None), return_predictions=True)
-        assert sums is not None
-        numbers = torch.cat(sums).tolist()  # type: ignore[arg-type]
-        replies = {f"the log-prob of reply {i}": value for i, value in enumerate(numbers, start=1)}
-        need_finite(replies, label.capitalize(), broken_weights(policy.directory, "train.precision"))
-        return [values.tolist() for values in sums]  # type: ignore[union-attr]
+            found: Any = trainer.predict(module, DataLoader(collated, batch_size=None), return_predictions=True)
+        numbers = torch.cat(found).tolist()
+        named = {f"the log-prob of {'token' if per_token else 'reply'} {i}": value for i, value in enumerate(numbers, start=1)}
+        need_finite(named, label.capitalize(), broken_weights(policy.directory, "train.precision"))
+        if not per_token:
+            return [values.tolist() for values in found]
+        lengths = ([len(sequence.reply) for sequence in sequences] for sequences in batches)
+        return [[part.tolist() for part in values.split(sizes)] for values, sizes in zip(found, lengths, strict=True)]
 
     try:
         with memory_advice("train.tokens_per_batch", compute.tokens_per_batch):

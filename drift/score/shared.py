@@ -71,8 +71,8 @@ def tokens_of(batch: dict[str, Any], sequences: Sequence[int]) -> Tensor:
     return torch.cat([torch.arange(begin, end), *(positions[1:] for positions in predict)])
 
 
-def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """As in `padded.py`: summed log-probability and entropy `(R,)` of the sequences' reply tokens.
+def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """As in `padded.py`: summed log-probability and entropy `(R,)` of the sequences' reply tokens, log-probability of each `(N,)`.
 
     `batch["hidden"]` `(T, H)`, where given, are the outputs of the lower layers, which `train/frozen.py` has removed."""
     plain = without_adapter(model)
@@ -84,10 +84,10 @@ def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     out = plain.base_model(**start, position_ids=batch["position_ids"], visible=visible, longest=longest, use_cache=False)
     hidden = out.last_hidden_state[0].index_select(0, batch["predict"])  # (N, H); plain indexing adds up gradients in any order
     logp, entropy = token_logprobs(hidden, head.weight, batch["targets"])
-    return _by_reply(logp, batch["reply_lengths"]), _by_reply(entropy, batch["reply_lengths"])
+    return by_reply(logp, batch["reply_lengths"]), by_reply(entropy, batch["reply_lengths"]), logp
 
 
-def _by_reply(values: Tensor, lengths: Tensor) -> Tensor:
+def by_reply(values: Tensor, lengths: Tensor) -> Tensor:
     """Sums `(R,)` over each reply's tokens, of `(N,)` values that stand reply after reply. The order is fixed: on a GPU `index_add`
     adds in any order, and the loss of step 0 would be off by the last bit of a sum."""
     return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)

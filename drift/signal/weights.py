@@ -26,13 +26,16 @@ def reply_weights(objectives: Mapping[str, Objective], examples: Sequence[Tokeni
 
     from drift.objective.batch import Batch, Step
 
+    if told := [name for name, one in measured(objectives).items() if one.hindsight]:
+        raise UserError(f"objective={told[0]} weighs every token of a reply by itself, and drift signal measures whole replies.")
     replies = [(i, k) for i, one in enumerate(examples) for k in range(len(one.good))]
     replies.sort(key=lambda place: not examples[place[0]].good[place[1]])  # the good ones first, as an objective expects
     good = tuple(examples[i].good[k] for i, k in replies)
     lengths = [len(examples[i].sequences[k].reply) for i, k in replies]
     logps = torch.zeros(len(replies), dtype=torch.float64, requires_grad=True)
     owners = tuple(i for i, _ in replies)
-    batch = Batch(logps=logps, reference=torch.zeros_like(logps), lengths=torch.tensor(lengths), good=good, example=owners)
+    columns = {"reference": torch.zeros_like(logps), "lengths": torch.tensor(lengths), "good": good, "example": owners}
+    batch = Batch(logps=logps, tokens=torch.zeros(sum(lengths)), hindsight=None, **columns)
     tokens = {side: sum(n for n, is_good in zip(lengths, good, strict=True) if is_good == side) for side in (True, False)}
     step = Step(
         num_examples=len(examples), num_good=sum(good), num_bad=len(good) - sum(good), good_tokens=tokens[True],

@@ -157,11 +157,15 @@ class Steps:
 
     def _batch(self, batch: list[int], number: int | None) -> dict[str, Any]:
         """The tensors of examples, with their labels; `number`: that of their batch in `plan.passes`, to load frozen outputs."""
+        import torch
+
         places = self.plan.places(batch)
-        labels = {
+        labels: dict[str, Any] = {
             "good": tuple(self.plan.examples[i].good[k] for i, k in places),
             "example": tuple(batch.index(i) for i, _ in places),
         }
+        if hindsight := self.reference.hindsight_tokens(self.plan, batch):
+            labels["hindsight"] = torch.tensor(hindsight)
         return self._tensors(self.plan.sequences(batch), self.reference.sequences(self.plan, batch), number) | labels
 
     def _tensors(self, sequences: list[TokenSequence], reference: list[float], number: int | None) -> dict[str, Any]:

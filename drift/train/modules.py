@@ -87,8 +87,8 @@ class PolicyModule(lightning.LightningModule):
         total: dict[str, Tensor] = {}
         for tensors in step:
             with memory_advice("train.tokens_per_batch", self.settings.tokens_per_batch):
-                sums, entropies = self.layout.reply_logprobs(self.model, tensors)
-                batch = batch_of(sums, tensors)
+                sums, entropies, tokens = self.layout.reply_logprobs(self.model, tensors)
+                batch = batch_of(sums, tokens, tensors)
                 losses, metrics = self._losses(batch, totals)
                 loss = torch.stack(list(losses.values())).sum()
                 self.manual_backward(loss / totals.num_examples)
@@ -128,8 +128,8 @@ class PolicyModule(lightning.LightningModule):
 
         def preference(tensors: dict[str, Any]) -> Tensor:
             """Scalar: the sum of the losses that compare replies."""
-            sums, _ = self.layout.reply_logprobs(self.model, tensors)
-            losses, _ = self._losses(batch_of(sums, tensors), totals, paired_only=True)
+            sums, _, tokens = self.layout.reply_logprobs(self.model, tensors)
+            losses, _ = self._losses(batch_of(sums, tokens, tensors), totals, paired_only=True)
             return torch.stack(list(losses.values())).sum()
 
         norms, mean_norm = signal.measure(self._trained(), map(preference, examples), self.manual_backward)
@@ -161,10 +161,10 @@ class PolicyModule(lightning.LightningModule):
         self.history = list(checkpoint["history"])
 
 
-def batch_of(sums: Tensor, tensors: dict[str, Any]) -> Batch:
-    """The objectives' view of a collated batch. `sums`: the log-probs of its replies `(R,)`."""
-    labels = {name: tensors[name] for name in ("good", "example")}
-    return Batch(logps=sums, reference=tensors["reference"], lengths=tensors["reply_lengths"], **labels)
+def batch_of(sums: Tensor, tokens: Tensor, tensors: dict[str, Any]) -> Batch:
+    """The objectives' view of a collated batch. `sums` `(R,)`, `tokens` `(N,)`: the log-probs of its replies and their tokens."""
+    columns = {name: tensors[name] for name in ("reference", "good", "example")}
+    return Batch(logps=sums, tokens=tokens, hindsight=tensors.get("hindsight"), lengths=tensors["reply_lengths"], **columns)
 
 
 def totals_of(step: list[dict[str, Any]], kl: float | None) -> Step:

@@ -1,6 +1,6 @@
 """Kills runs of five kinds at random moments, again and again, resumes them, and compares each with an undisturbed run.
 
-    python experiments/reliability/kills.py FOLDER [--kills 200] [--kind drift] [SETTING ...]
+    python experiments/reliability/kills.py FOLDER [--kills 200] [--seed 0] [--kind drift] [SETTING ...]
 
 Settings apply to all runs: `model=smollm2-135m sampler.max_new_tokens=48` for the real small model.
 
@@ -27,10 +27,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the signals and their moments")
     parser.add_argument("--kind", choices=KINDS, help="one of the kinds of runs (default: all)")
     parser.add_argument("settings", nargs="*")
     arguments = parser.parse_args()
-    folder, cache, rng = arguments.folder.resolve(), arguments.folder.resolve() / "cache", random.Random(0)
+    folder, cache, rng = arguments.folder.resolve(), arguments.folder.resolve() / "cache", random.Random(arguments.seed)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background jobs ignore it
     load()
     changes, kinds = arguments.settings, [arguments.kind] if arguments.kind else list(KINDS)
