@@ -1,6 +1,6 @@
 """Learn from user dissatisfaction: the command line, `drift` or `python -m drift`.
 
-`run`, `mine` and `describe` take the same settings with the same names: `mine=rules`, `intake.languages=[en]`,
+`run`, `mine`, `describe` and `signal` take the same settings with the same names: `mine=rules`, `intake.languages=[en]`,
 `model=qwen2.5-7b-instruct`. `drift run --help` lists them all, `drift mine --help` those that `mine` uses.
 """
 
@@ -37,7 +37,7 @@ def dispatch(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="drift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", add_help=False, help="train and evaluate: a run, or with -m a sweep")
-    parsers = {"mine": mine_parser(commands), "describe": describe_parser(commands)}
+    parsers = {"mine": mine_parser(commands), "describe": describe_parser(commands), "signal": signal_parser(commands)}
     report = commands.add_parser("report", help="rebuild the report of a run or a study, finished or not")
     report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
     workspace = commands.add_parser("workspace", help="create a W&B workspace that compares the methods of a project")
@@ -68,6 +68,11 @@ def dispatch(words: Sequence[str]) -> None:
         quote_paths([arguments.logs, str(arguments.out)])  # refuses a name that is not UTF-8
         run = build(compose([f"data={arguments.source}", override("data.path", literal(arguments.logs)), *overrides]))
         mined.mine(run, arguments.out, arguments.overwrite)
+    elif arguments.command == "signal":
+        from drift.signal.command import signal
+
+        counts = {"num_prompts": arguments.prompts, "num_replies": arguments.replies, "num_splits": arguments.splits}
+        signal(overrides, arguments.out, **counts)
     else:
         from drift.report import describe as page
 
@@ -115,6 +120,26 @@ def describe_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPa
     describe.add_argument("records", type=Path)
     describe.add_argument("--out", type=Path, help="the page to write (default: beside the records)")
     return describe
+
+
+def signal_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    signal = commands.add_parser(
+        "signal",
+        usage="drift signal [--prompts N] [--replies N] [--splits N] [--out FOLDER] [name=value ...]",
+        help="measure signal and noise in the gradients of every method's examples, without training",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="settings (NAME=VALUE), as in `drift run`; method and its settings may have several values:\n"
+        "  method=drift,spin  method.num_samples=2,4  goes to the methods that take it (default: every method)\n"
+        + choices("data")
+        + choices("model")
+        + "  examples_per_iteration=…  that each method makes\n  objective=[dpo]  weighs the replies of an example\n"
+        "The columns of the table are explained below it, and in docs/signal.md.",
+    )
+    signal.add_argument("--prompts", type=int, default=60, metavar="N", help="prompts of the log to draw fresh replies to (60)")
+    signal.add_argument("--replies", type=int, default=6, metavar="N", help="fresh replies to each of them (6)")
+    signal.add_argument("--splits", type=int, default=20, metavar="N", help="random splits of these prompts into halves (20)")
+    signal.add_argument("--out", type=Path, metavar="FOLDER", help="where signal.json goes (default: outputs/signal/TIME)")
+    return signal
 
 
 def choices(group: str) -> str:
