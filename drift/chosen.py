@@ -20,8 +20,15 @@ LOGS = "data=messages, sharegpt and the like"
 
 
 def names(given: Sequence[str]) -> list[str]:
-    """The keys of the overrides."""
-    return [item.lstrip("+~").partition("=")[0].partition("@")[0] for item in given]
+    """The keys of the overrides; of a choice for a place (judge@filters.judge=…), the place."""
+    return [item.lstrip("+~").partition("=")[0].rpartition("@")[2] for item in given]
+
+
+def of_member(given: Sequence[str]) -> list[str]:
+    """The overrides of a sweep's member that its parts must take. A judge is for those members whose method asks one."""
+    return [
+        item for item, name in zip(given, names(given), strict=True) if name != "judge" and not name.startswith("method.judge.")
+    ]
 
 
 def said(setting: str, given: Sequence[str]) -> str | None:
@@ -62,8 +69,9 @@ def _has(config: DictConfig, key: str) -> bool:
 
 
 def bringers(group: str, conf: Path) -> list[str]:
-    """The choices that include a config group: judge -> ["method=iterdpo"]."""
-    brings = re.compile(rf"^ *- /{group}(@\S+)?: ", re.MULTILINE)
+    """The choices that include a config group, or choose in one that is otherwise off: judge -> ["method=iterdpo"]."""
+    off = re.search(rf"(?m)^ *- {group}: null\b", (conf / "config.yaml").read_text(encoding="utf-8"))
+    brings = re.compile(rf"^ *- {'override ' if off else ''}/{group}(@\S+)?: ", re.MULTILINE)
     files = sorted(file for file in conf.glob("*/*.yaml") if brings.search(file.read_text(encoding="utf-8")))
     return [f"{file.parent.name}={file.stem}" for file in files]
 
@@ -96,6 +104,8 @@ def leave_out(config: DictConfig, given: Sequence[str], conf: Path) -> None:
             continue
         for key in set(node) - (_parameters(node["_target_"]) or set(node)):
             if takers(f"{group}.{key}", conf):
+                if key in names(given):  # chosen as a group of its own: judge=verifier
+                    raise UserError(f"Unknown key {key}.{belongs(key, conf)}")
                 if name := said(f"{group}.{key}", given):
                     raise UserError(f"Unknown key {name}.{belongs(f'{group}.{key}', conf)}")
                 with open_dict(node):
@@ -147,6 +157,7 @@ def idle(run: Any, given: Sequence[str]) -> list[str]:
         ("refresh_log", run.iterations < 2, once),
         ("train.rate_decay", run.iterations < 2 and run.train.rate_decay < 1, once),
         ("reference", run.iterations < 2 and not run.warmup_epochs, "nothing: the one iteration starts from the start model"),
+        ("judge", run.method.judge is None, "nothing: this method ranks no replies"),
         ("method.rounds", run.examples_per_iteration is None, "nothing: examples_per_iteration=null goes through the records once"),
         ("intake.seed", not _chooses(run), "nothing: intake.max_records=null takes all"),
         ("data.second_tries", unused, "the log only: warmup_epochs=0 trains on no second try"),

@@ -67,17 +67,25 @@ def check_together(run: Any) -> None:
             "does not collect. Add data.second_tries=true, or set warmup_epochs=0."
         )
     check_objectives(run)
-    judge = run.method.judge
-    if judge is not None and judge.needs_truth and not run.data.knows_truth:
-        raise UserError(
-            "This method's judge checks replies against a known truth, which this data set does not have. "
-            "Use data=deployment, or methods that need no judge: method=drift,spin."
-        )
+    check_judges(run)
     if run.sampler.max_new_tokens >= run.train.max_tokens:
         raise UserError(
             f"sampler.max_new_tokens={run.sampler.max_new_tokens} leaves no room for a prompt in "
             f"train.max_tokens={run.train.max_tokens}."
         )
+
+
+def check_judges(run: Any) -> None:
+    """Refuses judges that need a known truth where the data set has none."""
+    asked = [("judge", "method.judge", run.method.judge, "method=drift,spin, which rank no replies")]
+    asked += [("judge@filters.judge", "filters.judge", run.filters.judge, "filters.judge=null")]
+    for group, place, judge, without in asked:
+        if judge is not None and judge.needs_truth and not run.data.knows_truth:
+            raise UserError(
+                f"{place} ({judge.label}) checks replies against a known truth, which this data set does not have. Choose a judge "
+                f"that reads them: a reward model, {group}=reward_model {place}.path=DIRECTORY_OR_HUB_ID, or a language model "
+                f"behind an endpoint (drift run --help lists the judges). Or go without: {without}."
+            )
 
 
 def check_objectives(run: Any) -> None:
@@ -145,7 +153,7 @@ def _import(target: str, path: str) -> Any:
 
 def _check_type(value: Any, hint: Any, path: str) -> None:
     if not _fits(value, hint):
-        raise UserError(f"{path}={value}: expected {_name(hint)}, got {_kind(value)}.{_suggest(value, hint)}")
+        raise UserError(f"{path}={value}: expected {_name(hint)}, got {_kind(value)}.{_suggest(value, hint, path)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -184,7 +192,10 @@ def _kind(value: Any) -> str:
     return {"ListConfig": "a list", "DictConfig": "a group of settings"}.get(type(value).__name__, type(value).__name__)
 
 
-def _suggest(value: Any, hint: Any) -> str:
+def _suggest(value: Any, hint: Any, path: str) -> str:
+    group = path.rpartition(".")[2]
+    if isinstance(value, str) and (CONF / group / f"{value}.yaml").is_file():
+        return f" To choose a {group}: {group}@{path}={value}."
     if typing.get_origin(hint) is typing.Literal:
         return nearest(str(value), [str(option) for option in typing.get_args(hint)])
     return ""

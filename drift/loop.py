@@ -36,7 +36,7 @@ from drift.train.fit import train_stage
 from drift.train.frozen import num_frozen
 from drift.train.settings import Train
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,11 +191,11 @@ class Loop:
         run = self.run
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
-            keys = [record.key for record in records]
-            shuffled = [records[i] for i in order(run.seed, "records", iteration, keys)]
+            shuffled = [records[i] for i in order(run.seed, "records", iteration, [record.key for record in records])]
             with self.ask(policy, run.seed, "pairs", iteration) as ask:
-                candidates = method.make_examples(shuffled, ask)
-                examples, counts = run.filters.take(candidates, num_examples, self.tokenizer, run.train.max_tokens)
+                rules = {"tokenizer": self.tokenizer, "max_tokens": run.train.max_tokens, "ask": ask, "records": records}
+                examples, counts = run.filters.take(method.make_examples(shuffled, ask), num_examples, **rules)
+            counts["unjudged"] = ask.drawn["unjudged"]  # the method's and the filter's
             if not examples:
                 raise UserError(
                     f"The method made no usable example from {len(records)} records: of {counts['seen']} candidates, "

@@ -36,6 +36,7 @@ class Item(Protocol):
 
 
 T = TypeVar("T", bound=Item)
+Grade = Callable[[Sequence[tuple[Record, Sequence[Reply]]]], Sequence[Sequence[float | None]]]  # what a judge opens
 
 
 class Ask(Protocol):
@@ -59,7 +60,7 @@ class Ask(Protocol):
         self, judge: "Judge", drawn: Iterable[tuple[Record, list[Reply]]], *, label: str
     ) -> Iterator[tuple[Record, list[Reply], list[float]]]:
         """The drawn items and replies, in order, with a score for each reply; higher is better. Lazy, a group of
-        `judge.group_size` items at a time."""
+        `judge.group_size` items at a time. An item with a reply that has no score is skipped and counted."""
 
 
 class Method(Protocol):
@@ -80,8 +81,9 @@ class Method(Protocol):
         its seed. Unusable candidates (empty, copied, cut off, …) are removed by drift/examples/filters.py, not here."""
 
 
+@runtime_checkable
 class Judge(Protocol):
-    """Scores replies. Its yaml begins with `# @package method.judge`, because it is part of a method. `needs_truth`: it can judge
+    """Scores replies, for a method or a filter. Its yaml begins with `# @package method.judge`. `needs_truth`: it can judge
     only records with a known truth (`data.knows_truth`). `group_size`: the number of items that it gets at once, and so the most
     work that a kill can cost. `label`: its name in reports."""
 
@@ -93,10 +95,10 @@ class Judge(Protocol):
     @property
     def label(self) -> str: ...
 
-    def open(self) -> AbstractContextManager[Callable[[Sequence[tuple[Record, Sequence[Reply]]]], list[list[float]]]]:
+    def open(self) -> AbstractContextManager["Grade"]:
         """Loads what it needs; yields a function from groups of (record, replies) to a list of scores for each, one per reply,
-        finite and higher for better; frees it. A score may not depend on the other items. Raises `UserError` if there is no
-        answer (budget, refusal)."""
+        finite and higher for better; frees it. A score may not depend on the other items. None: the reply can't be judged (the
+        conversation is too long, the verdict can't be read). Raises `UserError` if there is no answer (budget, refusal)."""
 
 
 class Sampler(Protocol):

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from drift import stop
+from drift.chosen import of_member
 from drift.compose import CONF, explain
 from drift.config import build
 from drift.console import say, visible
@@ -49,7 +50,8 @@ def _run(config: DictConfig) -> None:
     folder, sweep = Path(settings.runtime.output_dir), "MULTIRUN" in str(settings.mode)
     owned_folder: Path | None = None
     try:
-        run = build(config, settings.overrides.task)
+        given = settings.overrides.task
+        run = build(config, of_member(given) if sweep else given)
         from drift import job
 
         text = mask(OmegaConf.to_yaml(config, resolve=True))

@@ -12,15 +12,17 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from drift.compose import explain
+from drift import chosen
+from drift.compose import CONF, explain
 from drift.config import build
 from drift.errors import UserError, writable
 from drift.folders import owned
 from drift.masking import mask
 
 SEPARATE_RUNS = (
-    "\nOther members are valid. A sweep gives its settings to every member. Start members with other settings as separate runs in "
-    "one folder (hydra.run.dir=FOLDER/NAME), and compare them with `drift report FOLDER`."
+    "\nOther members are valid. A sweep gives its settings to every member (a judge only to those whose method asks one). Start "
+    "members with other settings as separate runs in one folder (hydra.run.dir=FOLDER/NAME), and compare them with `drift report "
+    "FOLDER`."
 )
 _folder = ExitStack()  # held until the sweep ends; not in the callback, which launchers send to other processes
 
@@ -87,14 +89,17 @@ def _checked(config: DictConfig, name: str) -> Iterator[str]:
     wanted = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = parser.parse_overrides([*wanted, *config.hydra.overrides.task])
-    right, wrong = [], []
-    for member in BasicSweeper.split_arguments(overrides, None)[0]:
+    right, wrong, judges = [], [], []
+    members = BasicSweeper.split_arguments(overrides, None)[0]
+    for member in members:
         try:
             composed = compose(name, overrides=list(member))
-            build(composed, member)
+            judges.append(build(composed, chosen.of_member(member)).method.judge)
             right.append(OmegaConf.to_yaml(composed, resolve=True))
         except (UserError, HydraException) as error:
             wrong.append((error, mask(" ".join(member))))
+    if not wrong and all(judge is None for judge in judges) and chosen.said("judge", members[0]):
+        right, wrong = [], [(UserError(f"Unknown key judge.{chosen.belongs('judge', CONF)}"), mask(" ".join(members[0])))]
     if wrong:
         error, member = wrong[0]
         text = explain(error) if isinstance(error, HydraException) else error

@@ -85,6 +85,18 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choosy:
+    """A judge that has no score for an empty reply."""
+
+    needs_truth = False
+    label, group_size = "choosy", 2
+
+    @contextmanager
+    def open(self):
+        yield lambda groups: [[float(len(reply.text)) if reply.text else None for reply in replies] for _, replies in groups]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Broken:
     """A judge that gives one score an item, or none."""
 
@@ -169,6 +181,17 @@ def test_nan_or_missing_scores_never_become_a_stage(bound, score, error, tmp_pat
     with bound() as ask, pytest.raises(error):
         list(ask.judge(Broken(score=score), [(LOG[0], [Reply(text="a", num_tokens=1, ended=True)])], label="t"))
     assert not list((tmp_path / "store").glob("judge/*/manifest.json"))
+
+
+def test_an_item_with_a_reply_that_the_judge_can_not_score_is_skipped_and_counted(bound):
+    said = [("a", "bc"), ("", "b"), ("abc", "")]
+    drawn = [
+        (one, [Reply(text=text, num_tokens=1, ended=True) for text in texts]) for one, texts in zip(LOG[:3], said, strict=True)
+    ]
+    for _ in range(2):  # the second time from the store
+        with bound() as ask:
+            assert [(one.id, scores) for one, _, scores in ask.judge(Choosy(), drawn, label="t")] == [(LOG[0].id, [1.0, 2.0])]
+            assert ask.drawn["unjudged"] == 2
 
 
 def test_log_probs_are_those_of_the_chosen_model_in_any_grouping(bound, tiny, qwen2, monkeypatch):

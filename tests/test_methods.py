@@ -25,7 +25,7 @@ from drift.model.policy import load_tokenizer, policy_at
 from drift.records import Labelled, Record, Reply
 
 UNGUIDED = Guidance(share=0.0, instruction="Do better.")
-FILTERS = Filters(copied_words=3, truncated="drop", echo="drop")
+FILTERS = Filters(copied_words=3, truncated="drop", echo="drop", judge=None)
 
 
 def record(i, label, **changes):
@@ -222,7 +222,7 @@ def test_an_example_whose_feedback_leaves_no_room_for_the_reply_is_counted(token
     (made,) = Sdpo(rounds=1, context=" {feedback}").make_examples([record(0, "dsat", reply="Hello")], None)
     room = len(prompt_ids(tokenizer, made.hindsight)) + 6
     for max_tokens, used in ((room, 1), (room - 1, 0)):
-        examples, counts = FILTERS.take([made], None, tokenizer, max_tokens)
+        examples, counts = FILTERS.take([made], None, tokenizer, max_tokens, ask=None, records=[])
         assert (len(examples), counts["too_long"]) == (used, 1 - used)
 
 
@@ -256,13 +256,14 @@ def test_every_rule_for_unusable_pairs(candidate, reason):
 
 def test_take_stops_at_the_wanted_number_and_counts_everything(tokenizer):
     candidates = iter([None, pair(chosen=""), pair(record="a"), pair(chosen="five six seven"), pair(record="b"), pair(record="c")])
-    pairs, counts = FILTERS.take(candidates, 2, tokenizer, 512)
+    pairs, counts = FILTERS.take(candidates, 2, tokenizer, 512, ask=None, records=[])
     assert [p.record for p in pairs] == ["a", "b"]
     assert {name: n for name, n in counts.items() if n} == {"seen": 5, "used": 2, "tie": 1, "empty": 1, "identical": 1}
     assert next(candidates).record == "c"  # nothing was drawn beyond what was needed
 
 
 def test_kept_rules_are_counted_too(tokenizer):
-    keep = Filters(copied_words=3, truncated="keep", echo="keep")
-    pairs, counts = keep.take([pair(chosen_ended=False), pair(chosen="Sorry, here.")], None, tokenizer, 512)
+    keep = Filters(copied_words=3, truncated="keep", echo="keep", judge=None)
+    candidates = [pair(chosen_ended=False), pair(chosen="Sorry, here.")]
+    pairs, counts = keep.take(candidates, None, tokenizer, 512, ask=None, records=[])
     assert len(pairs) == 2 and counts["kept_truncated"] == counts["kept_echo"] == 1

@@ -43,11 +43,8 @@ def test_every_setting_that_the_pages_name_is_one():
     choices = ["method=iterdpo", "evaluation=[deployment,heldout]", "logger=wandb", "mine=cascade", "train=qlora"]
     objectives = ",".join(sorted(file.stem for file in (ROOT / "conf/objective").glob("*.yaml")))
     known |= set(keys(compose(*choices, f"objective=[{objectives}]")))
-    known |= {
-        key
-        for choice in ("data=messages", "data=preference", "method=sdpo", "method=random_logged")
-        for key in keys(compose(choice))
-    }
+    others = ("data=messages", "data=preference", "method=sdpo", "method=random_logged", "judge=reward_model")
+    known |= {key for choice in others for key in keys(compose(choice))}
     for page in DOCS:
         spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text())
         named = {key for span in spans for key in re.findall(r"(?:^|\s)\+?([a-z_]+(?:\.\w+)*)=(?!=)", span)}

@@ -26,13 +26,14 @@ from drift.records import Logprob, Prompt, Record, Reply, digest
 from drift.score.sequence import Compute, TokenSequence
 from drift.store import Store
 
-DRAW_VERSION, LOGPROBS_VERSION, JUDGE_VERSION = 2, 1, 2
+DRAW_VERSION, LOGPROBS_VERSION, JUDGE_VERSION = 2, 1, 3
 SEQUENCES = 256  # per stage of log-probabilities
 
 
 class Ask:
     """Bound to a policy, the run's start model, and the seed, purpose and iteration of fresh replies. Use as a context manager.
-    `compute`: the settings for log-probabilities. `drawn`: counts replies, their tokens, and prompts that were too long."""
+    `compute`: the settings for log-probabilities. `drawn`: counts replies, their tokens, prompts that were too long, and
+    items that a judge could not score."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class Ask:
     ) -> None:
         self.sampler, self.compute, self.store, self.start, self.policy = sampler, compute, store, start, policy
         self.seed, self.purpose, self.iteration = seed, purpose, iteration
-        self.drawn = {"replies": 0, "tokens": 0, "prompts_too_long": 0}
+        self.drawn = {"replies": 0, "tokens": 0, "prompts_too_long": 0, "unjudged": 0}
         self._model = OneModel()
 
     def __enter__(self) -> "Ask":
@@ -149,17 +150,22 @@ class Ask:
                 scores = self._judge_group(judge, group)
                 progress.reach(len(group))
             for (record, replies), item_scores in zip(group, scores, strict=True):
-                yield record, replies, item_scores
+                found = [score for score in item_scores if score is not None]
+                if len(found) < len(replies):
+                    self.drawn["unjudged"] += 1
+                    continue
+                yield record, replies, found
 
-    def _judge_group(self, judge: Judge, group: list[tuple[Record, list[Reply]]]) -> list[list[float]]:
+    def _judge_group(self, judge: Judge, group: list[tuple[Record, list[Reply]]]) -> list[list[float | None]]:
         def work(progress: Path, output: Path) -> dict[str, Any]:
             scores = self._model.get(judge, judge.open)(group)
             counts = [len(item_scores) for item_scores in scores]
             assert counts == [len(replies) for _, replies in group], f"{judge.label}: expected one score for each reply"
             numbers = {
-                f"the score of a reply to {record.id}": score
-                for (record, _), item_scores in zip(group, scores, strict=True)
-                for score in item_scores
+                f"the score of a reply to {record.id} (item {i + 1}, reply {j + 1})": score
+                for i, ((record, _), item_scores) in enumerate(zip(group, scores, strict=True))
+                for j, score in enumerate(item_scores)
+                if score is not None
             }
             need_finite(numbers, f"Judge ({judge.label})", "Check the judge.")
             return {"items": len(group), "scores": scores}

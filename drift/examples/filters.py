@@ -1,13 +1,15 @@
 """Removes unusable examples by fixed rules, the same for every method, and counts what each rule removed."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from typing import Any, Literal
 
 from drift.errors import UserError
-from drift.records import Example
+from drift.examples.preferred import Ruled, preferred
+from drift.parts import Ask, Judge
+from drift.records import Example, Record
 
 APOLOGY = re.compile(
     r"^(i('m| am) )?(so |very )?(sorry|my apologies|i apologi[sz]e|you're right|as you (asked|requested))",
@@ -19,8 +21,10 @@ NOTED = {
     "copied": "copies of the other reply's beginning", "echo": "that talk about the feedback",
     "truncated": "cut off by sampler.max_new_tokens", "unrenderable": "that the chat template can't render",
     "too_long": "longer than train.max_tokens together with the feedback",
+    "unjudged": "that the judge could not score", "disfavoured": "that filters.judge does not prefer to the disliked reply",
     "kept_truncated": "kept although sampler.max_new_tokens cut the chosen reply off (filters.truncated)",
     "kept_echo": "kept although the chosen reply talks about the feedback (filters.echo)",
+    "thinned": "kept without the replies that filters.judge does not prefer to the disliked one",
 }  # fmt: skip
 
 
@@ -37,32 +41,37 @@ class Filters:
     words of the other, and one of them is fresh. echo: a fresh chosen reply talks about the feedback (apologises, or repeats six
     consecutive words of it). truncated: the length limit cut a chosen reply off (keep: it is trained on without an end-of-turn
     token, which teaches the policy not to end its replies). unrenderable: the chat template or the tokenizer mixes prompt and
-    reply. too_long: a reply and the prompt with the feedback in view have more than `train.max_tokens` tokens."""
+    reply. too_long: a reply and the prompt with the feedback in view have more than `train.max_tokens` tokens. disfavoured: `judge`
+    prefers none of the fresh chosen replies to the reply that the user disliked (those that it does not prefer are removed)."""
 
     copied_words: int
     truncated: Literal["keep", "drop"]
     echo: Literal["keep", "drop"]
+    judge: Judge | None
 
     def check(self) -> None:
         if self.copied_words < 1:
             raise UserError(f"filters.copied_words={self.copied_words}: expected at least 1.")
 
     def take(
-        self, candidates: Iterable[Example | None], limit: int | None, tokenizer: Any, max_tokens: int
+        self,
+        candidates: Iterable[Example | None],
+        limit: int | None,
+        tokenizer: Any,
+        max_tokens: int,
+        *,
+        ask: Ask,
+        records: Sequence[Record],
     ) -> tuple[list[Example], dict[str, int]]:
-        """The first `limit` usable examples (None: all), and the counts: seen, used, one per rule, kept_truncated, kept_echo."""
+        """The first `limit` usable examples (None: all), and the counts: seen, used, one per rule, and what was kept. `records`:
+        those that the candidates come from."""
         examples: list[Example] = []
         counts = dict.fromkeys(("seen", "used", *NOTED), 0)
-        for candidate in candidates:
+        for candidate, reason, notes in self._ruled(candidates, tokenizer, max_tokens, ask, {one.id: one for one in records}):
             counts["seen"] += 1
-            reason = self.reason(candidate)
-            if reason in ("truncated", "echo") and getattr(self, reason) == "keep":
-                counts[f"kept_{reason}"] += 1
-                reason = None
-            if reason is None:
-                reason = _unfit(tokenizer, candidate, max_tokens)
+            for name in notes if reason is None else [reason]:
+                counts[name] += 1
             if reason is not None:
-                counts[reason] += 1
                 continue
             assert candidate is not None
             examples.append(candidate)
@@ -70,6 +79,29 @@ class Filters:
                 break
         counts["used"] = len(examples)
         return examples, counts
+
+    def _ruled(
+        self, candidates: Iterable[Example | None], tokenizer: Any, max_tokens: int, ask: Ask, records: Mapping[str, Record]
+    ) -> Iterator[Ruled]:
+        """Every candidate, ruled upon; lazily, or as many at once as the judge gets."""
+        items = iter(candidates)
+        while group := list(islice(items, self.judge.group_size if self.judge else 1)):
+            ruled = [self._rule(candidate, tokenizer, max_tokens) for candidate in group]
+            if self.judge is not None:
+                left = [candidate for candidate, reason, _ in ruled if candidate is not None and reason is None]
+                judged = iter(preferred(self.judge, left, ask, records))
+                for i, (_, reason, notes) in enumerate(ruled):
+                    if reason is None:
+                        candidate, reason, more = next(judged)
+                        ruled[i] = candidate, reason, [*notes, *more]
+            yield from ruled
+
+    def _rule(self, candidate: Example | None, tokenizer: Any, max_tokens: int) -> Ruled:
+        """All rules but the judge's."""
+        reason, notes = self.reason(candidate), []
+        if reason in ("truncated", "echo") and getattr(self, reason) == "keep":
+            notes, reason = [f"kept_{reason}"], None
+        return candidate, reason or _unfit(tokenizer, candidate, max_tokens), notes
 
     def reason(self, candidate: Example | None) -> str | None:
         """The rule that makes a candidate unusable, or None. A candidate that is None is a tie."""
@@ -99,7 +131,7 @@ def _echoes(reply: str, feedback: str) -> bool:
 
 
 def _unfit(tokenizer: Any, candidate: Example | None, max_tokens: int) -> str | None:
-    """The last two rules: "unrenderable", "too_long" or None. Without `hindsight` every length fits (see intake/usable.py)."""
+    """Of the rules, "unrenderable", "too_long" or None. Without `hindsight` every length fits (see intake/usable.py)."""
     from drift.model.chat import NotAPrefix, prompt_ids, reply_ids
 
     assert candidate is not None

@@ -21,14 +21,14 @@ def check_architecture(directory: Path, tokenizer: Any, *, longest: int) -> None
             f"The model in {directory} ({config.model_type}) can't be sampled from: it keeps its past in {memory}, "
             "not only in keys and values. Use a model with attention in every layer."
         )
-    if (border := _rope_border(text)) is not None and longest > border:
+    if (border := rope_border(text)) is not None and longest > border:
         raise UserError(
             f"The model in {directory} changes its rotary embeddings, for a whole batch, if a sequence has more than "
             f"{border} tokens, so replies and log-probabilities would depend on their neighbours. Sequences may have {longest} "
             "tokens here: keep train.max_tokens, and the sum of sampler.max_prompt_tokens and sampler.max_new_tokens, "
             f"at {border} or below."
         )
-    _check_vocabulary(directory, tokenizer, text.vocab_size)
+    check_vocabulary(directory, tokenizer, text.vocab_size)
 
 
 def shares_beginnings(config: Any) -> bool:
@@ -42,17 +42,37 @@ def shares_beginnings(config: Any) -> bool:
 
 def causal(directory: Path) -> tuple[Any, Any]:
     """(config, class) of the model in a directory; raises UserError unless it is a causal language model."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    return _kind(directory, AutoModelForCausalLM, "a causal language model")
+
+
+def sequence_classification(directory: Path) -> tuple[Any, Any]:
+    """(config, class) of the model in a directory; raises UserError unless its weights have a head for sequence classification."""
+    from transformers import AutoModelForSequenceClassification
+
+    config, kind = _kind(directory, AutoModelForSequenceClassification, "available for sequence classification")
+    if kind.__name__ not in (config.architectures or [kind.__name__]):
+        raise UserError(
+            f"The model in {directory} is a {config.architectures[0]}, not a {kind.__name__}: it has no head that scores a "
+            "conversation. Use a reward model: a model for sequence classification, trained on preferences."
+        )
+    return config, kind
+
+
+def _kind(directory: Path, auto: Any, expected: str) -> tuple[Any, Any]:
+    """(config, class) of the model in a directory. `auto`: a class of transformers that chooses among models of one kind."""
+    from transformers import AutoConfig
 
     try:
         config: Any = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         config.get_text_config(decoder=True)
     except Exception as error:  # every configuration class raises its own errors for bad values
         raise UserError(f"{directory / 'config.json'} can't be used: {' '.join(str(error).split())[:300]}") from error
-    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    kind = auto._model_mapping.get(type(config), None)
     kind = kind[0] if isinstance(kind, tuple) else kind
     if kind is None:
-        raise UserError(f"The model in {directory} is of type {config.model_type}, which is not a causal language model.")
+        raise UserError(f"The model in {directory} is of type {config.model_type}, which is not {expected}.")
     return config, kind
 
 
@@ -66,7 +86,7 @@ def _memory(config: Any, kind: Any) -> str | None:
     return "keys and values that several layers share" if getattr(config, "num_kv_shared_layers", None) else None
 
 
-def _rope_border(config: Any) -> int | None:
+def rope_border(config: Any) -> int | None:
     """The number of tokens in a sequence beyond which rotary embeddings change; None: they never do."""
     rope = getattr(config, "rope_parameters", None) or {}
     borders = []
@@ -79,7 +99,7 @@ def _rope_border(config: Any) -> int | None:
     return min(borders, default=None)
 
 
-def _check_vocabulary(directory: Path, tokenizer: Any, size: int) -> None:
+def check_vocabulary(directory: Path, tokenizer: Any, size: int) -> None:
     """Refuses a tokenizer with tokens beyond the model's vocabulary, except unused control tokens (one for images, for example)."""
     special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     beyond = {

@@ -40,14 +40,24 @@ def reply_ids(tokenizer: Any, prompt: Prompt, reply: str, *, ended: bool) -> lis
     return ids[len(start) :]
 
 
+def conversation_ids(tokenizer: Any, messages: Prompt) -> list[int]:
+    """Token ids of a whole conversation, ended as the template ends it. Raises NotAPrefix if the template can't render it."""
+    hidden, written = controls_of(tokenizer).hide(messages)
+    return encode(tokenizer, _all_in_order(render(tokenizer, hidden, generation=False), hidden), written)
+
+
 def end_of_turn(tokenizer: Any) -> int:
     """The token that the template writes after a reply: training scores it, so sampling stops at it."""
     return reply_ids(tokenizer, PROBES["one turn"], PROBE, ended=True)[-1]
 
 
 def _render_prompt(tokenizer: Any, messages: Prompt) -> str:
-    """The rendered prompt. Raises NotAPrefix unless it contains every message in order (without an assistant's thoughts)."""
-    text, place = render(tokenizer, messages, generation=True), 0
+    return _all_in_order(render(tokenizer, messages, generation=True), messages)
+
+
+def _all_in_order(text: str, messages: Prompt) -> str:
+    """The rendered text. Raises NotAPrefix unless it contains every message in order (without an assistant's thoughts)."""
+    place = 0
     for message in messages:
         content = message["content"].rpartition("</think>")[2] if message["role"] == "assistant" else message["content"]
         found = text.find(content.strip(), place)

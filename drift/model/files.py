@@ -88,8 +88,8 @@ def _code(settings: Any) -> str | None:
 
 def _refuse_quantised(directory: Path, why: str) -> None:
     raise UserError(
-        f"The weights in {directory} are already quantised ({why}), so they can't be trained. Use the original model; "
-        "train.adapter.quantization=nf4 quantises it when it is loaded."
+        f"The weights in {directory} are already quantised ({why}), which this program does not read. Use the original model; "
+        "train.adapter.quantization=nf4 quantises a policy when it is loaded."
     )
 
 
@@ -116,7 +116,7 @@ def weight_files(directory: Path) -> list[Path]:
     if not (directory / SINGLE).is_file():
         raise UserError(
             f"Model directory {directory} has no {SINGLE} (other *.safetensors names and pickled weights are not read). "
-            "Convert it once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)."
+            "Convert it once: load it with transformers, and write it with save_pretrained(NEW_DIR)."
         )
     return [directory / SINGLE]
 

@@ -29,30 +29,32 @@ class Pretrained:
 
     def directory(self) -> Path:
         """The checked directory with config, safetensors weights and tokenizer, or with an adapter."""
-        local = Path(self.path).expanduser()
-        if local.is_dir():
-            return _complete(local)
-        if self.path.count("/") != 1 or self.path.startswith((".", "/", "~")):
-            raise UserError(f"model.path={self.path} is neither a directory nor a hub id of the form owner/name.")
-        from huggingface_hub import try_to_load_from_cache
-
-        found = (try_to_load_from_cache(self.path, name, revision=self.revision) for name in ("config.json", adapter.CONFIG))
-        file = next((file for file in found if isinstance(file, str)), None)
-        if file is None:
-            pinned = f" --revision {self.revision}" if self.revision else ""
-            raise UserError(
-                f"Model {self.path} is not in the local Hugging Face cache, and a run never downloads by itself. "
-                f"Fetch it first: hf download {self.path}{pinned}"
-            )
-        return _complete(Path(file).parent)
+        directory = local_directory(self.path, self.revision, "model.path")
+        if policies := sorted(directory.glob("iteration_*/policy")):
+            raise UserError(f"{directory} is the folder of a run. Use one of its policies, for example model.path={policies[-1]}.")
+        if (directory / adapter.CONFIG).is_file():
+            adapter.check_adapter(directory)
+            check_model_files(adapter.base_of(directory).directory)
+        else:
+            check_model_files(directory)
+        return directory
 
 
-def _complete(directory: Path) -> Path:
-    if policies := sorted(directory.glob("iteration_*/policy")):
-        raise UserError(f"{directory} is the folder of a run. Use one of its policies, for example model.path={policies[-1]}.")
-    if (directory / adapter.CONFIG).is_file():
-        adapter.check_adapter(directory)
-        check_model_files(adapter.base_of(directory).directory)
-    else:
-        check_model_files(directory)
-    return directory
+def local_directory(path: str, revision: str | None, setting: str) -> Path:
+    """The directory of a model, not yet checked: `path` itself, or that of a hub id in the cache. `setting`: the path's name."""
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return local
+    if path.count("/") != 1 or path.startswith((".", "/", "~")):
+        raise UserError(f"{setting}={path} is neither a directory nor a hub id of the form owner/name.")
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(path, name, revision=revision) for name in ("config.json", adapter.CONFIG))
+    file = next((file for file in found if isinstance(file, str)), None)
+    if file is None:
+        pinned = f" --revision {revision}" if revision else ""
+        raise UserError(
+            f"Model {path} is not in the local Hugging Face cache, and a run never downloads by itself. "
+            f"Fetch it first: hf download {path}{pinned}"
+        )
+    return Path(file).parent

@@ -3,7 +3,7 @@
 transformers itself decides: it loads meta tensors with the shapes from the files' headers into a meta model. This takes a tenth of
 a second for 135 million parameters, and a third for 14 billion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,28 @@ from drift.model.architecture import causal
 from drift.model.files import all_tensors, tensors
 
 
-def check_weights(directory: Path) -> None:
-    """Refuses a model, or an adapter and its base, with weights that are missing, unknown to the model or of the wrong shape."""
+def check_weights(directory: Path, kind: Callable[[Path], tuple[Any, Any]] = causal) -> None:
+    """Refuses a model, or an adapter and its base, with weights that are missing, unknown to the model or of the wrong shape.
+    `kind`: gives the config and the class of the model in a directory."""
     is_adapter = (directory / CONFIG).is_file()
-    model = _meta_model(base_of(directory).directory if is_adapter else directory)
+    model = _meta_model(base_of(directory).directory if is_adapter else directory, kind)
     if is_adapter and model is not None:
         _check_adapter(model, directory)
 
 
-def _meta_model(directory: Path) -> Any:
+def _meta_model(directory: Path, kind: Callable[[Path], tuple[Any, Any]]) -> Any:
     """The model on the meta device; None if its weights are quantised, which can be checked only by loading them."""
     import torch
     from transformers.utils import logging
 
-    config, kind = causal(directory)
+    config, model_class = kind(directory)
     if getattr(config, "quantization_config", None):
         return None
     logging.disable_progress_bar()
     state = {name: torch.empty(shape, device="meta") for name, (_, shape) in all_tensors(directory).items()}
     options = {"output_loading_info": True, "ignore_mismatched_sizes": True, "device_map": {"": "meta"}}
     try:
-        model, info = kind.from_pretrained(None, config=config, state_dict=state, **options)
+        model, info = model_class.from_pretrained(None, config=config, state_dict=state, **options)
     except Exception as error:  # layers raise their own errors for impossible sizes
         why = " ".join(str(error).split())[:300]
         raise UserError(f"The weights in {directory} do not match its config.json, or that can't be used: {why}") from error
