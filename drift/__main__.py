@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from drift import quiet, stop
 from drift.compose import CONF
@@ -38,6 +39,7 @@ def dispatch(words: Sequence[str]) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", add_help=False, help="train and evaluate: a run, or with -m a sweep")
     parsers = {"mine": mine_parser(commands), "describe": describe_parser(commands), "signal": signal_parser(commands)}
+    parsers["agree"] = agree_parser(commands)
     report = commands.add_parser("report", help="rebuild the report of a run or a study, finished or not")
     report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
     workspace = commands.add_parser("workspace", help="create a W&B workspace that compares the methods of a project")
@@ -73,6 +75,8 @@ def dispatch(words: Sequence[str]) -> None:
 
         counts = {"num_prompts": arguments.prompts, "num_replies": arguments.replies, "num_splits": arguments.splits}
         signal(overrides, arguments.out, **counts)
+    elif arguments.command == "agree":
+        agree(arguments, overrides)
     else:
         from drift.report import describe as page
 
@@ -91,7 +95,8 @@ def mine_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
         epilog=SETTINGS
         + choices("mine")
         + block("intake.…", textwrap.dedent(config.split("\nintake:")[1].partition("\n")[2].split("\n\n")[0]))
-        + "".join(block(f"mine.… (with mine={name})", (CONF / f"mine/{name}.yaml").read_text("utf-8")) for name in miners),
+        + "".join(block(f"mine.… (with mine={name})", (CONF / f"mine/{name}.yaml").read_text("utf-8")) for name in miners)
+        + block("mine.endpoint.…", (CONF / "endpoint.yaml").read_text("utf-8")),
     )
     mine.add_argument("logs", help="file, directory, or hub data set in the cache")
     kinds = ", ".join(sorted(file.stem for file in (CONF / "data").glob("*.yaml") if file.stem not in ("deployment", "records")))
@@ -140,6 +145,61 @@ def signal_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPars
     signal.add_argument("--splits", type=int, default=20, metavar="N", help="random splits of these prompts into halves (20)")
     signal.add_argument("--out", type=Path, metavar="FOLDER", help="where signal.json goes (default: outputs/signal/TIME)")
     return signal
+
+
+def agree_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    judges = ", ".join(sorted(file.stem for file in (CONF / "judge").glob("*.yaml")))
+    agree = commands.add_parser(
+        "agree",
+        usage="drift agree A B RECORDS [--max-records N] [--out FILE] [a.name=value ...] [b.name=value ...]",
+        help="how far two judges agree, or a judge and the users, on a file of records",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="settings of the judges; those of b=llm (endpoint.url and endpoint.model must be given):\n"
+        + block("b.…", (CONF / "judge/llm.yaml").read_text("utf-8"))
+        + block("b.endpoint.…", (CONF / "endpoint.yaml").read_text("utf-8")),
+    )
+    agree.add_argument("a", metavar="A", help=f"users, or a judge: {judges}")
+    agree.add_argument("b", metavar="B", help="the same")
+    agree.add_argument("records", metavar="RECORDS", type=Path, help="written by `drift mine`")
+    agree.add_argument("--max-records", type=int, help="take this many, chosen at random (default: all)")
+    agree.add_argument("--out", type=Path, help="the file to write (default: RECORDS.A-B.json)")
+    return agree
+
+
+def agree(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Compares two sides."""
+    from drift.compose import compose
+    from drift.config import build_part
+    from drift.overrides import literal, override, quote_paths
+    from drift.report import agreement
+
+    quote_paths([str(arguments.records), str(arguments.out or "")])  # refuses a name that is not UTF-8
+    if arguments.a == arguments.b == "users":
+        raise UserError("Expected at least one judge: drift agree users llm RECORDS.")
+    judges = [(name, judge_of(side, name, overrides)) for side, name in (("a", arguments.a), ("b", arguments.b))]
+    log = compose(["data=records", override("data.path", literal(str(arguments.records)))]).data
+    out = arguments.out or arguments.records.with_suffix(f".{arguments.a}-{arguments.b}.json")
+    agreement.agree(judges, build_part(log, "data"), arguments.max_records, out)
+
+
+def judge_of(side: str, name: str, overrides: Sequence[str]) -> Any:
+    """The judge that is one side of a comparison; None for the users. `overrides`: of both sides, "a.NAME=VALUE"."""
+    from drift.compose import compose
+    from drift.config import build_part
+
+    for item in overrides:
+        if not item.startswith(("a.", "b.")):
+            raise UserError(f"{item}: expected a setting of one of the two judges, a.{item} or b.{item}.")
+    own = [item.removeprefix(f"{side}.") for item in overrides if item.startswith(f"{side}.")]
+    if name == "users":
+        if own:
+            raise UserError(f"{side}.{own[0]}: users have no settings.")
+        return None
+    try:
+        config = compose(["method=iterdpo", f"judge={name}", *(f"method.judge.{item}" for item in own)])
+        return build_part(config.method.judge, side)
+    except UserError as error:
+        raise UserError(str(error).replace("method.judge.", f"{side}.")) from error
 
 
 def choices(group: str) -> str:

@@ -47,7 +47,7 @@ def takers(key: str, conf: Path) -> list[str]:
 
     group, _, below = key.partition(".")
     name = below.rpartition(".")[2]
-    likely = [option for option in options(group, conf) if name and name in _text(group, option, conf)]
+    likely = [option for option in options(group, conf) if name and name in _text(conf / group / f"{option}.yaml", conf)]
     kept = GlobalHydra.instance().hydra  # needed by a sweep that is being checked
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
@@ -56,10 +56,11 @@ def takers(key: str, conf: Path) -> list[str]:
     return found
 
 
-def _text(group: str, option: str, conf: Path) -> str:
-    """The text of an option's yaml and of the options that it includes."""
-    text = (conf / group / f"{option}.yaml").read_text(encoding="utf-8")
-    return text + "".join(_text(group, other, conf) for other in re.findall(r"(?m)^ +- (\w+)(?:@\S+)?$", text))
+def _text(file: Path, conf: Path) -> str:
+    """The text of an option's yaml and of what it includes: options of the same group, and /NAME, conf/NAME.yaml."""
+    text = file.read_text(encoding="utf-8")
+    included = re.findall(r"(?m)^ +- (/?)(\w+)(?:@\S+)?$", text)
+    return text + "".join(_text((conf if slash else file.parent) / f"{other}.yaml", conf) for slash, other in included)
 
 
 def _has(config: DictConfig, key: str) -> bool:

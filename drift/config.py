@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from drift import chosen
 from drift.compose import CONF
 from drift.errors import UserError, nearest
-from drift.parts import Checked
+from drift.parts import Checked, Placed
 
 DEFAULT = {"objective": "[dpo,nll]", "evaluation": "[deployment]"}
 
@@ -28,9 +28,7 @@ def build(config: DictConfig, given: Sequence[str] = ()) -> Any:
     overrides. Removes settings by an experiment for parts that are not chosen."""
     from hydra.utils import instantiate
 
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"{missing[0]} has no value yet. Give one: {missing[0]}=VALUE.")
+    need_values(config, "")
     for group in ("objective", "evaluation"):
         if not config.get(group):
             raise UserError(f"{group}=[]: at least one {group} is needed. The default is {group}={DEFAULT[group]}.")
@@ -38,22 +36,46 @@ def build(config: DictConfig, given: Sequence[str] = ()) -> Any:
     check_node(config, "")
     run = instantiate(config, _convert_="all")
     chosen.refuse(run, given)
-    for part in parts(run):
-        if isinstance(part, Checked):
-            part.check()
+    check_parts(run, "")
     check_together(run)
     return run
 
 
-def parts(part: Any) -> Iterator[Any]:
-    """A part and all parts inside it, outer ones first."""
+def build_part(config: DictConfig, setting: str) -> Any:
+    """One part of a run, checked in the same way. `setting`: where it stands, for messages."""
+    from hydra.utils import instantiate
+
+    need_values(config, setting)
+    check_node(config, setting)
+    part = instantiate(config, _convert_="all")
+    check_parts(part, setting)
+    return part
+
+
+def need_values(config: DictConfig, setting: str) -> None:
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        name = f"{setting}.{missing[0]}".strip(".")
+        raise UserError(f"{name} has no value yet. Give one: {name}=VALUE.")
+
+
+def check_parts(part: Any, setting: str) -> None:
+    """Lets every part that has a check look at its settings."""
+    for where, inner in parts(part, setting):
+        if isinstance(inner, Placed):
+            inner.place(where)
+        if isinstance(inner, Checked):
+            inner.check()
+
+
+def parts(part: Any, setting: str) -> Iterator[tuple[str, Any]]:
+    """A part and all parts inside it, outer ones first, with where each stands: method, method.judge, …"""
     if is_dataclass(part):
-        yield part
+        yield setting, part
         for item in fields(part):
-            yield from parts(getattr(part, item.name))
+            yield from parts(getattr(part, item.name), f"{setting}.{item.name}".strip("."))
     elif isinstance(part, list | tuple | dict):
-        for item in part.values() if isinstance(part, dict) else part:
-            yield from parts(item)
+        for name, item in part.items() if isinstance(part, dict) else enumerate(part):
+            yield from parts(item, f"{setting}.{name}".strip("."))
 
 
 def check_together(run: Any) -> None:
@@ -83,8 +105,8 @@ def check_judges(run: Any) -> None:
         if judge is not None and judge.needs_truth and not run.data.knows_truth:
             raise UserError(
                 f"{place} ({judge.label}) checks replies against a known truth, which this data set does not have. Choose a judge "
-                f"that reads them: a reward model, {group}=reward_model {place}.path=DIRECTORY_OR_HUB_ID, or a language model "
-                f"behind an endpoint (drift run --help lists the judges). Or go without: {without}."
+                f"that reads them: a reward model, {group}=reward_model {place}.path=DIRECTORY_OR_HUB_ID, or a language model on "
+                f"a server, {group}=llm {place}.endpoint.url=URL {place}.endpoint.model=NAME. Or go without: {without}."
             )
 
 

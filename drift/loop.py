@@ -199,8 +199,7 @@ class Loop:
             if not examples:
                 raise UserError(
                     f"The method made no usable example from {len(records)} records: of {counts['seen']} candidates, "
-                    f"{dropped(counts) or 'none was dropped'}. "
-                    f"Expected records with the feedback that it learns from: {method.needs}."
+                    f"{dropped(counts) or 'none was dropped'}. Give it the feedback that it learns from: {method.needs}."
                 )
             if num_examples is not None and len(examples) < num_examples:
                 say(
@@ -210,8 +209,7 @@ class Loop:
             write_jsonl(output / "examples.jsonl", examples)
             return {"counts": counts, "drawn": ask.drawn}
 
-        if num_examples is None:
-            method = one_pass(method)
+        method = method if num_examples is not None else one_pass(method)
         settings = {
             "method": identity(method), "filters": identity(run.filters), "wanted": num_examples, "seed": run.seed,
             "iteration": iteration, "sampler": identity(run.sampler), "max_tokens": run.train.max_tokens,

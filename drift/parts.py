@@ -28,6 +28,13 @@ class Keyed(Protocol):
     def key(self) -> dict[str, Any]: ...
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """A part that is told, before `check`, where it stands in the config ("method.judge.endpoint"), for its messages."""
+
+    def place(self, setting: str) -> None: ...
+
+
 class Item(Protocol):
     """Something that fresh replies are drawn for: a record, a task. Its noise depends on `key` alone."""
 

@@ -9,7 +9,7 @@ allow no conclusion.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,6 +79,38 @@ def over_items(values: Sequence[float], conversations: Sequence[str] | None = No
             batch=max(1, CELLS // len(sums)),
         ).confidence_interval  # fmt: skip
     return Interval(mean=mean, low=float(interval.low), high=float(interval.high), over=over)
+
+
+def over_weights(statistic: Callable[[Any], Any], conversations: Sequence[str]) -> Interval:
+    """The same for any statistic of items that have weights: a function of (r, n) weights, how often each of the n items was drawn
+    in each of r samples, to (r,) values. `conversations`: one per item."""
+    import warnings
+
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    order = {name: i for i, name in enumerate(dict.fromkeys(conversations))}
+    place = np.asarray([order[name] % MAX_BLOCKS for name in conversations])
+    size = min(len(order), MAX_BLOCKS)
+    value = float(statistic(np.ones((1, len(place))))[0])
+    over = by_conversation([0.0] * len(place), conversations)[2]
+    if len(order) < FEWEST or not math.isfinite(value):
+        return Interval(mean=value, low=None, high=None, over=over)
+
+    def drawn(blocks: Any, axis: int) -> Any:  # (…, m) numbers of blocks -> (…,) values
+        rows = blocks.reshape(-1, blocks.shape[-1]).astype(int)
+        counts = np.bincount((rows + size * np.arange(len(rows))[:, None]).ravel(), minlength=len(rows) * size)
+        return statistic(counts.reshape(len(rows), size)[:, place].astype(float)).reshape(blocks.shape[:-1])
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        interval = bootstrap(
+            (np.arange(size),), drawn, vectorized=True, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(0),
+            batch=max(1, CELLS // len(place)),
+        ).confidence_interval  # fmt: skip
+    ends = [float(interval.low), float(interval.high)]
+    low, high = ends if all(map(math.isfinite, ends)) else (None, None)
+    return Interval(mean=value, low=low, high=high, over=over)
 
 
 def over_seeds(means: Sequence[float]) -> Interval:

@@ -13,11 +13,13 @@ USAGE = {"prompt_tokens": TOKENS, "completion_tokens": 0, "total_tokens": TOKENS
 
 class Server(ThreadingHTTPServer):
     """`says`: text of the next turn -> the answer's text (or None); `usage`: what it says that a request took; `choices`: sent
-    instead of the answer."""
+    instead of the answer; `answers`: request -> the answer's text, instead of `says`; `status`: of its answers.
+    `bodies`: the requests so far."""
 
-    def __init__(self, *, fail_first=0, refuse=False, slow=0.0, says=None, usage=USAGE, choices=None):
+    def __init__(self, *, fail_first=0, refuse=False, slow=0.0, says=None, usage=USAGE, choices=None, answers=None):
         super().__init__(("127.0.0.1", 0), Handler)
         self.fail_first, self.refuse, self.slow, self.usage, self.choices = fail_first, refuse, slow, usage, choices
+        self.answers, self.bodies, self.status = answers, [], 200
         self.says = says or (lambda said: "dsat style 0.9" if "stiff" in said else "I can't say")
         self.served, self.busy, self.most, self.lock = 0, 0, 0, threading.Lock()
 
@@ -44,6 +46,7 @@ class Handler(BaseHTTPRequestHandler):
             server.busy += 1
             server.most = max(server.most, server.busy)
             number = server.served
+            server.bodies.append(body)
         time.sleep(server.slow)
         with server.lock:
             server.busy -= 1
@@ -51,7 +54,10 @@ class Handler(BaseHTTPRequestHandler):
             status = 401 if server.refuse else (429, 500, 503)[number % 3]
             answer = {"error": {"message": "no such key"} if server.refuse else {}}
         else:
-            text = server.says(body["messages"][0]["content"].split("<next_turn>")[1].split("</next_turn>")[0].strip())
+            if server.answers:
+                text = server.answers(body)
+            else:
+                text = server.says(body["messages"][0]["content"].split("<next_turn>")[1].split("</next_turn>")[0].strip())
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
             answer = {
                 "id": "x",
@@ -60,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
                 "model": body["model"],
                 "choices": server.choices or [choice],
             }
-            status, answer = 200, answer | {"usage": server.usage}
+            status, answer = server.status, answer | {"usage": server.usage}
         data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")

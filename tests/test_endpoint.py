@@ -11,7 +11,7 @@ from drift.mine.cascade import question
 
 def ask(which, texts):
     questions = [question(("Tell me about tea.", "Tea is hot.", text)) for text in texts]
-    return which.ask(questions, lambda count: None, temperature=0.0, max_tokens=20)
+    return which.ask(questions, lambda count: None, temperature=0.0, max_tokens=20, advice="")
 
 
 def stiff(count, start=0):
@@ -105,7 +105,7 @@ def test_equal_questions_are_asked_once(tmp_path):
     with Server(slow=0.01) as server:
         done = []
         questions = [question(("Tell me about tea.", "Tea is hot.", "a stiff text"))] * 40
-        assert endpoint(server, tmp_path).ask(questions, done.append, max_tokens=20) == ["dsat style 0.9"] * 40
+        assert endpoint(server, tmp_path).ask(questions, done.append, max_tokens=20, advice="") == ["dsat style 0.9"] * 40
         assert server.served == 1 and sum(done) == 40
 
 

@@ -58,7 +58,9 @@ def test_no_two_options_of_train_set_the_same_value():
     assert shared == []
 
 
-@pytest.mark.parametrize("name", ["config", "guidance", "train", "train/lora", "train/full", "train/qlora", "sampler/transformers"])
+@pytest.mark.parametrize("name", [
+    "config", "guidance", "endpoint", "judge/llm", "train", "train/lora", "train/full", "train/qlora", "sampler/transformers",
+])  # fmt: skip
 def test_every_key_is_explained_where_it_is_set(name):
     """Those of `hydra` are Hydra's own."""
     text = (CONF / f"{name}.yaml").read_text().partition("\nhydra:")[0]

@@ -23,7 +23,7 @@ QUICK = {"retries": 0, "timeout_seconds": 1.0, "concurrency": 4}
 
 
 def ask(which, texts, said=lambda count: None):
-    return which.ask([[{"role": "user", "content": text}] for text in texts], said, max_tokens=20)
+    return which.ask([[{"role": "user", "content": text}] for text in texts], said, max_tokens=20, advice="")
 
 
 def kept(folder):
@@ -184,7 +184,7 @@ def test_versions_and_paths_in_model_names_are_tolerated():
     "http:///pa55word",
 ])  # fmt: skip
 def test_a_url_that_may_hold_a_secret_is_refused_without_repeating_it(url, tmp_path):
-    with Server() as server, pytest.raises(UserError, match="mine.endpoint.url: expected") as error:
+    with Server() as server, pytest.raises(UserError, match="endpoint.url: expected") as error:
         endpoint(server, tmp_path, url=url).check()
     assert "pa55word" not in str(error.value)
 

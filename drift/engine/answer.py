@@ -45,8 +45,9 @@ class Answer:
     tokens: tuple[int, int] | None
 
 
-def check_url(url: str) -> None:
-    """Refuses a URL that may contain a secret, because URLs are stored with the results."""
+def check_url(url: str, setting: str) -> None:
+    """Refuses a URL that may contain a secret, because URLs are stored with the results. `setting`: the endpoint's, for
+    the message."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -54,9 +55,9 @@ def check_url(url: str) -> None:
         parts, valid = urlsplit(""), False
     if not valid or parts.query or parts.fragment or "@" in parts.netloc:
         raise UserError(
-            "mine.endpoint.url: expected http://HOST:PORT/v1 or https://…, without user name, password, ? or #. The "
+            f"{setting}.url: expected http://HOST:PORT/v1 or https://…, without user name, password, ? or #. The "
             "value is not repeated here, since it may contain a secret. A secret belongs in the environment variable named by "
-            "mine.endpoint.key_variable: a key, or 'Basic …' with user:password in base64."
+            f"{setting}.key_variable: a key, or 'Basic …' with user:password in base64."
         )
 
 

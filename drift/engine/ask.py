@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drift.console import Progress
+from drift.engine.budget import Paid
 from drift.engine.models import OneModel
 from drift.finite import need_finite
 from drift.identity import identity
@@ -157,26 +158,43 @@ class Ask:
                 yield record, replies, found
 
     def _judge_group(self, judge: Judge, group: list[tuple[Record, list[Reply]]]) -> list[list[float | None]]:
-        def work(progress: Path, output: Path) -> dict[str, Any]:
-            scores = self._model.get(judge, judge.open)(group)
-            counts = [len(item_scores) for item_scores in scores]
-            assert counts == [len(replies) for _, replies in group], f"{judge.label}: expected one score for each reply"
-            numbers = {
-                f"the score of a reply to {record.id} (item {i + 1}, reply {j + 1})": score
-                for i, ((record, _), item_scores) in enumerate(zip(group, scores, strict=True))
-                for j, score in enumerate(item_scores)
-                if score is not None
-            }
-            need_finite(numbers, f"Judge ({judge.label})", "Check the judge.")
-            return {"items": len(group), "scores": scores}
-
-        judged = [
+        judged = digest([
             [record.key, record.label, record.revised, record.satisfied, record.truth, [[one.text, one.ended] for one in replies]]
             for record, replies in group
-        ]
+        ])  # fmt: skip
         settings = {"judge": identity(judge)}
-        stage = self.store.run("judge", work, version=JUDGE_VERSION, settings=settings, inputs={"items": digest(judged)})
+        name = f"{digest(settings)[:12]}/{judged[:24]}"
+
+        def work(progress: Path, output: Path) -> dict[str, Any]:
+            grade = self._model.get(judge, judge.open)
+            if not isinstance(judge, Paid):
+                return {"items": len(group), "scores": _checked(judge, group, grade(group))}
+            for earlier, dollars in self.store.dollars().items():
+                if earlier.startswith(digest(settings)[:12]):
+                    judge.budget.count_stage(earlier, dollars)
+            used = judge.budget.used
+            scores = _checked(judge, group, grade(group))
+            judge.budget.finished.add(name)
+            return {"items": len(group), "scores": scores, "dollars": {name: judge.budget.used - used}}
+
+        stage = self.store.run("judge", work, version=JUDGE_VERSION, settings=settings, inputs={"items": judged})
         return stage.facts.pop("scores")
+
+
+def _checked(
+    judge: Judge, group: list[tuple[Record, list[Reply]]], scores: Sequence[Sequence[float | None]]
+) -> Sequence[Sequence[float | None]]:
+    """The scores of a group; raises UserError for one that is not finite."""
+    counts = [len(item_scores) for item_scores in scores]
+    assert counts == [len(replies) for _, replies in group], f"{judge.label}: expected one score for each reply"
+    numbers = {
+        f"the score of a reply to {record.id} (item {i + 1}, reply {j + 1})": score
+        for i, ((record, _), item_scores) in enumerate(zip(group, scores, strict=True))
+        for j, score in enumerate(item_scores)
+        if score is not None
+    }
+    need_finite(numbers, f"Judge ({judge.label})", "Check the judge.")
+    return scores
 
 
 def _tick(progress: Progress, rows: int, share: float) -> None:

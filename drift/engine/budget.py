@@ -1,6 +1,7 @@
 """The budget for the questions of a run: a question's cost is reserved before it is asked, so the cap is never exceeded."""
 
 import asyncio
+from typing import Protocol, runtime_checkable
 
 
 class Budget:
@@ -8,7 +9,9 @@ class Budget:
     the cost of one answer is known, the first question reserves everything that is left, so the others wait for it."""
 
     def __init__(self, dollars: float) -> None:
-        self.dollars, self.used, self.dearest, self.known, self.guessed = dollars, 0.0, 0.0, False, False
+        self.dollars, self.used, self.dearest, self.known = dollars, 0.0, 0.0, False
+        self.finished = set[str]()  # stages whose cost is counted
+        self.said = set[str]()
         self.spent: dict[str, tuple[float, int]] = {}  # by question: (dollars, number of tries)
         self.reserved: dict[str, float] = {}
         self.waiting: list[asyncio.Future[None]] = []
@@ -17,6 +20,12 @@ class Budget:
         """Adds what was spent on a question before, by this run or another."""
         if dollars and name not in self.spent:
             self._add(name, dollars, tries)
+
+    def count_stage(self, stage: str, dollars: float) -> None:
+        """Adds, once, what the questions of a finished stage cost an earlier run."""
+        if stage not in self.finished:
+            self.finished.add(stage)
+            self.used += dollars
 
     async def reserve(self, name: str, most: float) -> bool:
         """Reserves what a question may cost, waiting until that much is free; False if it never will be."""
@@ -48,7 +57,16 @@ class Budget:
         self.used += dollars
         self.dearest, self.known = max(self.dearest, dollars / tries), True
 
-    def first_guess(self) -> bool:
-        """True on the first call only."""
-        self.guessed, before = True, self.guessed
-        return not before
+    def first(self, what: str) -> bool:
+        """True on the first call with this word only."""
+        new = what not in self.said
+        self.said.add(what)
+        return new
+
+
+@runtime_checkable
+class Paid(Protocol):
+    """A judge whose answers cost money. `Ask` tells its budget what verdicts that are in the store have cost."""
+
+    @property
+    def budget(self) -> Budget: ...

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from drift.claim import claimed
 from drift.console import say
 from drift.engine import answer
 from drift.engine.budget import Budget
+from drift.engine.questions import Questions, most_tokens
 from drift.errors import UserError, need_package, writable
 from drift.files import remove_unfinished
 from drift.masking import mask
 from drift.records import Message, digest, write_json
 
-GIVE_UP = 10  # after this many unanswered questions in a row, the others would fail too
+INVALID = ("status 400", "status 422")
+BYTES_PER_TOKEN, SHARE_ANSWERED = 4, 0.5  # for the estimate: of English; of the tokens that an answer may have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +51,27 @@ class Endpoint:
     max_dollars: float
     cache_dir: str
     budget: Budget = field(init=False, compare=False)
+    setting: str = field(init=False, compare=False)  # where it stands in the config, for messages
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", Budget(self.max_dollars))
+        self.place("endpoint")
+
+    def place(self, setting: str) -> None:
+        object.__setattr__(self, "setting", setting)
 
     def check(self) -> None:
-        answer.check_url(self.url)
+        answer.check_url(self.url, self.setting)
         if self.key_variable is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable):
             raise UserError(
-                "mine.endpoint.key_variable: expected the name of an environment variable like OPENAI_API_KEY. The value is not "
+                f"{self.setting}.key_variable: expected the name of an environment variable like OPENAI_API_KEY. The value is not "
                 "repeated here, since it may be the key itself: put the key into the variable."
             )
         need_package("openai", f"the endpoint {self.url}", extra="endpoint")
         if self.key_variable is not None and not self._secret():
             raise UserError(
                 f"The endpoint {self.url} needs a key in the environment variable {self.key_variable}, which is not set. "
-                "Set it, or use mine.endpoint.key_variable=null for a server without keys."
+                f"Set it, or use {self.setting}.key_variable=null for a server without keys."
             )
         if not (secret := self._secret()).isascii() or not secret.isprintable():
             raise UserError(
@@ -73,7 +80,7 @@ class Endpoint:
         prices = (self.dollars_per_million_input, self.dollars_per_million_output, self.max_dollars)
         if self.concurrency < 1 or self.retries < 0 or not self.timeout_seconds > 0 or not all(price >= 0 for price in prices):
             raise UserError(
-                "mine.endpoint: expected concurrency >= 1, retries >= 0, timeout_seconds > 0, prices >= 0 and max_dollars >= 0."
+                f"{self.setting}: expected concurrency >= 1, retries >= 0, timeout_seconds > 0, prices >= 0 and max_dollars >= 0."
             )
 
     def key(self) -> dict[str, Any]:
@@ -81,24 +88,25 @@ class Endpoint:
         return {"url": self.url, "model": self.model}
 
     def ask(
-        self, conversations: Sequence[Sequence[Message]], tick: Callable[[int], None], *, max_tokens: int, **settings: Any
+        self, talks: Sequence[Sequence[Message]], tick: Callable[[int], None], *, max_tokens: int, advice: str, **settings: Any
     ) -> list[str | None]:
         """The answers, in order; None for an answer without text. Equal questions are asked only once. Raises UserError if the
-        budget is reached or answers are missing; the answers so far are kept."""
+        budget is reached or answers are missing; the answers so far are kept. `advice`: if the server calls a request invalid."""
         settings = {"max_tokens": max_tokens, **settings}
-        requests = [{"model": self.model, "messages": [_sendable(m) for m in messages], **settings} for messages in conversations]
+        requests = [{"model": self.model, "messages": [_sendable(m) for m in messages], **settings} for messages in talks]
         names = [digest([self.url, request])[:32] for request in requests]
         times, unique = Counter(names), dict(zip(names, requests, strict=True))
         asked = Questions({}, lambda name: tick(times[name]))
         missing = {name: request for name, request in unique.items() if not self._recall(name, request, asked)}
         if missing:
-            with writable(Path(self.cache_dir), "mine.endpoint.cache_dir"):
+            self._announce(missing.values())
+            with writable(Path(self.cache_dir), f"{self.setting}.cache_dir"):
                 asyncio.run(self._ask_all(missing, asked))
             if len(asked.answers) < len(unique):
-                raise UserError(self._stopped(asked, len(unique)))
+                raise UserError(self._stopped(asked, len(unique), advice))
         return [asked.answers[name] for name in names]
 
-    async def _ask_all(self, requests: dict[str, Any], asked: "Questions") -> None:
+    async def _ask_all(self, requests: dict[str, Any], asked: Questions) -> None:
         """Collects the answers to these requests, given by name."""
         rest = iter(requests.items())
         asyncio.get_running_loop().set_exception_handler(_unless_stopped)
@@ -116,7 +124,7 @@ class Endpoint:
             except ExceptionGroup as errors:  # a full disk, for example: one error is enough to report
                 raise errors.exceptions[0] from None
 
-    async def _ask_one(self, client: Any, name: str, request: dict[str, Any], asked: "Questions") -> None:
+    async def _ask_one(self, client: Any, name: str, request: dict[str, Any], asked: Questions) -> None:
         """Collects one answer, or the reason why there is none."""
         async with claimed(self._file(name), (self.timeout_seconds + answer.LONGEST_PAUSE) * (self.retries + 1)):
             if self._recall(name, request, asked):  # another process has asked it meanwhile
@@ -136,7 +144,7 @@ class Endpoint:
                     return
                 await asyncio.sleep(failure.wait(tried))
 
-    async def _try(self, client: Any, name: str, request: dict[str, Any], asked: "Questions") -> answer.Failure | None:
+    async def _try(self, client: Any, name: str, request: dict[str, Any], asked: Questions) -> answer.Failure | None:
         """One try; its cost is settled and stored however it ends."""
         paid, text = self._most(request), None  # until the actual cost is known
         try:
@@ -161,20 +169,35 @@ class Endpoint:
         """The cost of a request in dollars by the server's own token count; without a plausible count, the most it may have
         cost."""
         if tokens is not None:
-            return (tokens[0] * self.dollars_per_million_input + tokens[1] * self.dollars_per_million_output) / 1e6
-        if most and self.budget.first_guess():
+            return self._dollars(*tokens)
+        if most and self.budget.first("guess"):
             say(f"  {self.url} does not report token counts, so the maximum is charged (one token per byte).")
         return most
 
+    def _announce(self, requests: Collection[dict[str, Any]]) -> None:
+        """Says what these questions will cost, before the first request of a run."""
+        if not self.budget.first("question"):
+            return
+        sent, answered = (sum(counts) for counts in zip(*(most_tokens(request) for request in requests), strict=True))
+        likely = self._dollars(sent / BYTES_PER_TOKEN, SHARE_ANSWERED * answered)
+        count = len(requests)
+        cost = f"about {likely:.3g} dollars ({likely / count:.3g} each), {self._dollars(sent, answered):.3g} at most"
+        cap = f"{self.setting}.max_dollars={self.max_dollars:g}"
+        told = f"{cost}; {cap} for the whole run" if likely else f"no price is given, so {cap} has no effect"
+        say(f"  {self.url} (model {self.model}): {count} questions to begin with, {told}")
+
+    def _dollars(self, sent: float, answered: float) -> float:
+        """The price of tokens sent and answered."""
+        return (sent * self.dollars_per_million_input + answered * self.dollars_per_million_output) / 1e6
+
     def _most(self, request: dict[str, Any]) -> float:
-        """The most that a request may cost in dollars: no token is shorter than a byte."""
-        sent = sum(len(text.encode("utf-8", "replace")) + 16 for message in request["messages"] for text in message.values())
-        return (sent * self.dollars_per_million_input + request["max_tokens"] * self.dollars_per_million_output) / 1e6
+        """The most that a request may cost in dollars."""
+        return self._dollars(*most_tokens(request))
 
     def _file(self, name: str) -> Path:
         return Path(self.cache_dir) / f"{name}.json"
 
-    def _recall(self, name: str, request: dict[str, Any], asked: "Questions") -> bool:
+    def _recall(self, name: str, request: dict[str, Any], asked: Questions) -> bool:
         """Takes the answer to a question from the cache, if it is there, and counts its cost. An unreadable file counts as
         missing."""
         try:
@@ -194,12 +217,16 @@ class Endpoint:
     def _secret(self) -> str:
         return os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
 
-    def _stopped(self, asked: "Questions", wanted: int) -> str:
+    def _stopped(self, asked: Questions, wanted: int, advice: str) -> str:
         answered = sum(map(bool, asked.answers.values()))
         why = [f"{self.url} (model {self.model}) {asked.describe_failures(wanted)}"] if asked.failures else []
+        if any("of the model" in kind for kind in asked.failures):
+            why.append(f"If that is the right model under another name, set {self.setting}.answers_as=NAME.")
+        if advice and not asked.failures.keys().isdisjoint(INVALID):
+            why.append(advice)
         if asked.capped:
             why.append(
-                f"The budget is reached: mine.endpoint.max_dollars={self.max_dollars:g}, and the next one may cost "
+                f"The budget is reached: {self.setting}.max_dollars={self.max_dollars:g}, and the next one may cost "
                 f"{self.budget.dearest:.6g}; raise it."
             )
         text = (
@@ -208,36 +235,6 @@ class Endpoint:
             "the rest will be asked."
         )
         return mask(text, self._secret())
-
-
-@dataclass
-class Questions:
-    """The state of the questions: `answers` by name (None: without text), `failures` by kind. `tick` is called with the name of
-    each answered question."""
-
-    answers: dict[str, str | None]
-    tick: Callable[[str], None]
-    failures: Counter[str] = field(default_factory=Counter)
-    last: str = ""
-    in_a_row: int = 0
-    capped: bool = False
-
-    def failed(self, failure: answer.Failure) -> None:
-        self.failures[failure.kind] += 1
-        self.last = str(failure)
-        self.in_a_row += 1
-
-    def gave_up(self) -> bool:
-        return self.in_a_row >= GIVE_UP
-
-    def describe_failures(self, wanted: int) -> str:
-        """The failures in words, with counts."""
-        kinds = "; ".join(f"{count} x {kind}" for kind, count in self.failures.most_common())
-        rest = f", the last {GIVE_UP} in a row, so the rest were not asked" if self.gave_up() else ""
-        name = (
-            " If that is the right model under another name, set mine.endpoint.answers_as=NAME." if "of the model" in kinds else ""
-        )
-        return f"left {self.failures.total()} of the {wanted} questions unanswered ({kinds}{rest}). The last: {self.last}.{name}"
 
 
 def _unless_stopped(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

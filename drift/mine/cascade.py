@@ -69,7 +69,7 @@ class Cascade:
         ]
         questions = [question(rules.turn(conversations[number], i)) for number, i in uncertain]
         with Progress("asking about uncertain turns", total=len(questions), unit="turns") as bar:
-            answers = self.endpoint.ask(questions, bar.advance, temperature=0.0, max_tokens=MAX_TOKENS)
+            answers = self.endpoint.ask(questions, bar.advance, temperature=0.0, max_tokens=MAX_TOKENS, advice="")
         num_empty = answers.count(None)
         if num_empty and self.without_answer == "stop":
             raise UserError(

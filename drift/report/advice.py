@@ -1,5 +1,6 @@
 """What a run cost and what to do next, in a few lines, from its state."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from drift.report.state import Member, RunState
 from drift.report.verdict import unmatched
 
 MAX_STEPS = 3  # lines of advice
+OF_JUDGE = "method.judge."
 NESTED = ("replies", "logprobs", "judge")  # stages that other stages run, so that their seconds are already counted there
 
 
@@ -65,9 +67,22 @@ def next_steps(grouped: Mapping[str, Sequence[Member]], compared: Sequence[Compa
                 f"{label} is worse than the start model: a lower train.learning_rate or a higher objective.nll.weight keeps the "
                 "policy nearer to it."
             )
+    advice += how_far_to_trust(grouped)
     if len({seeds_of(state) for state in states}) == 1:
         advice.append("One seed says little about a method: -m seed=0,1,2 gives intervals over sampling and training.")
     return advice[:MAX_STEPS]
+
+
+def how_far_to_trust(grouped: Mapping[str, Sequence[Member]]) -> list[str]:
+    """The command that compares the first chosen judge with the users of its log. (Its verdicts in a run are about fresh replies,
+    which no user has seen.)"""
+    for member in (member for members in grouped.values() for member in members):
+        title, log = member.state.title, member.folder / "records.jsonl"
+        if "judge" in title and log.is_file():
+            own = [f"b.{key.removeprefix(OF_JUDGE)}={value}" for key, value in title.items() if key.startswith(OF_JUDGE)]
+            command = shlex.join(["drift", "agree", "users", title["judge"], str(log), *own])
+            return [f"How far the judge agrees with the users of this log: {command}"]
+    return []
 
 
 def last_policy(folder: Path) -> Path:

@@ -74,6 +74,10 @@ class Store:
         self.log.append(stage)
         return stage
 
+    def dollars(self, first: int = 0) -> dict[str, float]:
+        """What the stages from this one in the log on have cost, and those inside them, by the names that the judge gave them."""
+        return {name: dollars for stage in self.log[first:] for name, dollars in stage.facts.get("dollars", {}).items()}
+
     def say_found(self) -> None:
         """Prints a line with the stages found since the last such line, so that a resumed run shows where it continues."""
         if self.unreported_hits:
@@ -110,8 +114,11 @@ class Store:
         try:
             with writable(Path(self.dir), "store.dir"):  # a full disk is recognised only before anything is removed
                 output.mkdir()
+                first = len(self.log)
                 started = time.monotonic()
                 facts = work(progress, output)
+                if inside := self.dollars(first):
+                    facts |= {"dollars": inside}
                 seconds = round(time.monotonic() - started, 3)
                 kept = {"facts": facts, "seconds": seconds, "peak_gib": peak_gib()}
                 manifest.write(output, parts | kept | {"environment": environment()})
