@@ -16,7 +16,7 @@ from drift.console import say
 from drift.engine.ask import Ask
 from drift.errors import UserError
 from drift.evaluation import replies
-from drift.evaluation.stage import evaluation_stage
+from drift.evaluation.stage import evaluation_stage, longest_sampled, sampler_of
 from drift.examples.filters import Filters, dropped
 from drift.identity import identity
 from drift.intake.feedback import feedback_stage
@@ -105,7 +105,7 @@ def check_model(run: Run, start: Policy, tokenizer: Any) -> None:
     if start.is_adapter and run.train.adapter is None:
         raise UserError(f"model.path={start.directory} is an adapter, which train=full can't continue from. Use train=lora.")
     check_template(tokenizer, start.tokenizer, system=run.data.uses_policy and run.data.system is not None)
-    longest = max(run.train.max_tokens, run.sampler.max_prompt_tokens + run.sampler.max_new_tokens)
+    longest = max(run.train.max_tokens, longest_sampled(run.sampler, run.evaluation.values()))
     check_architecture(start.base, tokenizer, longest=longest)
     layout_module(run.train.layout).check_model(start.base, longest)
 
@@ -240,7 +240,7 @@ class Loop:
         """Runs every evaluation on a policy, one after another."""
         results = {}
         for label, evaluation in self.run.evaluation.items():
-            ask = self.ask(policy, evaluation.noise_seed, "evaluation", 0)
+            ask = self.ask(policy, evaluation.noise_seed, "evaluation", 0, sampler_of(evaluation, self.run.sampler))
             results[label] = evaluation_stage(ask, evaluation, held_out[label], self.run.num_perplexity_prompts)
         self.journal.scored(iteration, name, results)
 

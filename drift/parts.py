@@ -165,6 +165,14 @@ class Evaluation(Protocol):
         """Asks the model and measures; called for the start model and for every policy after it."""
 
 
+@runtime_checkable
+class OwnSampler(Protocol):
+    """An evaluation whose fresh replies need settings of their own: longer, or greedy. The others use the run's sampler."""
+
+    def sampler(self, sampler: Sampler) -> Sampler:
+        """The run's sampler with the evaluation's settings. Raises `UserError` if it has no such setting."""
+
+
 class Source(Protocol):
     """A data set: a `Log`, or a `Simulation` (`uses_policy`). `gives_records`: its records are finished: no miner labels them, and
     the intake only selects among them. `knows_truth`: its records have a `truth` that a verifier can check."""
