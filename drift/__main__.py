@@ -1,6 +1,6 @@
 """Learn from user dissatisfaction: the command line, `drift` or `python -m drift`.
 
-`run`, `mine` and `describe` take the same settings with the same names: `mine=rules`, `intake.languages=[en]`,
+`run`, `evaluate`, `mine` and `describe` take the same settings with the same names: `mine=rules`, `intake.languages=[en]`,
 `model=qwen2.5-7b-instruct`. `drift run --help` lists them all, `drift mine --help` those that `mine` uses.
 """
 
@@ -37,7 +37,7 @@ def dispatch(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="drift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", add_help=False, help="train and evaluate: a run, or with -m a sweep")
-    parsers = {"mine": mine_parser(commands), "describe": describe_parser(commands)}
+    parsers = {"evaluate": evaluate_parser(commands), "mine": mine_parser(commands), "describe": describe_parser(commands)}
     report = commands.add_parser("report", help="rebuild the report of a run or a study, finished or not")
     report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
     workspace = commands.add_parser("workspace", help="create a W&B workspace that compares the methods of a project")
@@ -62,6 +62,12 @@ def dispatch(words: Sequence[str]) -> None:
         from drift.logger import workspace as page
 
         page.workspace(arguments.folder, arguments.entity, arguments.project, arguments.spec)
+    elif arguments.command == "evaluate":
+        from drift import evaluate as benchmarks
+
+        settings = [item for item in arguments.targets if "=" in item and not Path(item).exists()]
+        targets = [item for item in arguments.targets if item not in settings]
+        benchmarks.evaluate(targets, arguments.on.split(","), arguments.policies, arguments.out, [*settings, *overrides])
     elif arguments.command == "mine":
         from drift.intake import mined
 
@@ -74,6 +80,32 @@ def dispatch(words: Sequence[str]) -> None:
         quote_paths([str(arguments.records), str(arguments.out)])
         run = build(compose(["data=records", override("data.path", literal(str(arguments.records))), *overrides]))
         page.describe(run, overrides, arguments.records, arguments.out or arguments.records.with_suffix(".html"))
+
+
+def evaluate_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    evaluate = commands.add_parser(
+        "evaluate",
+        usage="drift evaluate RUN_OR_MODEL ... --on BENCHMARK,... [--policies all|last] [--out FOLDER] [name=value ...]",
+        help="ask the policies of runs, and any models, the prompts of a benchmark; one table with paired intervals",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=SETTINGS
+        + "".join(block(f"{name}, all prompts unless num_prompts is given", text) for name, text in benchmark_settings())
+        + "  sampler.precision=…, sampler.tokens_per_batch=…, store.dir=…  as in `drift run`",
+    )
+    evaluate.add_argument("targets", nargs="+", metavar="RUN_OR_MODEL", help="folder of a run, of a model or of a policy")
+    evaluate.add_argument("--on", required=True, metavar="BENCHMARK,...", help="ifeval, ifbench, or both with a comma")
+    evaluate.add_argument(
+        "--policies",
+        choices=("all", "last"),
+        default="all",
+        help="of a run: all (the default), or its start model and the last one",
+    )
+    evaluate.add_argument("--out", type=Path, help="the folder to write (default: benchmarks/ in the folder of the first run)")
+    return evaluate
+
+
+def benchmark_settings() -> list[tuple[str, str]]:
+    return [(f"evaluation.{name}.…", (CONF / f"evaluation/{name}.yaml").read_text("utf-8")) for name in ("ifeval", "ifbench")]
 
 
 def mine_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
