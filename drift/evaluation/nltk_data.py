@@ -6,6 +6,7 @@ weights of NLTK's part-of-speech tagger: the verbs of TextBlob's lexicon stand i
 asks for it ("start with a verb", 6 of 300 prompts); docs/benchmarks.md says how often the two differ.
 """
 
+import importlib
 import importlib.util
 import json
 import logging
@@ -31,9 +32,7 @@ TAGGER = "averaged_perceptron_tagger_eng"
 def in_place() -> Iterator[None]:
     """While it is open, NLTK finds this data and no other, languages are detected with a fixed seed, and the checkers' log
     messages (a language that could not be detected) are off. Random numbers that they draw leave no trace."""
-    import langdetect
-    import nltk
-
+    langdetect, nltk = (importlib.import_module(name) for name in ("langdetect", "nltk"))
     before, level, seed = list(nltk.data.path), logging.root.manager.disable, langdetect.DetectorFactory.seed
     drawn = random.getstate()
     nltk.data.path[:] = [folder().name]
@@ -65,8 +64,7 @@ def folder() -> "TemporaryDirectory[str]":
 
 def write_punkt(place: Path) -> None:
     """The parameters of the English sentence splitter, in the form of NLTK's punkt_tab."""
-    from punkt.data import english
-
+    english = importlib.import_module("punkt.data.english")
     lines = {
         "sent_starters.txt": sorted(english.SENT_STARTERS),
         "abbrev_types.txt": sorted(english.ABBREV_TYPES),
