@@ -25,7 +25,8 @@ REPLIES = (
     lambda task: task.text,
     lambda task: (
         "<<A Title>>\n\n*First* point, *second* point and *third* point.\n\n* one\n* two\n* three\n\nSECTION 1\n"
-        "Dr. Smith went home. He was tired. Was he? [name], [place] and [date].\n\n***\n\nIs there anything else I can help with?\n\nP.S. I do."
+        "Dr. Smith went home. He was tired. Was he? [name], [place] and [date].\n\n***\n\n"
+        "Is there anything else I can help with?\n\nP.S. I do."
     ),
     lambda task: '"MY ANSWER IS YES.\nDAS IST EIN DEUTSCHER SATZ UND NOCH EIN WEITERER."',
 )
@@ -197,6 +198,11 @@ def test_a_run_reports_both_evaluations(finished):
     assert "prompt-level strict" in (folder / "report.html").read_text()
 
 
+def groups(store):
+    """The finished groups of replies; an unfinished one has a dot in its name."""
+    return {file for file in store.glob("replies/*/manifest.json") if "." not in file.parent.name}
+
+
 @needs_extra
 @pytest.mark.slow
 def test_evaluate_finds_what_the_run_has_drawn_and_resumes_after_a_kill(finished, cache, tmp_path, capsys):
@@ -205,19 +211,19 @@ def test_evaluate_finds_what_the_run_has_drawn_and_resumes_after_a_kill(finished
     folder, settings = finished
     store = folder.parent / "store"
     more = [*settings, "evaluation.ifeval.num_prompts=60", "evaluation.ifeval.group_size=2"]
-    begun = set(store.glob("replies/*/manifest.json"))
+    begun = groups(store)
     words = [sys.executable, "-m", "drift", "evaluate", str(folder), "--on", "ifeval", *more]
     process = subprocess.Popen(words, cwd=ROOT, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(set(store.glob("replies/*/manifest.json")) - begun) < 3:
+    while process.poll() is None and len(groups(store) - begun) < 3:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    kept = {file: file.stat().st_mtime_ns for file in store.glob("replies/*/manifest.json")}
+    kept = {file: file.stat().st_mtime_ns for file in groups(store)}
     assert 3 <= len(kept) - len(begun) < 54  # 27 more groups of each policy, of which some were drawn
     model = build(compose("model=tiny", f"model.cache_dir={cache}")).model.directory()
     evaluate([str(folder), str(model)], ["ifeval"], "last", tmp_path / "out", more)
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    assert len(set(store.glob("replies/*/manifest.json")) - begun) == 54  # the model is the run's start: it is not asked twice
+    assert len(groups(store) - begun) == 54  # the model is the run's start: it is not asked twice
     page = (tmp_path / "out/benchmarks.md").read_text()
     assert "IFEval: 60 of 541 prompts" in page and "| run start |" in page and "| run iteration 1 |" in page
     scores = json.loads((tmp_path / "out/run_start/ifeval/scores.json").read_text())["metrics"]["prompt-level strict"]
