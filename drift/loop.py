@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from drift.alarms import Alarms
 from drift.console import say
+from drift.data.simulation import Simulation
 from drift.engine.ask import Ask
 from drift.errors import UserError
 from drift.evaluation import replies
-from drift.evaluation.stage import evaluation_stage
+from drift.evaluation.stage import evaluation_stage, sampler_of
 from drift.examples.filters import Filters, dropped
 from drift.identity import identity
 from drift.intake.feedback import feedback_stage
@@ -25,7 +26,7 @@ from drift.intake.leakage import remove_leaked
 from drift.journal import Journal
 from drift.method.warmup import Warmup
 from drift.model.policy import Policy, policy_at
-from drift.parts import Evaluation, Method, Objective, Sampler, Simulation
+from drift.parts import Evaluation, Method, Objective, Sampler
 from drift.randomness import order
 from drift.records import Example, Prompt, Record, digest, read_examples, read_records, write_jsonl
 from drift.score.plan import make_plan, tokenize
@@ -221,7 +222,7 @@ class Loop:
         """Runs every evaluation on a policy, one after another."""
         results = {}
         for label, evaluation in self.run.evaluation.items():
-            ask = self.ask(policy, evaluation.noise_seed, "evaluation", 0)
+            ask = self.ask(policy, evaluation.noise_seed, "evaluation", 0, sampler_of(evaluation, self.run.sampler))
             results[label] = evaluation_stage(ask, evaluation, held_out[label], self.run.num_perplexity_prompts)
         self.journal.scored(iteration, name, results)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from drift.errors import UserError
+from drift.evaluation.stage import longest_sampled
 from drift.model.architecture import check_architecture
 from drift.model.chat import check_template
 from drift.model.policy import Policy, load_tokenizer, policy_at
@@ -25,6 +26,6 @@ def check_model(run: Any, start: Policy, tokenizer: Any) -> None:
     if start.is_adapter and run.train.adapter is None:
         raise UserError(f"model.path={start.directory} is an adapter, which train=full can't continue from. Use train=lora.")
     check_template(tokenizer, start.tokenizer, system=run.data.uses_policy and run.data.system is not None)
-    longest = max(run.train.max_tokens, run.sampler.max_prompt_tokens + run.sampler.max_new_tokens)
+    longest = max(run.train.max_tokens, longest_sampled(run.sampler, run.evaluation.values()))
     check_architecture(start.base, tokenizer, longest=longest)
     layout_module(run.train.layout).check_model(start.base, longest)
