@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from drift.alarms import Alarms
 from drift.console import say
+from drift.data.simulation import Simulation
 from drift.engine.ask import Ask
 from drift.errors import UserError
 from drift.evaluation import replies
-from drift.evaluation.stage import evaluation_stage
+from drift.evaluation.stage import evaluation_stage, sampler_of
 from drift.examples.filters import Filters, dropped
 from drift.identity import identity
 from drift.intake.feedback import feedback_stage
@@ -24,15 +25,13 @@ from drift.intake.intake import Intake
 from drift.intake.leakage import remove_leaked
 from drift.journal import Journal
 from drift.method.warmup import Warmup
-from drift.model.architecture import check_architecture
-from drift.model.chat import check_template
-from drift.model.policy import Policy, load_tokenizer, policy_at
-from drift.model.weights import check_weights
-from drift.parts import Evaluation, Method, Objective, Sampler, Simulation
+from drift.model.policy import Policy, policy_at
+from drift.parts import Evaluation, Method, Objective, Sampler
 from drift.randomness import order
 from drift.records import Example, Prompt, Record, digest, read_examples, read_records, write_jsonl
-from drift.score.plan import layout_module, make_plan, tokenize
+from drift.score.plan import make_plan, tokenize
 from drift.score.reference import reference_stage
+from drift.start import open_start
 from drift.store import Stage, Store
 from drift.train.fit import train_stage
 from drift.train.frozen import num_frozen
@@ -91,23 +90,8 @@ HeldOut = dict[str, list[Record]]  # evaluation -> its held-out records
 
 def execute(run: Run, journal: Journal) -> None:
     """Runs all stages, and keeps `journal` (the readable state in the run folder) up to date."""
-    quantization = run.train.adapter.quantization if run.train.adapter else "none"
-    directory = run.model.directory()
-    check_weights(directory)
-    start = policy_at(directory, quantization, run.model.template)
-    tokenizer = load_tokenizer(start)
-    check_model(run, start, tokenizer)
+    start, tokenizer = open_start(run)
     Loop(run=run, journal=journal, start=start, tokenizer=tokenizer).iterate()
-
-
-def check_model(run: Run, start: Policy, tokenizer: Any) -> None:
-    """Refuses a start model that this run can't use, by its files alone: before any weight is loaded."""
-    if start.is_adapter and run.train.adapter is None:
-        raise UserError(f"model.path={start.directory} is an adapter, which train=full can't continue from. Use train=lora.")
-    check_template(tokenizer, start.tokenizer, system=run.data.uses_policy and run.data.system is not None)
-    longest = max(run.train.max_tokens, run.sampler.max_prompt_tokens + run.sampler.max_new_tokens)
-    check_architecture(start.base, tokenizer, longest=longest)
-    layout_module(run.train.layout).check_model(start.base, longest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +200,7 @@ class Loop:
             if not examples:
                 raise UserError(
                     f"The method made no usable example from {len(records)} records: of {counts['seen']} candidates, "
-                    f"{dropped(counts) or 'none was dropped'}. "
-                    f"Expected records with the feedback that it learns from: {method.needs}."
+                    f"{dropped(counts) or 'none was dropped'}. Give it the feedback that it learns from: {method.needs}."
                 )
             if num_examples is not None and len(examples) < num_examples:
                 say(
@@ -227,8 +210,7 @@ class Loop:
             write_jsonl(output / "examples.jsonl", examples)
             return {"counts": counts, "drawn": ask.drawn}
 
-        if num_examples is None:
-            method = one_pass(method)
+        method = method if num_examples is not None else one_pass(method)
         settings = {
             "method": identity(method), "filters": identity(run.filters), "wanted": num_examples, "seed": run.seed,
             "iteration": iteration, "sampler": identity(run.sampler), "max_tokens": run.train.max_tokens,
@@ -240,7 +222,7 @@ class Loop:
         """Runs every evaluation on a policy, one after another."""
         results = {}
         for label, evaluation in self.run.evaluation.items():
-            ask = self.ask(policy, evaluation.noise_seed, "evaluation", 0)
+            ask = self.ask(policy, evaluation.noise_seed, "evaluation", 0, sampler_of(evaluation, self.run.sampler))
             results[label] = evaluation_stage(ask, evaluation, held_out[label], self.run.num_perplexity_prompts)
         self.journal.scored(iteration, name, results)
 

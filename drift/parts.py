@@ -174,9 +174,17 @@ class Evaluation(Protocol):
         """Asks the model and measures; called for the start model and for every policy after it."""
 
 
+@runtime_checkable
+class OwnSampler(Protocol):
+    """An evaluation whose fresh replies need settings of their own: longer, or greedy. The others use the run's sampler."""
+
+    def sampler(self, sampler: Sampler) -> Sampler:
+        """The run's sampler with the evaluation's settings. Raises `UserError` if it has no such setting."""
+
+
 class Source(Protocol):
-    """A data set: a `Log`, or a `Simulation` (`uses_policy`). `gives_records`: its records are finished: no miner labels them, and
-    the intake only selects among them. `knows_truth`: its records have a `truth` that a verifier can check."""
+    """A data set: a `Log`, or a `drift.data.simulation.Simulation` (`uses_policy`). `gives_records`: its records are finished: no
+    miner labels them, and the intake only selects among them. `knows_truth`: they have a `truth` that a verifier can check."""
 
     uses_policy: ClassVar[bool]
     gives_records: ClassVar[bool]
@@ -197,44 +205,6 @@ class Log(Source, Protocol):
 
     def conversations(self, file: Path) -> Iterator[Any]:
         """A `drift.intake.conversations.Conversation` for each row of a file, or the `Aside` that says why it is not used."""
-
-
-class Task(Item, Protocol):
-    """One thing that a simulated user asks for. `truth`: what a verifier needs to check a reply."""
-
-    @property
-    def prompt(self) -> Prompt: ...
-
-    @property
-    def truth(self) -> dict[str, str]: ...
-
-
-class Simulation(Source, Keyed, Protocol):
-    """A source with `uses_policy` true: simulated users, who react to any policy. `second_tries`: the assistant also answers
-    complaints. `system`: the system message of every conversation, or None. `deployed`: a `drift.data.deployment.Deployed`, the
-    assistant that wrote the first log."""
-
-    @property
-    def seed(self) -> int: ...
-
-    @property
-    def second_tries(self) -> bool: ...
-
-    @property
-    def system(self) -> str | None: ...
-
-    @property
-    def deployed(self) -> Any: ...
-
-    def at(self, iteration: int) -> "Simulation": ...  # the users of an iteration
-
-    def collect(self, ask: Ask) -> Any:
-        """The users' feedback on the policy's replies: a `drift.intake.collected.Collected`."""
-
-    def tasks(self, split: Literal["train", "validation", "test"], count: int) -> Sequence[Task]:
-        """`count` different tasks of a split; no two splits share a topic. Raises `UserError` where it has fewer."""
-
-    def tasks_key(self) -> dict[str, Any]: ...  # what they depend on
 
 
 class Miner(Keyed, Protocol):

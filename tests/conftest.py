@@ -15,6 +15,7 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
     "model=tiny",
+    "iterations=2",
     "data.num_prompts=12",
     "examples_per_iteration=6",
     "train.examples_per_step=2",

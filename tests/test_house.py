@@ -72,7 +72,7 @@ def test_every_key_is_explained_where_it_is_set(name):
 def test_only_methods_and_their_configs_know_a_methods_name():
     names = [file.stem for file in (CONF / "method").glob("*.yaml")]
     blind = [ROOT / "drift/loop.py", *(ROOT / "drift/store").glob("*.py"), ROOT / "drift/job.py", ROOT / "drift/run.py"]
-    for room in ("train", "evaluation", "report", "sampler", "logger"):
+    for room in ("train", "evaluation", "report", "sampler", "logger", "signal"):
         blind += sorted((ROOT / "drift" / room).glob("*.py"))
     for file in blind:
         for name in names:

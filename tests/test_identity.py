@@ -92,9 +92,9 @@ def test_a_part_is_named_by_module_class_and_source():
     from drift.examples.guidance import Guidance
     from drift.method.drift import Drift
 
-    found = identity(Drift(rounds=2, guidance=Guidance(share=0.5, instruction="i")))
+    found = identity(Drift(num_samples=1, rounds=2, guidance=Guidance(share=0.5, instruction="i")))
     guidance = {"class": "drift.examples.guidance.Guidance", "code": code(Guidance), "share": 0.5, "instruction": "i"}
-    assert found == {"class": "drift.method.drift.Drift", "code": code(Drift), "rounds": 2, "guidance": guidance}
+    assert found == {"class": "drift.method.drift.Drift", "code": code(Drift), "num_samples": 1, "rounds": 2, "guidance": guidance}
     assert code(Drift) != code(Guidance) and len(code(Drift)) == 64
 
 

@@ -49,10 +49,10 @@ def keys(node, path=""):
 
 def test_every_setting_that_the_pages_name_is_one():
     known = {"hydra.run.dir", "hydra.searchpath", "model.path", "experiment", "judge"}
-    choices = ["method=iterdpo", "evaluation=[deployment,heldout]", "logger=wandb", "mine=cascade", "train=qlora"]
+    choices = ["method=iterdpo", "evaluation=[deployment,heldout,ifeval,ifbench]", "logger=wandb", "mine=cascade", "train=qlora"]
     objectives = ",".join(sorted(file.stem for file in (ROOT / "conf/objective").glob("*.yaml")))
     known |= set(keys(compose(*choices, f"objective=[{objectives}]")))
-    others = ("data=messages", "data=preference", "method=sdpo", "judge=reward_model", "judge=llm")
+    others = ("data=messages", "data=preference", "method=sdpo", "method=random_logged", "judge=reward_model", "judge=llm")
     known |= {key for choice in others for key in keys(compose(choice))}
     for page in DOCS:
         spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text())

@@ -116,7 +116,7 @@ class Ask:
     ) -> list[Logprob | None]:
         """The log-probability of each reply, given as (prompt, reply, ended); see parts.py."""
         policy = {"policy": self.policy, "start": self.start}[of]
-        sequences = _render(load_tokenizer(policy), texts)
+        sequences = render_replies(load_tokenizer(policy), texts)
         numbers, result = list(sequences), dict[int, Logprob]()
         with Progress(label, total=len(numbers), unit="replies") as progress:
             for low in range(0, len(numbers), SEQUENCES):
@@ -201,7 +201,7 @@ def _tick(progress: Progress, rows: int, share: float) -> None:
     progress.advance(share * rows)
 
 
-def _render(tokenizer: Any, texts: Sequence[tuple[Prompt, str, bool]]) -> dict[int, TokenSequence]:
+def render_replies(tokenizer: Any, texts: Sequence[tuple[Prompt, str, bool]]) -> dict[int, TokenSequence]:
     """Index -> token ids, for the texts that the chat template can render to at least one token."""
     from drift.model.chat import NotAPrefix, prompt_ids, reply_ids
 

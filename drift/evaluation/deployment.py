@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from drift.data.requests import verify
+from drift.data.simulation import Simulation
 from drift.errors import UserError
 from drift.evaluation.metric import Measured, metric
 from drift.evaluation.replies import means
 from drift.identity import code
-from drift.parts import Ask, Simulation
+from drift.parts import Ask
 from drift.records import Prompt, Record, Reply
 
 

@@ -1,17 +1,28 @@
 """An evaluation of one policy as a stage of the store, with the metrics that every evaluation has on its fresh replies."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from drift.engine.ask import Ask
 from drift.evaluation import replies
 from drift.identity import identity, named
-from drift.parts import Evaluation
+from drift.parts import Evaluation, OwnSampler, Sampler
 from drift.records import Record, write_json, write_jsonl
 from drift.store import Stage
 
 VERSION = 5
+
+
+def sampler_of(evaluation: Evaluation, sampler: Sampler) -> Sampler:
+    """The sampler of an evaluation's fresh replies, given the run's."""
+    return evaluation.sampler(sampler) if isinstance(evaluation, OwnSampler) else sampler
+
+
+def longest_sampled(sampler: Sampler, evaluations: Iterable[Evaluation]) -> int:
+    """The most tokens that a prompt and its reply can have, drawn by the run's sampler or for an evaluation."""
+    samplers = [sampler, *(sampler_of(evaluation, sampler) for evaluation in evaluations)]
+    return max(one.max_prompt_tokens + one.max_new_tokens for one in samplers)
 
 
 def evaluation_stage(ask: Ask, evaluation: Evaluation, held_out: Sequence[Record], num_perplexity_prompts: int) -> Stage:

@@ -10,12 +10,14 @@ fresh machine goes on where another stopped. FOLDER holds what can be thrown awa
 
 `tune`: validation topics, regime R1, four configurations an arm, two seeds; the best mean gain is the arm's configuration in every
 regime (configs.json). `R0` to `R5`: test topics, fresh seeds, which vary the log, the prompts and training. R1's first eight seeds
-decide how many there are (`wanted`): the rule was written down before they ran.
+decide how many there are (`wanted`): the rule was written down before they ran. `old`: five iterations from one log, validation
+topics, with what may keep DRIFT from collapsing.
 """
 
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,48 +29,29 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from figures import choose, wanted  # noqa: E402
+from settings import (  # noqa: E402
+    ARMS,
+    CHOICES,
+    COMMON,
+    FIRST,
+    OLD,
+    OLD_LOG,
+    OLD_SEEDS,
+    PHASES,
+    PRIMARY,
+    REGIMES,
+    RIVALS,
+    TEST_SEEDS,
+    TUNE_SEEDS,
+)  # fmt: skip
+from tables import show  # noqa: E402
+
 from drift.console import say  # noqa: E402
-from drift.records import read_jsonl, write_json, write_jsonl  # noqa: E402
+from drift.records import digest, read_jsonl, write_json, write_jsonl  # noqa: E402
 
 HERE = Path(__file__).parent
 RUNS, CONFIGS = HERE / "runs.jsonl", HERE / "configs.json"
-COMMON = ["iterations=1", "examples_per_iteration=120", "data.num_prompts=300", "evaluation.deployment.num_samples=2"]
-ARMS = {
-    "DRIFT": ["method=drift"],
-    "length-matched random": ["method=random_logged", "method.match=length"],
-    "SFT": ["method=sft", "method.rounds=16"],
-    "SPIN": ["method=spin", "method.rounds=16"],
-    "DRIFT x 3": ["method=drift", "method.num_samples=3"],
-    "random": ["method=random_logged"],
-    "IterDPO": ["method=iterdpo"],
-    "KTO": ["method=unpaired"],
-    "SDPO": ["method=sdpo", "method.rounds=16"],
-}
-PREFERENCE = [
-    [f"train.learning_rate={rate}", f"objective.nll.weight={nll}"]
-    for rate, nll in ((4e-4, 0.1), (8e-4, 0.1), (1.6e-3, 0.1), (8e-4, 0.4))
-]
-RATES = [[f"train.learning_rate={rate}"] for rate in (4e-4, 8e-4, 1.6e-3, 3e-3)]
-WORDS_ALONE = ["train.learning_rate=0.0005", 'method.context=" {feedback}"']  # no text around the user's words
-HINDSIGHT = [*([f"train.learning_rate={rate}"] for rate in (2e-4, 5e-4, 2e-3)), WORDS_ALONE]
-CHOICES = dict.fromkeys(ARMS, PREFERENCE) | {"SFT": RATES, "KTO": RATES, "SDPO": HINDSIGHT}
-SCARCE = ["data.praise_rate=0.125"]
-REGIMES = {
-    "R1": SCARCE,
-    "R0": [],
-    "R2": [
-        "data.num_prompts=500",
-        "data.complaint_rate=0.5",
-        "data.praise_rate=0.2",
-        "data.false_praise=0.25",
-        "data.unfounded=0.17",
-    ],
-    "R3": ["data.num_prompts=480", *SCARCE],
-    "R4": ["data.deployed.temperature=1.2", *SCARCE],
-    "R5": ["iterations=3", "refresh_log=true", *SCARCE],
-}
-PRIMARY, RIVALS = "DRIFT", ("length-matched random", "SFT", "SPIN")
-TUNE_SEEDS, TEST_SEEDS, FIRST = (1100, 1101), tuple(range(1200, 1220)), 8
 AT_A_TIME = 2
 METRICS = ("utility", "request met", "on topic", "words", "missing ends", "distinct-2", "perplexity under start")
 
@@ -88,10 +71,13 @@ class Job:
 
     @property
     def name(self) -> str:
-        number = CHOICES[self.arm].index(list(self.config))
-        return f"{self.phase}-{self.arm.replace(' ', '-')}-{number}-{self.seed}"
+        words = re.sub(r"[^\w]+", "-", self.arm)
+        return f"{self.phase}-{words}-{digest(self.config)[:6]}-{self.seed}"
 
     def overrides(self, start: Path) -> list[str]:
+        if self.phase == "old":
+            split = ["evaluation.deployment.split=validation", "evaluation.deployment.num_prompts=84"]
+            return merged(COMMON, split, ARMS[PRIMARY], OLD_LOG, self.config)
         regime = REGIMES["R1" if self.phase == "tune" else self.phase]
         split = ["split=validation", "num_prompts=84"] if self.phase == "tune" else ["split=test", "num_prompts=96"]
         model = ["model=pretrained", f"model.path={start}"] if self.phase == "R3" else []
@@ -114,69 +100,12 @@ def jobs(phase: str, known: list[dict[str, Any]]) -> list[Job]:
             for seed in TUNE_SEEDS
         ]
     configs = json.loads(CONFIGS.read_text(encoding="utf-8"))
+    if phase == "old":
+        tuned = {arm: merged(configs[PRIMARY], changes) for arm, changes in OLD.items()}
+        return [Job(phase=phase, arm=arm, config=tuple(config), seed=seed) for seed in OLD_SEEDS for arm, config in tuned.items()]
     seeds = TEST_SEEDS[: wanted(known) if phase == "R1" else FIRST]
     groups = [[PRIMARY, *RIVALS], [arm for arm in ARMS if arm not in (PRIMARY, *RIVALS)]]
     return [Job(phase=phase, arm=arm, config=tuple(configs[arm]), seed=seed) for arms in groups for seed in seeds for arm in arms]
-
-
-def wanted(known: list[dict[str, Any]]) -> int:
-    """Seeds of R1: FIRST, then as many as give 80 % power for +.08 in the first step of Holm's three, at the largest standard
-    deviation of a primary difference over the first eight; at most twenty."""
-    differences = [gaps(known, "R1", PRIMARY, rival, TEST_SEEDS[:FIRST]) for rival in RIVALS]
-    if min(map(len, differences)) < FIRST:
-        return FIRST
-    return max(FIRST, seeds_for(0.08, max(map(spread, differences)), alpha=0.05 / len(RIVALS), most=len(TEST_SEEDS)))
-
-
-def seeds_for(effect: float, deviation: float, *, alpha: float, most: int) -> int:
-    """The least number of seeds with power .8 in a two-sided paired t test; at most `most`."""
-    return next((n for n in range(3, most) if power(effect, deviation, n, alpha) >= 0.8), most)
-
-
-def power(effect: float, deviation: float, seeds: int, alpha: float) -> float:
-    """Of a two-sided paired t test, by the noncentral t distribution."""
-    from scipy.stats import nct, t
-
-    limit, shift = t.ppf(1 - alpha / 2, seeds - 1), effect / deviation * seeds**0.5
-    return float(nct.sf(limit, seeds - 1, shift) + nct.cdf(-limit, seeds - 1, shift))
-
-
-def spread(values: list[float]) -> float:
-    from statistics import stdev
-
-    return stdev(values)
-
-
-def last(row: dict[str, Any]) -> str:
-    return list(row["points"])[-1]
-
-
-def gain(row: dict[str, Any], metric: str = "utility") -> float:
-    return row["points"][last(row)][metric] - row["points"]["start"][metric]
-
-
-def gains(known: list[dict[str, Any]], phase: str, arm: str, config: list[str] | None = None) -> dict[int, float]:
-    """Seed -> gain over the start model."""
-    rows = [row for row in known if (row["phase"], row["arm"]) == (phase, arm) and config in (None, row["config"])]
-    return {row["seed"]: gain(row) for row in rows}
-
-
-def gaps(known: list[dict[str, Any]], phase: str, one: str, other: str, seeds: Any) -> list[float]:
-    """Paired differences of two arms' gains, by seed."""
-    first, second = gains(known, phase, one), gains(known, phase, other)
-    return [first[seed] - second[seed] for seed in seeds if seed in first and seed in second]
-
-
-def choose(known: list[dict[str, Any]]) -> dict[str, list[str]] | None:
-    """Arm -> its configuration with the best mean gain over all of TUNE_SEEDS, the first of equals; None while a run is missing."""
-    best = {}
-    for arm in ARMS:
-        found = [gains(known, "tune", arm, config) for config in CHOICES[arm]]
-        if any(set(one) != set(TUNE_SEEDS) for one in found):
-            return None
-        means = [sum(one.values()) / len(one) for one in found]
-        best[arm] = CHOICES[arm][means.index(max(means))]
-    return best
 
 
 def kept(state: dict[str, Any], job: Job, seconds: float) -> dict[str, Any]:
@@ -252,7 +181,7 @@ def read_known() -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=lambda text: Path(text).resolve(), nargs="?")
-    parser.add_argument("--phases", nargs="+", default=["tune", *REGIMES], choices=["tune", *REGIMES])
+    parser.add_argument("--phases", nargs="+", default=PHASES, choices=PHASES)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
@@ -271,8 +200,6 @@ def main() -> None:
                 break
         if phase == "tune" and not CONFIGS.is_file() and (best := choose(read_known())):
             write_json(CONFIGS, best)
-    from tables import show
-
     show(read_known())
 
 

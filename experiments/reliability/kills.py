@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the signals and their moments")
     parser.add_argument("--kind", choices=KINDS, help="one of the kinds of runs (default: all)")
     parser.add_argument("settings", nargs="*")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     folder, cache, rng = arguments.folder.resolve(), arguments.folder.resolve() / "cache", random.Random(arguments.seed)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background jobs ignore it
     load()

@@ -1,0 +1,84 @@
+"""The tables of `drift evaluate`: a row per policy and benchmark, with intervals over prompts and paired differences.
+
+Every policy is compared with the first one, on the same prompts; the p of all comparisons of headlines are corrected together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from drift.report.results import bounds
+from drift.report.state import Scores
+from drift.report.tables import Table, show, show_difference
+from drift.statistics import Difference, holm, level, paired
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a benchmark measured on a policy."""
+
+    policy: str
+    directory: Path
+    benchmark: str
+    scores: Scores
+
+
+def tables(scored: Sequence[Scored]) -> dict[str, Table]:
+    """Benchmark -> a row per policy: the headline, its difference from the first policy with the corrected p, the other metrics."""
+    gains = corrected(scored)
+    found: dict[str, Table] = {}
+    for one, gain in zip(scored, gains, strict=True):
+        main = one.scores.headline
+        row = {"policy": one.policy}
+        for name, metric in one.scores.metrics.items():
+            values = metric.per_item or {}
+            shown = f"{metric.value:.{metric.digits}f}" if metric.value is not None else "-"
+            row[name] = show(level([values]), metric.digits) if values else shown
+            if name == main:
+                row[f"against {scored[0].policy}"] = show_difference(gain, metric.digits) if gain else "-"
+        found.setdefault(one.benchmark, []).append(row)
+    return found
+
+
+def corrected(scored: Sequence[Scored]) -> list[Difference | None]:
+    """The difference of each headline from the first policy's, with Holm's p; None for the first policy itself."""
+    gains = [difference(scored, one, one.scores.headline) for one in scored]
+    known = [i for i, gain in enumerate(gains) if gain is not None and gain.p is not None]
+    adjusted = dict(zip(known, holm([gain.p for gain in gains if gain is not None and gain.p is not None]), strict=True))
+    return [replace(gain, p=adjusted[i]) if gain is not None and i in adjusted else gain for i, gain in enumerate(gains)]
+
+
+def difference(scored: Sequence[Scored], one: Scored, metric: str) -> Difference | None:
+    """A metric of a policy minus the first policy's."""
+    first = next(other for other in scored if other.benchmark == one.benchmark)
+    now, before = one.scores.metrics[metric].per_item, first.scores.metrics[metric].per_item
+    return paired([now], [before]) if first is not one and now and before else None
+
+
+def rows(scored: Sequence[Scored]) -> list[dict[str, Any]]:
+    """For other programs: a row per policy, benchmark and metric; p is that of the one comparison, not corrected."""
+    found = []
+    for one in scored:
+        for name, metric in one.scores.metrics.items():
+            row: dict[str, Any] = {"policy": one.policy, "benchmark": one.benchmark, "metric": name, "value": metric.value}
+            if metric.per_item:
+                row |= bounds("value", level([metric.per_item])) | {"prompts": len(metric.per_item)}
+            if (gain := difference(scored, one, name)) is not None:
+                row |= {"difference": gain.mean} | bounds("difference", gain) | {"p": gain.p}
+            found.append(row | {"directory": str(one.directory)})
+    return found
+
+
+def page(scored: Sequence[Scored], notes: Sequence[str]) -> str:
+    """All tables in Markdown."""
+    lines = ["# Benchmarks", "", *(f"- {note}" for note in notes)]
+    for name, table in tables(scored).items():
+        cells = [list(table[0]), ["---"] * len(table[0]), *(list(row.values()) for row in table)]
+        lines += ["", f"## {name}", "", *(f"| {' | '.join(cell.replace('|', ' ') for cell in row)} |" for row in cells)]
+    lines += [
+        "",
+        f"In brackets: 95 % intervals over prompts. Differences from {scored[0].policy} are paired, prompt by prompt; their p are "
+        f"corrected for all comparisons on this page (Holm).",
+    ]
+    return "\n".join(lines) + "\n"

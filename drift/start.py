@@ -1,0 +1,31 @@
+"""The start model of a run, checked by its files alone: before any weight is loaded."""
+
+from typing import Any
+
+from drift.errors import UserError
+from drift.evaluation.stage import longest_sampled
+from drift.model.architecture import check_architecture
+from drift.model.chat import check_template
+from drift.model.policy import Policy, load_tokenizer, policy_at
+from drift.model.weights import check_weights
+from drift.score.plan import layout_module
+
+
+def open_start(run: Any) -> tuple[Policy, Any]:
+    """A run's start model and its tokenizer; refuses one that the run can't use."""
+    quantization = run.train.adapter.quantization if run.train.adapter else "none"
+    directory = run.model.directory()
+    check_weights(directory)
+    start = policy_at(directory, quantization, run.model.template)
+    tokenizer = load_tokenizer(start)
+    check_model(run, start, tokenizer)
+    return start, tokenizer
+
+
+def check_model(run: Any, start: Policy, tokenizer: Any) -> None:
+    if start.is_adapter and run.train.adapter is None:
+        raise UserError(f"model.path={start.directory} is an adapter, which train=full can't continue from. Use train=lora.")
+    check_template(tokenizer, start.tokenizer, system=run.data.uses_policy and run.data.system is not None)
+    longest = max(run.train.max_tokens, longest_sampled(run.sampler, run.evaluation.values()))
+    check_architecture(start.base, tokenizer, longest=longest)
+    layout_module(run.train.layout).check_model(start.base, longest)

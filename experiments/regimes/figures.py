@@ -1,0 +1,58 @@
+"""What the kept runs say: gains, paired differences, the choice of configurations, and how many seeds are wanted."""
+
+from collections.abc import Iterable, Sequence
+from math import ceil
+from statistics import stdev
+from typing import Any
+
+from settings import ARMS, CHOICES, FIRST, PRIMARY, RIVALS, TEST_SEEDS, TUNE_SEEDS
+
+Row = dict[str, Any]  # a line of runs.jsonl
+
+
+def wanted(known: Sequence[Row]) -> int:
+    """Seeds of R1: FIRST, then as many as give 80 % power for +.08 in the first step of Holm's three, at the largest standard
+    deviation of a primary difference over the first eight; at most twenty."""
+    differences = [gaps(known, "R1", PRIMARY, rival, TEST_SEEDS[:FIRST]) for rival in RIVALS]
+    if min(map(len, differences)) < FIRST:
+        return FIRST
+    return max(FIRST, seeds_for(0.08, max(map(stdev, differences)), alpha=0.05 / len(RIVALS), most=len(TEST_SEEDS)))
+
+
+def seeds_for(effect: float, deviation: float, *, alpha: float, most: int) -> int:
+    """The least number of seeds with power .8 in a two-sided paired t test; at most `most`."""
+    from statsmodels.stats.power import TTestPower
+
+    return min(most, ceil(TTestPower().solve_power(effect / deviation, power=0.8, alpha=alpha)))
+
+
+def last(row: Row) -> str:
+    return list(row["points"])[-1]
+
+
+def gain(row: Row, metric: str = "utility") -> float:
+    return row["points"][last(row)][metric] - row["points"]["start"][metric]
+
+
+def gains(known: Sequence[Row], phase: str, arm: str, config: list[str] | None = None) -> dict[int, float]:
+    """Seed -> gain over the start model."""
+    rows = [row for row in known if (row["phase"], row["arm"]) == (phase, arm) and config in (None, row["config"])]
+    return {row["seed"]: gain(row) for row in rows}
+
+
+def gaps(known: Sequence[Row], phase: str, one: str, other: str, seeds: Iterable[int]) -> list[float]:
+    """Paired differences of two arms' gains, by seed."""
+    first, second = gains(known, phase, one), gains(known, phase, other)
+    return [first[seed] - second[seed] for seed in seeds if seed in first and seed in second]
+
+
+def choose(known: Sequence[Row]) -> dict[str, list[str]] | None:
+    """Arm -> its configuration with the best mean gain over all of TUNE_SEEDS, the first of equals; None while a run is missing."""
+    best = {}
+    for arm in ARMS:
+        found = [gains(known, "tune", arm, config) for config in CHOICES[arm]]
+        if any(set(one) != set(TUNE_SEEDS) for one in found):
+            return None
+        means = [sum(one.values()) / len(one) for one in found]
+        best[arm] = CHOICES[arm][means.index(max(means))]
+    return best
