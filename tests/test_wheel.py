@@ -15,7 +15,7 @@ from conftest import ROOT, SMALL
 
 pytestmark = pytest.mark.slow
 
-AT_RUN_TIME = (".py", ".yaml", ".j2", ".safetensors", ".typed")
+AT_RUN_TIME = (".py", ".yaml", ".j2", ".safetensors", ".txt", ".typed")
 
 
 def done(*command, cwd):

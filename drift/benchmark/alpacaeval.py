@@ -2,8 +2,8 @@
 
 The judge answers with one token, m or M. Its preference is the share of M in the probability of both, so that a close decision
 counts as close; of a judge without log-probabilities, the token that it wrote counts. The order of the replies is random, but the
-same for every model. The figures equal those of the package alpaca-eval 0.6.6, whose question to the judge is read from the
-installed package; none of its code is run, because importing it reads .env files and changes scikit-learn for the whole process.
+same for every model. The figures equal those of the package alpaca-eval 0.6.6. Only its question to the judge is taken from its
+wheel; none of its code is run, because importing it reads .env files and changes scikit-learn for the whole process.
 
 An instruction: {"dataset": "helpful_base", "instruction": "What are …?", "output": "…", "generator": "gpt4_1106_preview"}"""
 
@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from drift.benchmark import length_control
-from drift.benchmark.data import hub_file, need_fields, packaged
+from drift.benchmark.data import hub_file, need_fields, packaged, wheel_files
 from drift.benchmark.judged import UNREAD, UNREAD_MEANS, Answer, Judged, Question, fill, unread
 from drift.errors import UserError
 from drift.evaluation.metric import metric
 from drift.records import Message
 
 TASKS = "tasks/alpaca_eval/data/alpaca_eval_gpt4_baseline.json"  # in the package eval_framework
-TEMPLATE = "evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt"  # in the package alpaca_eval
+WHEEL = "alpaca-eval==0.6.6"
+TEMPLATE = "alpaca_eval/evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt"  # in the wheel
+SHA256 = "784227e6dc2832fc08c43d2c8ea3a308e7523780187a1aaad2f85e30bac85f62"
 FIRST, SECOND = "m", "M"  # how the question names the two replies
 
 
@@ -57,9 +59,11 @@ class WinRate:
 @dataclass(frozen=True, kw_only=True)
 class AlpacaEval:
     """`gamed`: the file df_gamed.csv of the hub data set tatsu-lab/alpaca_eval, which the length-controlled win rate needs: its
-    path; `hub` for the local Hugging Face cache; null: without length-controlled win rate."""
+    path; `hub` for the local Hugging Face cache; null: without length-controlled win rate. `cache_dir`: of the question to the
+    judge; null means $XDG_CACHE_HOME/drift or ~/.cache/drift."""
 
     gamed: str | None
+    cache_dir: str | None
 
     licence: ClassVar[str] = "AlpacaEval: Apache-2.0; its instructions and the baseline's replies: CC-BY-NC-4.0"
     published_judge: ClassVar[str] = "gpt-4-1106-preview"
@@ -78,7 +82,7 @@ class AlpacaEval:
         return "win rate" if self.gamed is None else "LC win rate"
 
     def check(self) -> None:
-        load_template()
+        load_template(self.cache_dir)
         self.tasks()
         if self.gamed is not None:
             length_control.load(self._gamed())
@@ -93,7 +97,7 @@ class AlpacaEval:
             return [Question(key=task.key, part="preference", messages=[], swapped=swapped, settled=1.5)]
         shown = (replies[0], task.baseline) if swapped else (task.baseline, replies[0])
         values = {"instruction": task.instruction, "output_1": shown[0], "output_2": shown[1]}
-        messages = [{"role": m["role"], "content": fill(m["content"], values)} for m in load_template()]
+        messages = [{"role": m["role"], "content": fill(m["content"], values)} for m in load_template(self.cache_dir)]
         return [Question(key=task.key, part="preference", messages=messages, swapped=swapped)]
 
     def read(self, question: Question, answer: Answer) -> float | None:
@@ -154,9 +158,10 @@ def load_tasks() -> tuple[AlpacaTask, ...]:
 
 
 @cache
-def load_template() -> tuple[Message, ...]:
+def load_template(cache_dir: str | None) -> tuple[Message, ...]:
     """The package's question to the judge, as messages."""
-    text = packaged("alpaca_eval", TEMPLATE, "AlpacaEval").read_text(encoding="utf-8")
+    folder = wheel_files(WHEEL, {TEMPLATE: SHA256}, cache_dir, setting="cache_dir")
+    text = (folder / Path(TEMPLATE).name).read_text(encoding="utf-8")
     found = re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", text, flags=re.DOTALL)
     return tuple({"role": role, "content": content.strip()} for role, content in found)
 

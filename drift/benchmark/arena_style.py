@@ -2,9 +2,11 @@
 
 A Bradley-Terry model in which four style differences between a reply and the baseline's count, too: length in tokens (o200k_base),
 and Markdown headers, list items and bold words per token. They are standardised over all battles of the table, so the figure of a
-model depends on the other models in it, and a table of a single model controls nothing: its average style is what it is compared
-at. The published figures are medians of 100 unseeded resamples of single verdicts with an interval of 90 %; these are the fit itself,
-with an interval of 95 % over seeded resamples of prompts, the same prompts for all models."""
+model depends on the other models in it, and a table of a single model controls nothing: it is compared at its own average style.
+
+The published figures are medians over 100 unseeded resamples of single verdicts, with an interval of 90 %, and their optimiser
+stops after 50 steps, up to half a point early. These are the fit itself, with an interval of 95 % over seeded resamples of prompts,
+the same prompts for all models."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -93,8 +95,8 @@ def standardised(values: Any) -> Any:
 
 
 def fit(inputs: Any, wins: Any, weights: Any) -> Any:
-    """(k,) probabilities of a win for a unit of each input alone: the logistic regression of wins, without intercept. inputs: (n, k);
-    wins: (n,) of 0, 0.5 and 1; weights: (n,)."""
+    """(k,) probabilities of a win for a unit of each input alone: the logistic regression of wins, without intercept. inputs:
+    (n, k); wins: (n,) of 0, 0.5 and 1; weights: (n,)."""
     import numpy as np
     from scipy.optimize import minimize
     from scipy.special import expit

@@ -2,6 +2,7 @@
 files of a pinned wheel. Nothing else is fetched."""
 
 import ast
+import hashlib
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping
@@ -10,11 +11,12 @@ from typing import Any
 
 from drift.errors import UserError, need_package
 from drift.model.cached import cache, made_once
+from drift.records import digest
 from drift.wheel import extract
 
 
 def packaged(package: str, path: str, benchmark: str) -> Path:
-    """A file of an installed package of the extra `benchmarks`. `benchmark`: its name, for the message if the package is missing."""
+    """A file of an installed package of the extra `benchmarks`. `benchmark`: its name, for messages."""
     need_package(package, benchmark, extra="benchmarks")
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.origin is not None
@@ -52,8 +54,12 @@ def wheel_files(requirement: str, members: Mapping[str, str], cache_dir: str | N
         for file in extract(requirement, members, scratch, instead=instead):
             file.rename(scratch / "model" / file.name)
 
-    final = cache(cache_dir) / "benchmarks" / requirement
-    return made_once(final, make, setting=setting)
+    final = cache(cache_dir) / "benchmarks" / f"{requirement}-{digest(dict(members))[:8]}"
+    folder = made_once(final, make, setting=setting)
+    for member, sha256 in members.items():
+        if hashlib.sha256((folder / Path(member).name).read_bytes()).hexdigest() != sha256:
+            raise UserError(f"{folder / Path(member).name} is not the file of {requirement}. Delete {folder}; it is fetched again.")
+    return folder
 
 
 def hub_rows(path: str, config: str | None, split: str | None, setting: str) -> Iterator[tuple[str, Any]]:

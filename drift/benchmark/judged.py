@@ -100,8 +100,9 @@ class JudgedBenchmark(Protocol):
         question."""
 
     def score(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        """Metric -> `drift.evaluation.metric.metric(...)`, in the order of `meanings`. A metric whose mean is weighted (by category,
-        say) has for each item its contribution: the mean of these is the metric, and their differences can be compared in pairs."""
+        """Metric -> `drift.evaluation.metric.metric(...)`, in the order of `meanings`. A metric whose mean is weighted (by
+        category, say) has for each item its contribution: the mean of these is the metric, and their differences can be compared
+        in pairs."""
         ...
 
 

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ class Graded:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """A judged pair: a row of the official pairwise files. `points`: of the model's reply, 1 much better, 0.5, 0, -0.5, -1. The texts
+    """A judged pair: a row of the official pairwise files. `points`: of the model's reply, from 1 (much better) to -1. The texts
     are those that the judge saw."""
 
     key: str
@@ -70,7 +69,7 @@ class Compared:
 def load_template(path: str | None, ours: str, names: Sequence[str]) -> str:
     """The question to the judge; refused if it lacks one of these placeholders."""
     try:
-        text = (Path(path).expanduser() if path else Path(str(files("drift.benchmark") / "prompts" / ours))).read_text("utf-8")
+        text = (Path(path).expanduser() if path else Path(__file__).with_name("prompts") / ours).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"template={path} can't be read: {error}. Expected a text file, or null for ours ({ours}).") from error
     for name in names:

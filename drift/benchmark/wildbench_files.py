@@ -1,5 +1,5 @@
-"""WildBench's official result files: JSON lists, also as .json.gz. Unlike the official scripts, no file is skipped for its name (those
-skip names with 128, 256, …, 1024), and rows are matched by session id, not by their order.
+"""WildBench's official result files: JSON lists, also as .json.gz. No file is skipped for its name (the official scripts skip those
+whose names contain 128, 256, …, 1024), and rows are matched by session id, not by their order.
 
 Replies: {"session_id", "chat_history", "model_input", "output": ["…"], "generator", "configs", "dataset", "primary_tag"}.
 Grades: {"session_id", "parsed_result": {"strengths", "weaknesses", "score"}, "meta_data", "model_test", "score", "model_output"}.

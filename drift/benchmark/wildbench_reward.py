@@ -51,8 +51,8 @@ class Rewards:
 @dataclass(frozen=True, kw_only=True)
 class WildBenchReward:
     """`path`, `config`, `split`, `template`: as in `WildBenchScore`. `baseline`: the baseline model's replies, an official result
-    file. `length_margin`: characters (the board has 500, 1000 and 1500); null: without length penalty. `max_words`: a longer text is
-    shortened for the judge (published: 1000). `order_seed`: of the order of the replies (published: 42)."""
+    file. `length_margin`: characters (the board has 500, 1000 and 1500); null: without length penalty. `max_words`: a longer text
+    is shortened for the judge (published: 1000). `order_seed`: of the order of the replies (published: 42)."""
 
     path: str
     config: str | None

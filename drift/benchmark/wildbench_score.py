@@ -60,7 +60,7 @@ class WildBenchScore:
     }  # fmt: skip
     headline: ClassVar[str] = "WB-Score"
     meanings: ClassVar[dict[str, str]] = {
-        "WB-Score": "the judge's grades as (grade - 5) × 20, averaged by task group and weighted: WildBench's score, from -80 to 100",
+        "WB-Score": "the judge's grades as (grade - 5) × 20, averaged by task group and weighted; from -80 to 100",
         **{f"WB-Score: {group}": f"the same for the tasks of the group {group}" for group in GROUPS},
         "grade": "mean of the judge's grades, from 1 to 10",
         "reply length": "mean number of characters of a reply that is not empty",
@@ -88,7 +88,9 @@ class WildBenchScore:
         score = json_answer(answer.text).get("score")
         if isinstance(score, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*", score):
             score = float(score)
-        return float(score) if type(score) in (int, float) and 1 <= score <= 10 else None
+        if isinstance(score, bool) or not isinstance(score, (int, float)):
+            return None
+        return float(score) if 1 <= score <= 10 else None
 
     def score(self, judged: Sequence[Judged]) -> dict[str, Any]:
         rows = [
