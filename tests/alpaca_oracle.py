@@ -1,7 +1,8 @@
-"""Prints what the package alpaca-eval makes of annotations (a JSON list in the file argv[2]); its modules are in the folder argv[1].
+"""Prints what the package alpaca-eval makes of annotations (a JSON list in argv[2]); its modules are in the folder argv[1].
 
-The modules are imported without the package's own `__init__`, which would read .env files, and without pkg_resources, which new
-versions of setuptools lack. df_gamed.csv is found where the package looks for it, in the Hugging Face cache."""
+The modules are imported without the package's own `__init__`, which would read .env files, without pkg_resources, which new
+versions of setuptools lack, and without datasets, which takes seconds; the functions that are compared use neither. df_gamed.csv is
+found where the package looks for it, in the Hugging Face cache."""
 
 import json
 import sys
@@ -12,6 +13,8 @@ for name in ("alpaca_eval", "alpaca_eval.metrics"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [folder]
 sys.modules["pkg_resources"] = types.ModuleType("pkg_resources")
+sys.modules["datasets"] = types.ModuleType("datasets")
+sys.modules["datasets"].Dataset = type("Dataset", (), {})
 
 import pandas as pd  # noqa: E402
 from alpaca_eval import processors  # noqa: E402
