@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from drift.benchmark import wildbench_elo
 from drift.benchmark.judged import Answer, Judged
 from drift.benchmark.wildbench import CUT, Compared, Graded, as_task, contributions, load_template, macro
 from drift.benchmark.wildbench_files import read_grades, read_pairs, read_replies, write_grades, write_pairs, write_replies
@@ -195,6 +196,36 @@ def test_the_rewards_metrics_by_hand(versus):
 
 def test_a_text_is_shortened_at_single_spaces():
     assert shorten("a b c", 3) == "a b c" and shorten("a  b c", 3) == "a  b" + CUT
+
+
+def test_votes_need_two_whole_replies_and_a_much_longer_reply_only_ties():
+    def grades(**of):
+        return [Graded(key=key, grade=grade, reply=reply) for key, (grade, reply) in of.items()]
+
+    table = {
+        "m": grades(a=(7, "x"), b=(6, "x"), c=(9, "x" * 1502), d=(9, ""), e=(8, "x")),
+        "n": grades(a=(5, "x"), b=(7, "x"), c=(2, "x"), d=(1, "x"), e=(8, "x" + CUT)),
+        "o": grades(a=(9, "x")),
+    }
+    cast = wildbench_elo.votes(table, margin=2, tie_margin=2, length_margin=1500)
+    assert cast == [("m", "n", 1.0), ("m", "o", 0.0), ("n", "o", 0.0), ("m", "n", 0.5), ("m", "n", 0.5)]
+    assert len(wildbench_elo.votes(table, margin=2, tie_margin=0, length_margin=1500)) == 4  # b differs by 1
+
+
+def test_elo_ratings_by_hand():
+    """From 1000 each, a win moves 4 / 2 points. A model anchored at 1100 is expected to win .640 against one at 1000; its first
+    update is pulled halfway back, its second one not."""
+    expected = 1 / (1 + 10**-0.25)
+    assert wildbench_elo.one_round([("m", "n", 1.0)], {}, k=4, interval=100) == {"m": 1002, "n": 998}
+    once = 1100 + 4 * (1 - expected) / 2
+    assert wildbench_elo.one_round([("m", "n", 1.0)], {"m": 1100.0}, k=4, interval=100)["m"] == pytest.approx(once)
+    twice = wildbench_elo.one_round([("m", "n", 1.0), ("m", "o", 1.0)], {"m": 1100.0}, k=4, interval=100)
+    assert twice["m"] == pytest.approx(once + 4 * (1 - 1 / (1 + 10 ** ((1000 - once) / 400))))
+    table = {name: [Graded(key="a", grade=grade, reply="x")] for name, grade in (("m", 8), ("n", 5), ("o", 5))}
+    found = wildbench_elo.ratings(table, {"n": 1000.0, "o": 1000.0}, **wildbench_elo.PUBLISHED)
+    gain = 4 * (1 - 1 / (1 + 10 ** (-2 / 400)))  # of the second win: m at 1002 against 1000
+    assert (found["m"].elo, found["m"].low, found["m"].high) == pytest.approx((1002 + gain,) * 3)
+    assert (found["n"].low, found["n"].high) == pytest.approx((999, 1000 - gain / 2))
 
 
 def test_the_official_files_are_written_and_read_whatever_their_names(bench, tmp_path):

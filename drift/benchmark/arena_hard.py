@@ -162,10 +162,11 @@ def read_judgements(path: Path) -> dict[str, list[Battle]]:
     found: dict[str, list[Battle]] = {}
     for number, row in enumerate(read_jsonl(path), 1):
         need_fields(row, {"uid": str, "model": str, "games": list}, f"{path}, row {number}")
-        labels = [SAME.get(label, label) for game in row["games"] if game for label in [game.get("score")]]
         battles = found.setdefault(row["model"], [])
-        if len(labels) == 2 and all(label in POINTS for label in labels):
-            battles.append(Battle(key=row["uid"], points=(POINTS[SWAP[labels[0]]], POINTS[labels[1]])))
+        given = [game.get("score") if isinstance(game, dict) else None for game in row["games"]]
+        first, second, *_ = [SAME.get(label, label) if isinstance(label, str) else "" for label in given] + ["", ""]
+        if first in POINTS and second in POINTS:
+            battles.append(Battle(key=row["uid"], points=(POINTS[SWAP[first]], POINTS[second])))
     return found
 
 

@@ -35,7 +35,7 @@ class Controlled:
 def styles(texts: Sequence[str]) -> list[tuple[int, int, int, int]]:
     """(tokens, headers, list items, bold words) of each text; Markdown inside code blocks does not count."""
     need_package("bpe_openai", "Arena-Hard's style control", extra="benchmarks")
-    import bpe_openai
+    import bpe_openai  # pyright: ignore[reportMissingImports]
 
     encoding = bpe_openai.get_encoding("o200k_base")
     found = []

@@ -52,7 +52,7 @@ def load(file: Path) -> Gamed:
     try:
         with open(file, encoding="utf-8", newline="") as opened:
             rows = list(csv.DictReader(opened))
-        if not rows or (missing := [name for name in COLUMNS if name not in rows[0]]):
+        if missing := [name for name in COLUMNS if not rows or name not in rows[0]]:
             raise UserError(f"{file}: expected a table with the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}.")
         indices = [int(row["index"]) for row in rows]
         difficulty = [float(row["instruction_difficulty"]) for row in rows]
