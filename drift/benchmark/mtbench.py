@@ -62,6 +62,9 @@ class MtBench:
     def check(self) -> None:
         self.tasks()
 
+    def key(self) -> dict[str, Any]:
+        return {"files": MEMBERS}
+
     def tasks(self) -> Sequence[MtBenchTask]:
         return load_tasks(self.cache_dir)
 

@@ -9,7 +9,7 @@ A row: {"session_id": "ae00…", "conversation_input": [{"role": "user", "conten
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,7 +42,7 @@ class WildBenchTask:
     key: str
     prompt: tuple[Message, ...]
     checklist: tuple[str, ...]
-    groups: frozenset[str]
+    groups: tuple[str, ...]
     follow_ups: tuple[str, ...] = ()
 
 
@@ -91,7 +91,7 @@ def as_task(row: Any, where: str) -> WildBenchTask:
     prompt = tuple({"role": m["role"], "content": m["content"]} for m in row["conversation_input"])
     if not prompt or prompt[-1]["role"] != "user":
         raise UserError(f"{where}: conversation_input: expected messages that end with the user's.")
-    groups = frozenset(GROUP_OF[tag] for tag in (row["primary_tag"], *row["secondary_tags"]))
+    groups = tuple(sorted({GROUP_OF[tag] for tag in (row["primary_tag"], *row["secondary_tags"])}))
     return WildBenchTask(key=row["session_id"], prompt=prompt, checklist=tuple(row["checklist"]), groups=groups)
 
 
@@ -125,7 +125,7 @@ def macro(groups: Mapping[str, float]) -> float:
     return sum(value * GROUPS[name][0] for name, value in groups.items()) / sum(GROUPS[name][0] for name in groups)
 
 
-def contributions(values: Mapping[str, float], groups: Mapping[str, frozenset[str]]) -> dict[str, float]:
+def contributions(values: Mapping[str, float], groups: Mapping[str, Collection[str]]) -> dict[str, float]:
     """Item -> its contribution to the weighted mean over task groups, of which it is the mean."""
     sizes = {name: sum(name in groups[key] for key in values) for name in GROUPS}
     weight = sum(GROUPS[name][0] for name, size in sizes.items() if size) or 1.0

@@ -6,11 +6,11 @@ wins and groups, but the plain reward divides by all pairs, as published. The bo
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from drift.benchmark.judged import UNREAD, UNREAD_MEANS, Answer, Judged, Question, fill, unread
+from drift.benchmark.judged import UNREAD, UNREAD_MEANS, Answer, Judged, Question, contents, fill, unread
 from drift.benchmark.wildbench import (
     CUT,
     GROUPS,
@@ -28,6 +28,7 @@ from drift.benchmark.wildbench import (
 from drift.benchmark.wildbench_files import read_replies
 from drift.errors import UserError
 from drift.evaluation.metric import metric
+from drift.records import digest
 
 TEMPLATE = "wildbench-reward.txt"
 EMPTY = "[This model response is empty.]"  # what the judge and the official files show for an empty reply
@@ -84,6 +85,11 @@ class WildBenchReward:
         replies = read_replies(self.baseline)
         if missing := [task.key for task in self.tasks() if task.key not in replies]:
             raise UserError(f"baseline={self.baseline}: no reply to {len(missing)} tasks, for example {missing[0]}.")
+
+    def key(self) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in ("length_margin", "max_words", "order_seed")}
+        texts = {"template": load_template(self.template, TEMPLATE, ()), "baseline": digest(read_replies(self.baseline))}
+        return {"tasks": contents(self.tasks())} | texts | settings
 
     def tasks(self) -> Sequence[WildBenchTask]:
         return load_tasks(self.path, self.config, self.split)
@@ -159,7 +165,7 @@ def penalised(row: Compared, length_margin: int | None) -> float:
     return 0.0 if abs(row.points) == 0.5 and length_margin is not None and longer > length_margin else row.points
 
 
-def summarise(rows: Sequence[Compared], groups: Mapping[str, frozenset[str]], length_margin: int | None) -> Rewards:
+def summarise(rows: Sequence[Compared], groups: Mapping[str, Collection[str]], length_margin: int | None) -> Rewards:
     """The official figures of one model against one baseline. `groups`: session id -> its task groups."""
     points = {row.key: penalised(row, length_margin) for row in rows if compares(row)}
     lengths = [len(row.reply) for row in rows if compares(row)]

@@ -5,11 +5,11 @@ cut-off replies count in the plain mean, but not in the groups. An answer of the
 differ between models."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from drift.benchmark.judged import UNREAD, UNREAD_MEANS, Answer, Judged, Question, fill, unread
+from drift.benchmark.judged import UNREAD, UNREAD_MEANS, Answer, Judged, Question, contents, fill, unread
 from drift.benchmark.wildbench import (
     GROUPS,
     LICENCE,
@@ -71,6 +71,9 @@ class WildBenchScore:
         load_template(self.template, TEMPLATE, ("history", "user_query", "model_output", "checklist"))
         self.tasks()
 
+    def key(self) -> dict[str, Any]:
+        return {"tasks": contents(self.tasks()), "template": load_template(self.template, TEMPLATE, ())}
+
     def tasks(self) -> Sequence[WildBenchTask]:
         return load_tasks(self.path, self.config, self.split)
 
@@ -113,7 +116,7 @@ class WildBenchScore:
         }
 
 
-def summarise(rows: Sequence[Graded], groups: Mapping[str, frozenset[str]]) -> Scores:
+def summarise(rows: Sequence[Graded], groups: Mapping[str, Collection[str]]) -> Scores:
     """The official figures of one model. `groups`: session id -> its task groups."""
     grades = [row.grade for row in rows]
     whole = [row for row in rows if counts(row.reply)]
