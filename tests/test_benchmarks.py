@@ -338,6 +338,27 @@ def test_the_judge_of_mt_bench_sees_references_where_there_are_some_and_both_tur
     assert {task.category for task in tasks if task.references} == set(mtbench.WITH_REFERENCE)
 
 
+@packaged
+def test_every_benchmark_runs_as_its_contract_says_and_a_constant_judge_tells_nothing():
+    """A judge that always prefers what it sees first: both orders cancel it in Arena-Hard, and random orders do in AlpacaEval."""
+    for bench, text, headline in (
+        (MtBench(cache_dir=None), "[[5]]", lambda asked: 5),
+        (ArenaHard(category="hard_prompt", weight=3), "[[A>>B]]", lambda asked: 50),
+        (AlpacaEval(gamed=None, cache_dir=None), "m", lambda asked: 100 * sum(one.swapped for one in asked) / len(asked)),
+    ):
+        judged, asked = [], []
+        for task in bench.tasks()[:30]:
+            replies = []
+            for _ in range(1 + len(task.follow_ups)):
+                replies.append(f"reply to {turn_prompt(task, replies)[-1]['content'][:9]}")
+            questions = bench.questions(task, replies)
+            asked += questions
+            judged.append(Judged(task=task, replies=replies, verdicts=[bench.read(one, said(text)) for one in questions]))
+        metrics = bench.score(judged)
+        assert metrics[bench.headline]["value"] == pytest.approx(headline(asked))
+        assert metrics["unread verdicts"]["value"] == 0 and set(metrics) <= set(bench.meanings)
+
+
 def test_a_file_of_a_wheel_with_another_checksum_is_not_used(tmp_path):
     import zipfile
 
