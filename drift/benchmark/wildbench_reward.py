@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from drift.benchmark.judged import UNREAD, UNREAD_MEANS, Answer, Judged, Question, contents, fill, unread
@@ -148,6 +149,7 @@ def as_shown(reply: str, max_words: int) -> str:
     return shorten(reply, max_words).strip() or EMPTY
 
 
+@cache
 def swapped_keys(keys: tuple[str, ...], seed: int) -> frozenset[str]:
     """The tasks whose baseline is shown first. All tasks draw in their order, so a panel has the order of the whole."""
     order = random.Random(seed)
