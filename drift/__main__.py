@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drift import quiet, stop
-from drift.arguments import agree_parser, describe_parser, evaluate_parser, mine_parser, signal_parser
+from drift.arguments import commands
 from drift.console import visible
 from drift.errors import UserError
 
@@ -31,28 +31,17 @@ def main() -> None:
 
 def dispatch(words: Sequence[str]) -> None:
     """All commands except `run`, whose arguments Hydra parses."""
-    parser = argparse.ArgumentParser(prog="drift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", add_help=False, help="train and evaluate: a run, or with -m a sweep")
-    parsers = {
-        "evaluate": evaluate_parser(commands),
-        "mine": mine_parser(commands),
-        "describe": describe_parser(commands),
-        "signal": signal_parser(commands),
-        "agree": agree_parser(commands),
-    }
-    report = commands.add_parser("report", help="rebuild the report of a run or a study, finished or not")
-    report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
-    workspace = commands.add_parser("workspace", help="create a W&B workspace that compares the methods of a project")
-    workspace.add_argument("folder", type=Path, help="the folder of a run, or of a sweep, whose metrics are drawn")
-    workspace.add_argument("--entity", required=True, help="user or team")
-    workspace.add_argument("--project", default="drift")
-    workspace.add_argument("--spec", type=Path, help="write the specification to this file instead, and send nothing")
+    parser, parsers = commands(__doc__)
     arguments, overrides = parser.parse_known_args(words)
     quiet.libraries(None)
     subparser = parsers.get(arguments.command)
     for wrong in (item for item in overrides if subparser is None or "=" not in item or item.startswith("-")):
         (subparser or parser).error(f"{wrong} is neither an option nor a setting of the form name=value (--help lists them)")
+    perform(arguments, overrides)
+
+
+def perform(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """The parsed command."""
     from drift.compose import compose
     from drift.config import build
     from drift.overrides import literal, override, quote_paths

@@ -9,6 +9,28 @@ from drift.compose import CONF
 SETTINGS = "settings, for example intake.max_records=4000 (NAME=VALUE, as in `drift run`); the defaults are:\n"
 
 
+def commands(description: str | None) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of all commands, and those of the commands that take settings, by name."""
+    parser = argparse.ArgumentParser(prog="drift", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = parser.add_subparsers(dest="command", required=True)
+    known.add_parser("run", add_help=False, help="train and evaluate: a run, or with -m a sweep")
+    parsers = {
+        "evaluate": evaluate_parser(known),
+        "mine": mine_parser(known),
+        "describe": describe_parser(known),
+        "signal": signal_parser(known),
+        "agree": agree_parser(known),
+    }
+    report = known.add_parser("report", help="rebuild the report of a run or a study, finished or not")
+    report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
+    workspace = known.add_parser("workspace", help="create a W&B workspace that compares the methods of a project")
+    workspace.add_argument("folder", type=Path, help="the folder of a run, or of a sweep, whose metrics are drawn")
+    workspace.add_argument("--entity", required=True, help="user or team")
+    workspace.add_argument("--project", default="drift")
+    workspace.add_argument("--spec", type=Path, help="write the specification to this file instead, and send nothing")
+    return parser, parsers
+
+
 def evaluate_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate",

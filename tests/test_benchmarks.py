@@ -1,273 +1,383 @@
-"""IFEval and IFBench: verdicts, metrics, the panel, leaks; `drift evaluate`, killed and resumed."""
+"""AlpacaEval, Arena-Hard and MT-Bench: equal to the packages' own functions, or by hand."""
 
-import importlib.util
+import csv
 import json
+import math
 import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
+from importlib.util import find_spec
 
+import numpy as np
 import pytest
-from conftest import ROOT, SMALL, command, compose
+from conftest import ROOT
 
-from drift.config import build
+from drift.benchmark import alpacaeval, arena_hard, arena_style, length_control, mtbench
+from drift.benchmark.alpacaeval import AlpacaEval, AlpacaTask, is_swapped
+from drift.benchmark.arena_hard import ArenaHard, ArenaTask, Battle
+from drift.benchmark.data import constants, wheel_files
+from drift.benchmark.judged import Answer, Judged, Question, fill, turn_prompt, weighted
+from drift.benchmark.mtbench import MtBench, MtBenchTask
 from drift.errors import UserError
-from drift.evaluation import ifbench, ifeval, instructions, nltk_data
-from drift.evaluation.instructions import Verdict
 
-INSTALLED = all(importlib.util.find_spec(module) for module in instructions.MODULES)
-needs_extra = pytest.mark.skipif(not INSTALLED, reason="needs the extra: pip install -c constraints.txt -e '.[benchmarks]'")
-FEW = ["num_prompts=6", "max_new_tokens=8", "group_size=2"]
-TINY = ["num_perplexity_prompts=0", *(f"evaluation.ifeval.{setting}" for setting in FEW)]
-REPLIES = (
-    lambda task: task.text,
-    lambda task: (
-        "<<A Title>>\n\n*First* point, *second* point and *third* point.\n\n* one\n* two\n* three\n\nSECTION 1\n"
-        "Dr. Smith went home. He was tired. Was he? [name], [place] and [date].\n\n***\n\n"
-        "Is there anything else I can help with?\n\nP.S. I do."
-    ),
-    lambda task: '"MY ANSWER IS YES.\nDAS IST EIN DEUTSCHER SATZ UND NOCH EIN WEITERER."',
-)
-
-PANEL = ["ifeval 1265", "ifeval 279", "ifeval 3407"]  # by hash
+packaged = pytest.mark.skipif(find_spec("eval_framework") is None, reason="needs the extra: pip install 'drift[benchmarks]'")
+MODULES = {  # of the package alpaca-eval: the judged against one
+    "constants.py": "0ae112e43df345f87997d621760e55ede9bd2a2d50e49c6b54e308828ac171c6",
+    "metrics/glm_winrate.py": "2bad5aacd48da13b85b4890289440fa59a01a87606746461d36d240964c1f702",
+    "metrics/helpers.py": "405b0cd6787960f8158c4bc63c0bf1cf11a038a8ae69b89baa95b7ea83c50a90",
+    "metrics/winrate.py": "4f3598d1e35ef0a79d9e119d0c2785f8d7513c6df4002c47ecada56e464b6a37",
+    "processors.py": "d9e0235ddedabbc5adf301853cdbbe9e1df44553ef9a6304058571199be448c2",
+    "types.py": "f072d25de85944b389db8c69a8de081531903681baed5ce7586905bfeb0b8cc7",
+    "utils.py": "864e4a3b752fe0c4e3fb779e7f3d07635db707ed83dc9540a6f83ba16d85be17",
+}
 
 
-@pytest.fixture(scope="module")
-def published():
-    """IFEval's own functions in another package than the one that is used here, without that package's other parts."""
-    (place,) = importlib.util.find_spec("eval_framework").submodule_search_locations
-    folder = Path(place) / "tasks/ifeval"
-    spec = importlib.util.spec_from_file_location("published", folder / "__init__.py", submodule_search_locations=[str(folder)])
-    sys.modules["published"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def said(text, **top_logprobs):
+    return Answer(text=text, top_logprobs=top_logprobs or None)
 
 
-@needs_extra
-def test_every_verdict_of_ifeval_is_that_of_the_published_functions(published):
-    """60 prompts, three fixed replies to each: strict and loose, instruction by instruction."""
-    seen = set()
-    for task in instructions.tasks(ifeval.BENCHMARK, 60):
-        for reply in (make(task) for make in REPLIES):
-            case = published.InputExample(
-                key=0, instruction_id_list=list(task.instructions), prompt=task.text, kwargs=list(task.arguments)
-            )
-            with nltk_data.in_place():
-                modes = (published.test_instruction_following_strict, published.test_instruction_following_loose)
-                strict, loose = (mode(case, {task.text: reply}).follow_instruction_list for mode in modes)
-            expected = [Verdict(strict=bool(s), loose=bool(one)) for s, one in zip(strict, loose, strict=True)]
-            assert instructions.verdicts(ifeval.BENCHMARK, task, reply) == expected, (task.key, reply)
-            seen |= set(zip(task.instructions, expected, strict=True))
-    assert len({name for name, _ in seen}) >= 22 and {verdict.loose for _, verdict in seen} == {True, False}
-    assert Verdict(strict=False, loose=True) in {verdict for _, verdict in seen}
+def question(*, swapped=False):
+    return Question(key="k", part="p", messages=[], swapped=swapped)
 
 
-@needs_extra
-def test_every_verdict_of_ifbench_is_that_of_the_packages_function():
-    with nltk_data.in_place():
-        from if_verifiable import IFBenchSample, evaluate_output_for_sample
-    found = {True: 0, False: 0}
-    for task in instructions.tasks(ifbench.BENCHMARK, 60):
-        sample = IFBenchSample(
-            key=task.key, prompt=task.text, instruction_id_list=list(task.instructions), kwargs=list(task.arguments)
-        )
-        for reply in (make(task) for make in REPLIES):
-            with nltk_data.in_place():
-                results, _ = evaluate_output_for_sample("ifbench", sample, reply)
-            expected = [Verdict(strict=one.strict_pass, loose=one.loose_pass) for one in results]
-            assert instructions.verdicts(ifbench.BENCHMARK, task, reply) == expected, (task.key, reply)
-            for verdict in expected:
-                found[verdict.loose] += 1
-    assert min(found.values()) > 20
+def test_a_placeholder_in_a_reply_stays_text_and_later_turns_follow_the_replies():
+    assert fill("{a} and {b}, {c}", {"a": "{b}", "b": "1"}) == "{b} and 1, {c}"
+    task = MtBenchTask(key="1", category="math", prompt=({"role": "user", "content": "x"},), follow_ups=("y",), references=())
+    assert [m["content"] for m in turn_prompt(task, [])] == ["x"]
+    assert [m["content"] for m in turn_prompt(task, ["r"])] == ["x", "r", "y"]
 
 
-@needs_extra
-@pytest.mark.parametrize("reply", ["", " \n", "<think>The user wants", ".", "*", '"', "\u2028"])
-def test_any_reply_has_a_verdict_for_each_instruction(reply):
-    """The published checker of "format:quote_unquote" fails on a lone full stop."""
-    wanted = next(task for task in instructions.tasks(ifbench.BENCHMARK, None) if "format:quote_unquote" in task.instructions)
-    assert [one.strict for one in instructions.verdicts(ifbench.BENCHMARK, wanted, reply)] == [False] * len(wanted.instructions)
+def test_contributions_average_to_the_weighted_mean():
+    assert weighted({"a": 10.0, "b": 0.0}, {"a": 3.0, "b": 1.0}) == {"a": 15.0, "b": 0.0}
 
 
-@needs_extra
-def test_sentences_stop_words_and_verbs_come_from_packages():
-    with nltk_data.in_place():
-        import nltk
-
-        assert nltk.sent_tokenize("Dr. Smith paid $3.50 in the U.S. market. He left.") == [
-            "Dr. Smith paid $3.50 in the U.S. market.",
-            "He left.",
-        ]
-        assert {"the", "wouldn", "because"} <= set(nltk.corpus.stopwords.words("english")) and len(nltk_data.STOP_WORDS) == 153
-        assert [nltk.pos_tag([word])[0][1] for word in ("Write", "ASK", "Table")] == ["VB", "VB", "NN"]
-        place = nltk.data.path
-        assert len(place) == 1 and place[0] == nltk_data.folder().name
-    assert nltk.data.path != [nltk_data.folder().name]
+# AlpacaEval
 
 
-def test_accuracies_by_hand():
-    """Two prompts, three instructions: strictly the first follows one of its two, the second its only one."""
-    yes, no, loose = Verdict(strict=True, loose=True), Verdict(strict=False, loose=False), Verdict(strict=False, loose=True)
-    found = instructions.metrics({"a": [yes, loose], "b": [yes], "c": [no, no, no]})
-    assert {name: round(one["value"], 12) for name, one in found.items()} == {
-        "prompt-level strict": round(1 / 3, 12), "instruction-level strict": round(2 / 6, 12),
-        "prompt-level loose": round(2 / 3, 12), "instruction-level loose": round(3 / 6, 12),
-    }  # fmt: skip
-    assert found["prompt-level loose"]["per_item"] == {"a": 1, "b": 1, "c": 0}
-    assert found["instruction-level loose"]["per_item"] == {"a": 2 / 2, "b": 1 / 2, "c": 0}  # of two instructions a prompt
-
-
-@needs_extra
-def test_the_panel_is_the_same_everywhere_and_part_of_the_whole():
-    whole = {benchmark.name: instructions.tasks(benchmark, None) for benchmark in (ifeval.BENCHMARK, ifbench.BENCHMARK)}
-    assert {name: len(tasks) for name, tasks in whole.items()} == {"ifeval": 541, "ifbench": 300}
-    assert instructions.tasks(ifeval.BENCHMARK, 64) == whole["ifeval"][:64]
-    assert [task.key for task in whole["ifeval"][:3]] == PANEL
-    assert len({task.key for tasks in whole.values() for task in tasks}) == 841
-
-
-@needs_extra
-def test_its_replies_are_greedy_and_long_whatever_the_runs_sampler():
-    run = build(compose("model=tiny", "evaluation=[ifeval]", "sampler.temperature=0.9", "sampler.precision=float32"))
-    own = run.evaluation["ifeval"].sampler(run.sampler)
-    assert (own.temperature, own.max_new_tokens, own.group_size, own.precision) == (0, 1280, 32, "float32")
-
-
-def test_a_missing_package_is_named_with_the_command_before_anything_runs(monkeypatch):
-    monkeypatch.setitem(sys.modules, "if_verifiable", None)
-    with pytest.raises(UserError, match=r"evaluation=ifeval needs the package if_verifiable.*pip install 'drift\[benchmarks\]'"):
-        build(compose("evaluation=[deployment,ifeval]"))
-
-
-@needs_extra
-@pytest.mark.parametrize("wrong", ["num_prompts=542", "num_prompts=0", "temperature=-1", "max_new_tokens=0", "group_size=0"])
-def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(UserError, match=r"evaluation\.ifeval.*expected"):
-        build(compose("evaluation=[ifeval]", f"evaluation.ifeval.{wrong}"))
-
-
-@needs_extra
-def test_a_training_record_whose_prompt_it_asks_is_removed_even_outside_the_panel(tiny, tmp_path):
-    from drift.journal import Journal
-    from drift.loop import Loop
-    from drift.model.policy import load_tokenizer, policy_at
-
-    asked = instructions.tasks(ifeval.BENCHMARK, None)[-1].text
-    rows = [
-        {"prompt": [{"role": "user", "content": text}], "rejected": [{"role": "assistant", "content": f"No {i}."}]}
-        | {"user_preference": {"content": "That is wrong."}}
-        for i, text in enumerate([asked, *(f"Which number comes after {n}?" for n in range(5))])
-    ]
-    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    log = ["data=jsonl", f"data.path={tmp_path}/log.jsonl", f"store.dir={tmp_path}/store"]
-    run = build(compose("model=tiny", *log, "evaluation=[ifeval]"))
-    start = policy_at(tiny)
-    journal = Journal(tmp_path, {"method": "x", "seed": "0"}, {}, run.store, run.logger, run.alarms)
-    records, held_out = Loop(run=run, journal=journal, start=start, tokenizer=load_tokenizer(start)).collect_feedback(1, start)
-    (leak,) = [json.loads(line) for line in (tmp_path / "leakage.jsonl").read_text().splitlines()]
-    assert leak["found"] == "equal" and len(records) == 5 and held_out == {"ifeval": []}
-    assert all(record.prompt[0]["content"] != asked for record in records)
-
-
-@pytest.fixture(scope="module")
-def finished(cache, tmp_path_factory):
-    """The folder of a run with both kinds of evaluation, and its settings for `drift evaluate`."""
-    folder = tmp_path_factory.mktemp("finished")
-    settings = [*TINY, f"store.dir={folder}/store"]
-    small = [setting for setting in SMALL if not setting.startswith("num_perplexity")]
-    places = [f"model.cache_dir={cache}", f"hydra.run.dir={folder}/run"]
-    done = command(*small, *settings, *places, "iterations=1", "evaluation=[deployment,ifeval]")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "run", settings
-
-
-@needs_extra
-@pytest.mark.slow
-def test_a_run_reports_both_evaluations(finished):
-    folder, _ = finished
-    state = json.loads((folder / "run.json").read_text())
-    for point, place in zip(state["points"], ("iteration_0", "iteration_1"), strict=True):
-        assert list(point["scores"]) == ["deployment", "ifeval"] and point["scores"]["ifeval"]["headline"] == "prompt-level strict"
-        rows = [json.loads(line) for line in (folder / place / "ifeval/replies.jsonl").read_text().splitlines()]
-        assert [row["key"] for row in rows[:3]] == PANEL and len(rows) == 6
-        per_item = point["scores"]["ifeval"]["metrics"]["prompt-level strict"]["per_item"]
-        assert per_item == {row["key"]: float(all(one["strict"] for one in row["instructions"])) for row in rows}
-    assert state["outlook"] == ["IFEval: 6 of 541 prompts (Google, Apache-2.0), answered greedily in up to 8 tokens."]
-    assert "prompt-level strict" in (folder / "report.html").read_text()
-
-
-def groups(store):
-    """The finished groups of replies; an unfinished one has a dot in its name."""
-    return {file for file in store.glob("replies/*/manifest.json") if "." not in file.parent.name}
-
-
-@needs_extra
-@pytest.mark.slow
-def test_evaluate_finds_what_the_run_has_drawn_and_resumes_after_a_kill(finished, cache, tmp_path, capsys):
-    from drift.evaluate import evaluate
-
-    folder, settings = finished
-    store = folder.parent / "store"
-    more = [*settings, "evaluation.ifeval.num_prompts=60", "evaluation.ifeval.group_size=2"]
-    begun = groups(store)
-    words = [sys.executable, "-m", "drift", "evaluate", str(folder), "--on", "ifeval", *more]
-    process = subprocess.Popen(words, cwd=ROOT, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(groups(store) - begun) < 3:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    kept = {file: file.stat().st_mtime_ns for file in groups(store)}
-    assert 3 <= len(kept) - len(begun) < 54  # 27 more groups of each policy, of which some were drawn
-    model = build(compose("model=tiny", f"model.cache_dir={cache}")).model.directory()
-    evaluate([str(folder), str(model)], ["ifeval"], "last", tmp_path / "out", more)
-    assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    assert len(groups(store) - begun) == 54  # the model is the run's start: it is not asked twice
-    page = (tmp_path / "out/benchmarks.md").read_text()
-    assert "IFEval: 60 of 541 prompts" in page and "| run start |" in page and "| run iteration 1 |" in page
-    scores = json.loads((tmp_path / "out/run_start/ifeval/scores.json").read_text())["metrics"]["prompt-level strict"]
-    panel = json.loads((folder / "iteration_0/ifeval/scores.json").read_text())["metrics"]["prompt-level strict"]
-    assert len(scores["per_item"]) == 60 and panel["per_item"].items() <= scores["per_item"].items()
-    assert "Tables: " in capsys.readouterr().out
-
-
-@needs_extra
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("targets", "names", "why"),
+    ("answer", "preference"),
     [
-        (["."], ["ifevel"], "Did you mean ifeval"),
-        (["nowhere"], ["ifeval"], "neither a directory nor a hub id"),
-        (["{study}"], ["ifeval"], "is a sweep. Name its runs"),
-        (["{model}"], ["ifeval"], "Add --out FOLDER"),
+        (said("M", m=math.log(0.2), M=math.log(0.6), Both=-9.0), 1.75),
+        (said("M", M=-0.5), 2.0),
+        (said("m", m=-0.5), 1.0),
+        (said("Both", Both=-0.1), None),
+        (said(" M\n"), 2.0),
+        (said("m"), 1.0),
+        (said("Model M"), None),
     ],
 )
-def test_what_evaluate_cannot_do_is_said_in_a_sentence(targets, names, why, finished, tiny):
-    from drift.evaluate import evaluate
+def test_a_preference_is_the_share_of_the_second_reply(answer, preference):
+    bench = AlpacaEval(gamed=None, cache_dir=None)
+    assert bench.read(question(), answer) == (None if preference is None else pytest.approx(preference))
+    swapped = bench.read(question(swapped=True), answer)
+    assert swapped == (None if preference is None else pytest.approx(3 - preference))
 
-    folder, settings = finished
-    with pytest.raises(UserError, match=why):
-        evaluate([text.format(study=folder.parent, model=tiny) for text in targets], names, "all", None, settings)
+
+def test_the_win_rates_by_hand():
+    figures = alpacaeval.summarise([1.0, 2.0, 1.5, 0.0, 1.2])  # 0 is a draw
+    assert figures.win_rate == pytest.approx(100 * (0 + 1 + 0.5 + 0.5 + 0.2) / 5)
+    assert figures.discrete == pytest.approx(100 * (0 + 1 + 0.5 + 0.5 + 0) / 5)
+    assert (figures.wins, figures.losses, figures.draws, figures.total) == (1, 2, 2, 5)
 
 
-@needs_extra
-def test_the_tables_compare_every_policy_with_the_first_and_correct_p_together():
-    """Ten prompts: the second policy follows all that the first does not, the third equals the first. By hand: all ten differences
-    are +1, so p is 2 / 2^10 for the flips, times two comparisons."""
-    from drift.evaluation.metric import metric
-    from drift.report import benchmarks, state
+def gamed_file(file, difficulty):
+    """A table as the authors', with the two gamed models: one terse, one long."""
+    rng = np.random.default_rng(7)
+    file.parent.mkdir(parents=True)
+    with open(file, "w", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["model", *length_control.COLUMNS])
+        for name, length in (("terse", 1.0), ("long", -1.0)):
+            for i, hard in enumerate(difficulty):
+                writer.writerow([name, float(rng.uniform(0, 0.3)), i, float(rng.normal(length, 0.5)), hard, False])
+    return file
 
-    def scored(policy, value):
-        measured = {"score": metric({f"p{i}": value for i in range(10)})}
-        scores = state.scores({"headline": "score", "metrics": measured, "conversations": {}})
-        return benchmarks.Scored(policy=policy, directory=Path(policy), benchmark="quiz", scores=scores)
 
-    everything = [scored("start", 0.0), scored("better", 1.0), scored("same", 0.0)]
-    (table,) = benchmarks.tables(everything).values()
-    assert [row["against start"] for row in table] == [
-        "-", "+1.000 [+1.000, +1.000], p 0.004", "+0.000 [+0.000, +0.000], p 1.000"
-    ]  # fmt: skip
-    rows = {row["policy"]: row for row in benchmarks.rows(everything)}
-    assert rows["better"]["difference"] == 1 and rows["better"]["p"] == 2 / 1024 and "difference" not in rows["start"]
-    assert "| better | 1.000 [1.000, 1.000] | +1.000" in benchmarks.page(everything, ["A note."])
+@pytest.mark.peer
+def test_win_rates_and_orders_equal_those_of_the_package(tmp_path):
+    """On 200 made-up annotations: close decisions, draws, and some without a preference."""
+    rng = np.random.default_rng(3)
+    difficulty = rng.normal(0, 1, 200)
+    hub = tmp_path / "hub/datasets--tatsu-lab--alpaca_eval"
+    gamed = gamed_file(hub / "snapshots/abc/df_gamed.csv", difficulty)
+    (hub / "refs").mkdir()
+    (hub / "refs/main").write_text("abc")
+    rows = []
+    for i in range(200):
+        lengths = rng.integers(50, 3000, 2)
+        share = 1 / (1 + math.exp(-np.tanh((lengths[1] - lengths[0]) / 900) + 0.4 - difficulty[i] - rng.normal()))
+        preference = None if i % 23 == 5 else 1.5 if i % 19 == 4 else 1 + share
+        rows.append({
+            "index": i, "instruction": f"Say {i}.", "output_1": "b" * lengths[0], "output_2": "r" * lengths[1],
+            "generator_1": "base", "generator_2": "mine", "annotator": "judge", "preference": preference,
+        })  # fmt: skip
+    (tmp_path / "annotations.json").write_text(json.dumps(rows))
+    members = {f"alpaca_eval/{name}": sha256 for name, sha256 in MODULES.items()}
+    folder = wheel_files(alpacaeval.WHEEL, members, None, setting="cache_dir")
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/alpaca_oracle.py", folder, tmp_path / "annotations.json"],
+        env=os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = json.loads(done.stdout)
+    tasks = [
+        AlpacaTask(
+            key=f"{row['index']:03}", index=row["index"], prompt=(), instruction=row["instruction"], baseline=row["output_1"]
+        )
+        for row in rows
+    ]
+    judged = [
+        Judged(task=task, replies=[row["output_2"]], verdicts=[row["preference"]]) for task, row in zip(tasks, rows, strict=True)
+    ]
+    bench = AlpacaEval(gamed=str(gamed), cache_dir=None)
+    ours = bench.score(judged)
+    assert list(ours) == list(bench.meanings)
+    assert ours["LC win rate"]["value"] == pytest.approx(theirs["length_controlled_winrate"], abs=1e-9)
+    assert list(ours["LC win rate"]["per_item"].values()) == pytest.approx([100 * one for one in theirs["shares"]], abs=1e-9)
+    assert ours["win rate"]["value"] == pytest.approx(theirs["win_rate"], abs=1e-9)
+    assert ours["discrete win rate"]["value"] == pytest.approx(theirs["discrete_win_rate"], abs=1e-9)
+    assert ours["unread verdicts"]["value"] == sum(row["preference"] is None for row in rows) == 9
+    figures = alpacaeval.summarise([row["preference"] for row in rows if row["preference"] is not None])
+    assert figures.standard_error == pytest.approx(theirs["standard_error"], abs=1e-9)
+    counts = [theirs[name] for name in ("n_wins", "n_wins_base", "n_draws", "n_total")]
+    assert [figures.wins, figures.losses, figures.draws, figures.total] == counts
+    assert [is_swapped(row["instruction"]) for row in rows] == theirs["switched"] and 60 < sum(theirs["switched"]) < 140
+
+
+def test_a_wrong_table_for_the_length_control_is_a_sentence(tmp_path):
+    (tmp_path / "df_gamed.csv").write_text("index,preference\n0,0.1\n")
+    with pytest.raises(UserError, match="missing: std_delta_len, instruction_difficulty, not_gamed_baseline"):
+        length_control.load(tmp_path / "df_gamed.csv")
+    with pytest.raises(UserError, match="hf download --repo-type dataset tatsu-lab/alpaca_eval df_gamed.csv"):
+        AlpacaEval(gamed="hub", cache_dir=None)._gamed()
+    gamed = length_control.load(gamed_file(tmp_path / "new/df_gamed.csv", [0.5]))
+    with pytest.raises(UserError, match="no difficulty for instruction 7"):
+        length_control.predict([length_control.Row(index=7, preference=1.0, length_difference=3)], gamed)
+
+
+@packaged
+def test_alpacaeval_asks_the_package_s_question_and_equal_replies_are_draws():
+    bench = AlpacaEval(gamed=None, cache_dir=None)
+    bench.check()
+    tasks = bench.tasks()
+    assert len(tasks) == 805 and round(sum(len(task.baseline) for task in tasks) / 805, 1) == 2049.4
+    asked = [bench.questions(task, ["My {output_1}."])[0] for task in tasks[:20]]
+    assert {one.swapped for one in asked} == {True, False}
+    for task, one in zip(tasks, asked, strict=False):
+        assert [message["role"] for message in one.messages] == ["system", "user"]
+        text = one.messages[1]["content"]
+        first, second = (text.index(f'"output": """{reply}"""') for reply in (task.baseline, "My {output_1}."))
+        assert task.instruction in text and (first > second) == one.swapped
+    assert bench.questions(tasks[0], [tasks[0].baseline])[0].settled == 1.5
+
+
+# Arena-Hard
+
+
+@pytest.mark.parametrize(
+    ("text", "points"),
+    [
+        ("[[A>>B]]", -2), ("I say [[A>B]]", -1), ("tie: [[A=B]].", 0), ("[[B>A]]", 1), ("First [[A>B]], finally [[B>>A]]", 2),
+        ("[A>B]", None), ("[[A>>>B]]", None), ("[[a>b]]", None), ("[[B>>A]] or [[?]]", None), ("A is better", None),
+    ],
+)  # fmt: skip
+def test_a_label_is_read_strictly_and_the_last_one_counts(text, points):
+    bench = ArenaHard(category="hard_prompt", weight=3)
+    assert bench.read(question(), said(text)) == points
+    assert bench.read(question(swapped=True), said(text)) == (None if points is None else -points)
+
+
+def arena_task(key, subcategory):
+    return ArenaTask(key=key, prompt=({"role": "user", "content": key},), subcategory=subcategory, baseline="base")
+
+
+def test_much_better_replies_count_three_times_and_unread_prompts_are_left_out():
+    bench = ArenaHard(category="hard_prompt", weight=3)
+    verdicts = {"a": (2, 1), "b": (-1, 0), "c": (2, None)}  # a: 1 1 1 1; b: 0 ½
+    judged = [
+        Judged(task=arena_task(key, "coding" if key == "a" else "math"), replies=["r"], verdicts=v) for key, v in verdicts.items()
+    ]
+    metrics = bench.score(judged)
+    assert list(metrics) == list(bench.meanings)
+    assert metrics["win rate"]["value"] == pytest.approx(100 * 4.5 / 6)
+    assert metrics["win rate"]["per_item"] == pytest.approx({"a": 100 * 4 * 2 / 6, "b": 25 * 2 * 2 / 6})
+    assert metrics["win rate: coding"]["value"] == 100 and metrics["win rate: math"]["value"] == 25
+    assert metrics["left out"]["value"] == 1 and metrics["unread verdicts"]["value"] == 1
+
+
+def test_the_bradley_terry_fit_equals_a_generalised_linear_model_and_the_mean_without_style():
+    import statsmodels.api as sm
+
+    rng = np.random.default_rng(0)
+    model = rng.integers(0, 3, 600)
+    style = arena_style.standardised(rng.normal(model[:, None], 1.0, (600, 4)))
+    wins = np.round(2 / (1 + np.exp(-(0.5 * style[:, 0] + model - 1 + rng.logistic(size=600))))) / 2
+    inputs = np.hstack([np.eye(3)[model], style])
+    theirs = sm.GLM(wins, inputs, family=sm.families.Binomial()).fit(tol=1e-12).params
+    assert set(wins) == {0, 0.5, 1}
+    assert arena_style.fit(inputs, wins, np.ones(600)) == pytest.approx(1 / (1 + np.exp(-theirs)), abs=1e-6)
+    plain = arena_style.fit(inputs[:, :3], wins, np.ones(600))
+    assert plain == pytest.approx([wins[model == i].mean() for i in range(3)], abs=1e-6)
+
+
+def test_the_style_differences_by_hand():
+    """100 tokens against 50; 2 against 0 headers; equal list items per token + 1; no bold words."""
+    found = arena_style.style_differences([(100, 2, 101, 0)], [(50, 0, 51, 0)])
+    headers = 2 / 101
+    assert found == pytest.approx(np.array([[50 / 150, headers / (headers + 1), 0, 0]]))
+
+
+@packaged
+def test_styles_equal_those_that_the_benchmark_ships_for_its_baselines():
+    from drift.benchmark.data import packaged as file_of
+    from drift.records import read_jsonl
+
+    rows = read_jsonl(file_of("eval_framework", f"{arena_hard.DATA}/model_answer/gemini-2.0-flash-001.jsonl", "Arena-Hard"))[::10]
+    shipped = [
+        (about["token_len"], *(sum(about[f"{name}_count"].values()) for name in ("header", "list", "bold")))
+        for about in (row["metadata"] for row in rows)
+    ]
+    assert len(rows) == 75
+    assert arena_style.styles([row["messages"][-1]["content"]["answer"] for row in rows]) == shipped
+
+
+@packaged
+def test_under_style_control_a_model_does_not_win_by_length_alone():
+    """The judge likes length and nothing else; one model writes more."""
+    rng = np.random.default_rng(0)
+    table, replies = {"wordy": [], "terse": []}, {"wordy": {}, "terse": {}}
+    for key in map(str, range(120)):
+        for name, low, high in (("wordy", 30, 120), ("terse", 15, 60)):
+            length = int(rng.integers(low, high))
+            replies[name][key] = "word " * length
+            liked = (length - 50) / (length + 50) + rng.logistic(0, 0.25, 2) > 0
+            table[name].append(Battle(key=key, points=tuple(1 if one else -1 for one in liked)))
+    raw = {name: 50 + 25 * np.mean([sum(battle.points) for battle in table[name]]) for name in table}
+    found = arena_style.style_controlled(table, replies, {str(i): "word " * 50 for i in range(120)}, 3)
+    assert raw["wordy"] - raw["terse"] > 25
+    assert abs(found["wordy"].win_rate - found["terse"].win_rate) < 10
+    assert all(one.low < one.win_rate < one.high for one in found.values())
+    assert max(one.low for one in found.values()) < min(one.high for one in found.values())
+    alone = arena_style.style_controlled({"terse": table["terse"]}, replies, {str(i): "word " * 50 for i in range(120)}, 3)
+    assert alone["terse"].win_rate == pytest.approx(raw["terse"], abs=3)  # a single model is compared at its own style
+
+
+@packaged
+def test_arena_hard_shows_both_orders_with_the_benchmark_s_instructions(tmp_path):
+    for category, num, baseline in (("hard_prompt", 500, "o3-mini-2025-01-31"), ("creative_writing", 250, "gemini-2.0-flash-001")):
+        bench = ArenaHard(category=category, weight=3)
+        bench.check()
+        assert len(bench.tasks()) == num and arena_hard.instructions()[1][category]["baseline"] == baseline
+    task = bench.tasks()[0]
+    first, second = bench.questions(task, ["{ANSWER_A}"])
+    assert first.messages[0] == second.messages[0] and "[[A>>B]]" in first.messages[0]["content"]
+    a, b = (one.messages[1]["content"] for one in (first, second))
+    assert a.index(task.baseline) < a.index("{ANSWER_A}") and b.index("{ANSWER_A}") < b.index(task.baseline)
+    assert (first.swapped, second.swapped) == (False, True)
+    battles = [Battle(key="u", points=(2, -1)), Battle(key="v", points=(0, 1))]
+    arena_hard.write_judgements(tmp_path / "m.jsonl", "m", "judge", "creative_writing", battles)
+    with open(tmp_path / "m.jsonl", "a") as file:
+        file.write(json.dumps({"uid": "w", "model": "m", "games": [{"score": "B=A"}, {"score": "B<<A"}]}) + "\n")
+        file.write(json.dumps({"uid": "x", "model": "m", "games": [{"score": None}, {"score": "A>B"}]}) + "\n")
+    games = json.loads((tmp_path / "m.jsonl").read_text().split("\n")[0])["games"]
+    assert games == [{"score": "B>>A"}, {"score": "B>A"}]  # the model is B in the first, A in the second
+    assert arena_hard.read_judgements(tmp_path / "m.jsonl") == {"m": [*battles, Battle(key="w", points=(0, 2))]}
+
+
+def test_constants_are_read_without_running_the_module(tmp_path):
+    (tmp_path / "m.py").write_text('raise SystemExit\nA = ("x" "y")\nB = {"k": {"p": A}}\nC = open("no")\n')
+    assert constants(tmp_path / "m.py") == {"A": "xy", "B": {"k": {"p": "xy"}}, "C": None}
+
+
+# MT-Bench
+
+
+@pytest.mark.parametrize(
+    ("text", "rating"),
+    [
+        ("Rating: [[8]]", 8.0), ("[[7.5]] so [[7.5]]", 7.5), ("[[5]] or [[6]]", None), ("[[0]]", None), ("[[11]]", None),
+        ("[8]", None), ("Rating: 8", None), ("[[rating]]", None), ("[[10]]", 10.0),
+    ],
+)  # fmt: skip
+def test_a_rating_is_read_strictly(text, rating):
+    assert MtBench(cache_dir=None).read(question(), said(text)) == rating
+
+
+def test_ratings_are_averaged_by_turn_and_category():
+    ratings = {"81": ("writing", (8.0, 6.0)), "82": ("writing", (4.0, None)), "101": ("math", (1.0, 2.0))}
+    judged = [
+        Judged(
+            task=MtBenchTask(key=key, category=category, prompt=(), follow_ups=("",), references=()), replies=["", ""], verdicts=v
+        )
+        for key, (category, v) in ratings.items()
+    ]
+    bench = MtBench(cache_dir=None)
+    metrics = bench.score(judged)
+    assert list(metrics) == list(bench.meanings)
+    values = {name: one["value"] for name, one in metrics.items()}
+    assert values["MT-Bench"] == pytest.approx((8 + 6 + 4 + 1 + 2) / 5)
+    assert values["MT-Bench: turn 1"] == pytest.approx((8 + 4 + 1) / 3) and values["MT-Bench: turn 2"] == (6 + 2) / 2
+    assert values["MT-Bench: writing"] == pytest.approx((8 + 6 + 4) / 3) and values["MT-Bench: math"] == 1.5
+    assert values["MT-Bench: coding"] is None and values["unread verdicts"] == 1
+    assert sum(metrics["MT-Bench"]["per_item"].values()) / 3 == pytest.approx(values["MT-Bench"])
+
+
+def test_the_judge_of_mt_bench_sees_references_where_there_are_some_and_both_turns_in_the_second_question():
+    bench = MtBench(cache_dir=None)
+    bench.check()
+    tasks = bench.tasks()
+    counts = {category: sum(task.category == category for task in tasks) for category in mtbench.CATEGORIES}
+    assert set(counts.values()) == {10} and len(tasks) == 80
+    for category in ("writing", "math"):
+        task = next(task for task in tasks if task.category == category)
+        first, second = (one.messages[1]["content"] for one in bench.questions(task, ["reply 1 {answer}", "reply 2"]))
+        assert "reply 1 {answer}" in first and "reply 2" not in first and '"[[rating]]"' in first
+        assert second.index("reply 1 {answer}") < second.index(task.follow_ups[0]) < second.index("reply 2") or category == "math"
+        assert [text in second for text in task.references] == ([True, True] if category == "math" else [])
+    assert {task.category for task in tasks if task.references} == set(mtbench.WITH_REFERENCE)
+
+
+@packaged
+def test_every_benchmark_runs_as_its_contract_says_and_a_constant_judge_tells_nothing():
+    """A judge that always prefers what it sees first: both orders cancel it in Arena-Hard, and random orders do in AlpacaEval."""
+    for bench, text, headline in (
+        (MtBench(cache_dir=None), "[[5]]", lambda asked: 5),
+        (ArenaHard(category="hard_prompt", weight=3), "[[A>>B]]", lambda asked: 50),
+        (AlpacaEval(gamed=None, cache_dir=None), "m", lambda asked: 100 * sum(one.swapped for one in asked) / len(asked)),
+    ):
+        judged, asked = [], []
+        for task in bench.tasks()[:30]:
+            replies = []
+            for _ in range(1 + len(task.follow_ups)):
+                replies.append(f"reply to {turn_prompt(task, replies)[-1]['content'][:9]}")
+            questions = bench.questions(task, replies)
+            asked += questions
+            judged.append(Judged(task=task, replies=replies, verdicts=[bench.read(one, said(text)) for one in questions]))
+        metrics = bench.score(judged)
+        assert metrics[bench.headline]["value"] == pytest.approx(headline(asked))
+        assert metrics["unread verdicts"]["value"] == 0 and set(metrics) <= set(bench.meanings)
+
+
+def test_a_file_of_a_wheel_with_another_checksum_is_not_used(tmp_path):
+    import zipfile
+
+    from drift.wheel import check_requirement, unpack
+
+    with zipfile.ZipFile(tmp_path / "w.whl", "w") as wheel:
+        wheel.writestr("data/file.txt", "x")
+    with pytest.raises(UserError, match="data/file.txt in w.whl has sha256 2d71.*, expected 00: it is not used"):
+        unpack(tmp_path / "w.whl", {"data/file.txt": "00"}, tmp_path)
+    with pytest.raises(UserError, match="w.whl has no file other.txt"):
+        unpack(tmp_path / "w.whl", {"other.txt": "00"}, tmp_path)
+    with pytest.raises(UserError, match="package=w: expected an exact requirement, name==version"):
+        check_requirement("w", "package")
+
+
+def test_a_missing_package_is_a_sentence_with_the_command(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    arena_hard.instructions.cache_clear()
+    with pytest.raises(
+        UserError, match=r"Arena-Hard needs the package eval_framework. Install it: pip install 'drift\[benchmarks\]'"
+    ):
+        ArenaHard(category="hard_prompt", weight=3).check()

@@ -1,4 +1,4 @@
-"""Models that this program creates once per machine, in a cache folder; created atomically, and again if damaged."""
+"""Models and data that this program creates once per machine, in a cache folder; created atomically, and again if damaged."""
 
 import json
 import os
@@ -20,9 +20,10 @@ def cache(cache_dir: str | None) -> Path:
     return Path(root).expanduser()
 
 
-def made_once(final: Path, make: Callable[[Path], None]) -> Path:
-    """Returns `final`. Unless it exists undamaged, `make(scratch)` is called first, and must write the model to `scratch/model`."""
-    with writable(final.parent, "model.cache_dir"):
+def made_once(final: Path, make: Callable[[Path], None], *, setting: str = "model.cache_dir") -> Path:
+    """Returns `final`. Unless it exists undamaged, `make(scratch)` is called first, and must write the model to `scratch/model`.
+    `setting`: the one that chooses another cache folder, for messages."""
+    with writable(final.parent, setting):
         why = _damage(final)
         if final.is_dir() and why is None:
             return final

