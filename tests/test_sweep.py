@@ -50,15 +50,15 @@ def test_members_are_told_the_folder_and_a_sweep_again_takes_its_own_over(begin,
 
 def test_a_judge_is_for_the_members_of_a_sweep_whose_method_asks_one(begin, tmp_path, capsys):
     """With a log it must be one that needs no truth; where no member asks one, it is refused as in a single run."""
-    begin("method=drift,spin,iterdpo", "judge=verifier", "method.judge.noise=0")
-    assert "Sweep of 6 members" in capsys.readouterr().out
+    begin("method=spin,iterdpo", "judge=verifier", "method.judge.noise=0")
+    assert "Sweep of 4 members" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="Unknown key judge. A judge goes with method=iterdpo"):
-        begin("method=drift,spin", "judge=verifier")
+        begin("method=drift", "judge=verifier")
     with pytest.raises(SystemExit, match="judge.path=/no/where is neither a directory nor a hub id"):
         begin("method=drift,iterdpo", "judge=reward_model", "method.judge.path=/no/where")
     (tmp_path / "log.jsonl").write_text("{}\n")
     with pytest.raises(SystemExit, match="(?s)known truth.* judge=reward_model method.judge.path=.*the sweep was not started"):
-        begin("method=drift,spin,iterdpo", "data=jsonl", f"data.path={tmp_path}/log.jsonl")
+        begin("method=drift,iterdpo", "data=jsonl", f"data.path={tmp_path}/log.jsonl")
 
 
 def test_members_that_failed_end_the_sweep_with_their_names(tmp_path):
