@@ -108,7 +108,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_its_step_is_not_kept(train
     """The second step's pair has such a reference. The checkpoint is that of the first step, with weights that are numbers."""
     values.replies[planned.steps[1][0][0]][0] = wrong
     with pytest.raises(
-        UserError, match="stopped at step 2 of 3: loss is .* not a finite number.*Lower train.learning_rate .0.0005"
+        UserError, match="stopped at step 2 of 3: loss is .* not a finite number.*Lower train.learning_rate .0.0008"
     ):
         trained(train, planned, values, tiny, tmp_path)
     kept = torch.load(tmp_path / "progress/last.ckpt", weights_only=True)

@@ -214,7 +214,7 @@ def test_records_without_a_truth_have_noise_agreement_and_length_alignment(cache
     ]  # fmt: skip
     runs, refused = runs_of(overrides)
     found = measure(runs, num_prompts=6, num_replies=2, num_splits=2)
-    assert list(runs) == ["drift", "sft"] and "judge checks replies against a known truth" in refused["iterdpo"]
+    assert list(runs) == ["drift", "sft"] and "checks replies against a known truth" in refused["iterdpo"]
     assert "truth" not in found and list(found["methods"]) == ["drift", "sft"]
     for one in found["methods"].values():
         assert {"noise", "agreement", "cosine", "shorter"} < set(one) and "signal" not in one and "snr" not in one

@@ -53,7 +53,7 @@ def test_the_deviation_of_another_packing_is_printed_for_both_precisions(tiny, c
 
 
 def test_waits_are_timed_up_to_the_first_training_step(cache, tmp_path):
-    printed = output("startup.py", str(tmp_path), *SMALL, f"model.cache_dir={cache}", "--repeats", "1")
+    printed = output("startup.py", str(tmp_path), *SMALL, "iterations=1", f"model.cache_dir={cache}", "--repeats", "1")
     for what in ("--help", "a mistyped key", "the first training step"):
         assert re.search(rf"^{what}: [\d.]+ s", printed, re.MULTILINE), printed
     assert len(list((tmp_path / "store" / "train").glob("*/manifest.json"))) == 1, "the timed run has trained"

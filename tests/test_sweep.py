@@ -43,7 +43,7 @@ def test_members_are_told_the_folder_and_a_sweep_again_takes_its_own_over(begin,
     assert member.hydra.sweep.dir == config.hydra.sweep.dir == f"{tmp_path}/it's one-2"
     sweep._folder.close()  # both have ended
     (tmp_path / "it's one" / "multirun.yaml").write_text("of the first")
-    assert begin("iterations=1").hydra.sweep.dir == f"{tmp_path}/it's one-3"
+    assert begin("iterations=2").hydra.sweep.dir == f"{tmp_path}/it's one-3"
     assert begin().hydra.sweep.dir == f"{tmp_path}/it's one"
     assert not (tmp_path / "it's one" / "multirun.yaml").exists()
 
