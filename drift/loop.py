@@ -26,6 +26,7 @@ from drift.intake.leakage import remove_leaked
 from drift.journal import Journal
 from drift.method.warmup import Warmup
 from drift.model.policy import Policy, policy_at
+from drift.model.weights import check_weights
 from drift.parts import Evaluation, Method, Objective, Sampler
 from drift.randomness import order
 from drift.records import Example, Prompt, Record, digest, read_examples, read_records, write_jsonl
@@ -144,8 +145,9 @@ class Loop:
     def simulation(self, iteration: int, policy: Policy) -> tuple[Simulation, Ask]:
         """The simulated users, and the assistant that they talk to: at first the deployed one, later the policy."""
         data = self.run.data.at(iteration)
-        if data.deployed.policy is not None:
-            policy = policy_at(Path(data.deployed.policy).expanduser(), self.start.quantization, self.start.template)
+        if (directory := data.deployed.directory()) is not None:
+            check_weights(directory)
+            policy = policy_at(directory, self.start.quantization, self.start.template)
         return data, self.ask(policy, data.seed, "log", 0, data.deployed.sampler(self.run.sampler))
 
     def announce(self, records: list[Record], held_out: HeldOut) -> None:

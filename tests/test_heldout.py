@@ -93,3 +93,12 @@ def test_only_an_evaluation_that_samples_depends_on_the_sampler(evaluated):
     assert not none.hit and evaluated({"max_new_tokens": 4}, num_sampled_prompts=0).hit
     assert not (none.path / "replies.jsonl").exists()
     assert "words" not in json.loads((none.path / "scores.json").read_text())["metrics"]
+
+
+def test_silent_users_are_neither_held_out_nor_counted():
+    log = [record(i, ("dsat", "sat", "silent")[i % 3]) for i in range(90)]
+    evaluation = heldout(share=0.5)
+    training, held_out = evaluation.separate(log)
+    assert len(training) + len(held_out) == 90 and {one.label for one in held_out} == {"dsat", "sat"}
+    assert sum(one.label == "silent" for one in training) == 30
+    assert "are held out but not used" not in " ".join(evaluation.outlook(training, held_out))

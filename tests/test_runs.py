@@ -143,7 +143,7 @@ def test_the_first_log_may_be_another_assistants_and_later_ones_are_the_policys(
     assert scores[0] == scores[1]
     later = (tmp_path / "run/iteration_2/records.jsonl").read_text()
     assert later not in logs.values()
-    with pytest.raises(UserError, match="data.deployed.policy=nowhere: expected the directory of a policy"):
+    with pytest.raises(UserError, match="data.deployed.policy=nowhere is neither a directory nor a hub id"):
         perform(tmp_path / "wrong", *common, "data.deployed.policy=nowhere")
 
 

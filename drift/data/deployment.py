@@ -22,6 +22,7 @@ from drift.data.users import Rates
 from drift.errors import UserError
 from drift.identity import code
 from drift.intake.collected import Collected
+from drift.model.pretrained import checked_directory
 from drift.parts import Ask
 from drift.records import Prompt, Record, Reply, digest
 
@@ -51,16 +52,21 @@ class Deployed:
     system: str | None
 
     def check(self) -> None:
-        if self.policy is not None and not Path(self.policy).expanduser().is_dir():
-            raise UserError(
-                f"data.deployed.policy={self.policy}: expected the directory of a policy, such as RUN/iteration_1/policy."
-            )
+        self.directory()
         if self.temperature is not None and self.temperature < 0:
             raise UserError(f"data.deployed.temperature={self.temperature}: expected 0 or more.")
 
+    def directory(self) -> Path | None:
+        """The checked directory of the policy, if there is one."""
+        return None if self.policy is None else checked_directory(self.policy, None, "data.deployed.policy")
+
     def sampler(self, sampler: Any) -> Any:
         """A run's sampler with the assistant's temperature."""
-        return sampler if self.temperature is None else dataclasses.replace(sampler, temperature=self.temperature)
+        if self.temperature is None:
+            return sampler
+        if "temperature" not in {field.name for field in dataclasses.fields(sampler)}:
+            raise UserError("data.deployed.temperature: this sampler has no temperature. Use sampler=transformers, or null.")
+        return dataclasses.replace(sampler, temperature=self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,9 +56,11 @@ class Heldout:
             )
 
     def separate(self, records: list[Record]) -> tuple[list[Record], list[Record]]:
-        """(for training, held out), with no conversation in both."""
-        held = {r.conversation for r in records if int(digest(r.conversation)[:8], 16) / 16**8 < self.share}
-        return [r for r in records if r.conversation not in held], [r for r in records if r.conversation in held]
+        """(for training, held out), with no conversation in both. Silent users judged nothing that could be compared, so only
+        conversations with a judged reply are held out, and of those the judged replies."""
+        judged = [r for r in records if r.label != "silent"]
+        held = {r.conversation for r in judged if int(digest(r.conversation)[:8], 16) / 16**8 < self.share}
+        return [r for r in records if r.conversation not in held], [r for r in judged if r.conversation in held]
 
     def outlook(self, records: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
         """How much is held out, how many comparable pairs it has, what they could show, and which setting helps."""
@@ -105,8 +107,7 @@ class Heldout:
         )
 
     def _used(self, held_out: Sequence[Record]) -> list[Record]:
-        """Silent users judged nothing, so their records are not compared."""
-        return sorted((r for r in held_out if r.label != "silent"), key=lambda record: record.key)[: self.max_records]
+        return sorted(held_out, key=lambda record: record.key)[: self.max_records]
 
     def _sampled(self, used: Sequence[Record]) -> list[Record]:
         """The records that get a fresh reply: the first one of each prompt."""

@@ -29,15 +29,20 @@ class Pretrained:
 
     def directory(self) -> Path:
         """The checked directory with config, safetensors weights and tokenizer, or with an adapter."""
-        directory = local_directory(self.path, self.revision, "model.path")
-        if policies := sorted(directory.glob("iteration_*/policy")):
-            raise UserError(f"{directory} is the folder of a run. Use one of its policies, for example model.path={policies[-1]}.")
-        if (directory / adapter.CONFIG).is_file():
-            adapter.check_adapter(directory)
-            check_model_files(adapter.base_of(directory).directory)
-        else:
-            check_model_files(directory)
-        return directory
+        return checked_directory(self.path, self.revision, "model.path")
+
+
+def checked_directory(path: str, revision: str | None, setting: str) -> Path:
+    """The directory of a model or an adapter, its files checked by name. `setting`: the path's name."""
+    directory = local_directory(path, revision, setting)
+    if policies := sorted(directory.glob("iteration_*/policy")):
+        raise UserError(f"{directory} is the folder of a run. Use one of its policies, for example {setting}={policies[-1]}.")
+    if (directory / adapter.CONFIG).is_file():
+        adapter.check_adapter(directory)
+        check_model_files(adapter.base_of(directory).directory)
+    else:
+        check_model_files(directory)
+    return directory
 
 
 def local_directory(path: str, revision: str | None, setting: str) -> Path:
