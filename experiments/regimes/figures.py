@@ -5,7 +5,7 @@ from math import ceil
 from statistics import stdev
 from typing import Any
 
-from settings import ARMS, CHOICES, FIRST, PRIMARY, RIVALS, TEST_SEEDS, TUNE_SEEDS
+from settings import CHOICES, FIRST, PRIMARY, RIVALS, TEST_SEEDS, TUNE_SEEDS
 
 Row = dict[str, Any]  # a line of runs.jsonl
 
@@ -46,13 +46,21 @@ def gaps(known: Sequence[Row], phase: str, one: str, other: str, seeds: Iterable
     return [first[seed] - second[seed] for seed in seeds if seed in first and seed in second]
 
 
-def choose(known: Sequence[Row]) -> dict[str, list[str]] | None:
-    """Arm -> its configuration with the best mean gain over all of TUNE_SEEDS, the first of equals; None while a run is missing."""
-    best = {}
-    for arm in ARMS:
-        found = [gains(known, "tune", arm, config) for config in CHOICES[arm]]
-        if any(set(one) != set(TUNE_SEEDS) for one in found):
-            return None
-        means = [sum(one.values()) / len(one) for one in found]
-        best[arm] = CHOICES[arm][means.index(max(means))]
-    return best
+def finalists(known: Sequence[Row], arm: str) -> list[list[str]]:
+    """The two configurations with the best gain on the first tuning seed, the first of equals; none while a run is missing."""
+    first = TUNE_SEEDS[0]
+    found = [gains(known, "tune", arm, config) for config in CHOICES[arm]]
+    if any(first not in one for one in found):
+        return []
+    order = sorted(range(len(found)), key=lambda index: -found[index][first])
+    return [CHOICES[arm][index] for index in order[:2]]
+
+
+def choose(known: Sequence[Row], arm: str) -> list[str] | None:
+    """The finalist with the best mean gain over TUNE_SEEDS; None while a run is missing."""
+    last_two = finalists(known, arm)
+    found = [gains(known, "tune", arm, config) for config in last_two]
+    if not found or any(not set(TUNE_SEEDS) <= set(one) for one in found):
+        return None
+    means = [sum(one[seed] for seed in TUNE_SEEDS) / len(TUNE_SEEDS) for one in found]
+    return last_two[means.index(max(means))]

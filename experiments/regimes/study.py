@@ -2,14 +2,15 @@
 
     python experiments/regimes/study.py FOLDER                  every phase; stopped, the same command goes on
     python experiments/regimes/study.py FOLDER --phases tune R1 only these
+    python experiments/regimes/study.py FOLDER --arms DRIFT SFT only these, for instance the ones of the primary question first
     python experiments/regimes/study.py FOLDER --minutes 60     begins nothing more after an hour
     python experiments/regimes/study.py --show                  the tables of the kept runs
 
 Every finished run becomes a line of experiments/regimes/runs.jsonl (tuning runs too), and a run that is there is not run again: a
 fresh machine goes on where another stopped. FOLDER holds what can be thrown away: the runs and their store.
 
-`tune`: validation topics, regime R1, four configurations an arm, two seeds; the best mean gain is the arm's configuration in every
-regime (configs.json). `R0` to `R5`: test topics, fresh seeds, which vary the log, the prompts and training. R1's first eight seeds
+`tune`: validation topics, regime R1, four configurations an arm on one seed, the better two on a second; the best mean gain is the
+arm's configuration in every regime. `R0` to `R5`: test topics, fresh seeds, which vary the log, the prompts and training. R1's first eight seeds
 decide how many there are (`wanted`): the rule was written down before they ran. `old`: five iterations from one log, validation
 topics, with what may keep DRIFT from collapsing.
 """
@@ -29,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from figures import choose, wanted  # noqa: E402
+from figures import choose, finalists, wanted  # noqa: E402
 from settings import (  # noqa: E402
     ARMS,
     CHOICES,
@@ -48,10 +49,10 @@ from settings import (  # noqa: E402
 from tables import show  # noqa: E402
 
 from drift.console import say  # noqa: E402
-from drift.records import digest, read_jsonl, write_json, write_jsonl  # noqa: E402
+from drift.records import digest, read_jsonl, write_jsonl  # noqa: E402
 
 HERE = Path(__file__).parent
-RUNS, CONFIGS = HERE / "runs.jsonl", HERE / "configs.json"
+RUNS = HERE / "runs.jsonl"
 AT_A_TIME = 2
 METRICS = ("utility", "request met", "on topic", "words", "missing ends", "distinct-2", "perplexity under start")
 
@@ -90,22 +91,30 @@ def merged(*parts: Any) -> list[str]:
     return list(found.values())
 
 
-def jobs(phase: str, known: list[dict[str, Any]]) -> list[Job]:
-    """The phase's runs, primary arms first, so that a stopped study has the question's answer."""
+def jobs(phase: str, known: list[dict[str, Any]], arms: list[str]) -> list[Job]:
+    """The phase's runs as far as they are known by now, primary arms first, so that a stopped study has the question's answer."""
     if phase == "tune":
+        first, second = TUNE_SEEDS
+        rounds = [(first, {arm: CHOICES[arm] for arm in arms}), (second, {arm: finalists(known, arm) for arm in arms})]
         return [
             Job(phase=phase, arm=arm, config=tuple(config), seed=seed)
-            for arm in ARMS
-            for config in CHOICES[arm]
-            for seed in TUNE_SEEDS
+            for seed, configs in rounds
+            for arm in arms
+            for config in configs[arm]
         ]
-    configs = json.loads(CONFIGS.read_text(encoding="utf-8"))
+    chosen = {arm: found for arm in arms if (found := choose(known, arm)) is not None}
     if phase == "old":
-        tuned = {arm: merged(configs[PRIMARY], changes) for arm, changes in OLD.items()}
-        return [Job(phase=phase, arm=arm, config=tuple(config), seed=seed) for seed in OLD_SEEDS for arm, config in tuned.items()]
+        tuned = {name: merged(chosen[PRIMARY], changes) for name, changes in OLD.items()} if PRIMARY in chosen else {}
+        return [Job(phase=phase, arm=name, config=tuple(config), seed=seed) for seed in OLD_SEEDS for name, config in tuned.items()]
     seeds = TEST_SEEDS[: wanted(known) if phase == "R1" else FIRST]
     groups = [[PRIMARY, *RIVALS], [arm for arm in ARMS if arm not in (PRIMARY, *RIVALS)]]
-    return [Job(phase=phase, arm=arm, config=tuple(configs[arm]), seed=seed) for arms in groups for seed in seeds for arm in arms]
+    return [
+        Job(phase=phase, arm=arm, config=tuple(chosen[arm]), seed=seed)
+        for group in groups
+        for seed in seeds
+        for arm in group
+        if arm in chosen
+    ]
 
 
 def kept(state: dict[str, Any], job: Job, seconds: float) -> dict[str, Any]:
@@ -120,11 +129,11 @@ def kept(state: dict[str, Any], job: Job, seconds: float) -> dict[str, Any]:
     return place | {"points": points, "log": log, "trained": trained, "alarms": len(state["alarms"]), "seconds": round(seconds)}
 
 
-def perform(folder: Path, phase: str, latest: float, start: Path) -> None:
+def perform(folder: Path, phase: str, arms: list[str], latest: float, start: Path) -> None:
     """Runs what the phase lacks, AT_A_TIME together. A run that fails is told of, and the others go on."""
     known = read_known()
     done = {(row["phase"], row["arm"], tuple(row["config"]), row["seed"]) for row in known}
-    waiting = [job for job in jobs(phase, known) if job.key not in done]
+    waiting = [job for job in jobs(phase, known, arms) if job.key not in done]
     running: list[tuple[Job, subprocess.Popen[bytes], float]] = []
     begun, count, ended = time.monotonic(), len(waiting), 0
     try:
@@ -163,8 +172,10 @@ def launch(folder: Path, job: Job, start: Path) -> subprocess.Popen[bytes]:
 
 def good_start(folder: Path) -> Path:
     """R3's start model, the same for every seed and no arm's own: SFT on a log of another seed in which everyone speaks."""
-    place, rate = folder / "R3-start", json.loads(CONFIGS.read_text(encoding="utf-8"))["SFT"]
+    place, rate = folder / "R3-start", choose(read_known(), "SFT")
     policy = place / "iteration_1" / "policy"
+    if rate is None:
+        sys.exit("R3 starts from an SFT iteration, and SFT is not tuned yet: --phases tune --arms SFT")
     if not policy.is_dir():
         overrides = merged(COMMON, ["evaluation.deployment.split=validation"], ARMS["SFT"], rate, ["seed=1000", "data.seed=1000"])
         subprocess.run(
@@ -182,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=lambda text: Path(text).resolve(), nargs="?")
     parser.add_argument("--phases", nargs="+", default=PHASES, choices=PHASES)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
@@ -190,16 +202,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     latest = time.monotonic() + 60 * arguments.minutes
     for phase in [] if arguments.show else arguments.phases:
-        if phase != "tune" and not CONFIGS.is_file():
-            sys.exit(f"{phase} needs {CONFIGS}, which `tune` makes once all of its runs are there.")
-        while True:  # R1 may want more seeds once eight are there
+        while True:  # finalists and R1's number of seeds are known once earlier runs are there
             before = len(read_known())
             start = good_start(arguments.folder) if phase == "R3" else Path()
-            perform(arguments.folder, phase, latest, start)
-            if len(read_known()) == before or phase != "R1":
+            perform(arguments.folder, phase, arguments.arms, latest, start)
+            if len(read_known()) == before or phase not in ("tune", "R1"):
                 break
-        if phase == "tune" and not CONFIGS.is_file() and (best := choose(read_known())):
-            write_json(CONFIGS, best)
     show(read_known())
 
 
