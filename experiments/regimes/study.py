@@ -10,9 +10,9 @@ Every finished run becomes a line of experiments/regimes/runs.jsonl (tuning runs
 fresh machine goes on where another stopped. FOLDER holds what can be thrown away: the runs and their store.
 
 `tune`: validation topics, regime R1, four configurations an arm on one seed, the better two on a second; the best mean gain is the
-arm's configuration in every regime. `R0` to `R5`: test topics, fresh seeds, which vary the log, the prompts and training. R1's first eight seeds
-decide how many there are (`wanted`): the rule was written down before they ran. `old`: five iterations from one log, validation
-topics, with what may keep DRIFT from collapsing.
+arm's configuration in every regime. `R0` to `R5`: test topics, fresh seeds, which vary the log, the prompts and training. R1's
+first eight seeds decide how many there are (`wanted`): the rule was written down before they ran. `old`: five iterations from one
+log, validation topics, with what may keep DRIFT from collapsing.
 """
 
 import argparse
