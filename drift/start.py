@@ -4,9 +4,11 @@ from typing import Any
 
 from drift.errors import UserError
 from drift.evaluation.stage import longest_sampled
+from drift.identity import code
 from drift.model.architecture import check_architecture
 from drift.model.chat import check_template
 from drift.model.policy import Policy, load_tokenizer, policy_at
+from drift.model.remembered import passed
 from drift.model.weights import check_weights
 from drift.score.plan import layout_module
 
@@ -27,5 +29,15 @@ def check_model(run: Any, start: Policy, tokenizer: Any) -> None:
         raise UserError(f"model.path={start.directory} is an adapter, which train=full can't continue from. Use train=lora.")
     check_template(tokenizer, start.tokenizer, system=run.data.uses_policy and run.data.system is not None)
     longest = max(run.train.max_tokens, longest_sampled(run.sampler, run.evaluation.values()))
-    check_architecture(start.base, tokenizer, longest=longest)
-    layout_module(run.train.layout).check_model(start.base, longest)
+    layout = layout_module(run.train.layout)
+
+    def check() -> None:
+        check_architecture(start.base, tokenizer, longest=longest)
+        layout.check_model(start.base, longest)
+
+    passed(
+        check_model,
+        [start.base, start.tokenizer],
+        [longest, run.train.layout, code(check_architecture), code(layout.check_model)],
+        check,
+    )

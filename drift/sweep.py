@@ -3,14 +3,17 @@
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from drift import chosen
 from drift.compose import CONF, explain
@@ -76,7 +79,6 @@ def _report(folder: Path) -> str | None:
 
 def _checked(config: DictConfig, name: str) -> Iterator[str]:
     """The resolved configs of all members of a sweep, after all of them have been checked."""
-    from hydra import compose
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -89,11 +91,11 @@ def _checked(config: DictConfig, name: str) -> Iterator[str]:
     wanted = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = parser.parse_overrides([*wanted, *config.hydra.overrides.task])
-    right, wrong, judges = [], [], []
+    right, wrong, judges, bases = [], [], [], dict[tuple[str, ...], DictConfig]()
     members = BasicSweeper.split_arguments(overrides, None)[0]
     for member in members:
         try:
-            composed = compose(name, overrides=list(member))
+            composed = composed_of(name, parser.parse_overrides(list(member)), bases)
             judges.append(build(composed, chosen.of_member(member)).method.judge)
             right.append(OmegaConf.to_yaml(composed, resolve=True))
         except (UserError, HydraException) as error:
@@ -104,4 +106,29 @@ def _checked(config: DictConfig, name: str) -> Iterator[str]:
         error, member = wrong[0]
         text = explain(error) if isinstance(error, HydraException) else error
         sys.exit(f"\n{text}\nIn the member {member}; the sweep was not started.{SEPARATE_RUNS if right else ''}")
+    BasicSweeper.validate_batch_is_legal = _known_by_now  # type: ignore[method-assign]
     yield from right
+
+
+def composed_of(name: str, overrides: Sequence[Override], bases: dict[tuple[str, ...], DictConfig]) -> DictConfig:
+    """What Hydra composes for a member. Members with the same choices (of groups, of keys to add or delete) share a composition,
+    kept in `bases`, to which the values of the others are applied, as Hydra does it: a sweep over seeds is composed once."""
+    from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
+
+    groups = GlobalHydra.instance().config_loader()
+    values = [one for one in overrides if one.type is OverrideType.CHANGE and not groups.get_group_options(one.key_or_group)]
+    choices = tuple(str(one.input_line) for one in overrides if one not in values)
+    if choices not in bases:
+        bases[choices] = compose(name, overrides=list(choices))
+    composed = deepcopy(bases[choices])
+    try:
+        for one in values:
+            OmegaConf.update(composed, one.key_or_group, one.value(), merge=True)
+    except OmegaConfBaseException:
+        return compose(name, overrides=[str(one.input_line) for one in overrides])  # raises the error with Hydra's explanation
+    return composed
+
+
+def _known_by_now(sweeper: Any, batch: Any) -> None:
+    """Hydra would compose all members once more, only to see whether it can."""

@@ -1,14 +1,19 @@
 """A sweep as a whole: a folder of its own, and members that failed are said."""
 
 import json
+import re
 
 import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf, read_write
 
 from drift import sweep
+from drift.compose import CONF
+from drift.sweep import composed_of
 
 
 @pytest.fixture
@@ -72,3 +77,36 @@ def test_members_that_failed_end_the_sweep_with_their_names(tmp_path):
     with pytest.raises(SystemExit, match="1 of 2 members failed .*: method=spin, seed=1"):
         sweep.Members().on_multirun_end(config)
     assert (tmp_path / "report.html").is_file()  # that of the study, once
+
+
+MEMBERS = [
+    ["method=drift", "seed=0"],
+    ["method=drift", "seed=1", "train.learning_rate=1e-3", "objective.dpo.beta=0.2"],
+    ["method=spin", "data.deployed.system='a, \"b\"'", "method.rounds=2"],
+    ["data.deployed.system=null", "method=spin", "logger=wandb", "logger.tags=[a,b]"],
+    ["method=iterdpo", "objective=[dpo,nll]", "objective.nll.weight=0.2"],
+    ["+model.template.other=false", "seed=${iterations}"],
+    ["method=drift", "train=full", "train.epochs=2"],
+]
+
+
+def test_members_that_share_their_choices_are_composed_as_hydra_does_it():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        bases: dict = {}
+        for member in [*MEMBERS, *reversed(MEMBERS)]:
+            try:
+                expected = compose("config", overrides=member)
+            except HydraException as error:
+                with pytest.raises(HydraException, match=re.escape(str(error))):
+                    composed_of("config", parser.parse_overrides(member), bases)
+                continue
+            assert OmegaConf.to_yaml(composed_of("config", parser.parse_overrides(member), bases)) == OmegaConf.to_yaml(expected)
+        assert len(bases) == 6, "one each for the choices of the methods, the objective, the logger, the added key and train"
+
+
+def test_a_wrong_value_of_a_later_member_is_explained_as_hydra_does_it():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        with pytest.raises(HydraException, match="sed"):
+            composed_of("config", parser.parse_overrides(["sed=1"]), {})

@@ -60,8 +60,8 @@ def sequence_classification(directory: Path) -> tuple[Any, Any]:
     return config, kind
 
 
-def _kind(directory: Path, auto: Any, expected: str) -> tuple[Any, Any]:
-    """(config, class) of the model in a directory. `auto`: a class of transformers that chooses among models of one kind."""
+def config_of(directory: Path) -> Any:
+    """The configuration of a model, as transformers reads it (the model's own code is not imported, which takes seconds)."""
     from transformers import AutoConfig
 
     try:
@@ -69,6 +69,12 @@ def _kind(directory: Path, auto: Any, expected: str) -> tuple[Any, Any]:
         config.get_text_config(decoder=True)
     except Exception as error:  # every configuration class raises its own errors for bad values
         raise UserError(f"{directory / 'config.json'} can't be used: {' '.join(str(error).split())[:300]}") from error
+    return config
+
+
+def _kind(directory: Path, auto: Any, expected: str) -> tuple[Any, Any]:
+    """(config, class) of the model in a directory. `auto`: a class of transformers that chooses among models of one kind."""
+    config = config_of(directory)
     kind = auto._model_mapping.get(type(config), None)
     kind = kind[0] if isinstance(kind, tuple) else kind
     if kind is None:

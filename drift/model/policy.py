@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drift.errors import UserError
-from drift.files import hash_file
+from drift.files import READ_ALWAYS, hash_file
 from drift.model.adapter import BASE, CONFIG, WEIGHTS, base_of
 from drift.model.files import read_object, tensors
+from drift.model.remembered import remembered
 from drift.model.template import check_form, with_arguments
 from drift.model.weights import refuse_mismatch
 from drift.records import digest, write_json
@@ -77,7 +78,7 @@ def _adapter_at(directory: Path, quantization: Quantization, template: Mapping[s
         tokenizer=directory if own else below.base,
         template=template,
         fingerprint=digest([
-            below.fingerprint, hash_file(directory / WEIGHTS), config, _hash_directory(directory, TOKENIZER), template
+            below.fingerprint, _hash(directory / WEIGHTS), config, _hash_directory(directory, TOKENIZER), template
         ]),
     )  # fmt: skip
 
@@ -183,4 +184,10 @@ def free() -> None:
 
 def _hash_directory(directory: Path, patterns: Sequence[str]) -> str:
     files = sorted({file for pattern in patterns for file in directory.glob(pattern) if file.is_file()})
-    return digest([[file.relative_to(directory).as_posix(), hash_file(file)] for file in files])
+    return digest([[file.relative_to(directory).as_posix(), _hash(file)] for file in files])
+
+
+def _hash(file: Path) -> str:
+    if file.stat().st_size <= READ_ALWAYS:
+        return hash_file(file)
+    return remembered("sha256", [file], lambda: hash_file(file))

@@ -1,7 +1,8 @@
 """Checks that the weights in a directory match its configuration, by name and shape, before anything is loaded.
 
 transformers itself decides: it loads meta tensors with the shapes from the files' headers into a meta model. This takes a tenth of
-a second for 135 million parameters, and a third for 14 billion."""
+a second for 135 million parameters, and a third for 14 billion; importing the model's code takes longer, so that what has passed is
+remembered."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,15 +12,21 @@ from drift.errors import UserError
 from drift.model.adapter import CONFIG, WEIGHTS, base_of
 from drift.model.architecture import causal
 from drift.model.files import all_tensors, tensors
+from drift.model.remembered import passed
 
 
 def check_weights(directory: Path, kind: Callable[[Path], tuple[Any, Any]] = causal) -> None:
     """Refuses a model, or an adapter and its base, with weights that are missing, unknown to the model or of the wrong shape.
     `kind`: gives the config and the class of the model in a directory."""
     is_adapter = (directory / CONFIG).is_file()
-    model = _meta_model(base_of(directory).directory if is_adapter else directory, kind)
-    if is_adapter and model is not None:
-        _check_adapter(model, directory)
+    base = base_of(directory).directory if is_adapter else directory
+
+    def check() -> None:
+        model = _meta_model(base, kind)
+        if is_adapter and model is not None:
+            _check_adapter(model, directory)
+
+    passed(check_weights, [directory, base], [is_adapter, kind.__qualname__], check)
 
 
 def _meta_model(directory: Path, kind: Callable[[Path], tuple[Any, Any]]) -> Any:

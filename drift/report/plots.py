@@ -54,8 +54,9 @@ def dynamics(lines: Steps) -> str:
     shown = [name for name in drawn(lines) if any(not np.isnan(values[name]).all() for values in means.values())]
     if not shown:
         return ""
-    height = math.ceil(len(shown) / 3)
-    with drawing(rows=height, columns=3, size=(9.6, 2.2 * height)) as (grid, svg):
+    rows = math.ceil(len(shown) / 3)
+    above = 0.2 * math.ceil(len(means) / _columns(means)) if len(means) > 1 else 0  # inches for the legend
+    with drawing(rows=rows, columns=3, size=(9.6, 2.2 * rows + above), above=above) as (grid, svg):
         for axes in grid.flat[len(shown) :]:
             axes.set_visible(False)
         for axes, name in zip(grid.flat, shown, strict=False):
@@ -69,9 +70,9 @@ def dynamics(lines: Steps) -> str:
             axes.tick_params(labelsize=8)
             axes.xaxis.get_major_locator().set_params(integer=True)
         if len(means) > 1:
-            grid.flat[0].legend(
-                frameon=False, fontsize=8, ncols=_columns(means), loc="lower left", bbox_to_anchor=(0, 1.12), borderaxespad=0
-            )
+            lines_of = grid.flat[0].get_legend_handles_labels()
+            style = {"frameon": False, "fontsize": 8, "ncols": _columns(means), "borderaxespad": 0.3}
+            grid.flat[0].figure.legend(*lines_of, loc="upper left", **style)
     return svg[0]
 
 
@@ -100,8 +101,10 @@ def _moment(row: Mapping[str, float]) -> tuple[float, float]:
 
 
 @contextmanager
-def drawing(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3.6)) -> Iterator[tuple[Any, list[str]]]:
-    """(axes, or a grid of them; a list that holds the <svg> text afterwards)."""
+def drawing(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3.6), above: float = 0
+) -> Iterator[tuple[Any, list[str]]]:
+    """(axes, or a grid of them; a list that holds the <svg> text afterwards). `above`: inches over a grid, for its legend."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -119,7 +122,9 @@ def drawing(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.2, 3
             legend.set_in_layout(False)
         if rows * columns > 1:  # fixed margins, with room for a number like -0.00025: computing them takes as long as drawing
             inch = 1 / size[1]
-            figure.subplots_adjust(left=0.06, right=0.99, bottom=0.28 * inch, top=1 - 0.26 * inch, wspace=0.28, hspace=0.32)
+            figure.subplots_adjust(
+                left=0.06, right=0.99, bottom=0.28 * inch, top=1 - (0.26 + above) * inch, wspace=0.28, hspace=0.32
+            )
         else:
             figure.tight_layout()
         for legend in legends:

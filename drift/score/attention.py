@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import pad
-from transformers import AttentionInterface
 
 from drift.errors import UserError
 
@@ -58,7 +57,14 @@ def attend(
         return TileAttention.apply(query[0], key[0], value[0], visible, scaling)[None], None  # type: ignore[index]
 
 
-AttentionInterface.register(NAME, attend)
+@cache
+def registered() -> str:
+    """The name under which transformers knows `attend`. Importing the models' code takes seconds, which nobody needs to wait for
+    whose results are all in the store."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)
+    return NAME
 
 
 def refuse_unknown_arguments(rest: Mapping[str, Any], longest: int) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from drift.errors import UserError
-from drift.model.architecture import causal
+from drift.model.architecture import config_of
 from drift.model.family import objection
 from drift.model.policy import without_adapter
 from drift.score import attention
@@ -76,7 +76,7 @@ def reply_logprobs(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, T
 
     `batch["hidden"]` `(T, H)`, where given, are the outputs of the lower layers, which `train/frozen.py` has removed."""
     plain = without_adapter(model)
-    plain.set_attn_implementation(attention.NAME)
+    plain.set_attn_implementation(attention.registered())
     head = plain_head(plain)
     device, spans = batch["position_ids"].device, batch["spans"]
     visible, longest = attention.visibility(spans, device), attention.longest_sequence(spans)
@@ -103,5 +103,5 @@ def plain_head(model: Any) -> Any:
 
 def check_model(directory: Path, longest: int) -> None:
     """Refuses a model that this layout computes wrongly for sequences of up to `longest` tokens, by its `config.json` alone."""
-    if reason := objection(causal(directory)[0], "shared_prompts", longest=longest):
+    if reason := objection(config_of(directory), "shared_prompts", longest=longest):
         raise UserError(f"train.layout=shared can't train the model in {directory}: {reason}. Use train.layout=padded.")

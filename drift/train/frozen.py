@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from drift.model.architecture import causal
+from drift.model.architecture import config_of
 from drift.model.family import objection
 from drift.model.policy import Policy, without_adapter
 from drift.score.plan import Plan
@@ -23,7 +23,7 @@ def num_frozen(train: Train, start: Policy, plan: Plan) -> int:
     its lower layers, or if all batches together would take more than `train.frozen_cache_gib`."""
     if train.adapter is None or plan.layout == "padded":
         return 0
-    config, _ = causal(start.base)
+    config = config_of(start.base)
     if objection(config, "frozen_layers", longest=0):  # the longest sequence was checked together with the model
         return 0
     if plan.workload()["tokens"] * config.hidden_size * BYTES[train.compute.dtype] > train.frozen_cache_gib * 2**30:
