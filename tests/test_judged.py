@@ -6,12 +6,14 @@ import math
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from conftest import ROOT, SMALL, compose, perform
 from judge_server import Server, endpoint
 from odd_server import body
 from test_llm_judge import asking
+from test_wildbench import ROWS
 
 from drift.benchmark.alpacaeval import AlpacaEval, AlpacaTask
 from drift.benchmark.examiner import Examiner
@@ -118,6 +120,9 @@ def test_a_task_whose_second_prompt_is_too_long_is_left_out_and_counted(cache, t
         kept = {key: value for key, value in metrics["MT-Bench: turn 2"]["per_item"].items() if key != longest}
         assert fewer["MT-Bench: turn 2"]["per_item"] == kept and len(kept) == 3
         assert [row["key"] for row in rest] == [row["key"] for row in rows if not row["key"].startswith(longest)]
+        server.answers = lambda body: "Nice."
+        with pytest.raises(UserError, match=r"none of the 6 answers of m can be read.*evaluation\.mtbench\.endpoint\.model=NAME"):
+            evaluated(cache, tmp_path / "nice", server, num_prompts=3)
         with pytest.raises(UserError, match=r"None of the 4 prompts .* evaluation\.mtbench\.max_prompt_tokens=5"):
             evaluated(cache, tmp_path, server, num_prompts=4, max_prompt_tokens=5)
 
@@ -213,6 +218,46 @@ def test_a_verdict_is_kept_by_what_it_depends_on(tmp_path):
         other = {"model": "other"}, {"url": "http://x/v1"}, {"without_answer": "skip"}
         assert all(identity(examiner(server, tmp_path, **changes)) == plain for changes in same)
         assert all(identity(examiner(server, tmp_path, **changes)) != plain for changes in other)
+
+
+@pytest.mark.skipif(find_spec("eval_framework") is None, reason="needs the extra: pip install 'drift[benchmarks]'")
+def test_alpacaeval_weighs_a_verdict_by_the_judges_first_token(tmp_path):
+    """P(M) = .6 and P(m) = .2: 1.75 for the reply that is shown second, so 1.25 where that is the baseline's. A reply that equals
+    the baseline's is a draw without a question."""
+    bench = AlpacaEval(gamed=None, cache_dir=None)
+    tasks = bench.tasks()[:6]
+    replies = [["mine"] for _ in tasks[1:]]
+    with Server(answers=str, choices=[choice("M", ("M", math.log(0.6)), ("m", math.log(0.2)))]) as server:
+        judge = examiner(server, tmp_path / "cache", benchmark=bench)
+        items = [(tasks[0], [tasks[0].baseline]), *zip(tasks[1:], replies, strict=True)]
+        found = asking(tmp_path).verdicts(judge, items, label="t")
+        assert verdicts(found)[0] == [1.5] and server.served == 5
+        expected = [[pytest.approx(1.25 if bench.questions(task, ["mine"])[0].swapped else 1.75)] for task in tasks[1:]]
+        assert verdicts(found)[1:] == expected and len({str(one) for one in expected}) == 2
+        assert {(body["top_logprobs"], body["max_tokens"]) for body in server.bodies} == {(5, 1)}
+        asking(tmp_path).verdicts(examiner(server, tmp_path / "cache"), TASKS[:1], label="t")
+        assert "top_logprobs" not in server.bodies[-1], "MT-Bench does not need them"
+
+
+def test_wildbench_takes_its_tasks_and_the_baseline_from_files(tmp_path):
+    """Both measures, with the judge of the first for the second, too."""
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(one) + "\n" for one in ROWS))
+    (tmp_path / "old.json").write_text(json.dumps([{"session_id": one["session_id"], "output": "base"} for one in ROWS]))
+    known = {
+        f"wildbench.endpoint.{name}": value for name, value in (("url", "http://x/v1"), ("model", "m"), ("key_variable", "null"))
+    }
+    known |= {
+        "wildbench_reward.endpoint": "${evaluation.wildbench.endpoint}",
+        "wildbench_reward.benchmark.baseline": tmp_path / "old.json",
+    }
+    for name in ("wildbench", "wildbench_reward"):
+        known |= {f"{name}.benchmark.path": tmp_path / "tasks.jsonl", f"{name}.num_prompts": 3}
+        known |= {f"{name}.benchmark.config": "null", f"{name}.benchmark.split": "null"}
+    settings = [f"evaluation.{name}={value}" for name, value in known.items()]
+    both = build(compose("evaluation=[wildbench,wildbench_reward]", *settings)).evaluation
+    assert [len(one.panel()) for one in both.values()] == [3, 3]
+    assert {one.endpoint.model for one in both.values()} == {"m"} and len(both["wildbench"].prompts()) == 5
+    assert both["wildbench_reward"].endpoint.setting == "evaluation.wildbench_reward.endpoint", "each has a budget of its own"
 
 
 def choice(text, *tokens):

@@ -54,7 +54,7 @@ class Examiner:
             None if answer is None else self.benchmark.read(one, answer) for one, answer in zip(open_ones, answers, strict=True)
         ]
         texts = [None if answer is None else answer.text for answer in answers]
-        unread = [str(text) for text, verdict in zip(texts, read, strict=True) if verdict is None]
+        unread = [text for text, verdict in zip(texts, read, strict=True) if verdict is None and text is not None]
         if unread and self.budget.first("unreadable"):
             say_unread(unread, len(answers))
         found = iter(zip(read, texts, strict=True))

@@ -114,6 +114,7 @@ class JudgedEvaluation:
         examined = ask.verdicts(
             self._examiner(), [(task, replies[task.key]) for task in whole], label=f"{self.benchmark.title} verdicts"
         )
+        self._need_verdict(examined)
         found = {task.key: rows for task, rows in zip(whole, examined, strict=True)}
         judged = [
             Judged(task=task, replies=replies[task.key], verdicts=[row["verdict"] for row in found[task.key]])
@@ -147,6 +148,16 @@ class JudgedEvaluation:
             for turn, (reply,) in ask.draw(asked, lambda turn: [turn.prompt], first_sample=0, label=label):
                 drawn[turns[turn.key][0].key].append((turn, reply))
         return drawn
+
+    def _need_verdict(self, examined: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+        """Raises UserError if the judge has answered, but never with a verdict."""
+        answered = [one["verdict"] for rows in examined for one in rows if one["answer"] is not None]
+        if answered and all(verdict is None for verdict in answered):
+            raise UserError(
+                f"{self.benchmark.title}: none of the {len(answered)} answers of {self.endpoint.model} can be read, so there is no "
+                f"score. They are kept in {self.endpoint.cache_dir}. Choose a model that keeps to the form it is asked for: "
+                f"{self.setting}.endpoint.model=NAME."
+            )
 
     def _examiner(self) -> Examiner:
         return Examiner(
