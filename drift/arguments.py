@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 
 from drift.compose import CONF
+from drift.evaluation import BENCHMARKS
 
 SETTINGS = "settings, for example intake.max_records=4000 (NAME=VALUE, as in `drift run`); the defaults are:\n"
 
@@ -39,10 +40,11 @@ def evaluate_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPa
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=SETTINGS
         + "".join(block(f"{name}, all prompts unless num_prompts is given", text) for name, text in benchmark_settings())
+        + block("evaluation.BENCHMARK.endpoint.…, of those that need a judge", (CONF / "endpoint.yaml").read_text("utf-8"))
         + "  sampler.precision=…, sampler.tokens_per_batch=…, store.dir=…  as in `drift run`",
     )
     evaluate.add_argument("targets", nargs="+", metavar="RUN_OR_MODEL", help="folder of a run, of a model or of a policy")
-    evaluate.add_argument("--on", required=True, metavar="BENCHMARK,...", help="ifeval, ifbench, or both with a comma")
+    evaluate.add_argument("--on", required=True, metavar="BENCHMARK,...", help=f"{', '.join(BENCHMARKS)}; several with commas")
     evaluate.add_argument(
         "--policies",
         choices=("all", "last"),
@@ -54,7 +56,7 @@ def evaluate_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPa
 
 
 def benchmark_settings() -> list[tuple[str, str]]:
-    return [(f"evaluation.{name}.…", (CONF / f"evaluation/{name}.yaml").read_text("utf-8")) for name in ("ifeval", "ifbench")]
+    return [(f"evaluation.{name}.…", (CONF / f"evaluation/{name}.yaml").read_text("utf-8")) for name in BENCHMARKS]
 
 
 def mine_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from drift.config import build, check_node
 from drift.console import say, table
 from drift.engine.ask import Ask
 from drift.errors import UserError, nearest, writable
+from drift.evaluation import BENCHMARKS
 from drift.evaluation.stage import evaluation_stage, longest_sampled, sampler_of
 from drift.journal import link_scores
 from drift.loop import Run
@@ -34,7 +35,6 @@ from drift.report.foreign import SETTINGS, Reader, need_members
 from drift.report.results import write_csv
 from drift.report.state import RUN
 
-BENCHMARKS = ("ifeval", "ifbench")
 Which = Literal["all", "last"]
 
 

@@ -69,6 +69,11 @@ class Ask(Protocol):
         """The drawn items and replies, in order, with a score for each reply; higher is better. Lazy, a group of
         `judge.group_size` items at a time. An item with a reply that has no score is skipped and counted."""
 
+    def verdicts(
+        self, examiner: "Examiner", items: Sequence[tuple[Any, Sequence[str]]], *, label: str
+    ) -> list[list[Mapping[str, Any]]]:
+        """For each task of a benchmark with the replies to its turns, what `examiner.examine` finds. No task is left out."""
+
 
 class Method(Protocol):
     """Makes examples from records and what it asks models. `paired`: each has a good and a bad reply. `hindsight`: each has a
@@ -106,6 +111,20 @@ class Judge(Protocol):
         """Loads what it needs; yields a function from groups of (record, replies) to a list of scores for each, one per reply,
         finite and higher for better; frees it. A score may not depend on the other items. None: the reply can't be judged (the
         conversation is too long, the verdict can't be read). Raises `UserError` if there is no answer (budget, refusal)."""
+
+
+class Examiner(Protocol):
+    """Has a judge answer the questions of a benchmark (drift/benchmark/judged.py). `group_size`: the number of tasks that it gets
+    at once. One whose answers cost money has a `budget` (drift/engine/budget.py)."""
+
+    @property
+    def group_size(self) -> int: ...
+
+    def examine(
+        self, items: Sequence[tuple[Any, Sequence[str]]], *, later: Sequence[tuple[Any, Sequence[str]]]
+    ) -> list[list[Mapping[str, Any]]]:
+        """For each task and each of its questions, the verdict and the answer that it was read from, as plain data. `later`: the
+        tasks of the groups that follow, for the estimate of the cost. Raises `UserError` if an answer is missing."""
 
 
 class Sampler(Protocol):
@@ -150,7 +169,8 @@ class Evaluation(Protocol):
     the report. `noise_seed`: the seed of its fresh replies, the same for every method and policy. `samples`: whether it draws
     fresh replies, so that its scores depend on the sampler."""
 
-    meanings: ClassVar[Mapping[str, str]]
+    @property
+    def meanings(self) -> Mapping[str, str]: ...
 
     @property
     def noise_seed(self) -> int: ...

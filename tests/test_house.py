@@ -14,6 +14,10 @@ from drift import chosen
 
 CONF = ROOT / "conf"
 OPTIONS = sorted(file for file in CONF.glob("*/*.yaml") if file.parent.name not in ("experiment",))
+SHARED = {  # the module of evaluations that differ by the benchmark alone
+    "ifeval": "instructions", "ifbench": "instructions",
+    **dict.fromkeys(("mtbench", "alpacaeval", "arena_hard", "wildbench", "wildbench_reward"), "judged"),
+}  # fmt: skip
 STUDIES = {"paper-0.5b": "paper", "paper-7b": "paper", "paper-14b": "paper"}  # experiments that share a folder
 
 
@@ -28,7 +32,7 @@ def test_every_option_composes_and_its_target_lies_in_the_mirrored_package(file)
     assert hasattr(importlib.import_module(module), name)
     assert module.startswith(f"drift.{group}."), target
     if group in ("method", "data", "sampler", "judge", "objective", "evaluation", "logger"):
-        assert module == f"drift.{group}.{file.stem}"
+        assert module == f"drift.{group}.{SHARED.get(file.stem, file.stem)}"
     for found in targets(part):
         assert_no_default(found)
 

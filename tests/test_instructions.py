@@ -14,8 +14,9 @@ from conftest import ROOT, SMALL, command, compose
 
 from drift.config import build
 from drift.errors import UserError
-from drift.evaluation import ifbench, ifeval, instructions, nltk_data
-from drift.evaluation.instructions import Verdict
+from drift.evaluation import followed, instructions, nltk_data
+from drift.evaluation.followed import Verdict
+from drift.evaluation.instructions import BENCHMARKS
 
 INSTALLED = all(importlib.util.find_spec(module) for module in instructions.MODULES)
 needs_extra = pytest.mark.skipif(not INSTALLED, reason="needs the extra: pip install -c constraints.txt -e '.[benchmarks]'")
@@ -49,7 +50,7 @@ def published():
 def test_every_verdict_of_ifeval_is_that_of_the_published_functions(published):
     """60 prompts, three fixed replies to each: strict and loose, instruction by instruction."""
     seen = set()
-    for task in instructions.tasks(ifeval.BENCHMARK, 60):
+    for task in instructions.tasks("ifeval", 60):
         for reply in (make(task) for make in REPLIES):
             case = published.InputExample(
                 key=0, instruction_id_list=list(task.instructions), prompt=task.text, kwargs=list(task.arguments)
@@ -58,7 +59,7 @@ def test_every_verdict_of_ifeval_is_that_of_the_published_functions(published):
                 modes = (published.test_instruction_following_strict, published.test_instruction_following_loose)
                 strict, loose = (mode(case, {task.text: reply}).follow_instruction_list for mode in modes)
             expected = [Verdict(strict=bool(s), loose=bool(one)) for s, one in zip(strict, loose, strict=True)]
-            assert instructions.verdicts(ifeval.BENCHMARK, task, reply) == expected, (task.key, reply)
+            assert followed.verdicts(BENCHMARKS["ifeval"].checkers, task, reply) == expected, (task.key, reply)
             seen |= set(zip(task.instructions, expected, strict=True))
     assert len({name for name, _ in seen}) >= 22 and {verdict.loose for _, verdict in seen} == {True, False}
     assert Verdict(strict=False, loose=True) in {verdict for _, verdict in seen}
@@ -69,7 +70,7 @@ def test_every_verdict_of_ifbench_is_that_of_the_packages_function():
     with nltk_data.in_place():
         from if_verifiable import IFBenchSample, evaluate_output_for_sample
     found = {True: 0, False: 0}
-    for task in instructions.tasks(ifbench.BENCHMARK, 60):
+    for task in instructions.tasks("ifbench", 60):
         sample = IFBenchSample(
             key=task.key, prompt=task.text, instruction_id_list=list(task.instructions), kwargs=list(task.arguments)
         )
@@ -77,7 +78,7 @@ def test_every_verdict_of_ifbench_is_that_of_the_packages_function():
             with nltk_data.in_place():
                 results, _ = evaluate_output_for_sample("ifbench", sample, reply)
             expected = [Verdict(strict=one.strict_pass, loose=one.loose_pass) for one in results]
-            assert instructions.verdicts(ifbench.BENCHMARK, task, reply) == expected, (task.key, reply)
+            assert followed.verdicts(BENCHMARKS["ifbench"].checkers, task, reply) == expected, (task.key, reply)
             for verdict in expected:
                 found[verdict.loose] += 1
     assert min(found.values()) > 20
@@ -87,8 +88,10 @@ def test_every_verdict_of_ifbench_is_that_of_the_packages_function():
 @pytest.mark.parametrize("reply", ["", " \n", "<think>The user wants", ".", "*", '"', "\u2028"])
 def test_any_reply_has_a_verdict_for_each_instruction(reply):
     """The published checker of "format:quote_unquote" fails on a lone full stop."""
-    wanted = next(task for task in instructions.tasks(ifbench.BENCHMARK, None) if "format:quote_unquote" in task.instructions)
-    assert [one.strict for one in instructions.verdicts(ifbench.BENCHMARK, wanted, reply)] == [False] * len(wanted.instructions)
+    wanted = next(task for task in instructions.tasks("ifbench", None) if "format:quote_unquote" in task.instructions)
+    assert [one.strict for one in followed.verdicts(BENCHMARKS["ifbench"].checkers, wanted, reply)] == [False] * len(
+        wanted.instructions
+    )
 
 
 @needs_extra
@@ -110,7 +113,7 @@ def test_sentences_stop_words_and_verbs_come_from_packages():
 def test_accuracies_by_hand():
     """Two prompts, three instructions: strictly the first follows one of its two, the second its only one."""
     yes, no, loose = Verdict(strict=True, loose=True), Verdict(strict=False, loose=False), Verdict(strict=False, loose=True)
-    found = instructions.metrics({"a": [yes, loose], "b": [yes], "c": [no, no, no]})
+    found = followed.metrics({"a": [yes, loose], "b": [yes], "c": [no, no, no]})
     assert {name: round(one["value"], 12) for name, one in found.items()} == {
         "prompt-level strict": round(1 / 3, 12), "instruction-level strict": round(2 / 6, 12),
         "prompt-level loose": round(2 / 3, 12), "instruction-level loose": round(3 / 6, 12),
@@ -121,9 +124,9 @@ def test_accuracies_by_hand():
 
 @needs_extra
 def test_the_panel_is_the_same_everywhere_and_part_of_the_whole():
-    whole = {benchmark.name: instructions.tasks(benchmark, None) for benchmark in (ifeval.BENCHMARK, ifbench.BENCHMARK)}
+    whole = {name: instructions.tasks(name, None) for name in BENCHMARKS}
     assert {name: len(tasks) for name, tasks in whole.items()} == {"ifeval": 541, "ifbench": 300}
-    assert instructions.tasks(ifeval.BENCHMARK, 64) == whole["ifeval"][:64]
+    assert instructions.tasks("ifeval", 64) == whole["ifeval"][:64]
     assert [task.key for task in whole["ifeval"][:3]] == PANEL
     assert len({task.key for tasks in whole.values() for task in tasks}) == 841
 
@@ -154,7 +157,7 @@ def test_a_training_record_whose_prompt_it_asks_is_removed_even_outside_the_pane
     from drift.loop import Loop
     from drift.model.policy import load_tokenizer, policy_at
 
-    asked = instructions.tasks(ifeval.BENCHMARK, None)[-1].text
+    asked = instructions.tasks("ifeval", None)[-1].text
     rows = [
         {"prompt": [{"role": "user", "content": text}], "rejected": [{"role": "assistant", "content": f"No {i}."}]}
         | {"user_preference": {"content": "That is wrong."}}

@@ -29,6 +29,7 @@ TASKS = "tasks/alpaca_eval/data/alpaca_eval_gpt4_baseline.json"  # in the packag
 WHEEL = "alpaca-eval==0.6.6"
 TEMPLATE = "alpaca_eval/evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt"  # in the wheel
 SHA256 = "784227e6dc2832fc08c43d2c8ea3a308e7523780187a1aaad2f85e30bac85f62"
+GO_WITHOUT = "or name the file: benchmark.gamed=FILE; benchmark.gamed=null goes without the length-controlled win rate"
 FIRST, SECOND = "m", "M"  # how the question names the two replies
 
 
@@ -66,7 +67,8 @@ class AlpacaEval:
     gamed: str | None
     cache_dir: str | None
 
-    licence: ClassVar[str] = "AlpacaEval: Apache-2.0; its instructions and the baseline's replies: CC-BY-NC-4.0"
+    title: ClassVar[str] = "AlpacaEval 2"
+    licence: ClassVar[str] = "the code is Apache-2.0, the instructions and the baseline's replies are CC-BY-NC-4.0"
     published_judge: ClassVar[str] = "gpt-4-1106-preview"
     judge_settings: ClassVar[dict[str, Any]] = {"temperature": 1, "max_tokens": 1, "logprobs": True, "top_logprobs": 5}
     meanings: ClassVar[dict[str, str]] = {
@@ -144,7 +146,7 @@ class AlpacaEval:
 
     def _gamed(self) -> Path:
         if self.gamed == "hub":
-            return hub_file("tatsu-lab/alpaca_eval", "df_gamed.csv", "gamed=hub")
+            return hub_file("tatsu-lab/alpaca_eval", "df_gamed.csv", "benchmark.gamed=hub", GO_WITHOUT)
         return Path(self.gamed or "").expanduser()
 
 
@@ -165,7 +167,7 @@ def load_tasks() -> tuple[AlpacaTask, ...]:
 @cache
 def load_template(cache_dir: str | None) -> tuple[Message, ...]:
     """The package's question to the judge, as messages."""
-    folder = wheel_files(WHEEL, {TEMPLATE: SHA256}, cache_dir, setting="cache_dir")
+    folder = wheel_files(WHEEL, {TEMPLATE: SHA256}, cache_dir, setting="benchmark.cache_dir")
     text = (folder / Path(TEMPLATE).name).read_text(encoding="utf-8")
     found = re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", text, flags=re.DOTALL)
     return tuple({"role": role, "content": content.strip()} for role, content in found)

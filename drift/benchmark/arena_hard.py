@@ -57,7 +57,8 @@ class ArenaHard:
     category: Category
     weight: int
 
-    licence: ClassVar[str] = "Arena-Hard: Apache-2.0; the baselines' replies: o3-mini (OpenAI) and gemini-2.0-flash (Google)"
+    title: ClassVar[str] = "Arena-Hard v2"
+    licence: ClassVar[str] = "Apache-2.0; the baselines' replies are o3-mini's (OpenAI's terms) and gemini-2.0-flash's (Google's)"
     published_judge: ClassVar[str] = "gpt-4.1"
     judge_settings: ClassVar[dict[str, Any]] = {"temperature": 0, "max_tokens": 16000}
     headline: ClassVar[str] = "win rate"
@@ -71,7 +72,7 @@ class ArenaHard:
 
     def check(self) -> None:
         if self.weight < 1:
-            raise UserError(f"Arena-Hard: weight={self.weight}: expected at least 1.")
+            raise UserError(f"benchmark.weight={self.weight}: expected at least 1.")
         instructions()
         self.tasks()
 

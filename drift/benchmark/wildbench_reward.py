@@ -53,19 +53,21 @@ class Rewards:
 @dataclass(frozen=True, kw_only=True)
 class WildBenchReward:
     """`path`, `config`, `split`, `template`: as in `WildBenchScore`. `baseline`: the baseline model's replies, an official result
-    file. `length_margin`: characters (the board has 500, 1000 and 1500); null: without length penalty. `max_words`: a longer text
-    is shortened for the judge (published: 1000). `order_seed`: of the order of the replies (published: 42)."""
+    file (null is refused, with a sentence that says what to give). `length_margin`: characters (the board has 500, 1000 and
+    1500); null: without length penalty. `max_words`: a longer text is shortened for the judge (published: 1000). `order_seed`: of
+    the order of the replies (published: 42)."""
 
     path: str
     config: str | None
     split: str | None
     template: str | None
-    baseline: str
+    baseline: str | None
     length_margin: int | None
     max_words: int
     order_seed: int
 
-    licence: ClassVar[str] = LICENCE
+    title: ClassVar[str] = "WildBench (WB-Reward)"
+    licence: ClassVar[str] = f"{LICENCE}; the baseline's replies are under those of its maker"
     published_judge: ClassVar[str] = "gpt-4-turbo-2024-04-09"
     judge_settings: ClassVar[dict[str, Any]] = {
         "temperature": 0, "max_tokens": 1024, "response_format": {"type": "json_object"}
@@ -82,14 +84,19 @@ class WildBenchReward:
     def check(self) -> None:
         load_template(self.template, TEMPLATE, ("history", "user_query", "candidate_A", "candidate_B", "checklist"))
         if (self.length_margin is not None and self.length_margin < 0) or self.max_words < 1:
-            raise UserError("WildBench: expected length_margin at least 0, or null, and max_words at least 1.")
-        replies = read_replies(self.baseline)
+            raise UserError("Expected benchmark.length_margin at least 0, or null, and benchmark.max_words at least 1.")
+        if self.baseline is None:
+            raise UserError(
+                "WB-Reward compares with the replies of another model. Give them as benchmark.baseline=FILE, an official result "
+                "file like result_dirs/wild_bench_v2/gpt-4-turbo-2024-04-09.json of https://github.com/allenai/WildBench."
+            )
+        replies = self._baseline()
         if missing := [task.key for task in self.tasks() if task.key not in replies]:
-            raise UserError(f"baseline={self.baseline}: no reply to {len(missing)} tasks, for example {missing[0]}.")
+            raise UserError(f"benchmark.baseline={self.baseline}: no reply to {len(missing)} tasks, for example {missing[0]}.")
 
     def key(self) -> dict[str, Any]:
         settings = {name: getattr(self, name) for name in ("length_margin", "max_words", "order_seed")}
-        texts = {"template": load_template(self.template, TEMPLATE, ()), "baseline": digest(read_replies(self.baseline))}
+        texts = {"template": load_template(self.template, TEMPLATE, ()), "baseline": digest(self._baseline())}
         return {"tasks": contents(self.tasks())} | texts | settings
 
     def tasks(self) -> Sequence[WildBenchTask]:
@@ -97,7 +104,7 @@ class WildBenchReward:
 
     def questions(self, task: WildBenchTask, replies: Sequence[str]) -> list[Question]:
         """A pair with an empty reply is settled: it is left out."""
-        pair = [shorten(text, self.max_words) for text in (replies[0], read_replies(self.baseline)[task.key])]
+        pair = [shorten(text, self.max_words) for text in (replies[0], self._baseline()[task.key])]
         swapped = task.key in swapped_keys(tuple(one.key for one in self.tasks()), self.order_seed)
         if not all(text.strip() for text in pair):
             return [Question(key=task.key, part="reward", messages=[], swapped=swapped, settled=0.0)]
@@ -114,7 +121,7 @@ class WildBenchReward:
         return points if points is None or not question.swapped else 0.0 - points
 
     def score(self, judged: Sequence[Judged]) -> dict[str, Any]:
-        baseline = read_replies(self.baseline)
+        baseline = self._baseline()
         rows = [
             Compared(
                 key=one.task.key,
@@ -125,6 +132,8 @@ class WildBenchReward:
             for one in judged
             if one.verdicts[0] is not None
         ]
+        if not rows:
+            raise UserError("WildBench: none of the judge's answers can be read, so there is no reward.")
         groups = {one.task.key: one.task.groups for one in judged}
         rewards = summarise(rows, groups, self.length_margin)
         points = {row.key: penalised(row, self.length_margin) * 100 for row in rows if compares(row)}
@@ -136,6 +145,11 @@ class WildBenchReward:
             "left out": metric(None, value=float(len(rows) - len(points)), digits=0),
             **unread(judged),
         }
+
+    def _baseline(self) -> dict[str, str]:
+        """Session id -> the baseline's reply."""
+        assert self.baseline is not None, "refused by `check`"
+        return read_replies(self.baseline)
 
 
 def shorten(text: str, max_words: int) -> str:

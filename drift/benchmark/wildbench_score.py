@@ -53,6 +53,7 @@ class WildBenchScore:
     split: str | None
     template: str | None
 
+    title: ClassVar[str] = "WildBench (WB-Score)"
     licence: ClassVar[str] = LICENCE
     published_judge: ClassVar[str] = "gpt-4o-2024-05-13"
     judge_settings: ClassVar[dict[str, Any]] = {

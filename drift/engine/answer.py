@@ -6,8 +6,9 @@ Anything that is not a chat completion is a `Failure`, which says whether a retr
 
 import asyncio
 import json
+import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -36,12 +37,21 @@ class Failure(Exception):
         return min(FIRST_PAUSE * 2**tried if self.pause is None else self.pause, LONGEST_PAUSE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer:
-    """`text`: None if the answer has no usable text. `tokens`: (prompt, completion) as counted by the server; None if it doesn't
+    """What a model answered. `top_logprobs`: the likeliest first tokens with their log-probabilities in nats, if they were asked
+    for and the server gives them, else None. With them the text may be blank."""
+
+    text: str
+    top_logprobs: Mapping[str, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """`answer`: None if there is nothing to use. `tokens`: (prompt, completion) as counted by the server; None if it doesn't
     say."""
 
-    text: str | None
+    answer: Answer | None
     tokens: tuple[int, int] | None
 
 
@@ -74,7 +84,7 @@ def open_client(url: str, key: str | None, seconds: float) -> Any:
     )
 
 
-async def ask(client: Any, request: dict[str, Any], seconds: float, name: str) -> Answer:
+async def ask(client: Any, request: dict[str, Any], seconds: float, name: str) -> Received:
     """Sends one request. `seconds`: for the complete answer; `name`: the model that must have answered. Raises Failure."""
     try:
         async with asyncio.timeout(seconds):
@@ -84,7 +94,7 @@ async def ask(client: Any, request: dict[str, Any], seconds: float, name: str) -
         raise _as_failure(error, seconds) from error
     if len(body) > MOST_BYTES:
         raise Failure(f"an answer of more than {MOST_BYTES >> 20} MiB", paid=True)
-    return read(body, name)
+    return read(body, name, logprobs="top_logprobs" in request)
 
 
 async def refuse(response: Any) -> None:
@@ -109,8 +119,9 @@ async def start_of(parts: AsyncIterator[bytes], most: int) -> bytes:
     return body[:most]
 
 
-def read(body: bytes, name: str) -> Answer:
-    """The answer in a response body; raises Failure if it is not a chat completion by the model `name`."""
+def read(body: bytes, name: str, *, logprobs: bool) -> Received:
+    """The answer in a response body; raises Failure if it is not a chat completion by the model `name`. `logprobs`: those of the
+    first token were asked for."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -123,10 +134,39 @@ def read(body: bytes, name: str) -> Answer:
     try:
         text = choices[0]["message"]["content"]
         text.encode("utf-8")  # fails for a lone surrogate, which can't be stored
-        usable = bool(text.strip()) and choices[0].get("finish_reason") != "content_filter"
+        top = first_token(choices[0]) if logprobs else None
+        usable = bool(text.strip() or top) and choices[0].get("finish_reason") != "content_filter"
     except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
-        usable, text = False, None
-    return Answer(text if usable else None, _tokens(content.get("usage")))
+        usable, text, top = False, "", None
+    return Received(answer=Answer(text=text, top_logprobs=top) if usable else None, tokens=_tokens(content.get("usage")))
+
+
+def first_token(choice: Any) -> dict[str, float] | None:
+    """The likeliest first tokens of a choice; None if the server gives none. Raises Failure if they are no log-probabilities."""
+    try:
+        given = choice["logprobs"]["content"][0]["top_logprobs"]
+    except (KeyError, TypeError, IndexError):
+        return None
+    if not given:
+        return None
+    try:
+        found = {one["token"]: one["logprob"] for one in reversed(given)}  # of equal texts, the likelier token
+    except (KeyError, TypeError):
+        found = None
+    if not are_logprobs(found):
+        raise Failure("an answer whose top_logprobs are no log-probabilities", passes=True, paid=True)
+    return found
+
+
+def are_logprobs(found: Any) -> bool:
+    """Whether these are texts with finite numbers that are not above 0."""
+    return isinstance(found, dict) and all(
+        isinstance(token, str)
+        and token.encode("utf-8", "replace").decode() == token
+        and type(nats) in (int, float)
+        and -math.inf < nats <= 0
+        for token, nats in found.items()
+    )
 
 
 def same_model(given: Any, asked: str) -> bool:

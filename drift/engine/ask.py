@@ -3,13 +3,14 @@
     for item, replies in ask.draw(items, prompts_of, first_sample=0, label="fresh replies"): ...
     ask.logprobs([(prompt, reply, ended), ...], of="start", label="perplexity")
     for record, replies, scores in ask.judge(judge, drawn, label="judging"): ...
+    ask.verdicts(examiner, [(task, replies), ...], label="verdicts")
 
 The items are split into fixed groups in the given order. Each group is a stage of the store: it is computed when it is reached, and
 reused by everyone who asks the same of the same model. Its results are in its manifest, which saves a file per group.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from drift.engine.models import OneModel
 from drift.finite import need_finite
 from drift.identity import identity
 from drift.model.policy import Policy, load_tokenizer
-from drift.parts import Judge, Sampler, T
+from drift.parts import Examiner, Judge, Sampler, T
 from drift.randomness import Noise
 from drift.records import Logprob, Prompt, Record, Reply, digest
 from drift.score.sequence import Compute, TokenSequence
@@ -162,23 +163,46 @@ class Ask:
             [record.key, record.label, record.revised, record.satisfied, record.truth, [[one.text, one.ended] for one in replies]]
             for record, replies in group
         ])  # fmt: skip
+
+        def scores() -> Sequence[Sequence[float | None]]:
+            return _checked(judge, group, self._model.get(judge, judge.open)(group))
+
+        return self._judged(judge, judged, len(group), "scores", scores)
+
+    def verdicts(
+        self, examiner: Examiner, items: Sequence[tuple[Any, Sequence[str]]], *, label: str
+    ) -> list[list[Mapping[str, Any]]]:
+        """For each task with its replies, what the judge's answers to its questions say; see parts.py."""
+        found, size = [], examiner.group_size
+        with Progress(label, total=len(items), unit="tasks") as progress:
+            for low in range(0, len(items), size):
+                group, later = items[low : low + size], items[low + size :]
+                judged = digest([[task.key, list(replies)] for task, replies in group])
+                examined = partial(examiner.examine, group, later=later)
+                found += self._judged(examiner, judged, len(group), "verdicts", examined)
+                progress.reach(low + len(group))
+        return found
+
+    def _judged(self, judge: Any, judged: str, num_items: int, what: str, make: Callable[[], Any]) -> Any:
+        """What `make` makes of a group, as a stage that keeps it under the name `what`. `judged`: the digest of the items. What the
+        answers cost is kept, too, and counts for the budget of a run that finds the stage."""
         settings = {"judge": identity(judge)}
-        name = f"{digest(settings)[:12]}/{judged[:24]}"
+        kind = digest(settings)[:12]
+        name = f"{kind}/{judged[:24]}"
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
-            grade = self._model.get(judge, judge.open)
             if not isinstance(judge, Paid):
-                return {"items": len(group), "scores": _checked(judge, group, grade(group))}
+                return {"items": num_items, what: make()}
             for earlier, dollars in self.store.dollars().items():
-                if earlier.startswith(digest(settings)[:12]):
+                if earlier.startswith(kind):
                     judge.budget.count_stage(earlier, dollars)
             used = judge.budget.used
-            scores = _checked(judge, group, grade(group))
+            found = make()
             judge.budget.finished.add(name)
-            return {"items": len(group), "scores": scores, "dollars": {name: judge.budget.used - used}}
+            return {"items": num_items, what: found, "dollars": {name: judge.budget.used - used}}
 
         stage = self.store.run("judge", work, version=JUDGE_VERSION, settings=settings, inputs={"items": judged})
-        return stage.facts.pop("scores")
+        return stage.facts.pop(what)
 
 
 def _checked(

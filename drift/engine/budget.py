@@ -1,7 +1,39 @@
 """The budget for the questions of a run: a question's cost is reserved before it is asked, so the cap is never exceeded."""
 
 import asyncio
-from typing import Protocol, runtime_checkable
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from drift.engine.questions import most_tokens
+
+BYTES_PER_TOKEN, SHARE_ANSWERED = 4, 0.5  # for the estimate: of English; of the tokens that an answer may have
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """Dollars for a million tokens sent, and for a million answered."""
+
+    sent: float
+    answered: float
+
+    def of(self, sent: float, answered: float) -> float:
+        """The price of tokens sent and answered, in dollars."""
+        return (sent * self.sent + answered * self.answered) / 1e6
+
+    def most(self, request: dict[str, Any]) -> float:
+        """The most that a request may cost in dollars."""
+        return self.of(*most_tokens(request))
+
+    def estimate(self, requests: Collection[dict[str, Any]], cap: str) -> str:
+        """What these requests will cost, in words. `cap`: the setting that limits it, with its value."""
+        sent, answered = (sum(counts) for counts in zip(*(most_tokens(request) for request in requests), strict=True))
+        likely = self.of(sent / BYTES_PER_TOKEN, SHARE_ANSWERED * answered)
+        if not likely:
+            return f"no price is given, so {cap} has no effect"
+        each = likely / len(requests)
+        most = self.of(sent, answered)
+        return f"about {likely:.3g} dollars ({each:.3g} each), {most:.3g} at most; {cap} for the whole run"
 
 
 class Budget:

@@ -6,8 +6,6 @@ with it, so a resumed run counts what it spent before. A question without an ans
 it ends the run after them, because a missing answer must never pass for a result."""
 
 import asyncio
-import json
-import math
 import os
 import re
 from collections import Counter
@@ -18,16 +16,17 @@ from typing import Any
 
 from drift.claim import claimed
 from drift.console import say
-from drift.engine import answer
-from drift.engine.budget import Budget
-from drift.engine.questions import Questions, most_tokens
+from drift.engine import answer, kept
+from drift.engine.answer import Answer
+from drift.engine.budget import Budget, Prices
+from drift.engine.kept import Entry
+from drift.engine.questions import Questions
 from drift.errors import UserError, need_package, writable
 from drift.files import remove_unfinished
 from drift.masking import mask
-from drift.records import Message, digest, write_json
+from drift.records import Message, digest
 
 INVALID = ("status 400", "status 422")
-BYTES_PER_TOKEN, SHARE_ANSWERED = 4, 0.5  # for the estimate: of English; of the tokens that an answer may have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +86,28 @@ class Endpoint:
         """The settings that an answer depends on."""
         return {"url": self.url, "model": self.model}
 
-    def ask(
-        self, talks: Sequence[Sequence[Message]], tick: Callable[[int], None], *, max_tokens: int, advice: str, **settings: Any
-    ) -> list[str | None]:
+    @property
+    def prices(self) -> Prices:
+        return Prices(sent=self.dollars_per_million_input, answered=self.dollars_per_million_output)
+
+    def ask(self, talks: Sequence[Sequence[Message]], tick: Callable[[int], None], **settings: Any) -> list[str | None]:
+        """The texts of the answers, in order; see `answers`."""
+        return [one and one.text for one in self.answers(talks, tick, **settings)]
+
+    def announce(self, talks: Sequence[Sequence[Message]], **settings: Any) -> None:
+        """Says what these questions will cost, before the first request of a run; for who knows more than the first ones. Those
+        with an answer cost nothing. `settings`: as in `answers`."""
+        requests = dict(self._requests(talks, settings))
+        self._announce([one for name, one in requests.items() if kept.read(self._file(name), one).answer is None])
+
+    def answers(
+        self, talks: Sequence[Sequence[Message]], tick: Callable[[int], None], *, advice: str, **settings: Any
+    ) -> list[Answer | None]:
         """The answers, in order; None for an answer without text. Equal questions are asked only once. Raises UserError if the
-        budget is reached or answers are missing; the answers so far are kept. `advice`: if the server calls a request invalid."""
-        settings = {"max_tokens": max_tokens, **settings}
-        requests = [{"model": self.model, "messages": [_sendable(m) for m in messages], **settings} for messages in talks]
-        names = [digest([self.url, request])[:32] for request in requests]
-        times, unique = Counter(names), dict(zip(names, requests, strict=True))
+        budget is reached or answers are missing; the answers so far are kept. `advice`: if the server calls a request invalid.
+        `settings`: of every request, `max_tokens` among them."""
+        requests = self._requests(talks, settings)
+        times, unique = Counter(name for name, _ in requests), dict(requests)
         asked = Questions({}, lambda name: tick(times[name]))
         missing = {name: request for name, request in unique.items() if not self._recall(name, request, asked)}
         if missing:
@@ -104,7 +116,12 @@ class Endpoint:
                 asyncio.run(self._ask_all(missing, asked))
             if len(asked.answers) < len(unique):
                 raise UserError(self._stopped(asked, len(unique), advice))
-        return [asked.answers[name] for name in names]
+        return [asked.answers[name] for name, _ in requests]
+
+    def _requests(self, talks: Sequence[Sequence[Message]], settings: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        """A request for each talk, with its name in the cache."""
+        requests = [{"model": self.model, "messages": [_sendable(m) for m in messages], **settings} for messages in talks]
+        return [(digest([self.url, request])[:32], request) for request in requests]
 
     async def _ask_all(self, requests: dict[str, Any], asked: Questions) -> None:
         """Collects the answers to these requests, given by name."""
@@ -133,7 +150,7 @@ class Endpoint:
             for tried in range(self.retries + 1):
                 if asked.gave_up():
                     return
-                if not await self.budget.reserve(name, self._most(request)):
+                if not await self.budget.reserve(name, self.prices.most(request)):
                     asked.capped = True
                     return
                 failure = await self._try(client, name, request, asked)
@@ -146,22 +163,22 @@ class Endpoint:
 
     async def _try(self, client: Any, name: str, request: dict[str, Any], asked: Questions) -> answer.Failure | None:
         """One try; its cost is settled and stored however it ends."""
-        paid, text = self._most(request), None  # until the actual cost is known
+        paid, found = self.prices.most(request), None  # until the actual cost is known
         try:
             if asked.gave_up():  # while this one waited for the budget
                 paid = 0.0
                 return None
             received = await answer.ask(client, request, self.timeout_seconds, self.answers_as or self.model)
             paid = self._cost(received.tokens, paid)
-            asked.answers[name] = text = mask(received.text, self._secret()) if received.text else None
+            asked.answers[name] = found = self._masked(received.answer)
             asked.in_a_row = 0
         except answer.Failure as failure:
             paid = paid if failure.paid else 0.0
             return failure
         finally:
             dollars, tries = self.budget.settle(name, paid)
-            if paid or text:
-                write_json(self._file(name), {"request": request, "answer": text, "dollars": dollars, "tries": tries})
+            if paid or found:
+                kept.write(self._file(name), request, Entry(answer=found, dollars=dollars, tries=tries))
         asked.tick(name)
         return None
 
@@ -169,50 +186,35 @@ class Endpoint:
         """The cost of a request in dollars by the server's own token count; without a plausible count, the most it may have
         cost."""
         if tokens is not None:
-            return self._dollars(*tokens)
+            return self.prices.of(*tokens)
         if most and self.budget.first("guess"):
             say(f"  {self.url} does not report token counts, so the maximum is charged (one token per byte).")
         return most
 
     def _announce(self, requests: Collection[dict[str, Any]]) -> None:
         """Says what these questions will cost, before the first request of a run."""
-        if not self.budget.first("question"):
-            return
-        sent, answered = (sum(counts) for counts in zip(*(most_tokens(request) for request in requests), strict=True))
-        likely = self._dollars(sent / BYTES_PER_TOKEN, SHARE_ANSWERED * answered)
-        count = len(requests)
-        cost = f"about {likely:.3g} dollars ({likely / count:.3g} each), {self._dollars(sent, answered):.3g} at most"
-        cap = f"{self.setting}.max_dollars={self.max_dollars:g}"
-        told = f"{cost}; {cap} for the whole run" if likely else f"no price is given, so {cap} has no effect"
-        say(f"  {self.url} (model {self.model}): {count} questions to begin with, {told}")
+        if requests and self.budget.first("question"):
+            told = self.prices.estimate(requests, f"{self.setting}.max_dollars={self.max_dollars:g}")
+            say(f"  {self.url} (model {self.model}): {len(requests)} questions to begin with, {told}")
 
-    def _dollars(self, sent: float, answered: float) -> float:
-        """The price of tokens sent and answered."""
-        return (sent * self.dollars_per_million_input + answered * self.dollars_per_million_output) / 1e6
-
-    def _most(self, request: dict[str, Any]) -> float:
-        """The most that a request may cost in dollars."""
-        return self._dollars(*most_tokens(request))
+    def _masked(self, found: Answer | None) -> Answer | None:
+        """The answer without the key, which a server may repeat."""
+        if found is None:
+            return None
+        top = found.top_logprobs and {mask(token, self._secret()): nats for token, nats in found.top_logprobs.items()}
+        return Answer(text=mask(found.text, self._secret()), top_logprobs=top)
 
     def _file(self, name: str) -> Path:
         return Path(self.cache_dir) / f"{name}.json"
 
     def _recall(self, name: str, request: dict[str, Any], asked: Questions) -> bool:
-        """Takes the answer to a question from the cache, if it is there, and counts its cost. An unreadable file counts as
-        missing."""
-        try:
-            kept = json.loads(self._file(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return False
-        kept = kept if isinstance(kept, dict) else {}
-        text, dollars, tries = kept.get("answer"), kept.get("dollars"), kept.get("tries")
-        if isinstance(dollars, (int, float)) and 0 < dollars < math.inf:
-            self.budget.count(name, float(dollars), tries if type(tries) is int and tries > 0 else 1)
-        if not isinstance(text, str) or not text.strip() or kept.get("request") != request:
-            return False
-        asked.answers[name] = text
-        asked.tick(name)
-        return True
+        """Takes the answer to a question from the cache, if it is there, and counts its cost."""
+        found = kept.read(self._file(name), request)
+        self.budget.count(name, found.dollars, found.tries)
+        if found.answer is not None:
+            asked.answers[name] = found.answer
+            asked.tick(name)
+        return found.answer is not None
 
     def _secret(self) -> str:
         return os.environ.get(self.key_variable, "").strip() if self.key_variable else ""

