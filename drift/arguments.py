@@ -20,9 +20,8 @@ def commands(description: str | None) -> tuple[argparse.ArgumentParser, dict[str
         "describe": describe_parser(known),
         "signal": signal_parser(known),
         "agree": agree_parser(known),
+        "report": report_parser(known),
     }
-    report = known.add_parser("report", help="rebuild the report of a run or a study, finished or not")
-    report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
     workspace = known.add_parser("workspace", help="create a W&B workspace that compares the methods of a project")
     workspace.add_argument("folder", type=Path, help="the folder of a run, or of a sweep, whose metrics are drawn")
     workspace.add_argument("--entity", required=True, help="user or team")
@@ -136,6 +135,20 @@ def agree_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
     agree.add_argument("--max-records", type=int, help="take this many, chosen at random (default: all)")
     agree.add_argument("--out", type=Path, help="the file to write (default: RECORDS.A-B.json)")
     return agree
+
+
+def report_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    report = commands.add_parser(
+        "report",
+        usage="drift report FOLDER [logger=wandb] [logger.name=value ...]",
+        help="rebuild the report of a run or a study, finished or not",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="settings, to log the report and its tables as a run of W&B, which nothing is sent to unless mode is online:\n"
+        + "  logger=wandb\n"
+        + block("logger.…", (CONF / "logger/wandb.yaml").read_text("utf-8")),
+    )
+    report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
+    return report
 
 
 def choices(group: str) -> str:

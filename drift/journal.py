@@ -2,6 +2,7 @@
 
     config.yaml   run.json   report.html   libraries.log   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
     iteration_0/EVALUATION/{scores.json, replies.jsonl} (the start model; a warm start: warm_start/EVALUATION/…)
+    method.judge/agreement.json (of a judge that costs nothing)
     iteration_2/{examples.jsonl, policy/, steps.jsonl, EVALUATION/{scores.json, replies.jsonl}}
     with refresh_log also iteration_2/{records.jsonl, quarantine.jsonl}
 
@@ -22,6 +23,7 @@ from drift.console import say
 from drift.errors import UserError
 from drift.examples.filters import dropped
 from drift.files import beside
+from drift.logger.lineage import Lineage
 from drift.masking import masked
 from drift.records import Example, Record, read_jsonl, write_json, write_jsonl
 from drift.report import state, verdict
@@ -29,11 +31,12 @@ from drift.report.members import metrics_of
 from drift.report.shapes import plain
 from drift.report.state import RUN, Alarm, Point, RunState, Scores, SpentStage
 from drift.report.tables import show, show_difference
-from drift.statistics import level, paired
+from drift.statistics import Interval, level, paired
 from drift.store import Stage, Store, environment
 
 NUM_SAMPLES = 24  # examples, and replies, that a logger gets
 WARM_START = "warm start"
+INTERVAL = ("mean", "low", "high", "over")  # fields of an Interval
 
 
 class Journal:
@@ -52,6 +55,7 @@ class Journal:
         self.num_steps_logged: dict[int, int] = {}  # by iteration
         self.start: dict[str, Scores] = {}  # evaluation -> the start model's scores
         self.log = logger.begin(folder, title, notes)
+        self.lineage = Lineage(self.log)
         self.write()
 
     def write(self) -> None:
@@ -65,8 +69,9 @@ class Journal:
         self.state.seconds = round(time.monotonic() - self.begun, 1)
         write_json(self.folder / RUN, masked(plain(self.state)))
 
-    def feedback(self, iteration: int, stage: Stage) -> None:
-        """Links the records that this iteration and the later ones learn from, and says how many there are."""
+    def feedback(self, iteration: int, stage: Stage, log: Sequence[Path]) -> None:
+        """Links the records that this iteration and the later ones learn from, and says how many there are; `log`: their files."""
+        self.lineage.feedback(iteration, stage, log)
         folder, counts = self.folder, stage.facts["counts"]
         if iteration > 1:
             folder, counts = folder / f"iteration_{iteration}", {f"{name}, iteration {iteration}": n for name, n in counts.items()}
@@ -92,6 +97,14 @@ class Journal:
         """Writes down the training records whose prompts the evaluations ask."""
         write_jsonl(self.folder / "leakage.jsonl", rows)
         self.state.data["training records with prompts of the evaluation"] = len(rows)
+        self.write()
+
+    def agreement(self, place: str, stage: Stage) -> None:
+        """Links what was measured of a judge and the users, and says how often they agree. `place`: the judge's, method.judge."""
+        link(stage.path / "agreement.json", self.folder / place / "agreement.json")
+        measured = json.loads((stage.path / "agreement.json").read_text(encoding="utf-8"))["measures"]
+        for row in [row for row in measured if row["measure"] in ("agreement", "AUC") and not row["of"]]:
+            say(f"  {place} and users: {row['measure']} {show(Interval(**{n: row[n] for n in INTERVAL}), 3)} ({row['over']})")
         self.write()
 
     def sampled(self, iteration: int, made: Stage, examples: list[Example], log: list[Record]) -> None:
@@ -133,6 +146,7 @@ class Journal:
         link(made.path / "examples.jsonl", folder / "examples.jsonl")
         for name in ("policy", "steps.jsonl"):
             link(trained.path / name, folder / name)
+        self.lineage.trained(iteration, made, trained)
         steps = read_jsonl(trained.path / "steps.jsonl")
         self.log_steps(iteration, steps)  # the steps of a training that was found in the store
         self.log.samples(iteration, "examples", [as_row(example) for example in examples[:NUM_SAMPLES]])
@@ -162,6 +176,7 @@ class Journal:
         folder = self.folder / ("warm_start" if warm else f"iteration_{iteration}")
         scores = {evaluation: state.scores(link_scores(stage, folder / evaluation)) for evaluation, stage in results.items()}
         self.log.scores(iteration, metrics_of(scores))
+        self.lineage.scored(iteration, results)
         for i, (evaluation, stage) in enumerate(results.items()):
             if (replies := stage.path / "replies.jsonl").is_file():
                 kind = (WARM_START if warm else "replies") + (f", {evaluation}" if i else "")

@@ -24,6 +24,7 @@ from drift.intake.feedback import feedback_stage
 from drift.intake.intake import Intake
 from drift.intake.leakage import remove_leaked
 from drift.journal import Journal
+from drift.judge.agreement import agreement_stages
 from drift.method.warmup import Warmup
 from drift.model.policy import Policy, policy_at
 from drift.model.weights import check_weights
@@ -49,7 +50,8 @@ class Run:
     start). `reference`: the policy that the iteration starts from, or always the start model. `refresh_log`: later iterations
     learn from feedback on the policy that they start from, instead of from the start model's log (simulated deployment only).
     `evaluation`: by name; the first one's headline is the run's. `num_perplexity_prompts`: the number of prompts of each evaluation
-    whose fresh reply gets its perplexity under the start model."""
+    whose fresh reply gets its perplexity under the start model. `num_agreement_records`: the labelled records about which a judge
+    that costs nothing is asked, to show how far it agrees with the users."""
 
     method: Method
     model: Any
@@ -61,6 +63,7 @@ class Run:
     objective: dict[str, Objective]
     evaluation: dict[str, Evaluation]
     num_perplexity_prompts: int
+    num_agreement_records: int
     logger: Any
     alarms: Alarms
     filters: Filters
@@ -76,8 +79,11 @@ class Run:
     def check(self) -> None:
         if self.iterations < 0 or self.warmup_epochs < 0 or (self.examples_per_iteration or 1) < 1:
             raise UserError("Expected iterations >= 0, warmup_epochs >= 0 and examples_per_iteration >= 1 (or null).")
-        if not self.evaluation or self.num_perplexity_prompts < 0:
-            raise UserError("Expected num_perplexity_prompts >= 0 and at least one evaluation: evaluation=[deployment].")
+        if not self.evaluation or self.num_perplexity_prompts < 0 or self.num_agreement_records < 0:
+            raise UserError(
+                "Expected num_perplexity_prompts >= 0, num_agreement_records >= 0 and at least one evaluation: "
+                "evaluation=[deployment]."
+            )
         if not 0 <= self.previous_share < 1:
             raise UserError(f"previous_share={self.previous_share}: expected at least 0 and below 1.")
         if self.refresh_log and not self.data.uses_policy:
@@ -109,6 +115,7 @@ class Loop:
         run, policy, previous = self.run, self.start, list[Example]()
         records, held_out = self.collect_feedback(1, policy)
         self.announce(records, held_out)
+        self.compare_judges(records)
         self.evaluate(0, "start", policy, held_out)
         if run.warmup_epochs:
             policy, _ = self.improve(0, Warmup(), None, run.warmup_epochs, policy, records, [])
@@ -132,7 +139,7 @@ class Loop:
         run = self.run
         data, ask = self.simulation(iteration, policy) if run.data.uses_policy else (run.data, self.ask(policy, run.seed, "log", 0))
         feedback = feedback_stage(ask, data, run.intake, run.mine, self.tokenizer)
-        self.journal.feedback(iteration, feedback)
+        self.journal.feedback(iteration, feedback, [] if run.data.uses_policy else run.data.files())
         records, held_out, asked = read_records(feedback.path / "records.jsonl"), HeldOut(), list[Prompt]()
         for name, evaluation in run.evaluation.items():
             records, held_out[name] = evaluation.separate(records)
@@ -157,6 +164,13 @@ class Loop:
             meanings[name] = dict(evaluation.meanings) | (replies.MEANINGS if evaluation.samples else {})
             outlook += evaluation.outlook(records, held_out[name])
         self.journal.outlook(meanings, outlook)
+
+    def compare_judges(self, records: list[Record]) -> None:
+        """Measures how far the run's judges agree with the users of its log."""
+        run, ask = self.run, self.ask(self.start, self.run.seed, "agreement", 0)
+        judges = {"method.judge": run.method.judge, "filters.judge": run.filters.judge}
+        for place, stage in agreement_stages(ask, judges, records, run.num_agreement_records):
+            self.journal.agreement(place, stage)
 
     def improve(
         self, iteration: int, method: Method, num_examples: int | None, epochs: int, policy: Policy, records: list[Record],

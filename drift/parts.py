@@ -215,6 +215,15 @@ class Miner(Keyed, Protocol):
 
 
 class Logger(Protocol):
-    """Logs a run while it runs. `begin` is called once per run; the object that it returns gets everything else."""
+    """Logs a run while it runs. `begin` is called once per run; the object that it returns gets everything else: see
+    drift/logger/csv.py."""
 
     def begin(self, folder: Path, title: Mapping[str, str], notes: Mapping[str, str]) -> Any: ...
+
+
+@runtime_checkable
+class StudyLogger(Protocol):
+    """A logger that also logs a study as a whole."""
+
+    def study(self, folder: Path) -> None:
+        """Called when the report of a sweep's folder has been written there, and by `drift report FOLDER logger=NAME`."""
