@@ -3,7 +3,7 @@
 Only a judge that costs nothing is asked. What a judge says in a run is about fresh replies, which no user has seen; so nothing is
 known from there. For a judge that costs money there is `drift agree`, whose file the report shows too."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ FILE = "agreement.json"
 
 
 def agreement_stages(
-    ask: Ask, judges: Mapping[str, Judge | None], records: Sequence[Record], most: int
+    ask: Ask, judges: dict[str, Judge | None], records: Sequence[Record], most: int
 ) -> Iterator[tuple[str, Stage]]:
     """A stage for each of a run's judges, by its place in the config; one for judges that are the same."""
     different = {digest(identity(judge)): (place, judge) for place, judge in reversed(judges.items()) if judge is not None}

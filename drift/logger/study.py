@@ -21,7 +21,7 @@ def after_sweep(folder: Path, members: Sequence[Path]) -> None:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml several times as fast
     settings = [yaml.load((member / SETTINGS).read_text(encoding="utf-8"), loader)["logger"] for member in members]
     for one in {digest(one): one for one in settings}.values():
-        logger: Any = build_part(OmegaConf.create(one), "logger")
+        logger: Any = build_part(OmegaConf.create({"logger": one}).logger, "logger")
         if isinstance(logger, StudyLogger):
             logger.study(folder)
 

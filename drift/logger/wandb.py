@@ -176,8 +176,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Rows as a table of W&B; long texts are shortened, and a cell that a row does not have is empty."""
     import wandb
 
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[value[:LONGEST] if isinstance(value := row.get(name), str) else value for name in names] for row in rows]
+    names: list[Any] = list(dict.fromkeys(name for row in rows for name in row))
+    cells: list[Any] = [[value[:LONGEST] if isinstance(value := row.get(name), str) else value for name in names] for row in rows]
     return wandb.Table(names, cells, allow_mixed_types=True)
 
 
@@ -187,7 +187,7 @@ def _log_page(run: Any, page: Path) -> None:
 
     run.log({"report/page": wandb.Html(str(page), inject=False)})
     artifact = wandb.Artifact(f"report-{run.id}", type="report")
-    artifact.add_file(shutil.copy(page, Path(run.dir) / page.name), policy="immutable")
+    artifact.add_file(str(shutil.copy(page, Path(run.dir) / page.name)), policy="immutable")
     run.log_artifact(artifact)
 
 

@@ -124,7 +124,7 @@ def _of_run(folder: Path, together: Numbers, reader: Reader) -> Numbers:
     """The numbers of one run's policies, from its own table and from one of several runs, which names them after their folders."""
     name = f"{folder.resolve().name} "
     own = _read(folder, reader)
-    named = {(key[0].removeprefix(name), *key[1:]): value for key, value in (own | together).items() if key[0].startswith(name)}
+    named = {(key[0].removeprefix(name), *key[1:]): value for key, value in {**own, **together}.items() if key[0].startswith(name)}
     return {key: value for key, value in own.items() if not key[0].startswith(name)} | named
 
 
