@@ -230,9 +230,13 @@ def test_a_report_is_logged_on_request_without_samples_where_they_are_off(tmp_pa
     run = state("one", 0, 0.1)
     run.alarms = [Alarm(iteration=1, during="sampling", name="copied_share", text="0.9 > 0.3")]
     write(tmp_path, run)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/benchmarks.csv").write_text("policy,benchmark,metric,value,p\nstart,ifeval,strict,0.25,\n")
     dispatch(["report", str(tmp_path), "logger=wandb", "logger.samples=false", "logger.project=p"])
     logged, tables = of_study(tmp_path)
-    assert set(tables) == {"scores", "alarms"} and tables["alarms"][0]["alarm"] == "copied_share"
+    benchmark = {"folder": tmp_path.name, "policy": "start", "benchmark": "ifeval", "metric": "strict", "value": 0.25}
+    assert set(tables) == {"scores", "alarms", "benchmarks"} and tables["benchmarks"] == [benchmark]
+    assert tables["alarms"][0]["alarm"] == "copied_share"
     values = {(row["policy"], row["metric"]): row["value"] for row in tables["scores"]}
     assert values == pytest.approx({
         ("start", "utility"): 0.25, ("start", "words"): 5.0, ("iteration 1", "utility"): 0.35, ("iteration 1", "words"): 5.0,

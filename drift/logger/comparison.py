@@ -1,6 +1,7 @@
 """The tables that compare the runs of a study, with numbers as numbers, for a logger: the comparisons with intervals and p, the
 metrics of all evaluations, the benchmarks in full, how far judges agree with users, the paper's figures, alarms, and samples."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def tables_of(folder: Path, *, with_samples: bool) -> dict[str, Rows]:
     found: dict[str, Rows] = {
         "comparisons": results.comparisons([member.state for member in members]),
         "scores": results.scores(runs),
-        "benchmarks": [{"folder": place.name} | row for place in places for row in reader.table(place, BENCHMARKS)],
+        "benchmarks": [{"folder": place.name} | _numbers(row) for place in places for row in reader.table(place, BENCHMARKS)],
         "judges": agreed.rows(groups, reader),
         "paper": [row for section in published.sections(folder, members, reader) for row in section["rows"]],
         "alarms": tables.alarms(runs),
@@ -43,3 +44,8 @@ def of_samples(groups: Mapping[str, Sequence[Member]], reader: Reader) -> Rows:
             row[title] = "\n".join([*filter(None, [row.get(title)]), f"{remark}: {text}" if remark else text])
         rows.append(row)
     return rows
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, Any]:
+    """A row of a CSV file, with numbers where there are some."""
+    return {name: float(text) if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text) else text for name, text in row.items()}

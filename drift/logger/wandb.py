@@ -61,11 +61,13 @@ class Wandb(Csv):
         """Logs the comparison of a study's runs as a run of its own; its page only together with samples, which are on it."""
         tables = comparison.tables_of(folder, with_samples=self.samples)
         run = self.start(folder, group=folder.resolve().name, job_type="report", name="report", tags=self.tags)
-        for name, rows in tables.items():
-            run.log({f"report/{name}": _table(rows)})
-        if self.samples:
-            _log_page(run, folder / "report.html")
-        run.finish()
+        try:
+            for name, rows in tables.items():
+                run.log({f"report/{name}": _table(rows)})
+            if self.samples:
+                _log_page(run, folder / "report.html")
+        finally:
+            run.finish()
         sync = f"offline; wandb sync {shlex.quote(str(folder))}/wandb/offline-run-* uploads it"
         say(f"W&B: report {run.url if self.mode == 'online' else sync}")
 
