@@ -20,14 +20,27 @@ def commands(description: str | None) -> tuple[argparse.ArgumentParser, dict[str
         "describe": describe_parser(known),
         "signal": signal_parser(known),
         "agree": agree_parser(known),
-        "report": report_parser(known),
     }
+    report = known.add_parser("report", help="rebuild the report of a run or a study, finished or not")
+    report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
     workspace = known.add_parser("workspace", help="create a W&B workspace that compares the methods of a project")
     workspace.add_argument("folder", type=Path, help="the folder of a run, or of a sweep, whose metrics are drawn")
     workspace.add_argument("--entity", required=True, help="user or team")
     workspace.add_argument("--project", default="drift")
     workspace.add_argument("--spec", type=Path, help="write the specification to this file instead, and send nothing")
+    parsers["report"] = with_settings_of_a_logger(report)
     return parser, parsers
+
+
+def with_settings_of_a_logger(report: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """`drift report`, with the help on the settings that log its tables."""
+    report.usage = "drift report FOLDER [logger=wandb] [logger.name=value ...]"
+    report.formatter_class = argparse.RawDescriptionHelpFormatter
+    report.epilog = (
+        "settings, to log the report and its tables as a run of W&B too (nothing is sent unless mode is online):\n  logger=wandb\n"
+        + block("logger.…", (CONF / "logger/wandb.yaml").read_text("utf-8"))
+    )
+    return report
 
 
 def evaluate_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -135,20 +148,6 @@ def agree_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
     agree.add_argument("--max-records", type=int, help="take this many, chosen at random (default: all)")
     agree.add_argument("--out", type=Path, help="the file to write (default: RECORDS.A-B.json)")
     return agree
-
-
-def report_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    report = commands.add_parser(
-        "report",
-        usage="drift report FOLDER [logger=wandb] [logger.name=value ...]",
-        help="rebuild the report of a run or a study, finished or not",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="settings, to log the report and its tables as a run of W&B, which nothing is sent to unless mode is online:\n"
-        + "  logger=wandb\n"
-        + block("logger.…", (CONF / "logger/wandb.yaml").read_text("utf-8")),
-    )
-    report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
-    return report
 
 
 def choices(group: str) -> str:

@@ -2,9 +2,8 @@
 
     config.yaml   run.json   report.html   libraries.log   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
     iteration_0/EVALUATION/{scores.json, replies.jsonl} (the start model; a warm start: warm_start/EVALUATION/…)
-    method.judge/agreement.json (of a judge that costs nothing)
     iteration_2/{examples.jsonl, policy/, steps.jsonl, EVALUATION/{scores.json, replies.jsonl}}
-    with refresh_log also iteration_2/{records.jsonl, quarantine.jsonl}
+    with refresh_log also iteration_2/{records.jsonl, quarantine.jsonl}; with a judge method.judge/agreement.json
 
 `run.json` (drift/report/state.py) is written after every stage, so even a killed run has a report.
 """
@@ -24,6 +23,7 @@ from drift.errors import UserError
 from drift.examples.filters import dropped
 from drift.files import beside
 from drift.logger.lineage import Lineage
+from drift.logger.rows import as_row
 from drift.masking import masked
 from drift.records import Example, Record, read_jsonl, write_json, write_jsonl
 from drift.report import state, verdict
@@ -31,12 +31,11 @@ from drift.report.members import metrics_of
 from drift.report.shapes import plain
 from drift.report.state import RUN, Alarm, Point, RunState, Scores, SpentStage
 from drift.report.tables import show, show_difference
-from drift.statistics import Interval, level, paired
+from drift.statistics import level, paired
 from drift.store import Stage, Store, environment
 
 NUM_SAMPLES = 24  # examples, and replies, that a logger gets
 WARM_START = "warm start"
-INTERVAL = ("mean", "low", "high", "over")  # fields of an Interval
 
 
 class Journal:
@@ -97,14 +96,6 @@ class Journal:
         """Writes down the training records whose prompts the evaluations ask."""
         write_jsonl(self.folder / "leakage.jsonl", rows)
         self.state.data["training records with prompts of the evaluation"] = len(rows)
-        self.write()
-
-    def agreement(self, place: str, stage: Stage) -> None:
-        """Links what was measured of a judge and the users, and says how often they agree. `place`: the judge's, method.judge."""
-        link(stage.path / "agreement.json", self.folder / place / "agreement.json")
-        measured = json.loads((stage.path / "agreement.json").read_text(encoding="utf-8"))["measures"]
-        for row in [row for row in measured if row["measure"] in ("agreement", "AUC") and not row["of"]]:
-            say(f"  {place} and users: {row['measure']} {show(Interval(**{n: row[n] for n in INTERVAL}), 3)} ({row['over']})")
         self.write()
 
     def sampled(self, iteration: int, made: Stage, examples: list[Example], log: list[Record]) -> None:
@@ -224,12 +215,6 @@ class Journal:
         self.write()
         self.log.summary(verdict.in_numbers(self.state))
         self.log.end(failed=error is not None)
-
-
-def as_row(example: Example) -> dict[str, Any]:
-    """An example as a row of a logger's table; the replies of a side one after another."""
-    good, bad = ("\n".join(reply.text for reply in example.side(side)) for side in (True, False))
-    return {"prompt": list(example.prompt), "feedback": example.feedback, "good": good, "bad": bad}
 
 
 def link_scores(stage: Stage, folder: Path) -> dict[str, Any]:

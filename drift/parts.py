@@ -92,8 +92,8 @@ class Method(Protocol):
 class Judge(Protocol):
     """Scores replies, for a method or a filter. Its yaml begins with `# @package method.judge`. `needs_truth`: it can judge
     only records with a known truth (`data.knows_truth`). `group_size`: the number of items that it gets at once, and so the most
-    work that a kill can cost. `label`: its name in reports. One that costs money has a `budget` (drift/engine/budget.py); the others
-    are asked first about single replies of the log, to see whether they agree with its users."""
+    work that a kill can cost. `label`: its name in reports. One that costs money has a `budget` (drift/engine/budget.py); the
+    others are asked first about single replies of the log, to see whether they agree with its users."""
 
     needs_truth: ClassVar[bool]
 

@@ -205,6 +205,7 @@ def test_a_run_asks_a_judge_that_costs_nothing_about_a_bounded_number_of_labelle
     for asked in ([("filters.judge", False), ("method.judge", False)], [("filters.judge", True), ("method.judge", True)]):
         found = dict(agreement_stages(asking(tmp_path), judges, records, 20))
         assert [(place, stage.hit) for place, stage in found.items()] == asked
+    assert "  method.judge and users: AUC 1.000" in capsys.readouterr().out
     for place, value in (("method.judge", 1.0), ("filters.judge", 0.0)):
         row = measured(found[place].path / "agreement.json")["AUC", ""]
         assert (row["mean"], row["number"]) == (value, 20)

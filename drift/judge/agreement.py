@@ -3,10 +3,12 @@
 Only a judge that costs nothing is asked. What a judge says in a run is about fresh replies, which no user has seen; so nothing is
 known from there. For a judge that costs money there is `drift agree`, whose file the report shows too."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from drift.console import say
 from drift.engine.ask import Ask
 from drift.engine.budget import Paid
 from drift.identity import identity
@@ -15,6 +17,8 @@ from drift.judge.sides import Texts
 from drift.parts import Judge
 from drift.records import Record, Reply, digest, write_json
 from drift.report import agreement
+from drift.report.tables import show
+from drift.statistics import Interval
 from drift.store import Stage
 
 VERSION = 1
@@ -28,7 +32,16 @@ def agreement_stages(
     different = {digest(identity(judge)): (place, judge) for place, judge in reversed(judges.items()) if judge is not None}
     for place, judge in different.values():
         if most and (stage := agreement_stage(ask, judge, records, most)) is not None:
+            say_measured(place, stage)
             yield place, stage
+
+
+def say_measured(place: str, stage: Stage) -> None:
+    """The measures that say most, on the console."""
+    for row in json.loads((stage.path / FILE).read_text(encoding="utf-8"))["measures"]:
+        if row["measure"] in ("agreement", "AUC") and not row["of"]:
+            interval = Interval(**{name: row[name] for name in ("mean", "low", "high", "over")})
+            say(f"  {place} and users: {row['measure']} {show(interval, 3)} ({interval.over})")
 
 
 def agreement_stage(ask: Ask, judge: Judge, records: Sequence[Record], most: int) -> Stage | None:
