@@ -47,9 +47,12 @@ def perform(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from drift.overrides import literal, override, quote_paths
 
     if arguments.command == "report":
+        from drift.logger import study
         from drift.report import html
 
         print(f"Report: {html.report_of(arguments.folder)}")
+        if overrides:
+            study.on_request(arguments.folder, overrides)
     elif arguments.command == "workspace":
         from drift.logger import workspace as page
 

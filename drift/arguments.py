@@ -29,7 +29,19 @@ def commands(description: str | None) -> tuple[argparse.ArgumentParser, dict[str
     workspace.add_argument("--entity", required=True, help="user or team")
     workspace.add_argument("--project", default="drift")
     workspace.add_argument("--spec", type=Path, help="write the specification to this file instead, and send nothing")
+    parsers["report"] = with_settings_of_a_logger(report)
     return parser, parsers
+
+
+def with_settings_of_a_logger(report: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """`drift report`, with the help on the settings that log its tables."""
+    report.usage = "drift report FOLDER [logger=wandb] [logger.name=value ...]"
+    report.formatter_class = argparse.RawDescriptionHelpFormatter
+    report.epilog = (
+        "settings, to log the report and its tables as a run of W&B too (nothing is sent unless mode is online):\n  logger=wandb\n"
+        + block("logger.…", (CONF / "logger/wandb.yaml").read_text("utf-8"))
+    )
+    return report
 
 
 def evaluate_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:

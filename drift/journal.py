@@ -3,7 +3,7 @@
     config.yaml   run.json   report.html   libraries.log   records.jsonl   quarantine.jsonl   leakage.jsonl   steps.csv   scores.csv
     iteration_0/EVALUATION/{scores.json, replies.jsonl} (the start model; a warm start: warm_start/EVALUATION/…)
     iteration_2/{examples.jsonl, policy/, steps.jsonl, EVALUATION/{scores.json, replies.jsonl}}
-    with refresh_log also iteration_2/{records.jsonl, quarantine.jsonl}
+    with refresh_log also iteration_2/{records.jsonl, quarantine.jsonl}; with a judge method.judge/agreement.json
 
 `run.json` (drift/report/state.py) is written after every stage, so even a killed run has a report.
 """
@@ -22,6 +22,8 @@ from drift.console import say
 from drift.errors import UserError
 from drift.examples.filters import dropped
 from drift.files import beside
+from drift.logger.lineage import Lineage
+from drift.logger.rows import as_row
 from drift.masking import masked
 from drift.records import Example, Record, read_jsonl, write_json, write_jsonl
 from drift.report import state, verdict
@@ -52,6 +54,7 @@ class Journal:
         self.num_steps_logged: dict[int, int] = {}  # by iteration
         self.start: dict[str, Scores] = {}  # evaluation -> the start model's scores
         self.log = logger.begin(folder, title, notes)
+        self.lineage = Lineage(self.log)
         self.write()
 
     def write(self) -> None:
@@ -65,8 +68,9 @@ class Journal:
         self.state.seconds = round(time.monotonic() - self.begun, 1)
         write_json(self.folder / RUN, masked(plain(self.state)))
 
-    def feedback(self, iteration: int, stage: Stage) -> None:
-        """Links the records that this iteration and the later ones learn from, and says how many there are."""
+    def feedback(self, iteration: int, stage: Stage, log: Sequence[Path]) -> None:
+        """Links the records that this iteration and the later ones learn from, and says how many there are; `log`: their files."""
+        self.lineage.feedback(iteration, stage, log)
         folder, counts = self.folder, stage.facts["counts"]
         if iteration > 1:
             folder, counts = folder / f"iteration_{iteration}", {f"{name}, iteration {iteration}": n for name, n in counts.items()}
@@ -133,6 +137,7 @@ class Journal:
         link(made.path / "examples.jsonl", folder / "examples.jsonl")
         for name in ("policy", "steps.jsonl"):
             link(trained.path / name, folder / name)
+        self.lineage.trained(iteration, made, trained)
         steps = read_jsonl(trained.path / "steps.jsonl")
         self.log_steps(iteration, steps)  # the steps of a training that was found in the store
         self.log.samples(iteration, "examples", [as_row(example) for example in examples[:NUM_SAMPLES]])
@@ -162,6 +167,7 @@ class Journal:
         folder = self.folder / ("warm_start" if warm else f"iteration_{iteration}")
         scores = {evaluation: state.scores(link_scores(stage, folder / evaluation)) for evaluation, stage in results.items()}
         self.log.scores(iteration, metrics_of(scores))
+        self.lineage.scored(iteration, results)
         for i, (evaluation, stage) in enumerate(results.items()):
             if (replies := stage.path / "replies.jsonl").is_file():
                 kind = (WARM_START if warm else "replies") + (f", {evaluation}" if i else "")
@@ -209,12 +215,6 @@ class Journal:
         self.write()
         self.log.summary(verdict.in_numbers(self.state))
         self.log.end(failed=error is not None)
-
-
-def as_row(example: Example) -> dict[str, Any]:
-    """An example as a row of a logger's table; the replies of a side one after another."""
-    good, bad = ("\n".join(reply.text for reply in example.side(side)) for side in (True, False))
-    return {"prompt": list(example.prompt), "feedback": example.feedback, "good": good, "bad": bad}
 
 
 def link_scores(stage: Stage, folder: Path) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from drift.identity import identity
 from drift.intake.feedback import feedback_stage
 from drift.intake.intake import Intake
 from drift.intake.leakage import remove_leaked
-from drift.journal import Journal
+from drift.journal import Journal, link
+from drift.judge.agreement import agreement_stages
 from drift.method.warmup import Warmup
 from drift.model.policy import Policy, policy_at
 from drift.model.weights import check_weights
@@ -43,11 +44,13 @@ VERSION = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run. `seed` is for samples and training order (the log and the prompts have `data.seed`). `examples_per_iteration`: the
-    number of examples that every method trains on (null: those of one pass over the records). `previous_share`: the share of them
-    taken from the previous iteration. `warmup_epochs`: epochs over the DSAT -> SAT pairs before the first iteration (0: no warm
-    start). `reference`: the policy that the iteration starts from, or always the start model. `refresh_log`: later iterations
-    learn from feedback on the policy that they start from, instead of from the start model's log (simulated deployment only).
+    """One run. `num_agreement_records`: the number of labelled records about which a judge that costs nothing is asked, to show how
+    far it agrees with the users. `seed` is for samples and training order (the log and the prompts have `data.seed`).
+    `examples_per_iteration`: the number of examples that every method trains on (null: those of one pass over the records).
+    `previous_share`: the share of them taken from the previous iteration. `warmup_epochs`: epochs over the DSAT -> SAT pairs before
+    the first iteration (0: no warm start). `reference`: the policy that the iteration starts from, or always the start model.
+    `refresh_log`: later iterations learn from feedback on the policy that they start from, instead of from the start model's log
+    (simulated deployment only).
     `evaluation`: by name; the first one's headline is the run's. `num_perplexity_prompts`: the number of prompts of each evaluation
     whose fresh reply gets its perplexity under the start model."""
 
@@ -59,6 +62,7 @@ class Run:
     sampler: Any
     train: Train
     objective: dict[str, Objective]
+    num_agreement_records: int
     evaluation: dict[str, Evaluation]
     num_perplexity_prompts: int
     logger: Any
@@ -76,8 +80,8 @@ class Run:
     def check(self) -> None:
         if self.iterations < 0 or self.warmup_epochs < 0 or (self.examples_per_iteration or 1) < 1:
             raise UserError("Expected iterations >= 0, warmup_epochs >= 0 and examples_per_iteration >= 1 (or null).")
-        if not self.evaluation or self.num_perplexity_prompts < 0:
-            raise UserError("Expected num_perplexity_prompts >= 0 and at least one evaluation: evaluation=[deployment].")
+        if not self.evaluation or min(self.num_perplexity_prompts, self.num_agreement_records) < 0:
+            raise UserError("Expected evaluation=[NAME, ...], num_agreement_records >= 0 and num_perplexity_prompts >= 0.")
         if not 0 <= self.previous_share < 1:
             raise UserError(f"previous_share={self.previous_share}: expected at least 0 and below 1.")
         if self.refresh_log and not self.data.uses_policy:
@@ -109,6 +113,7 @@ class Loop:
         run, policy, previous = self.run, self.start, list[Example]()
         records, held_out = self.collect_feedback(1, policy)
         self.announce(records, held_out)
+        self.compare_judges(records)
         self.evaluate(0, "start", policy, held_out)
         if run.warmup_epochs:
             policy, _ = self.improve(0, Warmup(), None, run.warmup_epochs, policy, records, [])
@@ -132,7 +137,7 @@ class Loop:
         run = self.run
         data, ask = self.simulation(iteration, policy) if run.data.uses_policy else (run.data, self.ask(policy, run.seed, "log", 0))
         feedback = feedback_stage(ask, data, run.intake, run.mine, self.tokenizer)
-        self.journal.feedback(iteration, feedback)
+        self.journal.feedback(iteration, feedback, [] if run.data.uses_policy else run.data.files())
         records, held_out, asked = read_records(feedback.path / "records.jsonl"), HeldOut(), list[Prompt]()
         for name, evaluation in run.evaluation.items():
             records, held_out[name] = evaluation.separate(records)
@@ -157,6 +162,13 @@ class Loop:
             meanings[name] = dict(evaluation.meanings) | (replies.MEANINGS if evaluation.samples else {})
             outlook += evaluation.outlook(records, held_out[name])
         self.journal.outlook(meanings, outlook)
+
+    def compare_judges(self, records: list[Record]) -> None:
+        """Measures how far the run's judges agree with the users of its log."""
+        run, ask = self.run, self.ask(self.start, self.run.seed, "agreement", 0)
+        judges = {"method.judge": run.method.judge, "filters.judge": run.filters.judge}
+        for place, stage in agreement_stages(ask, judges, records, run.num_agreement_records):
+            link(stage.path / "agreement.json", self.journal.folder / place / "agreement.json")
 
     def improve(
         self, iteration: int, method: Method, num_examples: int | None, epochs: int, policy: Policy, records: list[Record],

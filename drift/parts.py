@@ -97,7 +97,8 @@ class Method(Protocol):
 class Judge(Protocol):
     """Scores replies, for a method or a filter. Its yaml begins with `# @package method.judge`. `needs_truth`: it can judge
     only records with a known truth (`data.knows_truth`). `group_size`: the number of items that it gets at once, and so the most
-    work that a kill can cost. `label`: its name in reports."""
+    work that a kill can cost. `label`: its name in reports. One that costs money has a `budget` (drift/engine/budget.py); the
+    others are asked first about single replies of the log, to see whether they agree with its users."""
 
     needs_truth: ClassVar[bool]
 
@@ -235,6 +236,15 @@ class Miner(Keyed, Protocol):
 
 
 class Logger(Protocol):
-    """Logs a run while it runs. `begin` is called once per run; the object that it returns gets everything else."""
+    """Logs a run while it runs. `begin` is called once per run; the object that it returns gets everything else: see
+    drift/logger/csv.py."""
 
     def begin(self, folder: Path, title: Mapping[str, str], notes: Mapping[str, str]) -> Any: ...
+
+
+@runtime_checkable
+class StudyLogger(Protocol):
+    """A logger that also logs a study as a whole."""
+
+    def study(self, folder: Path) -> None:
+        """Called when the report of a sweep's folder has been written there, and by `drift report FOLDER logger=NAME`."""

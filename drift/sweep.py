@@ -51,8 +51,9 @@ class Members(Callback):
         from drift.report.foreign import members_of
 
         folder = Path(config.hydra.sweep.dir)
-        states = [member.state for member in members_of(folder)]
-        report_error = _report(folder) if states else None
+        members = members_of(folder)
+        states = [member.state for member in members]
+        report_error = _report(folder, [member.folder for member in members]) if members else None
         _folder.close()
         failed = [", ".join(f"{name}={value}" for name, value in s.title.items()) for s in states if s.status == "failed"]
         if failed:
@@ -61,14 +62,17 @@ class Members(Callback):
             sys.exit(f"\n{report_error}")
 
 
-def _report(folder: Path) -> str | None:
-    """Writes the report of the whole study once, not after every member. Returns the error message if that failed."""
+def _report(folder: Path, members: Sequence[Path]) -> str | None:
+    """Writes the report of the whole study once, not after every member, and has it logged. Returns the error message if that
+    failed."""
+    from drift.logger import study
     from drift.report import closing, html
 
     try:
         with writable(folder, "hydra.sweep.dir"):
             html.study_report(folder)
         closing.sweep(folder)
+        study.after_sweep(folder, members)
     except UserError as error:
         return str(error)
     except Exception:

@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 from judge_server import Server
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
-from test_llm_judge import shown
+from test_llm_judge import asking, llm, shown
 from test_methods import record
 from test_report import state
 
 from drift.__main__ import dispatch
 from drift.errors import UserError
+from drift.judge.agreement import agreement_stages
 from drift.judge.sides import pairs_of
 from drift.judge.weighted import auc, correlation, kappa
 from drift.records import write_jsonl
+from drift.report import agreed
 from drift.report.advice import how_far_to_trust
 from drift.report.agreement import agree
+from drift.report.foreign import Reader
 from drift.report.state import Member
 from drift.statistics import over_items, over_weights
 
@@ -186,3 +189,65 @@ def test_the_report_of_a_run_with_a_judge_ends_with_the_command_for_its_own_log(
     command = f"drift agree users llm {tmp_path}/records.jsonl b.endpoint.model=m 'b.template=my file.txt'"
     assert how_far_to_trust(members) == [f"How far the judge agrees with the users of this log: {command}"]
     assert how_far_to_trust({"drift": [Member(folder=tmp_path, state=state("drift", 0, 0.0))]}) == []
+    filtered = state("drift", 0, 0.0)
+    filtered.title |= {"judge@filters.judge": "llm", "filters.judge.endpoint.model": "m"}
+    (line,) = how_far_to_trust({"drift": [Member(folder=tmp_path, state=filtered)]})
+    assert line.endswith(f"drift agree users llm {tmp_path}/records.jsonl b.endpoint.model=m")
+    (tmp_path / "records.users-llm.json").touch()
+    assert how_far_to_trust(members) == [], "the command has been run"
+
+
+def test_a_run_asks_a_judge_that_costs_nothing_about_a_bounded_number_of_labelled_replies(tmp_path, capsys):
+    """Of 40 replies, half of them liked and longer by a letter than the others: an AUC of 1 for a judge of length, in 10 groups of
+    the judge's; the second run asks nothing. A judge that costs money is never asked, and of complaints alone nothing is known."""
+    records = [record(i, "sat" if i % 2 else "dsat", reply="x" * (5 + i % 2)) for i in range(40)]
+    judges = {"method.judge": Grouped(1), "filters.judge": Grouped(-1)}
+    for asked in ([("filters.judge", False), ("method.judge", False)], [("filters.judge", True), ("method.judge", True)]):
+        found = dict(agreement_stages(asking(tmp_path), judges, records, 20))
+        assert [(place, stage.hit) for place, stage in found.items()] == asked
+    assert "  method.judge and users: AUC 1.000" in capsys.readouterr().out
+    for place, value in (("method.judge", 1.0), ("filters.judge", 0.0)):
+        row = measured(found[place].path / "agreement.json")["AUC", ""]
+        assert (row["mean"], row["number"]) == (value, 20)
+    assert len(list((tmp_path / "judge").iterdir())) == 2 * 20 // 4, "groups of four"
+    same = {"method.judge": Grouped(1), "filters.judge": Grouped(1)}
+    assert [place for place, _ in agreement_stages(asking(tmp_path), same, records, 20)] == ["method.judge"]
+    with Server(refuse=True) as server:
+        nothing = {"method.judge": llm(server, tmp_path / "cache"), "filters.judge": None}
+        assert list(agreement_stages(asking(tmp_path), nothing, records, 20)) == []
+    assert (
+        list(agreement_stages(asking(tmp_path), judges, records[::2], 20))
+        == list(agreement_stages(asking(tmp_path), judges, records, 0))
+        == []
+    )
+
+
+@dataclass(frozen=True)
+class Grouped(Long):
+    """Grades by length, four items at once."""
+
+    group_size = 4
+
+
+def test_the_report_shows_what_runs_measured_of_judges_and_what_the_command_wrote(tmp_path):
+    """Two seeds with logs of their own, AUC .5 and .7: mean .6, t interval of one degree of freedom. A third shares a log."""
+    members = []
+    for i, value in enumerate((0.5, 0.7, 0.7)):
+        folder = tmp_path / str(i)
+        (folder / "method.judge").mkdir(parents=True)
+        row = {"measure": "AUC", "of": "", "number": 40 + i, "mean": value, "low": None, "high": None, "over": "40 prompts"}
+        content = {"a": "users", "b": "judge (long)", "measures": [row], "meanings": {"AUC": "how often", "kappa": "unused"}}
+        if i < 2:
+            (folder / "method.judge/agreement.json").write_text(json.dumps(content))
+        members.append(Member(folder=folder, state=state("iterdpo", i, 0.0)))
+    groups, reader = {"iterdpo": members}, Reader()
+    about = {"run": "iterdpo", "judge": "judge (long)", "measure": "AUC", "of": ""}
+    low, high = 0.6 - 12.7062 * 0.1, 0.6 + 12.7062 * 0.1
+    assert agreed.rows(groups, reader) == [
+        about | {"value": f"0.600 [{low:.3f}, {high:.3f}]", "items": "40 / 41", "over": "2 seeds"}
+    ]
+    assert agreed.meanings(groups, reader) == {"AUC": "how often"}
+    (tmp_path / "2/records.users-llm.json").write_text(json.dumps(content | {"b": "llm (m)"}))
+    assert [row["judge"] for row in agreed.rows(groups, reader)] == ["judge (long)", "llm (m)"]
+    (tmp_path / "2/records.users-llm.json").write_text("{}")
+    assert len(agreed.rows(groups, reader)) == 1 and "lacks a, b, meanings, measures" in str(reader.problems)

@@ -72,6 +72,7 @@ TABLE = {
     "evaluation.deployment.split=validation": AFTER_TRAIN,
     "evaluation.deployment.num_prompts=5": AFTER_TRAIN,
     "evaluation.deployment.num_samples=2": AFTER_TRAIN,
+    "num_agreement_records=9": set(),  # DRIFT asks no judge: tests/test_agree.py
     "num_perplexity_prompts=1": {"evaluate", "logprobs"},
     "data.seed=1": ALL,
     "data.num_prompts=9": ALL,

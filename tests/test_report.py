@@ -402,7 +402,7 @@ def test_the_sample_browser_shows_one_seed_for_all_groups_and_only_trained_polic
         Member(folder=tmp_path / f"{i}-{label}", state=state(label, seed, 0.1))
         for i, (label, seed) in enumerate([("one", 0), ("two", 1), ("one", 1)])
     ]
-    chosen = {label: member.folder.name for label, member in html._side_by_side(grouped(runs)).items()}
+    chosen = {label: member.folder.name for label, member in html.side_by_side(grouped(runs)).items()}
     assert chosen == {"one": "2-one", "two": "1-two"}
     for name in ("iteration_0", "iteration_9", "iteration_10", "warm_start"):
         (tmp_path / name).mkdir()

@@ -11,7 +11,7 @@ from drift.errors import UserError
 from drift.identity import identity
 from drift.judge.reward_model import RewardModel
 from drift.model import reward
-from drift.records import Record, Reply, read_examples
+from drift.records import Record, Reply, digest, read_examples
 
 PLAIN = "{% for message in messages %}{{ message['content'] }}{% endfor %}"  # the last token is the reply's last letter
 SETTINGS = {
@@ -243,3 +243,19 @@ def test_iterdpo_and_the_filter_run_on_a_real_log_with_it(model, log, cache, tmp
     assert len(found) == 6 and all(best > max(worst, disliked) for best, worst, disliked in found)
     counts = state["points"][1]["counts"]
     assert counts["seen"] >= 6 + counts["disfavoured"] and counts["disfavoured"] > 0 == counts["unjudged"]
+    assert_the_agreement_is_that_of_the_log(tmp_path / "run of copy", model)
+
+
+def assert_the_agreement_is_that_of_the_log(run, model):
+    """The AUC is scikit-learn's over the records that are not held out; both judges are the same, and asked once."""
+    from sklearn.metrics import roc_auc_score
+
+    records = [Record(**row) for row in map(json.loads, open(run / "records.jsonl"))]
+    kept = [one for one in records if int(digest(one.conversation)[:8], 16) / 16**8 >= 0.2]
+    with judge(model).open() as grade:
+        scores = grade([(one, [Reply(text=one.reply, num_tokens=0, ended=one.ended)]) for one in kept])
+    found = json.loads((run / "method.judge/agreement.json").read_text())
+    (row,) = [one for one in found["measures"] if one["measure"] == "AUC"]
+    assert row["mean"] == pytest.approx(roc_auc_score([one.label == "sat" for one in kept], [score for (score,) in scores]))
+    assert row["number"] == len(kept) < len(records) and not (run / "filters.judge").exists()
+    assert "<h2>Judges and users</h2>" in (run / "report.html").read_text()

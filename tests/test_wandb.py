@@ -14,8 +14,11 @@ from conftest import ROOT, SMALL, command, feedback_file
 from network_watch import Watch
 from test_report import state, write
 
+from drift.__main__ import dispatch
+from drift.errors import UserError
 from drift.logger import workspace
 from drift.report import html
+from drift.report.state import Alarm
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +52,7 @@ def records(path):
 
 def load(path):
     """The run's name, group, job type, config, history rows, summary and exit code."""
-    found = {"config": {}, "history": [], "summary": {}, "exit": None}
+    found = {"config": {}, "history": [], "summary": {}, "exit": None, "artifacts": {}}
     for record in records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -63,6 +66,10 @@ def load(path):
             found["summary"] |= {item.key or "/".join(item.nested_key): item.value_json for item in record.summary.update}
         elif kind == "exit":
             found["exit"] = record.exit.exit_code
+        elif kind == "artifact" and record.artifact.type != "run_table":
+            about = json.loads(record.artifact.metadata or "{}")
+            files = {entry.path: entry.ref or entry.local_path for entry in record.artifact.manifest.contents}
+            found["artifacts"][record.artifact.name] = about | {"files": files}
     return found
 
 
@@ -165,6 +172,82 @@ def test_nobody_logged_in_is_said_before_anything_is_computed(cache, tmp_path):
     assert "Traceback" not in done.stderr and not (tmp_path / "store").exists()
 
 
+def test_what_a_run_makes_are_artifacts_that_say_what_they_were_made_from(sweep):
+    """log -> records -> examples -> policy -> scores; every one refers to a file of this machine, and none of them holds one."""
+    members = sorted(sweep.glob("[0-9]-*"))
+    made = [load(*member.glob("wandb/offline-run-*/*.wandb"))["artifacts"] for member in members]
+    for member, artifacts in zip(members, made, strict=True):
+        kinds = {name: name.partition("-")[0] for name in artifacts}
+        assert sorted(kinds.values()) == ["examples", "log", "policy", "records", "scores", "scores"]
+        of = {kinds[name]: name for name in reversed(artifacts)}  # the scores are the policy's
+        chain = {kind: [kinds[name] for name in artifacts[of[kind]]["made from"]] for kind in of}
+        assert chain | {"scores": None} == {
+            "log": [], "records": ["log"], "examples": ["records"], "policy": ["examples"], "scores": None,
+        }  # fmt: skip
+        assert sorted(len(artifacts[name]["made from"]) for name in artifacts if kinds[name] == "scores") == [0, 1]
+        assert all(file.startswith("file://") for one in artifacts.values() for file in one["files"].values())
+        (policy,) = [one["paths"] for name, one in artifacts.items() if kinds[name] == "policy"]
+        assert os.path.samefile(policy[0], member / "iteration_1/policy")
+    assert len({name for artifacts in made for name in artifacts if name.startswith("log-")}) == 1, "they share the log"
+
+
+def of_study(folder):
+    """The run of a study's report, and its tables by name."""
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    tables = {}
+    for path in file.parent.glob("files/media/table/report/*.table.json"):
+        content = json.loads(path.read_text())
+        rows = [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
+        tables[re.sub(r"_\d+_[0-9a-f]+\.table\.json$", "", path.name)] = rows
+    return load(file), tables
+
+
+def test_a_sweep_ends_with_one_run_of_type_report_that_compares_its_members(sweep):
+    run, tables = of_study(sweep)
+    assert (run["job"], run["group"], run["name"], run["exit"]) == ("report", sweep.name, "report", 0)
+    (expected,) = csv.DictReader((sweep / "comparisons.csv").open())
+    (found,) = tables["comparisons"]
+    assert {name: str(found[name]) for name in ("one", "other", "at", "verdict")} == {
+        name: expected[name] for name in ("one", "other", "at", "verdict")
+    }
+    for name in ("difference", "low", "high", "p"):
+        assert found[name] == pytest.approx(float(expected[name]))
+    rows = [row for row in csv.DictReader((sweep / "results.csv").open()) if row["policy"] == "iteration 1"]
+    metrics = {row["metric"]: row for row in tables["scores"] if (row["run"], row["policy"]) == ("spin", "iteration 1")}
+    headline = rows[0]["headline"]
+    assert metrics[headline]["against start"] == pytest.approx(sum(float(row["against start"]) for row in rows[3:]) / 3)
+    assert {name: row["value"] for name, row in metrics.items()} == pytest.approx(
+        {name: sum(float(row[name]) for row in rows[3:]) / 3 for name in metrics}
+    )
+    assert {"drift", "spin"} <= set(tables["samples"][0]) and tables["samples"][0]["prompt"]
+    (page,) = [one["files"]["report.html"] for name, one in run["artifacts"].items() if name.startswith("report-")]
+    assert open(page).read() == (sweep / "report.html").read_text()
+    assert any("report/page" in str(row) for row in run["history"])
+
+
+def test_a_report_is_logged_on_request_without_samples_where_they_are_off(tmp_path, capsys):
+    """Of any run: its own logger was another one. The page holds samples, so it stays here too."""
+    run = state("one", 0, 0.1)
+    run.alarms = [Alarm(iteration=1, during="sampling", name="copied_share", text="0.9 > 0.3")]
+    write(tmp_path, run)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/benchmarks.csv").write_text("policy,benchmark,metric,value,p\nstart,ifeval,strict,0.25,\n")
+    dispatch(["report", str(tmp_path), "logger=wandb", "logger.samples=false", "logger.project=p"])
+    logged, tables = of_study(tmp_path)
+    benchmark = {"folder": tmp_path.name, "policy": "start", "benchmark": "ifeval", "metric": "strict", "value": 0.25}
+    assert set(tables) == {"scores", "alarms", "benchmarks"} and tables["benchmarks"] == [benchmark]
+    assert tables["alarms"][0]["alarm"] == "copied_share"
+    values = {(row["policy"], row["metric"]): row["value"] for row in tables["scores"]}
+    assert values == pytest.approx({
+        ("start", "utility"): 0.25, ("start", "words"): 5.0, ("iteration 1", "utility"): 0.35, ("iteration 1", "words"): 5.0,
+    })  # fmt: skip
+    assert logged["job"] == "report" and not [name for name in logged["artifacts"] if name.startswith("report")]
+    assert f"wandb sync {tmp_path}/wandb/offline-run-*" in capsys.readouterr().out
+    for wrong, message in (("logger=csv", "Expected logger=wandb"), ("seed=1", "takes the settings of a logger only")):
+        with pytest.raises(UserError, match=message):
+            dispatch(["report", str(tmp_path), wrong])
+
+
 def tables(member):
     """Kind -> the tables of a run, as they lie on disk."""
     found = {}
@@ -182,6 +265,7 @@ def test_the_workspace_is_specified_without_a_server(sweep, tmp_path):
     assert done.returncode == 0, done.stderr
     text = spec.read_text()
     assert json.loads(text) and "Methods side by side" in text
+    assert all(f"report/{name}" in text for name in [*of_study(sweep)[1], "page", "benchmarks", "judges", "alarms"])
     for file, kind in (("scores.csv", "scores"), ("steps.csv", "train")):
         logged = set(numbers(next(sweep.glob("[0-9]-*")) / file)[0]) - {"iteration", "step"}
         assert logged and all(f'"{kind}/{name}"' in text for name in logged)

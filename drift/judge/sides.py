@@ -4,7 +4,7 @@ A *pair* is a disliked reply and the one that followed it, as two answers to the
 the record's content, so that neither order nor place tells the better one. Users prefer the second reply where it satisfied them;
 otherwise it is not known whom they prefer. A *single* is a reply that a user liked (1) or disliked (0)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +14,8 @@ from drift.parts import Judge
 from drift.records import Prompt, Record, Reply
 
 USERS = "users"
+Texts = Sequence[tuple[Record, str, bool]]  # a reply that was logged, or came after it, with its record, and whether it ended
+Grader = Callable[[Judge, Texts], list[float | None]]
 
 
 @runtime_checkable
@@ -76,8 +78,9 @@ def users(pairs: Sequence[Pair], singles: Sequence[Record]) -> Side:
     )
 
 
-def ask(judge: Judge, name: str, pairs: Sequence[Pair], singles: Sequence[Record]) -> Side:
-    """A judge's verdicts. Raises UserError if it can't judge these records."""
+def ask(judge: Judge, name: str, pairs: Sequence[Pair], singles: Sequence[Record], grade: Grader | None = None) -> Side:
+    """A judge's verdicts. `grade`: scores replies, given with their records (None: the judge itself). Raises UserError if the judge
+    can't judge these records."""
     name = f"{name} ({judge.label})"
     if judge.needs_truth and any(record.truth is None for record in (*(pair.record for pair in pairs), *singles)):
         raise UserError(f"{name} checks replies against a known truth, which these records don't have. Use another judge.")
@@ -88,7 +91,7 @@ def ask(judge: Judge, name: str, pairs: Sequence[Pair], singles: Sequence[Record
         (pair.record, text, True if text == pair.record.revised else pair.record.ended) for pair in pairs for text in both(pair)
     ]
     texts += [(record, record.reply, record.ended) for record in singles]
-    scores = graded(judge, texts)
+    scores = (grade or graded)(judge, texts)
     ahead = [preference(*scores[i : i + 2]) for i in range(0, 2 * len(pairs), 2)]
     return Side(name=name, pairs=ahead, singles=scores[2 * len(pairs) :], orders=None)
 
@@ -97,7 +100,7 @@ def both(pair: Pair) -> tuple[str, str]:
     return pair.first, pair.second
 
 
-def graded(judge: Judge, texts: Sequence[tuple[Record, str, bool]]) -> list[float | None]:
+def graded(judge: Judge, texts: Texts) -> list[float | None]:
     """A score for each reply, given with its record; each is judged once."""
     items = dict.fromkeys((record.key, text) for record, text, _ in texts)
     asked = {(record.key, text): (record, [Reply(text=text, num_tokens=0, ended=ended)]) for record, text, ended in texts}

@@ -41,6 +41,10 @@ class CsvFiles:
     def alarm(self, iteration: int, during: str, name: str, text: str) -> None:
         """A sign that training is going wrong; run.json has it already."""
 
+    def output(self, name: str, iteration: int, paths: Sequence[Path], made_from: Sequence[str]) -> None:
+        """An output of a stage: its `name` (log-…, records-…, examples-…, policy-… or scores-…, with the stage's key), its files or
+        its folder, and the names of the earlier outputs that it was made from. The run folder links to it already."""
+
     def summary(self, results: dict[str, Any]) -> None:
         """The final results: gains, their intervals, the verdict; run.json has them by policy."""
 

@@ -1,4 +1,5 @@
-"""A Weights & Biases workspace that compares methods in one place: scores by iteration, training by step, alarms.
+"""A Weights & Biases workspace that compares methods in one place: scores by iteration, training by step, alarms, and the tables,
+samples and page of the study's report.
 
 Its panels show the metrics of a local run or study, so a new objective or evaluation needs no change here.
 """
@@ -16,6 +17,8 @@ from drift.records import write_text
 from drift.report import dynamics
 from drift.report.foreign import Reader, need_members
 from drift.report.members import metrics_of
+
+TABLES = ("comparisons", "scores", "benchmarks", "judges", "paper", "alarms")  # of a study's report, see comparison.py
 
 
 def metrics(folder: Path) -> tuple[list[str], list[str]]:
@@ -38,6 +41,9 @@ def build(entity: str, project: str, scores: Sequence[str], training: Sequence[s
             wr.LinePlot(title=dynamics.label(name), x=axis, y=[f"{prefix}/{name}"], groupby_rangefunc="minmax") for name in names
         ]
 
+    def table(name: str) -> Any:
+        return wr.WeavePanelSummaryTable(table_name=f"report/{name}")
+
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -46,6 +52,8 @@ def build(entity: str, project: str, scores: Sequence[str], training: Sequence[s
             ws.Section(name="Scores by iteration", panels=lines("scores", scores, "iteration"), is_open=True),
             ws.Section(name="Training by step", panels=lines("train", training, "step"), is_open=True),
             ws.Section(name="Alarms", panels=lines("alarms", alarms, "iteration")),
+            ws.Section(name="Comparison", panels=[*map(table, TABLES), wr.MediaBrowser(media_keys=["report/page"])], is_open=True),
+            ws.Section(name="Samples", panels=[table("samples")]),
             ws.Section(name="What differs", panels=[wr.RunComparer(diff_only=True)]),
         ],
         runset_settings=ws.RunsetSettings(groupby=[ws.Metric("JobType")]),

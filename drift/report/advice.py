@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from drift.alarms import REMEDIES
+from drift.report import agreed
 from drift.report.compare import Comparison
 from drift.report.foreign import iterations
 from drift.report.members import last_gains, seeds_of, states_of
@@ -12,7 +13,7 @@ from drift.report.state import Member, RunState
 from drift.report.verdict import unmatched
 
 MAX_STEPS = 3  # lines of advice
-OF_JUDGE = "method.judge."
+JUDGES = {"judge": "method.judge.", "judge@filters.judge": "filters.judge."}  # the choice of a judge -> where its settings are
 NESTED = ("replies", "logprobs", "judge")  # stages that other stages run, so that their seconds are already counted there
 
 
@@ -74,14 +75,15 @@ def next_steps(grouped: Mapping[str, Sequence[Member]], compared: Sequence[Compa
 
 
 def how_far_to_trust(grouped: Mapping[str, Sequence[Member]]) -> list[str]:
-    """The command that compares the first chosen judge with the users of its log. (Its verdicts in a run are about fresh replies,
-    which no user has seen.)"""
+    """The command that compares the first chosen judge with the users of its log, if nothing is known of that yet. (Its verdicts in
+    a run are about fresh replies, which no user has seen.)"""
     for member in (member for members in grouped.values() for member in members):
         title, log = member.state.title, member.folder / "records.jsonl"
-        if "judge" in title and log.is_file():
-            own = [f"b.{key.removeprefix(OF_JUDGE)}={value}" for key, value in title.items() if key.startswith(OF_JUDGE)]
-            command = shlex.join([*"drift agree users".split(), title["judge"], str(log), *own])
-            return [f"How far the judge agrees with the users of this log: {command}"]
+        for chosen, settings in JUDGES.items():
+            if chosen in title and log.is_file() and not agreed.files(member.folder):
+                own = [f"b.{key.removeprefix(settings)}={value}" for key, value in title.items() if key.startswith(settings)]
+                command = shlex.join([*"drift agree users".split(), title[chosen], str(log), *own])
+                return [f"How far the judge agrees with the users of this log: {command}"]
     return []
 
 

@@ -59,7 +59,7 @@ def agree(chosen: Sequence[tuple[str, Judge | None]], log: Log, most: int | None
         verdicts = [*view.pairs, *(view.singles or [])]
         if lost := verdicts.count(None):
             say(f"{view.name}: {lost} of {len(verdicts)} verdicts could not be read, and are left out.")
-    measures = [*between(views[0], views[1], pairs, singles), *(found for view in views for found in about(view, pairs, singles))]
+    measures = all_measures(views, pairs, singles)
     if not measures:
         raise UserError(
             "There is nothing to compare. A judge that compares two replies needs DSAT records with a second reply (`revised`), "
@@ -73,9 +73,19 @@ def write(views: Sequence[Side], measures: Sequence[Measure], out: Path) -> None
     table([{"measure": one.name, "of": one.of, "value": show(one.interval, 3), "over": one.interval.over} for one in measures])
     for name in dict.fromkeys(one.name for one in measures):
         say(f"  {name}: {MEANINGS[name]}.")
-    plain = [{"measure": one.name, "of": one.of, "number": one.number} | dataclasses.asdict(one.interval) for one in measures]
-    write_json(out, {"a": views[0].name, "b": views[1].name, "measures": plain, "meanings": MEANINGS})
+    write_json(out, content(views, measures))
     say(f"Written: {out}")
+
+
+def content(views: Sequence[Side], measures: Sequence[Measure]) -> dict[str, Any]:
+    """Of the file: both sides, what was measured, and what the measures mean."""
+    plain = [{"measure": one.name, "of": one.of, "number": one.number} | dataclasses.asdict(one.interval) for one in measures]
+    return {"a": views[0].name, "b": views[1].name, "measures": plain, "meanings": MEANINGS}
+
+
+def all_measures(views: Sequence[Side], pairs: Sequence[Pair], singles: Sequence[Record]) -> list[Measure]:
+    """Of both sides together, then of each."""
+    return [*between(views[0], views[1], pairs, singles), *(found for view in views for found in about(view, pairs, singles))]
 
 
 def between(one: Side, other: Side, pairs: Sequence[Pair], singles: Sequence[Record]) -> list[Measure]:

@@ -24,6 +24,7 @@ from drift.report.state import RUN, Member, RunState
 from drift.store import MANIFEST
 
 SETTINGS, STEPS = "config.yaml", "steps.csv"
+BENCHMARKS = "benchmarks/benchmarks.csv"  # written by `drift evaluate`
 MAX_BYTES = {RUN: 2**28, SETTINGS: 2**18, STEPS: 2**26}
 MAX_BYTES_JSONL = 2**30
 
@@ -93,6 +94,33 @@ class Reader:
             self.skip(folder / STEPS, error)
             return []
         return rows
+
+    def table(self, folder: Path, name: str) -> list[dict[str, str]]:
+        """The rows of a CSV file, as text."""
+        if (path := self.find(folder, name)) is None:
+            return []
+        try:
+            with open(path, newline="", encoding="utf-8") as text:
+                rows = [{column: cell for column, cell in row.items() if cell} for row in csv.DictReader(text)]
+            if not all(isinstance(part, str) for row in rows for item in row.items() for part in item):
+                raise Malformed("a row has more cells than there are columns")
+        except (OSError, ValueError, csv.Error) as error:
+            self.skip(folder / name, error)
+            return []
+        return rows
+
+    def json(self, folder: Path, name: str, kind: Any) -> Any:
+        """The content of a JSON file as an object of `kind`; None without one, or if it is malformed."""
+        if (path := self.find(folder, name)) is None:
+            return None
+        try:
+            value = _parse(path.read_text(encoding="utf-8"))
+            if problem := mismatch(value, kind):
+                raise Malformed(problem)
+        except (OSError, ValueError, RecursionError) as error:
+            self.skip(folder / name, error)
+            return None
+        return build(value, kind)
 
     def text(self, folder: Path, name: str) -> str:
         """The content of a small file; "" without one."""

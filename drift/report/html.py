@@ -11,7 +11,7 @@ from typing import Any
 from drift.console import say
 from drift.examples.filters import NOTED
 from drift.records import Record, write_text
-from drift.report import advice, card, dynamics, page, plots, results, samples, settings, tables, verdict
+from drift.report import advice, agreed, card, dynamics, page, plots, published, results, samples, settings, tables, verdict
 from drift.report.compare import compare
 from drift.report.foreign import SETTINGS, Reader, need_members
 from drift.report.members import (
@@ -85,6 +85,9 @@ def _render(folder: Path, title: str, members: list[Member], reader: Reader) -> 
         gone=samples.gone(member.folder for member in members),
         noted=NOTED,
         comparisons=tables.comparisons(compared),
+        judges=agreed.rows(groups, reader),
+        judged=agreed.meanings(groups, reader),
+        published=published.sections(folder, members, reader),
         alarms=tables.alarms(runs),
         alarms_on=tables.alarms_on(states),
         failed=tables.failed(runs),
@@ -93,7 +96,7 @@ def _render(folder: Path, title: str, members: list[Member], reader: Reader) -> 
         signal=tables.signal(steps),
         differing=settings.differing(folders, reader),
         members=_members(members, reader),
-        samples=samples.items(_side_by_side(groups), reader),
+        samples=samples.items(side_by_side(groups), reader),
         further=[{"name": name} | _scores(_only(evaluated, name)) for name in further(states)],
         problems=list(reader.problems.values()),
         **_scores(evaluated),
@@ -135,7 +138,7 @@ def _lines(evaluated: Runs, main: str) -> dict[str, list[tuple[str, Interval]]]:
     }
 
 
-def _side_by_side(groups: Mapping[str, Sequence[Member]]) -> dict[str, Member]:
+def side_by_side(groups: Mapping[str, Sequence[Member]]) -> dict[str, Member]:
     """A run of every group for the sample browser: all of the same seed, the one with the most evaluated policies."""
     by_seed = {label: {seeds_of(member.state): member for member in group} for label, group in groups.items()}
     seeds = dict.fromkeys(seed for group in by_seed.values() for seed in group)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from drift.report.shapes import Measured
+
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
@@ -69,6 +71,29 @@ class Answered:
     logged: str | None = None
     label: Literal["dsat", "sat", "silent"] | None = None
     feedback: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A measure of how far a judge agrees with users. `of`: the side or the group that it is about; `number`: of items."""
+
+    measure: str
+    of: str
+    number: int
+    mean: Measured
+    low: float | None
+    high: float | None
+    over: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """The content of agreement.json: two sides, of which one may be the users."""
+
+    a: str
+    b: str
+    measures: list[Measure]
+    meanings: dict[str, str]
 
 
 def answer(row: Any) -> Any:

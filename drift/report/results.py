@@ -2,16 +2,27 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from drift.records import write_text
 from drift.report.compare import compare
-from drift.report.members import conversation_of, gain, groups, metrics_of, point_of, scored_names, values
+from drift.report.members import (
+    conversation_of,
+    gain,
+    groups,
+    having,
+    metrics_of,
+    per_item,
+    point_of,
+    scored_names,
+    seen_by,
+    values,
+)
 from drift.report.state import Member, RunState
 from drift.report.tables import COSTS
-from drift.statistics import Difference, Interval, level
+from drift.statistics import Difference, Interval, level, over_seeds
 
 Row = dict[str, Any]
 
@@ -41,6 +52,35 @@ def of_member(folder: Path, member: Member) -> list[Row]:
             row |= {"against start p": change.p, "over": change.over}
         rows.append(row | {column: vars(this)[field] for column, field in COSTS.items()})
     return rows
+
+
+def scores(grouped: Mapping[str, Sequence[RunState]]) -> list[Row]:
+    """A row per group, evaluation, policy and metric: the mean over seeds with its interval; of a headline also its gain over the
+    start model, with the interval and p of one test."""
+    rows = []
+    for label, states in grouped.items():
+        for evaluation in dict.fromkeys(name for state in states for point in state.points for name in point.scores):
+            views = seen_by(states, evaluation)
+            for policy in scored_names(views):
+                about = {"run": label, "evaluation": evaluation, "policy": policy}
+                rows += [about | row for row in _metrics(views, policy)]
+    return rows
+
+
+def _metrics(states: Sequence[RunState], policy: str) -> Iterator[Row]:
+    """A policy's metrics. (With one seed only the headline has an interval, as on the page.)"""
+    measured = [point_of(state, policy)[1] for state in having(states, policy)]
+    main, change = measured[0].headline, gain(states, policy)
+    for metric in measured[0].metrics:
+        found = [one.value for scores in measured if (one := scores.metrics.get(metric)) is not None and one.value is not None]
+        items = per_item(states, policy, metric) if metric == main else []
+        if not found and not items:
+            continue
+        interval = level(items, conversation_of(states)) if items else over_seeds(found)
+        row = {"metric": metric, "value": interval.mean, "low": interval.low, "high": interval.high, "seeds": len(found)}
+        if metric == main and change is not None:
+            row |= {"against start": change.mean} | bounds("against start", change) | {"p": change.p, "over": change.over}
+        yield row
 
 
 def bounds(name: str, interval: Interval | Difference) -> Row:
