@@ -92,6 +92,7 @@ HeldOut = dict[str, list[Record]]  # evaluation -> its held-out records
 def execute(run: Run, journal: Journal) -> None:
     """Runs all stages, and keeps `journal` (the readable state in the run folder) up to date."""
     start, tokenizer = open_start(run)
+    run.store.note(start.directory, start.base)
     Loop(run=run, journal=journal, start=start, tokenizer=tokenizer).iterate()
 
 
@@ -148,6 +149,7 @@ class Loop:
         if (directory := data.deployed.directory()) is not None:
             check_weights(directory)
             policy = policy_at(directory, self.start.quantization, self.start.template)
+            self.run.store.note(policy.directory, policy.base)
         return data, self.ask(policy, data.seed, "log", 0, data.deployed.sampler(self.run.sampler))
 
     def announce(self, records: list[Record], held_out: HeldOut) -> None:
