@@ -148,7 +148,9 @@ def store_parser(commands: argparse._SubParsersAction) -> None:
         "stage, no process that may be alive. What a run folder refers to stays: delete the folder first. Exit code: 0; 1 if the "
         "folder is not a store or something could not be removed; 2 for a wrong option.",
     )
-    store.add_argument("folder", nargs="?", type=Path, default=Path("outputs/store"), metavar="DIR", help="(default: outputs/store)")
+    store.add_argument(
+        "folder", nargs="?", type=Path, default=Path("outputs/store"), metavar="DIR", help="(default: outputs/store)"
+    )
     store.add_argument("--unused", action="store_true", help="list everything that nothing refers to")
     store.add_argument("--older-than", metavar="AGE", help="list what nothing refers to and is older than 36h, 14d or 8w")
     store.add_argument("--delete", action="store_true", help="remove what --unused or --older-than lists (without it: a dry run)")

@@ -34,6 +34,7 @@ from drift.score.plan import make_plan, tokenize
 from drift.score.reference import reference_stage
 from drift.start import open_start
 from drift.store import Stage, Store
+from drift.train.disk import check_run
 from drift.train.fit import train_stage
 from drift.train.frozen import num_frozen
 from drift.train.settings import Train
@@ -93,6 +94,7 @@ def execute(run: Run, journal: Journal) -> None:
     """Runs all stages, and keeps `journal` (the readable state in the run folder) up to date."""
     start, tokenizer = open_start(run)
     run.store.note(start.directory, start.base)
+    check_run(run, start)
     Loop(run=run, journal=journal, start=start, tokenizer=tokenizer).iterate()
 
 

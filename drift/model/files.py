@@ -21,7 +21,6 @@ MAX_JSON = 2**26  # bytes of a JSON file; the largest index has a few million
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of one number, by safetensors' names for the types of trainable weights
 PACKED = {"I32": 4, "I16": 2, "I8": 1, "U32": 4, "U16": 2, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 COUNTS = {"I64": 8, "U64": 8, "BOOL": 1}  # positions and masks, which some models keep beside their weights
-
 HOW_BACK = "To get them back, give the command of its run again with store.keep_policies=all: it trains that policy again."
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # tensor's name -> (type, shape)
 
@@ -130,8 +129,13 @@ def removed_weights(directory: Path) -> dict[str, str]:
     return {name: str(sha256) for name, sha256 in read_object(file).items() if Path(name).name == name} if file.is_file() else {}
 
 
+def lacks_weights(directory: Path) -> bool:
+    """Whether the weights of a policy were removed to save disk."""
+    return any(not (directory / name).is_file() for name in removed_weights(directory))
+
+
 def refuse_removed(directory: Path) -> None:
-    if any(not (directory / name).is_file() for name in removed_weights(directory)):
+    if lacks_weights(directory):
         raise UserError(f"The weights of the policy in {directory} were removed to save disk. {HOW_BACK}")
 
 

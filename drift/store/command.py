@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drift.console import say, table
 from drift.errors import UserError
+from drift.store.disk import in_bytes
 from drift.store.inventory import Entry, Inventory, is_store, take_stock
 from drift.store.removal import remove
 
@@ -37,7 +38,9 @@ def store(folder: Path, places: Sequence[Path], *, older_than: str | None, unuse
 def _stock(folder: Path, places: Sequence[Path]) -> Inventory:
     for place in (folder, *places):
         if not place.is_dir():
-            raise UserError(f"{place} is not a folder. Expected {'a store, as in store.dir' if place is folder else 'run folders'}.")
+            raise UserError(
+                f"{place} is not a folder. Expected {'a store, as in store.dir' if place is folder else 'run folders'}."
+            )
     try:
         if not is_store(folder.resolve()):
             raise UserError(f"{folder} is not a store: no stage of this program is in it. Expected the folder of store.dir.")
@@ -138,14 +141,6 @@ def _number(count: int, one: str, many: str) -> str:
 
 def size(entries: Iterable[Entry]) -> str:
     return in_bytes(sum(entry.bytes for entry in entries))
-
-
-def in_bytes(count: float) -> str:
-    """28.1 GB, 3.2 MB or 4.1 kB: decimal, as disks are sold."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count / 1e3:.1f} kB"
 
 
 def age(seconds: float) -> str:

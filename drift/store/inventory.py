@@ -1,8 +1,8 @@
 """What is in a store, and what refers to it.
 
-Folders refer to stages: those that have written down which they use (users.py), and every run folder that is found beside the store or
-beside such a folder and has links into the store (a renamed one, or one of an earlier version). A policy refers to the stage of its base
-model. Links are read, never followed out of the store; what this program did not name is left alone."""
+Folders refer to stages: those that have written down which they use (users.py), and every run folder that is found beside the store
+or beside such a folder and has links into the store (a renamed one, or one of an earlier version). A policy refers to the stage of
+its base model. Links are read, never followed out of the store; what this program did not name is left alone."""
 
 import json
 import os
@@ -22,7 +22,13 @@ from drift.store.users import RUNS, Use, counting, stage_of, uses
 KEY = re.compile(r"[0-9a-f]{24}")
 LEFT = re.compile(r"([0-9a-f]{24})\.(?:(lease)|(progress|output|damaged)\.[0-9a-f]{16}|(gone)\.[0-9a-f]{16})"
                   r"(?:\.[0-9a-f]{16}|\.gone\.[0-9a-f]{16})?")  # fmt: skip
-KINDS = {"progress": "saved progress", "output": "unfinished outputs", "damaged": "damaged", "lease": "lease", "gone": "half removed"}
+KINDS = {
+    "progress": "saved progress",
+    "output": "unfinished outputs",
+    "damaged": "damaged",
+    "lease": "lease",
+    "gone": "half removed",
+}
 MOST_FOLDERS = 20_000  # looked into for run folders
 DEPTH = 3  # of a run folder below the place where it is looked for
 
@@ -102,9 +108,12 @@ def take_stock(store: Path, places: Sequence[Path] = ()) -> Inventory:
 
 
 def is_store(store: Path) -> bool:
-    """Whether this program has made the folder: it holds at least one stage with its manifest, or a list of uses."""
-    names = [path for path in store.iterdir() if path.is_dir() and not path.is_symlink()]
-    return any(uses(store)) or any(_readable(path) for name in names for path in name.iterdir() if KEY.fullmatch(path.name))
+    """Whether this program has made the folder: it holds a stage with its manifest, what is left of one, or a list of uses, or it
+    was cleaned."""
+    names = [path for path in store.iterdir() if path.is_dir() and not path.is_symlink() and path.name != RUNS]
+    inside = [path for name in names for path in name.iterdir()]
+    cleaned = (store / RUNS).is_dir() and not inside
+    return cleaned or any(uses(store)) or any(LEFT.fullmatch(path.name) or _readable(path) for path in inside)
 
 
 def _contents(store: Path) -> tuple[list[Entry], list[Path]]:
@@ -135,7 +144,7 @@ def _entry(path: Path) -> Entry | None:
 def _readable(stage: Path) -> bool:
     """Whether it has its manifest and every file of it, in full length."""
     try:
-        found = manifest.listed(stage)
+        found = manifest.listed(stage) if KEY.fullmatch(stage.name) else None
         return found is not None and all((stage / name).lstat().st_size == size for name, (size, _) in found["files"].items())
     except (manifest.Damaged, OSError):
         return False

@@ -44,7 +44,7 @@ def remove(store: Path, entries: Sequence[Entry], known: frozenset[str], outdate
         for use in outdated:
             if use.file not in still:
                 use.file.unlink(missing_ok=True)
-    for entry, aside in gone:
+    for _, aside in gone:
         discard(aside)
         if os.path.lexists(aside):
             failed[aside] = "it, or something in it, may not be deleted"

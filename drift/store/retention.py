@@ -1,8 +1,8 @@
 """Which fully trained policies a run keeps, and how the weights of the others are removed from their stages.
 
-Of a policy that is not kept, the weights go and everything else stays: settings, tokenizer, steps, and the sha256 of the weights, so
-that it keeps its fingerprint and everything computed from it keeps its key. The same command finds all its stages as before. Who needs
-the weights is told so (model/files.py), and with store.keep_policies=all such a stage counts as missing: it is computed again.
+Of a policy that is not kept, the weights go and everything else stays: settings, tokenizer, steps, and the sha256 of the weights,
+so that it keeps its fingerprint and everything computed from it keeps its key. The same command finds all its stages as before. Who
+needs the weights is told so (model/files.py), and with store.keep_policies=all such a stage counts as missing: it is made again.
 Adapters are small and always stay."""
 
 import math

@@ -25,6 +25,7 @@ from drift.errors import UserError, writable
 from drift.files import beside, discard, put
 from drift.records import digest
 from drift.store import manifest, retention
+from drift.store.disk import NEARLY_FULL, free_bytes, in_bytes
 from drift.store.environment import environment, peak_gib
 from drift.store.lease import lease
 from drift.store.users import User, wait_for_removal
@@ -135,6 +136,11 @@ class Store:
         """Computes the stage under the lease with this token. If the lease is lost and another process is faster, its result is
         used."""
         self._set_damaged_aside(final)
+        if (free := free_bytes(final.parent)) < NEARLY_FULL:
+            warn_once(
+                f"only {in_bytes(free)} are left on the disk of {self.dir}. If they run out, the run stops with everything kept, "
+                f"and the same command goes on. To free some: drift store {self.dir}"
+            )
         progress, output = _progress(final, token), final.with_name(f"{final.name}.output.{token}")
         try:
             with writable(Path(self.dir), "store.dir"):  # a full disk is recognised only before anything is removed
