@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL, compose, perform
+from omegaconf import OmegaConf
 
 from drift.config import build
 from drift.errors import UserError
@@ -145,6 +146,7 @@ def test_a_run_that_keeps_one_policy_says_so_resumes_from_it_and_gets_the_others
     assert all(one["hit"] for one in again["stages"]) and again["removed"] == ["iteration 1"]
     with pytest.raises(UserError, match="were removed to save disk. To get them back, .*store.keep_policies=all"):
         build(compose("model=pretrained", f"model.path={policies[0]}")).model.directory()
+    (tmp_path / "one/config.yaml").write_text(OmegaConf.to_yaml(compose(*settings), resolve=True))
     run = build(compose())
     names = [one.name for one in evaluate.candidates_of(str(tmp_path / "one"), run, "all", several=False)]
     assert names == ["start", "iteration 2"]
