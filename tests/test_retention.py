@@ -177,6 +177,19 @@ def test_sizes_of_policies_and_checkpoints_are_those_of_the_weights(tiny, cache)
     assert (lora.policy, lora.checkpoint) == (expected, 3 * expected)
 
 
+def test_outputs_of_frozen_layers_are_bounded_by_the_longest_examples_and_by_their_setting(tiny):
+    """10 examples of two replies with 100 tokens each, 32 numbers a token in float32; or a limit of 100,000 bytes; or no cache."""
+    settings = ["examples_per_iteration=10", "train.max_tokens=100", "sampler.max_new_tokens=10", "train.precision=float32"]
+    settings.append("train.adapter.top_share=0.5")
+    for further, expected in (
+        ("train.frozen_cache_gib=1", 10 * 2 * 100 * 32 * 4),
+        (f"train.frozen_cache_gib={100_000 / 2**30}", 100_000),
+        ("train.adapter.top_share=1", 0),
+    ):
+        run, _ = sizes_of(tiny, *settings, further)
+        assert round(disk.frozen_bytes(run, policy_at(tiny))) == expected
+
+
 @pytest.fixture
 def room(monkeypatch):
     """`room(bytes)`: that much is free on the disk."""

@@ -269,6 +269,23 @@ def test_the_base_model_of_an_adapter_in_use_is_in_use(tmp_path):
     assert [entry.path for entry in take_stock(store).removable] == [free]
 
 
+def test_the_policy_of_another_run_that_a_run_starts_from_is_in_use(tmp_path):
+    """Its path is a link in the other run's folder, which was deleted since; it leads into a stage of the store."""
+    store, link = tmp_path / "store", tmp_path / "runs/a/policy"
+    path = stage(store, "train", 1, 1000)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(path)
+    (tmp_path / "runs/b").mkdir()
+    (tmp_path / "runs/b/run.json").write_text("{}")
+    using = Store(dir=str(store), strict=False, verify=False, lease_seconds=60.0, keep_policies="all")
+    user = using.used_by(tmp_path / "runs/b")
+    using.note(link, tmp_path)
+    user.end(finished=True)
+    link.unlink()
+    link.parent.rmdir()
+    assert take_stock(store).removable == [] and [use.stages for use in uses(store)] == [{f"train/{path.name}"}]
+
+
 def test_an_earlier_use_of_the_same_folder_counts_until_a_later_one_came_to_its_end(tmp_path):
     store, run = tmp_path / "store", tmp_path / "runs/a"
     (old,) = run_folder(run, store, ("replies", 1, 1000), end=False)  # stopped

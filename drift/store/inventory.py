@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,8 +126,9 @@ def _contents(store: Path) -> tuple[list[Entry], list[Path]]:
             strangers.append(name)
             continue
         for path in sorted(name.iterdir()):
-            entry = _entry(path)
-            entries.append(entry) if entry is not None else strangers.append(path)
+            with suppress(FileNotFoundError):  # a process goes on there
+                entry = _entry(path)
+                entries.append(entry) if entry is not None else strangers.append(path)
     return entries, strangers
 
 
@@ -158,7 +160,7 @@ def _size(path: Path) -> tuple[int, float]:
     for file in files:
         try:
             inner = os.lstat(file)
-        except FileNotFoundError:  # a process goes on there
+        except FileNotFoundError:
             continue
         size, modified = size + inner.st_size, max(modified, inner.st_mtime)
     return size, modified

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from drift.errors import writable
 from drift.files import hash_file
 from drift.records import write_json
 from drift.store import manifest
@@ -26,7 +27,8 @@ def apply(keep: int | Literal["all"], user: User, policies: Mapping[str, Path], 
     full = {name: stage for name, stage in policies.items() if not (stage / POLICY / ADAPTER).exists()}
     if keep == "all" or not (removed := to_remove(list(full), scores, keep)):
         return []
-    return remove_weights(user, {name: full[name] for name in removed})
+    with writable(user.store, "store.dir"):
+        return remove_weights(user, {name: full[name] for name in removed})
 
 
 def to_remove(trained: Sequence[str], scores: Mapping[str, float | None], keep: int) -> list[str]:

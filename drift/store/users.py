@@ -94,7 +94,12 @@ class Use:
         """Whether its stages are in use: the folder is still there, and belongs to a run of the same settings."""
         if self.live:
             return True
-        there = self.folder.is_dir() and any(self.folder.iterdir())
+        try:
+            there = any(self.folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # another user's, or not reachable at the moment
+            return True
         return there and ("" in (self.settings, owner_of(self.folder)) or self.settings == owner_of(self.folder))
 
 

@@ -77,7 +77,7 @@ def check_run(run: Any, start: Policy) -> None:
         )
     most = min(count, keep + 2)  # the last ones, the best one, and the one being written
     parts = {f"{most} policies of {in_bytes(one.policy)}": most * one.policy, "checkpoints": 2 * one.checkpoint}
-    parts["outputs of frozen layers"] = count * _frozen_bytes(run, start)
+    parts["outputs of frozen layers"] = count * frozen_bytes(run, start)
     listed = ", ".join(f"{name}: {in_bytes(size)}" for name, size in parts.items() if size)
     total = sum(parts.values())
     if total > free:
@@ -89,7 +89,7 @@ def check_run(run: Any, start: Policy) -> None:
         say(f"  Disk: up to {in_bytes(total)} in {folder} ({listed}); {in_bytes(free)} are free.")
 
 
-def _frozen_bytes(run: Any, start: Policy) -> float:
+def frozen_bytes(run: Any, start: Policy) -> float:
     """The most that the reference pass of an iteration keeps for its training (see frozen.py), for two replies an example."""
     train = run.train
     if train.adapter is None or train.layout == "padded" or train.adapter.top_share == 1:
