@@ -53,6 +53,11 @@ def perform(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         print(f"Report: {html.report_of(arguments.folder)}")
         if overrides:
             study.on_request(arguments.folder, overrides)
+    elif arguments.command == "store":
+        from drift.store import command
+
+        what = {"older_than": arguments.older_than, "unused": arguments.unused, "delete": arguments.delete}
+        command.store(arguments.folder, arguments.runs, **what)
     elif arguments.command == "workspace":
         from drift.logger import workspace as page
 

@@ -30,6 +30,7 @@ def commands(description: str | None) -> tuple[argparse.ArgumentParser, dict[str
     workspace.add_argument("--project", default="drift")
     workspace.add_argument("--spec", type=Path, help="write the specification to this file instead, and send nothing")
     parsers["report"] = with_settings_of_a_logger(report)
+    store_parser(known)
     return parser, parsers
 
 
@@ -150,6 +151,26 @@ def agree_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
     agree.add_argument("--max-records", type=int, help="take this many, chosen at random (default: all)")
     agree.add_argument("--out", type=Path, help="the file to write (default: RECORDS.A-B.json)")
     return agree
+
+
+def store_parser(commands: argparse._SubParsersAction) -> None:
+    store = commands.add_parser(
+        "store",
+        usage="drift store [DIR] [--unused] [--older-than AGE] [--delete] [--runs FOLDER]",
+        help="list what is in a store, by stage and by run, and remove what nothing refers to",
+        description="Lists what is in a store, by stage and by run, and removes what nothing refers to: no run folder, no other "
+        "stage, no process that may be alive. What a run folder refers to stays: delete the folder first. Exit code: 0; 1 if the "
+        "folder is not a store or something could not be removed; 2 for a wrong option.",
+    )
+    store.add_argument(
+        "folder", nargs="?", type=Path, default=Path("outputs/store"), metavar="DIR", help="(default: outputs/store)"
+    )
+    store.add_argument("--unused", action="store_true", help="list everything that nothing refers to")
+    store.add_argument("--older-than", metavar="AGE", help="list what nothing refers to and is older than 36h, 14d or 8w")
+    store.add_argument("--delete", action="store_true", help="remove what --unused or --older-than lists (without it: a dry run)")
+    store.add_argument(
+        "--runs", type=Path, action="append", default=[], metavar="FOLDER", help="look for run folders here too (may be repeated)"
+    )
 
 
 def choices(group: str) -> str:

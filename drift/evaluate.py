@@ -25,6 +25,7 @@ from drift.journal import link_scores
 from drift.loop import Run
 from drift.model.architecture import check_architecture
 from drift.model.chat import check_template
+from drift.model.files import HOW_BACK, lacks_weights
 from drift.model.policy import Policy, load_tokenizer, policy_at
 from drift.model.pretrained import Pretrained
 from drift.model.weights import check_weights
@@ -62,7 +63,10 @@ def evaluate(targets: Sequence[str], names: Sequence[str], which: Which, out: Pa
         raise UserError("Where shall the scores go? Add --out FOLDER (for a run, the default is benchmarks/ in its folder).")
     with writable(folder, "--out"):
         folder.mkdir(parents=True, exist_ok=True)
+        user = run.store.used_by(folder)
+        run.store.note(*(path for one in candidates for path in (one.policy.directory, one.policy.base, one.start.base)))
         measure(run, candidates, folder)
+        user.end(finished=False)  # other benchmarks may be asked for the same folder
 
 
 def measure(run: Run, candidates: Sequence[Candidate], folder: Path) -> None:
@@ -114,6 +118,9 @@ def candidates_of(target: str, run: Run, which: Which, several: bool) -> Iterato
         directory = folder / f"iteration_{point.iteration}" / "policy"
         if not directory.is_dir():
             raise UserError(f"{directory} is not there: was the store moved or deleted? Put it back, or run again.")
+        if lacks_weights(directory):
+            say(f"Note: {prefix}{point.name} is left out, because its weights were removed to save disk. {HOW_BACK}")
+            continue
         yield Candidate(name=f"{prefix}{point.name}", policy=policy_at(directory, template=start.template), start=start)
 
 

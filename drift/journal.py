@@ -27,12 +27,12 @@ from drift.logger.rows import as_row
 from drift.masking import masked
 from drift.records import Example, Record, read_jsonl, write_json, write_jsonl
 from drift.report import state, verdict
-from drift.report.members import metrics_of
+from drift.report.members import metrics_of, scores_of
 from drift.report.shapes import plain
 from drift.report.state import RUN, Alarm, Point, RunState, Scores, SpentStage
 from drift.report.tables import show, show_difference
 from drift.statistics import level, paired
-from drift.store import Stage, Store, environment
+from drift.store import Stage, Store, environment, retention
 
 NUM_SAMPLES = 24  # examples, and replies, that a logger gets
 WARM_START = "warm start"
@@ -53,6 +53,8 @@ class Journal:
         self.begun = time.monotonic()
         self.num_steps_logged: dict[int, int] = {}  # by iteration
         self.start: dict[str, Scores] = {}  # evaluation -> the start model's scores
+        self.policies: dict[str, Path] = {}  # name -> the stage of its training
+        self.user = store.used_by(folder)
         self.log = logger.begin(folder, title, notes)
         self.lineage = Lineage(self.log)
         self.write()
@@ -133,7 +135,8 @@ class Journal:
 
     def trained(self, iteration: int, made: Stage, trained: Stage, examples: Sequence[Example]) -> None:
         """Adds an iteration's policy (the warm start is iteration 0) and what it was trained on."""
-        folder = self.folder / f"iteration_{iteration}"
+        folder, title = self.folder / f"iteration_{iteration}", f"iteration {iteration}" if iteration else WARM_START
+        self.policies[title] = trained.path
         link(made.path / "examples.jsonl", folder / "examples.jsonl")
         for name in ("policy", "steps.jsonl"):
             link(trained.path / name, folder / name)
@@ -145,7 +148,7 @@ class Journal:
         self.state.points.append(
             Point(
                 iteration=iteration,
-                name=f"iteration {iteration}" if iteration else WARM_START,
+                name=title,
                 examples=len(examples),
                 steps=trained.facts["steps"],
                 distinct_prompts=len({example.record for example in examples}),
@@ -180,6 +183,17 @@ class Journal:
         self._say_scores(name, scores)
         self.write()
         self.raise_alarms(iteration, "evaluation", self._in_evaluations(scores))
+        self._keep_policies()
+
+    def _keep_policies(self) -> None:
+        """Removes the weights of the policies that `store.keep_policies` does not keep."""
+        keep, headlines = self.store.keep_policies, {point.name: scores_of(point) for point in self.state.points}
+        values = {name: scores.metrics[scores.headline].value for name, scores in headlines.items() if scores is not None}
+        removed = retention.apply(keep, self.user, self.policies, values)
+        if removed != self.state.removed:
+            say(f"  The weights of {', '.join(removed)} are removed (store.keep_policies={keep}).")
+            self.state.removed = removed
+            self.write()
 
     def _in_evaluations(self, scores: Mapping[str, Scores]) -> dict[str, str]:
         """Alarm -> what was measured, by all evaluations that raise it."""
@@ -213,6 +227,7 @@ class Journal:
         self.state.status = "finished" if error is None else "stopped" if stopped else "failed"
         self.state.error = None if error is None or stopped else f"{type(error).__name__}: {error}"
         self.write()
+        self.user.end(finished=error is None)
         self.log.summary(verdict.in_numbers(self.state))
         self.log.end(failed=error is not None)
 

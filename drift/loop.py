@@ -35,6 +35,7 @@ from drift.score.plan import make_plan, tokenize
 from drift.score.reference import reference_stage
 from drift.start import open_start
 from drift.store import Stage, Store
+from drift.train.disk import check_run
 from drift.train.fit import train_stage
 from drift.train.frozen import num_frozen
 from drift.train.settings import Train
@@ -96,6 +97,8 @@ HeldOut = dict[str, list[Record]]  # evaluation -> its held-out records
 def execute(run: Run, journal: Journal) -> None:
     """Runs all stages, and keeps `journal` (the readable state in the run folder) up to date."""
     start, tokenizer = open_start(run)
+    run.store.note(start.directory, start.base)
+    check_run(run, start)
     Loop(run=run, journal=journal, start=start, tokenizer=tokenizer).iterate()
 
 
@@ -153,6 +156,7 @@ class Loop:
         if (directory := data.deployed.directory()) is not None:
             check_weights(directory)
             policy = policy_at(directory, self.start.quantization, self.start.template)
+            self.run.store.note(policy.directory, policy.base)
         return data, self.ask(policy, data.seed, "log", 0, data.deployed.sampler(self.run.sampler))
 
     def announce(self, records: list[Record], held_out: HeldOut) -> None:

@@ -130,7 +130,7 @@ def bound(tiny, qwen2, tmp_path) -> Callable[..., Ask]:
 
     def made(store="store", **changes):
         sampler = Noted(inner=inner, group_size=4, notes=tmp_path / "notes")
-        where = Store(dir=str(tmp_path / store), strict=False, verify=False, lease_seconds=9.0)
+        where = Store(dir=str(tmp_path / store), strict=False, verify=False, lease_seconds=9.0, keep_policies="all")
         noise = {"seed": 0, "purpose": "test", "iteration": 0}
         bound = {"compute": instantiate(config.train).compute, "start": policy_at(qwen2), "policy": policy_at(tiny)} | noise
         return Ask(sampler=sampler, store=where, **bound | changes)

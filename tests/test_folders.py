@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_setting(tmp_path, place)
 def test_a_full_disk_in_a_stage_is_one_sentence_and_errors_about_other_files_pass(tmp_path):
     from drift.store import Store
 
-    store = Store(dir=str(tmp_path / "store"), strict=False, verify=False, lease_seconds=30.0)
+    store = Store(dir=str(tmp_path / "store"), strict=False, verify=False, lease_seconds=30.0, keep_policies="all")
 
     def run(work):
         store.run("kind", work, version=1, settings={}, inputs={})

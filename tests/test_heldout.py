@@ -62,7 +62,7 @@ def evaluated(tiny, tmp_path_factory):
     """`stage(sampler changes, **settings)` on four held-out records of three prompts, with a store of its own."""
     config = compose("model=tiny", "sampler.max_new_tokens=6")
     sampler, train, store = instantiate(config.sampler), instantiate(config.train), None
-    store = Store(dir=str(tmp_path_factory.mktemp("store")), strict=False, verify=False, lease_seconds=60.0)
+    store = Store(dir=str(tmp_path_factory.mktemp("store")), strict=False, verify=False, lease_seconds=60.0, keep_policies="all")
     log = [record(0, "dsat", revised="better"), record(1, "sat"), record(2, "dsat"), record(2, "sat", reply="the same prompt")]
 
     def stage(changes, **settings):

@@ -49,7 +49,7 @@ def test_the_reference_pass_scores_every_reply_token_after_the_prompt_with_the_f
     """Against one unpadded row at a time. The columns stand by example of the plan, which has an order of its own."""
     start, plan = policy_at(tiny), planned(tokenizer, examples, layout)
     compute = instantiate(compose(*SETTINGS, f"train.layout={layout}").train).compute
-    store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=60.0)
+    store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=60.0, keep_policies="all")
     scored = reference_stage(store, compute, start, plan, layers=0)
     found = json.loads((scored.path / "reference.json").read_text())["hindsight"]
     model = load_model(start, torch.float32)
@@ -73,7 +73,7 @@ def test_training_towards_the_teacher_is_the_same_from_kept_outputs_and_after_ki
     results = []
     for gib, steps_until_killed in ((0.0, 99), (1.0, 2)):
         train = replace(instantiate(config.train), frozen_cache_gib=gib)
-        store = Store(dir=str(tmp_path / f"{gib}"), strict=False, verify=False, lease_seconds=60.0)
+        store = Store(dir=str(tmp_path / f"{gib}"), strict=False, verify=False, lease_seconds=60.0, keep_policies="all")
         layers = num_frozen(train, start, plan)
         scored = reference_stage(store, train.compute, start, plan, layers=layers)
         assert layers == int(gib) and (scored.path / "frozen").exists() == bool(gib)

@@ -36,6 +36,7 @@ TABLE = {
     "store.strict=true": set(),
     "store.verify=true": set(),
     "store.lease_seconds=9": set(),
+    "store.keep_policies=1": set(),
     "method.rounds=5": {"examples"},
     "method.num_samples=2": PAIRS,
     "sampler.temperature=1.1": ALL,

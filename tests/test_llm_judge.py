@@ -247,7 +247,7 @@ DRAWN = [(record(i, "dsat"), REPLIES) for i in range(5)]  # groups of two items 
 
 def asking(folder):
     """An `Ask` for judges alone, with a store in the folder."""
-    store: Any = Store(dir=str(folder), strict=False, verify=False, lease_seconds=9.0)
+    store: Any = Store(dir=str(folder), strict=False, verify=False, lease_seconds=9.0, keep_policies="all")
     none: Any = None
     return Ask(
         sampler=none, compute=none, store=store, start=none, policy=none, seed=0, purpose="test", iteration=0

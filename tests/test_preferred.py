@@ -46,7 +46,7 @@ def ask(tmp_path):
 
 
 def store(folder):
-    return Store(dir=str(folder / "store"), strict=False, verify=False, lease_seconds=60.0)
+    return Store(dir=str(folder / "store"), strict=False, verify=False, lease_seconds=60.0, keep_policies="all")
 
 
 def record(i, label="dsat", score=5):

@@ -170,7 +170,7 @@ def report(run: Path) -> str:
 
 def stored(store: Path) -> dict[str, Any]:
     """Everything in a store by its path; of manifests what depends on neither the time nor the machine."""
-    files = [path for path in store.rglob("*") if path.is_file()]
+    files = [path for path in store.rglob("*") if path.is_file() and path.suffix != ".use"]
     content: dict[str, Any] = {str(path.relative_to(store)): path.read_bytes() for path in files}
     for name in content:
         if name.endswith(MANIFEST):

@@ -33,7 +33,7 @@ def draw_all(tiny, folder, group_size, count=12, samples=2, temperature=1.0, tok
         temperature=temperature, top_p=0.95, max_new_tokens=16, max_prompt_tokens=500, group_size=group_size,
         tokens_per_batch=tokens_per_batch, precision="float32",
     )  # fmt: skip
-    store = Store(dir=str(folder), strict=False, verify=False, lease_seconds=30.0)
+    store = Store(dir=str(folder), strict=False, verify=False, lease_seconds=30.0, keep_policies="all")
     with asking(sampler, tiny, store, purpose="test", iteration=1) as ask:
         items = [Question(i) for i in range(count)]
         found = [
@@ -159,7 +159,7 @@ def test_items_with_unequal_numbers_of_prompts_are_refused(tiny, tmp_path):
         temperature=1.0, top_p=1.0, max_new_tokens=4, max_prompt_tokens=500, group_size=8, tokens_per_batch=10_000,
         precision="float32",
     )  # fmt: skip
-    store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0)
+    store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0, keep_policies="all")
     with asking(sampler, tiny, store, purpose="t", iteration=0) as ask:
         drawing = ask.draw([Question(1), Question(2)], lambda item: [item.prompt] * int(item.key), first_sample=0, label="t")
         with pytest.raises(AssertionError, match="1 prompts for the first item"):
@@ -177,7 +177,7 @@ def test_too_long_prompts_are_skipped_and_counted(tiny, tokenizer, tmp_path):
         tokens_per_batch=10_000,
         precision="float32",
     )
-    store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0)
+    store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0, keep_policies="all")
     items = [Question(0), Question(4), Question(5)]
     with asking(sampler, tiny, store, purpose="t", iteration=0) as ask:
         kept = [item.key for item, _ in ask.draw(items, lambda i: [i.prompt], first_sample=0, label="t")]

@@ -88,7 +88,7 @@ def vocabulary(policy):
 def ask(tmp_path):
     """`ask(policy, start)` with a store of its own."""
     train = instantiate(compose("train.precision=float32").train)
-    store = Store(dir=str(tmp_path / "store"), strict=False, verify=False, lease_seconds=9.0)
+    store = Store(dir=str(tmp_path / "store"), strict=False, verify=False, lease_seconds=9.0, keep_policies="all")
 
     def bound(policy, start):
         return Ask(

@@ -17,11 +17,11 @@ from drift import files
 from drift.errors import UserError
 from drift.records import digest, write_text
 from drift.store import Store, lease
-from drift.store.lease import _me
+from drift.store.lease import holder_of_this_process
 
 
 def make(folder, **changes):
-    return Store(**{"dir": str(folder), "strict": False, "verify": False, "lease_seconds": 30.0} | changes)
+    return Store(**{"dir": str(folder), "strict": False, "verify": False, "lease_seconds": 30.0, "keep_policies": "all"} | changes)
 
 
 def write(text, calls):
@@ -137,7 +137,7 @@ def never():
 
 
 def test_a_lease_of_a_dead_process_is_taken_over_at_once(tmp_path):
-    told = "import json; from drift.store.lease import _me; print(json.dumps(_me()))"
+    told = "import json; from drift.store.lease import holder_of_this_process; print(json.dumps(holder_of_this_process()))"
     dead = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
     (tmp_path / "k.lease").write_text(dead)
     started = time.monotonic()
@@ -158,7 +158,7 @@ ELSEWHERE = {
 @pytest.mark.parametrize("clock", [-7200, 7200])
 def test_a_process_elsewhere_is_never_thought_dead_by_its_number_and_its_lease_ages_by_our_own_clock(tmp_path, place, clock):
     """The number is one that no process has here, and the file's time is that of a clock two hours off."""
-    me = _me()
+    me = holder_of_this_process()
     (tmp_path / "k.lease").write_text(json.dumps(me | {"pid": 2**22 + 1, "where": ELSEWHERE[place](me)}))
     os.utime(tmp_path / "k.lease", (time.time() + clock, time.time() + clock))
     started = time.monotonic()

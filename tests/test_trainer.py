@@ -51,7 +51,7 @@ def work(tiny, tokenizer):
 def trained(work, folder, on_step=lambda history: None):
     """Every file of a reference pass and a training in a store of their own."""
     (train, objectives), start, rows = work
-    store = Store(dir=str(folder), strict=False, verify=False, lease_seconds=30.0)
+    store = Store(dir=str(folder), strict=False, verify=False, lease_seconds=30.0, keep_policies="all")
     scored = reference_stage(store, train.compute, start, rows, layers=num_frozen(train, start, rows))
     done = train_stage(store, train, objectives, start, start, rows, scored, epochs=1, on_step=on_step)
     files = [file for stage in (scored, done) for file in stage.path.rglob("*") if file.is_file() and file.name != "manifest.json"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from drift.errors import UserError
 
+REMOVED = "removed.json"  # in a policy whose weights were removed to save disk: their names and sha256
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 POINTER = b"version https://git-lfs"
 OWN_CODE = ("auto_map", "custom_pipelines", "custom_generate")  # keys that name Python files or classes
@@ -20,7 +21,7 @@ MAX_JSON = 2**26  # bytes of a JSON file; the largest index has a few million
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of one number, by safetensors' names for the types of trainable weights
 PACKED = {"I32": 4, "I16": 2, "I8": 1, "U32": 4, "U16": 2, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 COUNTS = {"I64": 8, "U64": 8, "BOOL": 1}  # positions and masks, which some models keep beside their weights
-
+HOW_BACK = "To get them back, give the command of its run again with store.keep_policies=all: it trains that policy again."
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # tensor's name -> (type, shape)
 
 
@@ -103,6 +104,7 @@ def all_tensors(directory: Path) -> Shapes:
 
 def weight_files(directory: Path) -> list[Path]:
     """The weight files of a full model: all that the index lists, or the only one."""
+    refuse_removed(directory)
     if (directory / INDEX).is_file():
         index = read_object(directory / INDEX).get("weight_map")
         if not isinstance(index, dict) or not index:
@@ -119,6 +121,22 @@ def weight_files(directory: Path) -> list[Path]:
             "Convert it once: load it with transformers, and write it with save_pretrained(NEW_DIR)."
         )
     return [directory / SINGLE]
+
+
+def removed_weights(directory: Path) -> dict[str, str]:
+    """The sha256 of the weight files of a policy that were removed to save disk (see store/retention.py), by name."""
+    file = directory / REMOVED
+    return {name: str(sha256) for name, sha256 in read_object(file).items() if Path(name).name == name} if file.is_file() else {}
+
+
+def lacks_weights(directory: Path) -> bool:
+    """Whether the weights of a policy were removed to save disk."""
+    return any(not (directory / name).is_file() for name in removed_weights(directory))
+
+
+def refuse_removed(directory: Path) -> None:
+    if lacks_weights(directory):
+        raise UserError(f"The weights of the policy in {directory} were removed to save disk. {HOW_BACK}")
 
 
 def tensors(file: Path) -> Shapes:

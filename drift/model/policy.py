@@ -14,7 +14,7 @@ from typing import Any, Literal
 from drift.errors import UserError
 from drift.files import READ_ALWAYS, hash_file
 from drift.model.adapter import BASE, CONFIG, WEIGHTS, base_of
-from drift.model.files import read_object, tensors
+from drift.model.files import REMOVED, read_object, refuse_removed, removed_weights, tensors
 from drift.model.remembered import remembered
 from drift.model.template import check_form, with_arguments
 from drift.model.weights import refuse_mismatch
@@ -113,6 +113,7 @@ def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bo
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
+    refuse_removed(policy.base)
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
@@ -183,8 +184,10 @@ def free() -> None:
 
 
 def _hash_directory(directory: Path, patterns: Sequence[str]) -> str:
-    files = sorted({file for pattern in patterns for file in directory.glob(pattern) if file.is_file()})
-    return digest([[file.relative_to(directory).as_posix(), _hash(file)] for file in files])
+    files = {file for pattern in patterns for file in directory.glob(pattern) if file.is_file() and file.name != REMOVED}
+    hashes = {directory / name: sha256 for name, sha256 in removed_weights(directory).items()}
+    hashes |= {file: _hash(file) for file in files}
+    return digest([[file.relative_to(directory).as_posix(), hashes[file]] for file in sorted(hashes)])
 
 
 def _hash(file: Path) -> str:

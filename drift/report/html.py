@@ -83,6 +83,7 @@ def _render(folder: Path, title: str, members: list[Member], reader: Reader) -> 
         cost=advice.cost(states),
         next_steps=advice.next_steps(groups, compared),
         gone=samples.gone(member.folder for member in members),
+        removed=samples.removed(states),
         noted=NOTED,
         comparisons=tables.comparisons(compared),
         judges=agreed.rows(groups, reader),

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drift.model.files import HOW_BACK
 from drift.records import digest
 from drift.report import previous
 from drift.report.foreign import Reader, iterations
 from drift.report.lines import Answered, Message, Trained, TrainedReply, answer
+from drift.report.members import SEEDS
 from drift.report.shapes import plain
-from drift.report.state import Member
+from drift.report.state import Member, RunState
 
 NUM_SHOWN = 120  # items of each kind, so that a page has no more than a few megabytes
 MAX_CHARACTERS, MAX_REPLIES = 10_000, 100  # of a text; to one prompt
@@ -36,6 +38,15 @@ def gone(folders: Iterable[Path]) -> str:
         f"Some links of this folder lead to files that are gone ({names}); the first led to {os.readlink(broken[0])}. "
         "The store was moved or deleted, so the samples, policies and logs can't be shown. Put it back, or run again."
     )
+
+
+def removed(states: Sequence[RunState]) -> str:
+    """A sentence if policies of these runs were removed to save disk; "" otherwise."""
+    named = []
+    for state in states:
+        title = ", ".join(f"{name} {state.title[name]}" for name in ("method", *SEEDS) if name in state.title)
+        named += [", ".join(state.removed) + (f" ({title})" if len(states) > 1 else "")] if state.removed else []
+    return f"To save disk, the weights of these policies were removed: {'; '.join(named)}. {HOW_BACK}" if named else ""
 
 
 def answers(evaluation: str, folders: Mapping[str, Path], reader: Reader) -> list[Item]:

@@ -80,7 +80,8 @@ class Alarm:
 class RunState:
     """A run. `title`: what distinguishes it in a study; `status`: running, finished, stopped or failed (with an `error`); `data`:
     counts of its records; `evaluations`: evaluation -> metric -> its meaning, the headline's first; `outlook`: sentences on what
-    they can show; `watched`: the alarms that are on; `begun`: an ISO time, or ""; `seconds`: elapsed so far."""
+    they can show; `watched`: the alarms that are on; `begun`: an ISO time, or ""; `seconds`: elapsed so far; `removed`: the
+    policies whose weights were removed to save disk."""
 
     version: int
     title: dict[str, str]
@@ -97,6 +98,7 @@ class RunState:
     environment: dict[str, str]
     begun: str
     seconds: float
+    removed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

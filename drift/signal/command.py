@@ -37,12 +37,15 @@ CAVEAT = (
 def signal(overrides: Sequence[str], out: Path | None, *, num_prompts: int, num_replies: int, num_splits: int) -> None:
     """Measures, prints the table, and writes `out`/signal.json. `overrides`: as in `drift run`; see choice.py."""
     runs, refused = runs_of(overrides)
+    folder = out or Path("outputs/signal") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    users = [run.store.used_by(folder) for run in runs.values()]
     found = measure(runs, num_prompts=num_prompts, num_replies=num_replies, num_splits=num_splits)
     found["methods"] |= {name: {"lacks": sentence} for name, sentence in refused.items()}
     found["settings"] = list(masked(dict(enumerate(overrides))).values())
-    folder = out or Path("outputs/signal") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "signal.json", found)
+    for user in users:
+        user.end(finished=True)
     for line in lines(found):
         say(textwrap.fill(line, WIDTH, subsequent_indent="  "))
     show(found["methods"])

@@ -24,6 +24,7 @@ from drift.files import create
 
 UNREADABLE_SECONDS = 2.0  # a new lease gets its content faster than this; after a power cut it stays empty
 SAID_AFTER_SECONDS = 5.0
+ELSEWHERE_SECONDS = 86400.0  # for whoever removes things: a process elsewhere, without a sign of life for this long, has ended
 
 Seen = tuple[Any, ...]  # changes when a lease is renewed or taken over
 
@@ -32,7 +33,7 @@ Seen = tuple[Any, ...]  # changes when a lease is renewed or taken over
 def lease(final: Path, seconds: float, finished: Callable[[], bool]) -> Iterator[str | None]:
     """Waits for the lease of `final`, yields its token and renews it while it is held. Yields None if another process has finished
     `final` meanwhile."""
-    path, me = final.with_name(final.name + ".lease"), _me()
+    path, me = final.with_name(final.name + ".lease"), holder_of_this_process()
     path.parent.mkdir(parents=True, exist_ok=True)
     if not _wait(path, me, seconds, finished):
         yield None
@@ -48,6 +49,23 @@ def lease(final: Path, seconds: float, finished: Callable[[], bool]) -> Iterator
         with suppress(OSError):  # an error of the work is more important
             if _token(path) == me["token"]:
                 path.unlink()
+
+
+def held(path: Path) -> bool:
+    """Whether the process that wrote this lease may still be alive."""
+    try:
+        holder, _ = _read(path)
+        return may_live(holder, path.lstat().st_mtime)
+    except FileNotFoundError:
+        return False
+
+
+def may_live(holder: dict[str, Any] | None, modified: float) -> bool:
+    """Whether a holder may still be alive; `modified`: when its file was last renewed. This is known of a process in the same boot
+    and PID namespace."""
+    if holder and holder["where"] is not None and holder["where"] == _where():
+        return not _dead(holder)
+    return time.time() - modified < ELSEWHERE_SECONDS
 
 
 def _wait(path: Path, me: dict[str, Any], seconds: float, finished: Callable[[], bool]) -> bool:
@@ -112,7 +130,7 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, Seen]:
         holder = json.loads(content)
     except (ValueError, RecursionError):
         holder = None
-    known = isinstance(holder, dict) and all(name in holder for name in _me())
+    known = isinstance(holder, dict) and all(name in holder for name in holder_of_this_process())
     return holder if known else None, (content, status.st_mtime_ns)
 
 
@@ -148,7 +166,7 @@ def _remove(path: Path, expected: Seen) -> None:
         aside.rmdir() if aside.is_dir() and not aside.is_symlink() else aside.unlink()
 
 
-def _me() -> dict[str, Any]:
+def holder_of_this_process() -> dict[str, Any]:
     """A new holder: how other processes can identify this one."""
     pid = os.getpid()
     return {

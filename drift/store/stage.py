@@ -5,6 +5,8 @@ DIR/NAME/KEY.lease              which process is computing it
 DIR/NAME/KEY.progress.TOKEN/    saved progress; whoever gets the lease takes it over by renaming it
 DIR/NAME/KEY.output.TOKEN/      outputs, until they are renamed into place
 DIR/NAME/KEY.damaged.TOKEN/     a stage that did not match its manifest
+DIR/NAME/KEY.gone.TOKEN/        being removed
+DIR/runs/                       which folders use which stages (users.py)
 """
 
 import os
@@ -15,16 +17,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from drift import stop
 from drift.console import say
 from drift.errors import UserError, writable
 from drift.files import beside, discard, put
 from drift.records import digest
-from drift.store import manifest
+from drift.store import manifest, retention
+from drift.store.disk import NEARLY_FULL, free_bytes, in_bytes
 from drift.store.environment import environment, peak_gib
 from drift.store.lease import lease
+from drift.store.users import User, wait_for_removal
 
 Work = Callable[[Path, Path], dict[str, Any]]  # (progress folder, output folder) -> facts for the manifest
 
@@ -45,21 +49,43 @@ class Stage:
 @dataclass(frozen=True, kw_only=True)
 class Store:
     """`dir`: shared by all members of a sweep. `strict`: refuse a stage made by other code or library versions. `verify`: check the
-    content of large files too before reuse. `lease_seconds`: a lease that has not been renewed for this long is taken over."""
+    content of large files too before reuse. `lease_seconds`: a lease that has not been renewed for this long is taken over.
+    `keep_policies`: how many of a run's last fully trained policies are kept, besides the best one; see retention.py."""
 
     dir: str
     strict: bool
     verify: bool
     lease_seconds: float
+    keep_policies: int | Literal["all"]
+    users: list[User] = field(default_factory=list, init=False)  # the folders that this process computes for
     log: list[Stage] = field(default_factory=list, init=False)  # every requested stage, in order
     unreported_hits: Counter[str] = field(default_factory=Counter, init=False)  # stages found in the store, by name
+
+    def check(self) -> None:
+        if self.keep_policies != "all" and self.keep_policies < 1:
+            raise UserError(f"store.keep_policies={self.keep_policies}: expected all, or at least 1.")
+
+    def used_by(self, folder: Path) -> User:
+        """From now on, every requested stage is written down as one of this folder's, until `User.end`."""
+        user = User(Path(self.dir), folder, self.lease_seconds)
+        self.users.append(user)
+        return user
+
+    def note(self, *paths: Path) -> None:
+        """Writes down that policies in these directories are used, if they are stages of this store."""
+        for user in self.users:
+            for path in paths:
+                user.note_path(path)
 
     def run(self, name: str, work: Work, *, version: int, settings: dict[str, Any], inputs: dict[str, str]) -> Stage:
         """Returns the finished stage, computing it if necessary. `work` may find the progress of an earlier attempt."""
         parts = {"format": manifest.FORMAT, "stage": name, "version": version, "settings": settings, "inputs": inputs}
         final = Path(self.dir).resolve() / name / digest(parts)[:24]
         stop.check()
+        for user in self.users:
+            user.note(f"{name}/{final.name}")
         with writable(Path(self.dir), "store.dir"):
+            wait_for_removal(final.parent.parent)
             tidy(final.parent)
             stage = self._finished(final)
             if stage is None:
@@ -92,7 +118,7 @@ class Store:
             found = manifest.read(final, verify=self.verify)
         except manifest.Damaged:
             return None
-        if found is None:
+        if found is None or (self.keep_policies == "all" and retention.lacks_weights(final, found)):
             return None
         made, here = found["environment"], environment()
         other = [f"{part} {made[part]} -> {here[part]}" for part in here if made[part] != here[part]]
@@ -110,6 +136,11 @@ class Store:
         """Computes the stage under the lease with this token. If the lease is lost and another process is faster, its result is
         used."""
         self._set_damaged_aside(final)
+        if (free := free_bytes(final.parent)) < NEARLY_FULL:
+            warn_once(
+                f"only {in_bytes(free)} are left on the disk of {self.dir}. If they run out, the run stops with everything kept, "
+                f"and the same command goes on. To free some: drift store {self.dir}"
+            )
         progress, output = _progress(final, token), final.with_name(f"{final.name}.output.{token}")
         try:
             with writable(Path(self.dir), "store.dir"):  # a full disk is recognised only before anything is removed
@@ -122,6 +153,8 @@ class Store:
                 seconds = round(time.monotonic() - started, 3)
                 kept = {"facts": facts, "seconds": seconds, "peak_gib": peak_gib()}
                 manifest.write(output, parts | kept | {"environment": environment()})
+                for user in self.users:
+                    user.sync()
                 self._put(output, final)
         except BaseException as error:
             lost = isinstance(error, Exception) and not output.is_dir()
@@ -144,6 +177,8 @@ class Store:
             if not final.exists():
                 raise
             self._set_damaged_aside(final)
+            if final.exists():  # a policy without its weights
+                discard(final)
             put(output, final)
 
     def _set_damaged_aside(self, final: Path) -> None:

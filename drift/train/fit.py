@@ -22,6 +22,7 @@ from drift.score.reference import Reference, recheck
 from drift.score.sequence import TokenSequence
 from drift.score.trainer import make_trainer
 from drift.store import Stage, Store
+from drift.train.disk import check_training
 from drift.train.frozen import num_frozen, without_layers
 from drift.train.settings import Train
 
@@ -41,6 +42,8 @@ def train_stage(
     same = reference == start
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
+        num_steps, resumed = epochs * len(plan.steps), (progress / LAST).is_file()
+        check_training(Path(store.dir), train, start, num_steps=num_steps, resumed=resumed)
         values = Reference(**json.loads(text))
         if not same:
             recheck(train.compute, reference, plan, values)

@@ -92,7 +92,7 @@ def report(name: str, number: int, place: Path, codes: list[int], expected: dict
     )
     for text in wrong:
         print("  " + text)
-    left = [path.name for path in (place / "store").glob("*/*.*")]
+    left = [path.name for path in (place / "store").glob("*/*.*") if path.suffix != ".use"]
     if left:
         print(f"  left in the store: {left}")
     return len(wrong) + len(left)

@@ -51,7 +51,7 @@ class Study:
             "train.signal_every=0",
         ]  # fmt: skip
         self.train = instantiate(compose(overrides).train)
-        self.store = Store(dir=str(folder / "store"), strict=False, verify=False, lease_seconds=60.0)
+        self.store = Store(dir=str(folder / "store"), strict=False, verify=False, lease_seconds=60.0, keep_policies="all")
         self.deployed, author = (
             policy_at(Tiny(layers=2, hidden_size=32, weights_seed=seed, cache_dir=str(folder), template={}).directory())
             for seed in (0, 1)

@@ -144,7 +144,7 @@ def ours(
         example_order=train.example_order, seed=0, longest_mismatched=None,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(dir=folder, strict=False, verify=False, lease_seconds=60.0)
+        store = Store(dir=folder, strict=False, verify=False, lease_seconds=60.0, keep_policies="all")
         begun = time.monotonic()  # loading (under a second) and writing the policy are inside: a stage is what a user waits for
         scored = reference_stage(store, train.compute, start, planned, layers=num_frozen(train, start, planned))
         train_stage(
