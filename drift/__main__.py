@@ -50,6 +50,10 @@ def perform(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         from drift.report import html
 
         print(f"Report: {html.report_of(arguments.folder)}")
+    elif arguments.command == "calibrate":
+        from drift.plan import calibrate
+
+        calibrate.calibrate()
     elif arguments.command == "workspace":
         from drift.logger import workspace as page
 

@@ -51,6 +51,12 @@ def _run(config: DictConfig) -> None:
     owned_folder: Path | None = None
     try:
         given = settings.overrides.task
+        if config.plan is True:
+            from drift.plan import command
+
+            command.show(build(command.without_weights(config), of_member(given) if sweep else given))
+            folder.rmdir()
+            return
         run = build(config, of_member(given) if sweep else given)
         from drift import job
 

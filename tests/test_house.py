@@ -14,7 +14,8 @@ from drift import chosen
 
 CONF = ROOT / "conf"
 OPTIONS = sorted(file for file in CONF.glob("*/*.yaml") if file.parent.name not in ("experiment",))
-STUDIES = {"paper-0.5b": "paper", "paper-7b": "paper", "paper-14b": "paper"}  # experiments that share a folder
+STUDIES = {"paper-0.5b": "paper", "paper-7b": "paper", "paper-14b": "paper"}
+STUDIES |= {"paper-7b-lora-1gpu": "paper", "paper-14b-qlora-1gpu": "paper"}  # experiments that share a folder
 
 
 @pytest.mark.parametrize("file", OPTIONS, ids=lambda file: f"{file.parent.name}={file.stem}")

@@ -1,0 +1,126 @@
+"""The peak memory of training, of the reference pass and of sampling, by part, in bytes.
+
+A peak is the largest of a few moments; its parts are those of that moment and add up to it. What every process needs besides
+(Python, libraries, the CUDA context) is no part of it."""
+
+from dataclasses import dataclass
+
+from drift.plan.activations import FLOAT, Setup, activations, layer_work, logits, rounded_weights
+from drift.plan.shape import Shape
+
+Parts = dict[str, int]  # part -> bytes
+QUANTISED_BLOCK, SCALE_BLOCK = 64, 256  # of bitsandbytes: numbers with a common scale, scales with a common scale of their own
+PREFILL = 1024  # as MAX_PREFILL_TOKENS in sampler/prefill.py
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """`tokens` that one forward pass computes, `predicted` ones among them, tokens of the `longest` sequence; `several`: a step has
+    more batches than one, so that gradients are there from the second one on."""
+
+    tokens: int
+    predicted: int
+    longest: int
+    several: bool
+
+
+def weights(shape: Shape, bytes_each: int, *, quantised: bool) -> int:
+    """Bytes of the weights: `bytes_each` for every number; quantised matrices of the layers take half a byte, one byte for every
+    64 numbers (their scales) and 4 for every 64 x 256."""
+    if not quantised:
+        return bytes_each * shape.total
+    packed = shape.layers * sum(_packed(inputs * outputs) for inputs, outputs in shape.matrices.values())
+    return packed + bytes_each * (shape.total - shape.layers * shape.linear)
+
+
+def _packed(numbers: int) -> int:
+    scales = -(-numbers // QUANTISED_BLOCK)
+    return numbers // 2 + scales + FLOAT * -(-scales // SCALE_BLOCK)
+
+
+def trained(shape: Shape, setup: Setup) -> int:
+    """How many numbers are trained: the adapter's, or all."""
+    return shape.adapter(setup.rank, setup.adapted) if setup.adapted else shape.total
+
+
+def trained_bytes(setup: Setup) -> int:
+    """Bytes of a trained number: an adapter is float32 over any weights."""
+    return FLOAT if setup.adapted else setup.weight_bytes
+
+
+def gradients(shape: Shape, setup: Setup) -> int:
+    """Bytes of the gradients: of the trained numbers, in their own format."""
+    return trained(shape, setup) * trained_bytes(setup)
+
+
+def optimizer_state(shape: Shape, setup: Setup) -> int:
+    """Bytes of the optimiser: AdamW has two moments and RMSprop one, each in the format of the weights; 8-bit AdamW has two bytes a
+    number and two float32 scales for every 256."""
+    numbers = trained(shape, setup)
+    if setup.optimizer == "adamw_8bit":
+        return 2 * numbers + 2 * FLOAT * -(-numbers // 256)
+    return numbers * trained_bytes(setup) * {"adamw": 2, "rmsprop": 1}[setup.optimizer]
+
+
+def update_work(shape: Shape, setup: Setup) -> int:
+    """Bytes for a moment in an update: RMSprop's denominators, of all trained numbers on a GPU (torch updates them together), of
+    the largest matrix on a CPU. AdamW is fused and needs none."""
+    if setup.optimizer != "rmsprop":
+        return 0
+    largest = shape.vocabulary_matrix if not setup.adapted else 0
+    return trained_bytes(setup) * (trained(shape, setup) if setup.device == "cuda" else largest)
+
+
+def training(shape: Shape, setup: Setup, batch: Batch) -> Parts:
+    """The largest of three moments, each with weights, adapter and optimiser state: the backward pass begins (activations,
+    vocabulary, gradients of earlier batches); it ends (gradients, one layer, the embedding's gradient if it is trained);
+    the update."""
+    fixed = {"weights": weights(shape, setup.weight_bytes, quantised=setup.quantised)}
+    if setup.adapted:
+        fixed["adapter"] = trained(shape, setup) * FLOAT
+    fixed["optimiser"] = optimizer_state(shape, setup)
+    grads, inside = gradients(shape, setup), layer_work(shape, setup, batch.tokens, batch.longest)
+    vocabulary = logits(shape, setup, batch.tokens, batch.predicted, training=True)
+    kept = activations(shape, setup, batch.tokens) + rounded_weights(shape, setup)
+    embedding = 0 if setup.adapted else setup.weight_bytes * shape.vocabulary_matrix
+    moments: list[Parts] = [
+        {"gradients": grads if batch.several else 0, "activations": kept, "vocabulary": vocabulary},
+        {"gradients": grads if batch.several else 0, "activations": kept + inside},
+        {"gradients": grads, "activations": inside, "vocabulary": embedding},
+        {"gradients": grads, "update": update_work(shape, setup)},
+    ]
+    return fixed | {name: size for name, size in max(moments, key=lambda parts: sum(parts.values())).items() if size}
+
+
+def reference(shape: Shape, setup: Setup, batch: Batch) -> Parts:
+    """Weights, and the adapter of an earlier iteration; two layers' hidden numbers and the work inside one, or the vocabulary;
+    nothing is kept for a backward pass."""
+    hidden = 2 * batch.tokens * shape.hidden * setup.weight_bytes
+    rounded = setup.compute_bytes * max(a * b for a, b in shape.matrices.values()) if setup.mixed else 0
+    inside = layer_work(shape, setup, batch.tokens, batch.longest) + rounded
+    vocabulary = logits(shape, setup, batch.tokens, batch.predicted, training=False)
+    parts = {"weights": weights(shape, setup.weight_bytes, quantised=setup.quantised)}
+    if setup.adapted:
+        parts["adapter"] = trained(shape, setup) * FLOAT
+    return parts | ({"activations": hidden + inside} if inside > vocabulary else {"activations": hidden, "vocabulary": vocabulary})
+
+
+def sampling(
+    shape: Shape, setup: Setup, *, bytes_each: int, replies: int, prompt_tokens: int, new_tokens: int
+) -> Parts:  # fmt: skip
+    """Weights in the sampler's format (`bytes_each`; a float32 adapter is merged into float32 weights), the keys and values of
+    `replies` at once, L 2 K b (prompt + new tokens) each, and the next-token logits: V for each reply, in b when they are
+    collected and stacked, then with their softmax in float32, twice. A slice of prompts is computed inside one layer."""
+    parts = {"weights": weights(shape, bytes_each, quantised=setup.quantised)}
+    if setup.adapted and (bytes_each < FLOAT or setup.quantised):
+        parts["adapter"] = trained(shape, setup) * FLOAT
+    parts["keys and values"] = shape.layers * 2 * shape.key * bytes_each * replies * (prompt_tokens + new_tokens)
+    slice_tokens = min(PREFILL, replies * prompt_tokens)
+    inside = slice_tokens * (3 * shape.intermediate + shape.layers * 2 * shape.key) * bytes_each
+    choosing = replies * shape.vocabulary * (bytes_each + 2 * FLOAT)
+    parts["vocabulary"] = max(choosing, inside)
+    return parts
+
+
+def total(parts: Parts) -> int:
+    return sum(parts.values())
