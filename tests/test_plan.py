@@ -23,7 +23,7 @@ GB, GIB = 10**9, 2**30
 # Two layers: q 8x8, k and v 8x4, o 8x8, gate and up 8x12, down 12x8: 480 numbers in matrices and 16 in norms; 100 tokens
 SMALLEST = Shape(
     kind="llama", layers=2, hidden=8, intermediate=12, heads=2, query=8, key=4, vocabulary=100, tied=True, norms=16, key_norms=0,
-    biased=(),
+    biased=(), file_bytes=2,
 )  # fmt: skip
 WORK = Workload(examples=4, replies=2, prompt_tokens=6, reply_tokens=3, samples=5, sample_prompt_tokens=6, sample_tokens=2,
                 steps=2, epochs=1)  # fmt: skip
@@ -64,12 +64,17 @@ def test_a_peak_is_the_sum_of_its_parts_at_the_worst_moment():
     batch = Batch(tokens=10, predicted=7, longest=9, several=True)
     parts = memory.training(SMALLEST, setup(), batch)
     assert parts == {
-        "weights": 7200, "optimiser": 14400, "gradients": 7200, "activations": 9760,
+        "libraries": memory.LIBRARIES["cpu"], "weights": 7200, "optimiser": 14400, "gradients": 7200, "activations": 9760,
         "vocabulary": 7 * 100 * 8 + 7 * 8 * 4 + 3200,
     }  # fmt: skip
     alone = memory.training(SMALLEST, setup(), replace(batch, several=False))
     assert memory.total(parts) - memory.total(alone) == 7200  # the activations go as the gradients come
     drawn = memory.sampling(SMALLEST, setup(), bytes_each=4, replies=3, prompt_tokens=6, new_tokens=2)
+    assert (
+        memory.total(memory.reference(SMALLEST, setup(), batch)) - memory.LIBRARIES["cpu"] == 7200 + 640 + 7 * 100 * 8 + 7 * 8 * 4
+    )
+    long = memory.reference(replace(SMALLEST, layers=100), setup(), batch)
+    assert long["file"] == long["weights"] // 2  # float32 from a file in bfloat16: both are there for a moment
     assert drawn["keys and values"] == 2 * 2 * 4 * 4 * 3 * 8
     assert drawn["vocabulary"] == max(3 * 100 * 12, 18 * (36 + 16) * 4)
 

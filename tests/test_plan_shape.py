@@ -37,8 +37,8 @@ def meta(config, dtype=torch.float32):
 
 
 def setup(**changed):
-    plain = {"adapted": 0, "rank": 0, "weight_bytes": 4, "compute_bytes": 4, "quantised": False, "checkpointing": False,
-             "optimizer": "adamw", "shared": True, "frozen": False, "device": "cpu"}  # fmt: skip
+    plain = {"adapted": 0, "rank": 0, "weight_bytes": 4, "compute_bytes": 4, "file_bytes": 2, "quantised": False,
+             "checkpointing": False, "optimizer": "adamw", "shared": True, "frozen": False, "device": "cpu"}  # fmt: skip
     return Setup(**(plain | changed))
 
 

@@ -17,14 +17,15 @@ FLOAT = 4  # bytes
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """How a policy is trained, as far as memory and time depend on it. `adapted`: layers with an adapter (0: all weights are
-    trained). `weight_bytes`: of one number of the weights; `compute_bytes`: of the computation, which is lower under autocast.
-    `quantised`: the matrices of the layers have four bits. `device`: cpu or cuda. `frozen`: the layers below the adapter are not
-    computed in training (their outputs are kept)."""
+    trained). Bytes of a number: `weight_bytes` of the weights, `compute_bytes` of the computation (lower under autocast),
+    `file_bytes` on disk. `quantised`: the matrices of the layers have four bits. `device`: cpu or cuda. `frozen`: the layers below
+    the adapter are not computed in training (their outputs are kept)."""
 
     adapted: int
     rank: int
     weight_bytes: int
     compute_bytes: int
+    file_bytes: int
     quantised: bool
     checkpointing: bool
     optimizer: str

@@ -72,6 +72,7 @@ def setup_of(train: Any, shape: Shape, device: str, loaded: Workload) -> Setup:
         rank=lora.rank if lora else 0,
         weight_bytes=BYTES[train.compute.dtype],
         compute_bytes=BYTES[compute],
+        file_bytes=shape.file_bytes,
         quantised=lora is not None and lora.quantization == "nf4",
         checkpointing=train.gradient_checkpointing,
         optimizer=train.optimizer,

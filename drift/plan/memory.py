@@ -1,7 +1,7 @@
 """The peak memory of training, of the reference pass and of sampling, by part, in bytes.
 
-A peak is the largest of a few moments; its parts are those of that moment and add up to it. What every process needs besides
-(Python, libraries, the CUDA context) is no part of it."""
+A peak is the largest of a few moments; its parts are those of that moment and add up to it. On a CPU it counts from the moment
+when everything is imported, on a GPU from nothing."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,8 @@ from drift.plan.shape import Shape
 
 Parts = dict[str, int]  # part -> bytes
 QUANTISED_BLOCK, SCALE_BLOCK = 64, 256  # of bitsandbytes: numbers with a common scale, scales with a common scale of their own
+# Bytes beside all others. CPU: products compiled for their shapes, and the Trainer (experiments/plan); GPU: the CUDA context, about
+LIBRARIES = {"cpu": 110 * 2**20, "cuda": 600 * 2**20}
 PREFILL = 1024  # as MAX_PREFILL_TOKENS in sampler/prefill.py
 
 
@@ -31,6 +33,13 @@ def weights(shape: Shape, bytes_each: int, *, quantised: bool) -> int:
         return bytes_each * shape.total
     packed = shape.layers * sum(_packed(inputs * outputs) for inputs, outputs in shape.matrices.values())
     return packed + bytes_each * (shape.total - shape.layers * shape.linear)
+
+
+def loading(shape: Shape, setup: Setup, bytes_each: int) -> Parts:
+    """While weights are loaded on a CPU: those in the file too, unless they stay as they are in it (and in its pages)."""
+    if setup.device != "cpu" or (setup.file_bytes == bytes_each and not setup.quantised):
+        return {}
+    return {"file": setup.file_bytes * shape.total}
 
 
 def _packed(numbers: int) -> int:
@@ -72,13 +81,11 @@ def update_work(shape: Shape, setup: Setup) -> int:
 
 
 def training(shape: Shape, setup: Setup, batch: Batch) -> Parts:
-    """The largest of three moments, each with weights, adapter and optimiser state: the backward pass begins (activations,
-    vocabulary, gradients of earlier batches); it ends (gradients, one layer, the embedding's gradient if it is trained);
-    the update."""
-    fixed = {"weights": weights(shape, setup.weight_bytes, quantised=setup.quantised)}
-    if setup.adapted:
-        fixed["adapter"] = trained(shape, setup) * FLOAT
-    fixed["optimiser"] = optimizer_state(shape, setup)
+    """The largest of these moments, the later ones with the optimiser's state: loading; the backward pass begins (activations,
+    and the vocabulary or the work inside the last layer, gradients of earlier batches); it ends (gradients, one layer, the
+    embedding's gradient if it is trained); the update."""
+    start = held(shape, setup, setup.weight_bytes, adapter=setup.adapted > 0)
+    fixed = start | {"optimiser": optimizer_state(shape, setup)}
     grads, inside = gradients(shape, setup), layer_work(shape, setup, batch.tokens, batch.longest)
     vocabulary = logits(shape, setup, batch.tokens, batch.predicted, training=True)
     kept = activations(shape, setup, batch.tokens) + rounded_weights(shape, setup)
@@ -89,7 +96,18 @@ def training(shape: Shape, setup: Setup, batch: Batch) -> Parts:
         {"gradients": grads, "activations": inside, "vocabulary": embedding},
         {"gradients": grads, "update": update_work(shape, setup)},
     ]
-    return fixed | {name: size for name, size in max(moments, key=lambda parts: sum(parts.values())).items() if size}
+    return largest([start | loading(shape, setup, setup.weight_bytes), *(fixed | moment for moment in moments)])
+
+
+def held(shape: Shape, setup: Setup, bytes_each: int, *, adapter: bool) -> Parts:
+    """What is there all the time: libraries, weights, the adapter in float32."""
+    parts = {"libraries": LIBRARIES[setup.device], "weights": weights(shape, bytes_each, quantised=setup.quantised)}
+    return parts | ({"adapter": trained(shape, setup) * FLOAT} if adapter else {})
+
+
+def largest(moments: list[Parts]) -> Parts:
+    """The moment with the most bytes, without parts of 0 bytes."""
+    return {name: size for name, size in max(moments, key=total).items() if size}
 
 
 def reference(shape: Shape, setup: Setup, batch: Batch) -> Parts:
@@ -99,10 +117,9 @@ def reference(shape: Shape, setup: Setup, batch: Batch) -> Parts:
     rounded = setup.compute_bytes * max(a * b for a, b in shape.matrices.values()) if setup.mixed else 0
     inside = layer_work(shape, setup, batch.tokens, batch.longest) + rounded
     vocabulary = logits(shape, setup, batch.tokens, batch.predicted, training=False)
-    parts = {"weights": weights(shape, setup.weight_bytes, quantised=setup.quantised)}
-    if setup.adapted:
-        parts["adapter"] = trained(shape, setup) * FLOAT
-    return parts | ({"activations": hidden + inside} if inside > vocabulary else {"activations": hidden, "vocabulary": vocabulary})
+    parts = held(shape, setup, setup.weight_bytes, adapter=setup.adapted > 0)
+    moments: list[Parts] = [{"activations": hidden + inside}, {"activations": hidden, "vocabulary": vocabulary}]
+    return largest([parts | loading(shape, setup, setup.weight_bytes), *(parts | moment for moment in moments)])
 
 
 def sampling(
@@ -111,15 +128,13 @@ def sampling(
     """Weights in the sampler's format (`bytes_each`; a float32 adapter is merged into float32 weights), the keys and values of
     `replies` at once, L 2 K b (prompt + new tokens) each, and the next-token logits: V for each reply, in b when they are
     collected and stacked, then with their softmax in float32, twice. A slice of prompts is computed inside one layer."""
-    parts = {"weights": weights(shape, bytes_each, quantised=setup.quantised)}
-    if setup.adapted and (bytes_each < FLOAT or setup.quantised):
-        parts["adapter"] = trained(shape, setup) * FLOAT
-    parts["keys and values"] = shape.layers * 2 * shape.key * bytes_each * replies * (prompt_tokens + new_tokens)
+    parts = held(shape, setup, bytes_each, adapter=setup.adapted > 0 and (bytes_each < FLOAT or setup.quantised))
+    cached = shape.layers * 2 * shape.key * bytes_each * replies * (prompt_tokens + new_tokens)
     slice_tokens = min(PREFILL, replies * prompt_tokens)
     inside = slice_tokens * (3 * shape.intermediate + shape.layers * 2 * shape.key) * bytes_each
     choosing = replies * shape.vocabulary * (bytes_each + 2 * FLOAT)
-    parts["vocabulary"] = max(choosing, inside)
-    return parts
+    drawing = parts | {"keys and values": cached, "vocabulary": max(choosing, inside)}
+    return largest([parts | loading(shape, setup, bytes_each), drawing])
 
 
 def total(parts: Parts) -> int:

@@ -13,7 +13,8 @@ Matrices = dict[str, tuple[int, int]]  # name -> (inputs, outputs)
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     """`query` and `key`: numbers in a token's queries, and in its keys or its values. `norms`: numbers in the norm weights of a
-    layer; `key_norms`: of its norms of queries and keys (0: none). `biased`: the matrices that have a bias."""
+    layer; `key_norms`: of its norms of queries and keys (0: none). `biased`: the matrices that have a bias.
+    `file_bytes`: of a number in the weight files."""
 
     kind: str
     layers: int
@@ -27,6 +28,7 @@ class Shape:
     norms: int
     key_norms: int
     biased: tuple[str, ...]
+    file_bytes: int
 
     @property
     def matrices(self) -> Matrices:
@@ -96,4 +98,5 @@ def shape_of(config: Any) -> Shape | None:
         norms=2 * values["hidden_size"],
         key_norms={"qwen3": 2 * head, "olmo2": query + key}.get(kind, 0),
         biased=biased,
+        file_bytes=2 if str(values.get("dtype")).removeprefix("torch.") in ("bfloat16", "float16") else 4,
     )

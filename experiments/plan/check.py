@@ -4,7 +4,9 @@
     OMP_NUM_THREADS=1 python experiments/plan/check.py --size 0.5B           about 20 minutes and 8 GB of memory
 
 Every stage runs in a process of its own: its peak is the process's high-water mark above what it had after all imports, its time
-the seconds of the CPU. The rates are those of `drift calibrate`, which must have been run with the same number of threads."""
+the seconds of the CPU. The rates are those of `drift calibrate`, which must have been run with the same number of threads. Random
+weights find all tokens about equally likely: top_p would have to go through the whole vocabulary, which it never does for a
+trained model, so it is off here."""
 
 import argparse
 import json
@@ -30,7 +32,8 @@ def settings(folder: Path, way: str) -> list[str]:
     return [
         "model=pretrained", f"model.path={folder}/model", *WAYS[way], f"store.dir={folder}/store-{way}",
         f"examples_per_iteration={EXAMPLES}", f"train.examples_per_step={PER_STEP}", f"train.tokens_per_batch={TOKENS}",
-        f"train.max_tokens={PROMPT + REPLY}", f"sampler.max_new_tokens={NEW}", "train.checkpoint_every_steps=1000",
+        f"train.max_tokens={PROMPT + REPLY}", f"sampler.max_new_tokens={NEW}", "sampler.top_p=1",
+        "train.checkpoint_every_steps=1000",
     ]  # fmt: skip
 
 
