@@ -26,7 +26,7 @@ SMALLEST = Shape(
     biased=(), file_bytes=2,
 )  # fmt: skip
 WORK = Workload(examples=4, replies=2, prompt_tokens=6, reply_tokens=3, samples=5, sample_prompt_tokens=6, sample_tokens=2,
-                steps=2, epochs=1)  # fmt: skip
+                steps=2, batches=4, epochs=1)  # fmt: skip
 H100 = Device(kind="cuda", name="a GPU of 80 GB", total=80 * GB, free=79 * GB, threads=8)
 
 
@@ -64,15 +64,14 @@ def test_a_peak_is_the_sum_of_its_parts_at_the_worst_moment():
     batch = Batch(tokens=10, predicted=7, longest=9, several=True)
     parts = memory.training(SMALLEST, setup(), batch)
     assert parts == {
-        "libraries": memory.LIBRARIES["cpu"], "weights": 7200, "optimiser": 14400, "gradients": 7200, "activations": 9760,
+        "libraries": memory.LIBRARIES["cpu"], "weights": 7200, "optimiser": 14400, "gradients": 7200, "activations": 9760 * 5 // 4,
         "vocabulary": 7 * 100 * 8 + 7 * 8 * 4 + 3200,
     }  # fmt: skip
     alone = memory.training(SMALLEST, setup(), replace(batch, several=False))
     assert memory.total(parts) - memory.total(alone) == 7200  # the activations go as the gradients come
     drawn = memory.sampling(SMALLEST, setup(), bytes_each=4, replies=3, prompt_tokens=6, new_tokens=2)
-    assert (
-        memory.total(memory.reference(SMALLEST, setup(), batch)) - memory.LIBRARIES["cpu"] == 7200 + 640 + 7 * 100 * 8 + 7 * 8 * 4
-    )
+    once = memory.total(memory.reference(SMALLEST, setup(), batch))
+    assert once == memory.LIBRARIES["cpu"] + 7200 + 640 + 7 * 100 * 8 + 7 * 8 * 4
     long = memory.reference(replace(SMALLEST, layers=100), setup(), batch)
     assert long["file"] == long["weights"] // 2  # float32 from a file in bfloat16: both are there for a moment
     assert drawn["keys and values"] == 2 * 2 * 4 * 4 * 3 * 8
@@ -90,10 +89,10 @@ def test_operations_and_seconds_by_hand():
     assert work.training_flops(SMALLEST, replace(lora, frozen=True), WORK) == 4 * (once / 2 * 2 + 2 * 2 * 800 * 6)
     prompts, new = work.sampling_flops(SMALLEST, WORK)
     assert prompts == 5 * 6 * 2 * (960 + 32 * 3) and new == 5 * 2 * (2 * (960 + 32 * 7) + 1600)
-    rate = Rates(forward=1e3, lora=1e3, full=2e3, decode=500.0, update=1800.0, files=7200.0, source="measured")
+    rate = Rates(forward=1e3, lora=1e3, full=2e3, decode=500.0, update=1800.0, batch=900.0, files=7200.0, source="measured")
     seconds = work.seconds(SMALLEST, setup(), WORK, rate)
     assert seconds["sampling"] == pytest.approx(1 + prompts / 1e3 + new / 500)
-    assert seconds["training"] == pytest.approx(1 + work.training_flops(SMALLEST, setup(), WORK) / 2e3 + 2 + 1)
+    assert seconds["training"] == pytest.approx(1 + work.training_flops(SMALLEST, setup(), WORK) / 2e3 + 2 + 8 + 1)
 
 
 def test_disk_by_artefact_by_hand():
@@ -192,7 +191,7 @@ def test_a_long_run_and_one_without_enough_free_memory_are_announced_in_a_line(c
 def test_measured_rates_hold_for_the_device_and_the_threads_that_they_were_measured_with(tmp_path):
     file, place = tmp_path / "calibration.json", {"device": "a CPU", "threads": "2"}
     assert rates.rates_for("float32", "cpu", place, file) == STATED["cpu"]
-    own = Rates(forward=1.0, lora=2.0, full=3.0, decode=4.0, update=5.0, files=6.0, source="measured")
+    own = Rates(forward=1.0, lora=2.0, full=3.0, decode=4.0, update=5.0, batch=5.5, files=6.0, source="measured")
     rates.keep("float32", own, place, file)
     rates.keep("bfloat16", replace(own, forward=7.0), place, file)
     assert rates.rates_for("float32", "cpu", place, file) == own

@@ -36,7 +36,7 @@ EXAMPLES, PROMPT, REPLY, DRAWN, NEW = 6, 96, 48, 32, 12
 RANK = 16
 WORK = Workload(
     examples=EXAMPLES, replies=2, prompt_tokens=PROMPT, reply_tokens=REPLY, samples=DRAWN, sample_prompt_tokens=PROMPT,
-    sample_tokens=NEW, steps=1, epochs=1,
+    sample_tokens=NEW, steps=1, batches=1, epochs=1,
 )  # fmt: skip
 
 
@@ -48,7 +48,9 @@ def calibrate() -> Rates:
     keep(kind, rates, device.place, kept_file())
     for name, value in (("forward", rates.forward), ("LoRA", rates.lora), ("full", rates.full), ("decoding", rates.decode)):
         say(f"  {name}: {value / 1e9:,.0f} GFLOP/s")
-    say(f"  updates: {rates.update / 1e6:,.0f} million numbers/s; files: {rates.files / 2**20:,.0f} MiB/s")
+    say(
+        f"  updates: {rates.update / 1e6:,.0f} million numbers/s, batches: {rates.batch / 1e6:,.0f}; files: {rates.files / 2**20:,.0f} MiB/s"
+    )
     say(f"Kept in {kept_file()}; plans use it on this machine.")
     return rates
 
@@ -63,7 +65,7 @@ def measure(device: str, kind: str, sizes: dict[str, Any]) -> Rates:
     model = random_model(config, compute, device)
     rates = {"files": file_rate(model), "decode": decoding_flops(shape) / decoding_seconds(model, device)}
     adapted = Lora(rank=RANK, scale=2.0, top_share=1.0, quantization="none").attach(model)
-    batch = example_batch(shape.vocabulary, device)
+    batch = example_batch(shape.vocabulary, device, EXAMPLES)
     setup = Setup(
         adapted=shape.layers, rank=RANK, weight_bytes=compute.itemsize, compute_bytes=compute.itemsize,
         file_bytes=compute.itemsize, quantised=False, checkpointing=False, optimizer="adamw", shared=True, frozen=False,
@@ -73,9 +75,17 @@ def measure(device: str, kind: str, sizes: dict[str, Any]) -> Rates:
     rates["lora"] = work.training_flops(shape, setup, WORK) / timed(lambda: backward(adapted, batch, nullcontext()), device)
     whole, every = random_model(config, torch.float32, device), replace(setup, adapted=0, weight_bytes=4)
     mixed = torch.autocast(device, torch.bfloat16, cache_enabled=False) if kind == "bfloat16" else nullcontext()
-    rates["full"] = work.training_flops(shape, every, WORK) / timed(lambda: backward(whole, batch, mixed), device)
+    rates |= full_rates(shape, every, lambda examples: timed(lambda: backward(whole, examples, mixed), device), device)
     rates["update"] = shape.total / update_seconds(whole, device)
     return Rates(**rates, source="measured")
+
+
+def full_rates(shape: Shape, setup: Setup, seconds_of: Callable[[dict[str, Any]], float], device: str) -> dict[str, float]:
+    """What a batch takes grows with its tokens, and has a part that does not: two batches of different sizes tell them apart."""
+    large, small = (seconds_of(example_batch(shape.vocabulary, device, examples)) for examples in (EXAMPLES, 1))
+    flops = work.training_flops(shape, setup, WORK) / EXAMPLES
+    full = flops * (EXAMPLES - 1) / max(large - small, 1e-9)
+    return {"full": full, "batch": shape.total / max(small - flops / full, 1e-9)}
 
 
 @torch.no_grad()
@@ -91,9 +101,9 @@ def random_model(config: Any, dtype: Any, device: str) -> Any:
         return Qwen2ForCausalLM(config).to(device=device, dtype=dtype).eval()
 
 
-def example_batch(vocabulary: int, device: str) -> dict[str, Any]:
-    """A batch of `EXAMPLES` prompts of random tokens with two replies each."""
-    ids = torch.randint(vocabulary, (EXAMPLES, PROMPT + 2 * REPLY), generator=torch.Generator().manual_seed(0)).tolist()
+def example_batch(vocabulary: int, device: str, examples: int) -> dict[str, Any]:
+    """A batch of prompts of random tokens with two replies each."""
+    ids = torch.randint(vocabulary, (examples, PROMPT + 2 * REPLY), generator=torch.Generator().manual_seed(0)).tolist()
     sequences = [
         TokenSequence(prompt=row[:PROMPT], reply=row[low : low + REPLY]) for row in ids for low in (PROMPT, PROMPT + REPLY)
     ]

@@ -100,8 +100,14 @@ def workload(run: Any) -> tuple[Workload, bool]:
     return Workload(
         examples=examples, replies=2 if run.method.paired else 1, prompt_tokens=prompt, reply_tokens=reply, samples=samples,
         sample_prompt_tokens=min(prompt, sampler.max_prompt_tokens), sample_tokens=sampler.max_new_tokens,
-        steps=steps, epochs=epochs,
+        steps=steps, batches=steps * batches_of(train, prompt, reply), epochs=epochs,
     ), known is not None  # fmt: skip
+
+
+def batches_of(train: Any, prompt: int, reply: int) -> int:
+    """Batches of a step whose examples all have a prompt and two replies of these lengths."""
+    one = prompt + 2 * (reply - 1) if train.layout == "shared" else 2 * (prompt + reply)
+    return -(-train.examples_per_step // max(1, train.tokens_per_batch // one))
 
 
 def settings_of(part: Any) -> dict[str, Any]:

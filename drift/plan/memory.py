@@ -12,6 +12,7 @@ Parts = dict[str, int]  # part -> bytes
 QUANTISED_BLOCK, SCALE_BLOCK = 64, 256  # of bitsandbytes: numbers with a common scale, scales with a common scale of their own
 # Bytes beside all others. CPU: products compiled for their shapes, and the Trainer (experiments/plan); GPU: the CUDA context, about
 LIBRARIES = {"cpu": 110 * 2**20, "cuda": 600 * 2**20}
+HEAP = {"cpu": 0.25, "cuda": 0.0}  # of the activations: what the heap of glibc loses between batches of different sizes (measured)
 PREFILL = 1024  # as MAX_PREFILL_TOKENS in sampler/prefill.py
 
 
@@ -88,7 +89,7 @@ def training(shape: Shape, setup: Setup, batch: Batch) -> Parts:
     fixed = start | {"optimiser": optimizer_state(shape, setup)}
     grads, inside = gradients(shape, setup), layer_work(shape, setup, batch.tokens, batch.longest)
     vocabulary = logits(shape, setup, batch.tokens, batch.predicted, training=True)
-    kept = activations(shape, setup, batch.tokens) + rounded_weights(shape, setup)
+    kept = round((1 + HEAP[setup.device]) * (activations(shape, setup, batch.tokens) + rounded_weights(shape, setup)))
     embedding = 0 if setup.adapted else setup.weight_bytes * shape.vocabulary_matrix
     moments: list[Parts] = [
         {"gradients": grads if batch.several else 0, "activations": kept, "vocabulary": vocabulary},

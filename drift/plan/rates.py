@@ -14,8 +14,8 @@ from drift.plan.work import Rates
 
 # Guesses, which no run has shown: a CPU at 40 GFLOP/s, a GPU at 100 TFLOP/s (a tenth of an H100's rate in bfloat16).
 STATED = {
-    "cpu": Rates(forward=4e10, lora=3e10, full=3e10, decode=1e10, update=1e8, files=2e8, source="guessed"),
-    "cuda": Rates(forward=1e14, lora=8e13, full=8e13, decode=5e12, update=1e10, files=1e9, source="guessed"),
+    "cpu": Rates(forward=4e10, lora=3e10, full=3e10, decode=1e10, update=1e8, batch=1e8, files=2e8, source="guessed"),
+    "cuda": Rates(forward=1e14, lora=8e13, full=8e13, decode=5e12, update=1e10, batch=1e10, files=1e9, source="guessed"),
 }
 
 

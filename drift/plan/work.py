@@ -12,13 +12,14 @@ from drift.plan.shape import Shape
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     """What a device does in a second: `forward`, `lora` and `full` (forward and backward), `decode`: floating-point operations;
-    `update`: trained numbers; `files`: bytes of weights read or written. `source`: where the figures come from, in words."""
+    `update`: trained numbers in an optimiser step, `batch`: those in a batch, whose gradients are cast and added up; `files`: bytes of weights read or written. `source`: where the figures come from, in words."""
 
     forward: float
     lora: float
     full: float
     decode: float
     update: float
+    batch: float
     files: float
     source: str
 
@@ -26,7 +27,7 @@ class Rates:
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """The examples that one iteration trains on, and their lengths in tokens. `replies`: of an example; `samples`: fresh replies
-    drawn in all; `steps`: optimiser steps, over all epochs."""
+    drawn in all; `steps` and `batches`: over all epochs."""
 
     examples: int
     replies: int
@@ -36,6 +37,7 @@ class Workload:
     sample_prompt_tokens: int
     sample_tokens: int
     steps: int
+    batches: int
     epochs: int
 
     def tokens(self, shared: bool) -> int:
@@ -88,10 +90,10 @@ def sampling_flops(shape: Shape, work: Workload) -> tuple[float, float]:
 
 
 def seconds(shape: Shape, setup: Setup, work: Workload, rates: Rates) -> dict[str, float]:
-    """By stage. An update of all trained numbers takes `trained / update` seconds a step. Every stage loads the weights, and
-    training writes what it has trained."""
+    """By stage. Trained numbers take `trained / update` seconds a step and `trained / batch` seconds a batch, whatever its tokens.
+    Every stage loads the weights, and training writes what it has trained."""
     prompts, new = sampling_flops(shape, work)
-    updates = work.steps * trained(shape, setup) / rates.update
+    updates = trained(shape, setup) * (work.steps / rates.update + work.batches / rates.batch)
     load, save = setup.weight_bytes * shape.total / rates.files, trained_bytes(setup) * trained(shape, setup) / rates.files
     steps = training_flops(shape, setup, work) / (rates.lora if setup.adapted else rates.full)
     return {

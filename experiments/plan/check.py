@@ -148,7 +148,13 @@ def estimate(folder: Path, way: str) -> dict[str, tuple[int, float]]:
     assert rates.source == "measured", "run `drift calibrate` first, with the same number of threads"
     loaded, _ = forecast.workload(run)
     loaded = replace(
-        loaded, prompt_tokens=PROMPT, reply_tokens=REPLY, samples=DRAWN, sample_prompt_tokens=PROMPT, sample_tokens=NEW
+        loaded,
+        prompt_tokens=PROMPT,
+        reply_tokens=REPLY,
+        samples=DRAWN,
+        sample_prompt_tokens=PROMPT,
+        sample_tokens=NEW,
+        batches=loaded.steps * forecast.batches_of(run.train, PROMPT, REPLY),
     )
     setup = forecast.setup_of(run.train, shape, "cpu", loaded)
     batch = forecast.largest_batch(run.train, setup, loaded)
