@@ -2,7 +2,6 @@
 weights, by the program's own forward, backward and decoding."""
 
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,7 +29,7 @@ SIZES = {
     "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 4, "num_attention_heads": 14, "num_key_value_heads": 2,
     "vocab_size": 32000, "tie_word_embeddings": True, "max_position_embeddings": 4096,
 }  # fmt: skip
-TIMES = 3
+TIMES = 4
 # Examples of a batch with a prompt and two replies each; replies drawn at once
 EXAMPLES, PROMPT, REPLY, DRAWN, NEW = 6, 96, 48, 32, 12
 RANK = 16
@@ -48,9 +47,8 @@ def calibrate() -> Rates:
     keep(kind, rates, device.place, kept_file())
     for name, value in (("forward", rates.forward), ("LoRA", rates.lora), ("full", rates.full), ("decoding", rates.decode)):
         say(f"  {name}: {value / 1e9:,.0f} GFLOP/s")
-    say(
-        f"  updates: {rates.update / 1e6:,.0f} million numbers/s, batches: {rates.batch / 1e6:,.0f}; files: {rates.files / 2**20:,.0f} MiB/s"
-    )
+    say(f"  updates: {rates.update / 1e6:,.0f} million numbers/s, batches: {rates.batch / 1e6:,.0f}")
+    say(f"  files: {rates.files / 2**20:,.0f} MiB/s")
     say(f"Kept in {kept_file()}; plans use it on this machine.")
     return rates
 
@@ -166,8 +164,8 @@ def file_rate(model: Any) -> float:
 
 
 def timed(what: Callable[[], Any], device: str) -> float:
-    """The median seconds of a few calls, after one that is not counted. On a CPU those of its threads' own work, so that other
-    programs on the machine don't count."""
+    """The seconds of the fastest of a few calls, after one that is not counted. On a CPU those of its threads' own work: other
+    programs on the machine count only as far as they slow it down."""
     seconds = []
     clock = time.perf_counter if device == "cuda" else lambda: time.process_time() / torch.get_num_threads()
     for _ in range(1 + TIMES):
@@ -176,4 +174,4 @@ def timed(what: Callable[[], Any], device: str) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(clock() - begun)
-    return statistics.median(seconds[1:])
+    return min(seconds[1:])

@@ -12,7 +12,8 @@ from drift.plan.shape import Shape
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     """What a device does in a second: `forward`, `lora` and `full` (forward and backward), `decode`: floating-point operations;
-    `update`: trained numbers in an optimiser step, `batch`: those in a batch, whose gradients are cast and added up; `files`: bytes of weights read or written. `source`: where the figures come from, in words."""
+    `update`: trained numbers in an optimiser step; `batch`: trained numbers in a batch, whose gradients are cast and added up;
+    `files`: bytes of weights read or written. `source`: where the figures come from, in words."""
 
     forward: float
     lora: float
