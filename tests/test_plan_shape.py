@@ -72,6 +72,9 @@ def test_every_known_type_has_the_numbers_of_its_module(kind, more):
 def test_the_known_types_are_those_whose_layers_are_all_alike():
     assert set(KNOWN) == set(PROVED) - {"olmo3"}
     assert shape_of(small("mixtral")) is None
+    odd = small("llama")
+    odd.num_attention_heads = 0
+    assert shape_of(odd) is None
 
 
 def test_four_bit_weights_take_what_bitsandbytes_allocates(tiny):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 KNOWN = ("llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
+NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 Matrices = dict[str, tuple[int, int]]  # name -> (inputs, outputs)
 
 
@@ -73,11 +74,11 @@ class Shape:
 
 
 def shape_of(config: Any) -> Shape | None:
-    """The sizes in a configuration of transformers; None: models of its type are not known here."""
-    kind = config.model_type
-    if kind not in KNOWN:
+    """The sizes in a configuration of transformers; None: models of its type are not known here (or a size is no number, which is
+    refused when the model is checked)."""
+    kind, values = config.model_type, config.to_dict()
+    if kind not in KNOWN or not all(type(values[name]) is int and values[name] > 0 for name in NEEDED):
         return None
-    values = config.to_dict()
     heads = values["num_attention_heads"]
     head = values.get("head_dim") or values["hidden_size"] // heads
     query, key = heads * head, (values.get("num_key_value_heads") or heads) * head
