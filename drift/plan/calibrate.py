@@ -96,7 +96,8 @@ def random_model(config: Any, dtype: Any, device: str) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Qwen2ForCausalLM(config).to(device=device, dtype=dtype).eval()
+        model: Any = Qwen2ForCausalLM(config)
+        return model.to(device=device, dtype=dtype).eval()
 
 
 def example_batch(vocabulary: int, device: str, examples: int) -> dict[str, Any]:
