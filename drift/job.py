@@ -12,6 +12,7 @@ from drift.loop import Run, execute
 from drift.masking import masked
 from drift.model import precision
 from drift.plan import command
+from drift.plan.device import device_at_hand
 from drift.report import closing, html
 
 
@@ -38,7 +39,7 @@ def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
     kept = Journal(folder, title, notes, run.store, run.logger, run.alarms)
     error: BaseException | None = None
     try:
-        command.before(run)
+        command.before(run, device_at_hand())
         execute(run, kept)
     except BaseException as caught:
         error = stop.stopped() or caught  # a library may have turned a signal into another error

@@ -53,8 +53,10 @@ def _run(config: DictConfig) -> None:
         given = settings.overrides.task
         if config.plan is True:
             from drift.plan import command
+            from drift.plan.device import device_at_hand
 
-            command.show(build(command.without_weights(config), of_member(given) if sweep else given))
+            plan = build(command.without_weights(config), of_member(given) if sweep else given)
+            command.show(plan, device_at_hand())
             folder.rmdir()
             return
         run = build(config, of_member(given) if sweep else given)

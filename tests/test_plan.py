@@ -12,7 +12,7 @@ from drift.config import build
 from drift.errors import UserError
 from drift.plan import activations, calibrate, disk, fit, memory, rates, text, work
 from drift.plan import command as plan
-from drift.plan.device import Device, allowed_bytes
+from drift.plan.device import Device, allowed_bytes, device_at_hand
 from drift.plan.forecast import forecast
 from drift.plan.memory import Batch
 from drift.plan.rates import STATED
@@ -152,6 +152,7 @@ def test_a_batch_that_is_too_large_is_halved_before_anything_else_is_changed(con
     assert fit.advice(run, found).startswith("No setting of training or sampling makes it fit")
 
 
+@pytest.mark.slow
 def test_plan_true_prints_the_plan_of_a_model_without_weights_and_runs_nothing(config_only, tmp_path):
     done = command("plan=true", "model=pretrained", f"model.path={config_only / '0.5B'}", "train=lora",
                    f"store.dir={tmp_path}/store", f"hydra.run.dir={tmp_path}/run")  # fmt: skip
@@ -163,7 +164,8 @@ def test_plan_true_prints_the_plan_of_a_model_without_weights_and_runs_nothing(c
     assert not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
 
 
-def test_a_finished_run_is_found_in_the_store_and_its_adapter_has_the_planned_size(cache, tmp_path):
+@pytest.mark.slow
+def test_a_finished_run_is_found_in_the_store_and_needs_no_memory_and_its_adapter_has_the_planned_size(cache, tmp_path):
     settings = [*SMALL, "iterations=1", f"model.cache_dir={cache}", f"store.dir={tmp_path}/store"]
     perform(tmp_path / "run", *settings)
     same, other = (build(compose(*settings, *more)) for more in ([], ["seed=1"]))
@@ -173,6 +175,10 @@ def test_a_finished_run_is_found_in_the_store_and_its_adapter_has_the_planned_si
     assert missing == "examples" and "train" not in stages
     device = Device(kind="cpu", name="here", total=2**40, free=2**40, threads=1)
     found = plan.of_run(same, device)
+    small = replace(device, total=1000, free=1000)
+    plan.before(same, small)  # nothing is left to compute
+    with pytest.raises(UserError, match="This run does not fit"):
+        plan.before(other, small)
     file = tmp_path / "run/iteration_1/policy/adapter_model.safetensors"
     header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
     assert file.stat().st_size - header == disk.policy_bytes(found.shape, found.setup)
@@ -231,5 +237,5 @@ def test_a_judge_with_a_price_is_planned_up_to_its_cap(config_only):
 
 
 def test_a_device_at_hand_has_memory():
-    found = plan.device_at_hand()
+    found = device_at_hand()
     assert 0 < found.free <= found.total and found.name and json.dumps(found.place)

@@ -12,7 +12,7 @@ from drift.model.architecture import config_of
 from drift.model.pretrained import Pretrained, local_directory
 from drift.model.template import check_arguments
 from drift.plan import fit, text
-from drift.plan.device import Device, device_at_hand
+from drift.plan.device import Device
 from drift.plan.forecast import Forecast, forecast
 from drift.plan.found import stages_of
 from drift.plan.rates import kept_file, rates_for
@@ -54,9 +54,9 @@ def of_run(run: Any, device: Device) -> Forecast | None:
     return forecast(run, shape, device, rates)
 
 
-def show(run: Any) -> None:
+def show(run: Any, device: Device) -> None:
     """Prints the plan of a run; raises UserError if it can't fit."""
-    found = of_run(run, device_at_hand())
+    found = of_run(run, device)
     if found is None:
         say("No plan: the layers of this type of model are not known.")
         return
@@ -65,9 +65,9 @@ def show(run: Any) -> None:
     fit.refuse_too_large(run, found)
 
 
-def before(run: Any) -> None:
-    """Says in a line what a run that would not be short will take; raises UserError if it can't fit."""
-    found = of_run(run, device_at_hand())
+def before(run: Any, device: Device) -> None:
+    """Says in a line what a run that would not be short will take; raises UserError if it can't fit and something is left to do."""
+    found = of_run(run, device)
     if found is None:
         return
     if not fit.fits(found):
