@@ -62,9 +62,9 @@ def test_activations_and_logits_by_hand():
 
 def test_a_peak_is_the_sum_of_its_parts_at_the_worst_moment():
     batch = Batch(tokens=10, predicted=7, longest=9, several=True)
-    parts = memory.training(SMALLEST, setup(), batch)
+    parts = memory.training(SMALLEST, setup(), batch)  # activations: 9,760 and what the heap loses, 35 %
     assert parts == {
-        "libraries": memory.LIBRARIES["cpu"], "weights": 7200, "optimiser": 14400, "gradients": 7200, "activations": 9760 * 5 // 4,
+        "libraries": memory.LIBRARIES["cpu"], "weights": 7200, "optimiser": 14400, "gradients": 7200, "activations": 13176,
         "vocabulary": 7 * 100 * 8 + 7 * 8 * 4 + 3200,
     }  # fmt: skip
     alone = memory.training(SMALLEST, setup(), replace(batch, several=False))
@@ -91,8 +91,10 @@ def test_operations_and_seconds_by_hand():
     assert prompts == 5 * 6 * 2 * (960 + 32 * 3) and new == 5 * 2 * (2 * (960 + 32 * 7) + 1600)
     rate = Rates(forward=1e3, lora=1e3, full=2e3, decode=500.0, update=1800.0, batch=900.0, files=7200.0, source="measured")
     seconds = work.seconds(SMALLEST, setup(), WORK, rate)
-    assert seconds["sampling"] == pytest.approx(1 + prompts / 1e3 + new / 500)
-    assert seconds["training"] == pytest.approx(1 + work.training_flops(SMALLEST, setup(), WORK) / 2e3 + 2 + 8 + 1)
+    assert seconds["sampling"] == pytest.approx(0.5 + 1 + prompts / 1e3 + new / 500)
+    assert seconds["training"] == pytest.approx(1.5 + 1 + work.training_flops(SMALLEST, setup(), WORK) / 2e3 + 2 + 8 + 1)
+    mixed = setup(compute_bytes=2)
+    assert work.seconds(SMALLEST, mixed, WORK, rate)["reference"] == pytest.approx(seconds["reference"] + 4 * 2 / 3)
 
 
 def test_disk_by_artefact_by_hand():

@@ -12,7 +12,7 @@ Parts = dict[str, int]  # part -> bytes
 QUANTISED_BLOCK, SCALE_BLOCK = 64, 256  # of bitsandbytes: numbers with a common scale, scales with a common scale of their own
 # Bytes beside all others. CPU: products compiled for their shapes, and the Trainer (experiments/plan); GPU: the CUDA context, about
 LIBRARIES = {"cpu": 110 * 2**20, "cuda": 600 * 2**20}
-HEAP = {"cpu": 0.25, "cuda": 0.0}  # of the activations: what the heap of glibc loses between batches of different sizes (measured)
+HEAP = {"cpu": 0.35, "cuda": 0.0}  # of the activations: what the heap of glibc loses between batches of different sizes (measured)
 PREFILL = 1024  # as MAX_PREFILL_TOKENS in sampler/prefill.py
 
 

@@ -8,6 +8,8 @@ from drift.plan.activations import Setup
 from drift.plan.memory import trained, trained_bytes
 from drift.plan.shape import Shape
 
+START = {"sampling": 0.5, "reference": 0.5, "training": 1.5}  # seconds of a stage with hardly any work (experiments/plan)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
@@ -92,13 +94,16 @@ def sampling_flops(shape: Shape, work: Workload) -> tuple[float, float]:
 
 def seconds(shape: Shape, setup: Setup, work: Workload, rates: Rates) -> dict[str, float]:
     """By stage. Trained numbers take `trained / update` seconds a step and `trained / batch` seconds a batch, whatever its tokens.
-    Every stage loads the weights, and training writes what it has trained."""
+    Under autocast the reference pass takes a third of the latter: it rounds weights, and has no gradients. Every stage loads the
+    weights, and training writes what it has trained."""
     prompts, new = sampling_flops(shape, work)
     updates = trained(shape, setup) * (work.steps / rates.update + work.batches / rates.batch)
     load, save = setup.weight_bytes * shape.total / rates.files, trained_bytes(setup) * trained(shape, setup) / rates.files
     steps = training_flops(shape, setup, work) / (rates.lora if setup.adapted else rates.full)
-    return {
-        "sampling": load + prompts / rates.forward + new / rates.decode,
-        "reference": load + reference_flops(shape, setup, work) / rates.forward,
-        "training": load + steps + updates + save,
+    rounding = shape.total * work.batches / work.epochs / rates.batch / 3 if setup.mixed else 0.0
+    found = {
+        "sampling": prompts / rates.forward + new / rates.decode,
+        "reference": reference_flops(shape, setup, work) / rates.forward + rounding,
+        "training": steps + updates + save,
     }
+    return {stage: START[stage] + load + seconds for stage, seconds in found.items()}
