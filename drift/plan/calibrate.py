@@ -29,12 +29,12 @@ SIZES = {
     "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 4, "num_attention_heads": 14, "num_key_value_heads": 2,
     "vocab_size": 32000, "tie_word_embeddings": True, "max_position_embeddings": 4096,
 }  # fmt: skip
-TIMES = 4
-# Examples of a batch with a prompt and two replies each; replies drawn at once
-EXAMPLES, PROMPT, REPLY, DRAWN, NEW = 6, 96, 48, 32, 12
+LEAST_CALLS, LEAST_SECONDS, MOST_CALLS = 3, 3.0, 12
+# Examples of a batch, tokens of their prompt and of each of two replies; replies drawn at once, tokens of their prompts, new tokens
+EXAMPLES, PROMPT, REPLY, DRAWN, BEGUN, NEW = 6, 96, 48, 32, 16, 32
 RANK = 16
 WORK = Workload(
-    examples=EXAMPLES, replies=2, prompt_tokens=PROMPT, reply_tokens=REPLY, samples=DRAWN, sample_prompt_tokens=PROMPT,
+    examples=EXAMPLES, replies=2, prompt_tokens=PROMPT, reply_tokens=REPLY, samples=DRAWN, sample_prompt_tokens=BEGUN,
     sample_tokens=NEW, steps=1, batches=1, epochs=1,
 )  # fmt: skip
 
@@ -125,7 +125,7 @@ def decoding_flops(shape: Shape) -> float:
 def decoding_seconds(model: Any, device: str) -> float:
     """Seconds of the same."""
     skinny.speed_up(model)
-    ids = torch.randint(model.config.vocab_size, (DRAWN, PROMPT), generator=torch.Generator().manual_seed(1)).tolist()
+    ids = torch.randint(model.config.vocab_size, (DRAWN, BEGUN), generator=torch.Generator().manual_seed(1)).tolist()
     requests = [SampleRequest(prompt=row, uniforms=torch.full((NEW,), 0.5)) for row in ids]
 
     def draw(new: int) -> None:
@@ -167,12 +167,13 @@ def file_rate(model: Any) -> float:
 def timed(what: Callable[[], Any], device: str) -> float:
     """The seconds of the fastest of a few calls, after one that is not counted. On a CPU those of its threads' own work: other
     programs on the machine count only as far as they slow it down."""
-    seconds = []
     clock = time.perf_counter if device == "cuda" else lambda: time.process_time() / torch.get_num_threads()
-    for _ in range(1 + TIMES):
+    what()
+    seconds: list[float] = []
+    while len(seconds) < LEAST_CALLS or (sum(seconds) < LEAST_SECONDS and len(seconds) < MOST_CALLS):
         begun = clock()
         what()
         if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(clock() - begun)
-    return min(seconds[1:])
+    return min(seconds)

@@ -4,7 +4,7 @@ Names in the formulas: P numbers in the matrices of the layers; Q, H, V as in ac
 
 from dataclasses import dataclass
 
-from drift.plan.activations import Setup
+from drift.plan.activations import CHUNK, Setup
 from drift.plan.memory import trained, trained_bytes
 from drift.plan.shape import Shape
 
@@ -93,11 +93,15 @@ def sampling_flops(shape: Shape, work: Workload) -> tuple[float, float]:
 
 
 def seconds(shape: Shape, setup: Setup, work: Workload, rates: Rates) -> dict[str, float]:
-    """By stage. Trained numbers take `trained / update` seconds a step and `trained / batch` seconds a batch, whatever its tokens.
-    Under autocast the reference pass takes a third of the latter: it rounds weights, and has no gradients. Every stage loads the
-    weights, and training writes what it has trained."""
+    """By stage. Trained numbers take `trained / update` seconds a step and `trained / batch` seconds a batch, whatever its tokens;
+    a trained head is also added up for every chunk of logits. Under autocast the reference pass takes a third of a batch's: it
+    rounds weights, and has no gradients. Every stage loads the weights, and training writes what it has trained."""
     prompts, new = sampling_flops(shape, work)
-    updates = trained(shape, setup) * (work.steps / rates.update + work.batches / rates.batch)
+    added = trained(shape, setup) * work.batches
+    if not setup.adapted:
+        chunk = max(1, CHUNK[setup.device] // shape.vocabulary)
+        added += shape.vocabulary_matrix * (work.epochs * work.examples * work.predicted // chunk)
+    updates = trained(shape, setup) * work.steps / rates.update + added / rates.batch
     load, save = setup.weight_bytes * shape.total / rates.files, trained_bytes(setup) * trained(shape, setup) / rates.files
     steps = training_flops(shape, setup, work) / (rates.lora if setup.adapted else rates.full)
     rounding = shape.total * work.batches / work.epochs / rates.batch / 3 if setup.mixed else 0.0
