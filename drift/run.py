@@ -55,6 +55,8 @@ def _run(config: DictConfig) -> None:
             from drift.plan import command
             from drift.plan.device import device_at_hand
 
+            if sweep:
+                say(f"\nPlan of {' '.join(given)}")
             plan = build(command.without_weights(config), of_member(given) if sweep else given)
             command.show(plan, device_at_hand())
             folder.rmdir()

@@ -74,4 +74,6 @@ def duration(seconds: float) -> str:
 
 
 def millions(count: int) -> str:
+    if count < 1e6:
+        return f"{count:,}"
     return f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
