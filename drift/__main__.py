@@ -58,6 +58,10 @@ def perform(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
         what = {"older_than": arguments.older_than, "unused": arguments.unused, "delete": arguments.delete}
         command.store(arguments.folder, arguments.runs, **what)
+    elif arguments.command == "calibrate":
+        from drift.plan import calibrate
+
+        calibrate.calibrate()
     elif arguments.command == "workspace":
         from drift.logger import workspace as page
 

@@ -11,6 +11,8 @@ from drift.journal import Journal
 from drift.loop import Run, execute
 from drift.masking import masked
 from drift.model import precision
+from drift.plan import command
+from drift.plan.device import device_at_hand
 from drift.report import closing, html
 
 
@@ -37,6 +39,7 @@ def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
     kept = Journal(folder, title, notes, run.store, run.logger, run.alarms)
     error: BaseException | None = None
     try:
+        command.before(run, device_at_hand())
         execute(run, kept)
     except BaseException as caught:
         error = stop.stopped() or caught  # a library may have turned a signal into another error

@@ -53,7 +53,7 @@ class Run:
     `refresh_log`: later iterations learn from feedback on the policy that they start from, instead of from the start model's log
     (simulated deployment only).
     `evaluation`: by name; the first one's headline is the run's. `num_perplexity_prompts`: the number of prompts of each evaluation
-    whose fresh reply gets its perplexity under the start model."""
+    whose fresh reply gets its perplexity under the start model. `plan`: the command line prints the plan and runs nothing."""
 
     method: Method
     model: Any
@@ -77,6 +77,7 @@ class Run:
     warmup_epochs: int
     reference: Literal["iteration", "start"]
     refresh_log: bool
+    plan: bool
 
     def check(self) -> None:
         if self.iterations < 0 or self.warmup_epochs < 0 or (self.examples_per_iteration or 1) < 1:

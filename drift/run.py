@@ -51,6 +51,16 @@ def _run(config: DictConfig) -> None:
     owned_folder: Path | None = None
     try:
         given = settings.overrides.task
+        if config.plan is True:
+            from drift.plan import command
+            from drift.plan.device import device_at_hand
+
+            if sweep:
+                say(f"\nPlan of {' '.join(given)}")
+            plan = build(command.without_weights(config), of_member(given) if sweep else given)
+            command.show(plan, device_at_hand())
+            folder.rmdir()
+            return
         run = build(config, of_member(given) if sweep else given)
         from drift import job
 

@@ -128,6 +128,7 @@ ELSEWHERE = {
         "watched, never computed with: test_alarms.py",
     ),
     "filters.judge": "needs a judge: test_reward_model.py, test_preferred.py",
+    "plan": "nothing runs: test_plan.py",
     "store.dir": "where the keys live",
     "data.deployed.policy": "needs a policy: test_runs.py",
     "warmup_epochs": "needs seed pairs: test_runs.py",

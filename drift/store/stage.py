@@ -79,8 +79,8 @@ class Store:
 
     def run(self, name: str, work: Work, *, version: int, settings: dict[str, Any], inputs: dict[str, str]) -> Stage:
         """Returns the finished stage, computing it if necessary. `work` may find the progress of an earlier attempt."""
-        parts = {"format": manifest.FORMAT, "stage": name, "version": version, "settings": settings, "inputs": inputs}
-        final = Path(self.dir).resolve() / name / digest(parts)[:24]
+        parts = _parts(name, version, settings, inputs)
+        final = self._place(parts)
         stop.check()
         for user in self.users:
             user.note(f"{name}/{final.name}")
@@ -99,6 +99,13 @@ class Store:
             self.unreported_hits[name] += 1
         self.log.append(stage)
         return stage
+
+    def find(self, name: str, *, version: int, settings: dict[str, Any], inputs: dict[str, str]) -> Stage | None:
+        """The finished stage, if it is in the store; computes nothing."""
+        return self._finished(self._place(_parts(name, version, settings, inputs)))
+
+    def _place(self, parts: dict[str, Any]) -> Path:
+        return Path(self.dir).resolve() / parts["stage"] / digest(parts)[:24]
 
     def dollars(self, first: int = 0) -> dict[str, float]:
         """What the stages from this one in the log on have cost, and those inside them, by the names that the judge gave them."""
@@ -189,6 +196,11 @@ class Store:
             aside = beside(final, "damaged")
             os.rename(final, aside)
             say(f"  {final} is damaged ({damaged}): it is computed again, and the damaged files are kept in {aside.name}")
+
+
+def _parts(name: str, version: int, settings: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
+    """What a stage's key is made of."""
+    return {"format": manifest.FORMAT, "stage": name, "version": version, "settings": settings, "inputs": inputs}
 
 
 def _progress(final: Path, token: str) -> Path:

@@ -1,0 +1,96 @@
+"""Refuses a run that can't fit into the device's memory, and names the smallest change that would.
+
+The device's whole memory counts as available, not what is free now: that changes from minute to minute."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from drift.errors import UserError
+from drift.plan.forecast import Forecast, forecast
+from drift.plan.text import gib
+
+LEAST_TOKENS = 1024  # of a batch: smaller ones are not advised
+Settings = dict[str, str]
+
+
+def fits(found: Forecast) -> bool:
+    return found.peak[1] <= found.device.total
+
+
+def refuse_too_large(run: Any, found: Forecast) -> None:
+    """Raises UserError if a stage needs more memory than the device has."""
+    if fits(found):
+        return
+    stage, peak = found.peak
+    parts = ", ".join(f"{part} {gib(size)}" for part, size in found.stages[stage].items())
+    raise UserError(
+        f"This run does not fit: {stage} needs about {gib(peak)} GiB of memory ({parts}), and {found.device.name} has "
+        f"{gib(found.device.total)}. {advice(run, found)}"
+    )
+
+
+def advice(run: Any, found: Forecast) -> str:
+    """The first of `changes` with which the run fits."""
+    for settings, changed in changes(run):
+        new = forecast(changed, found.shape, found.device, found.rates)
+        if fits(new):
+            given = " ".join(f"{name}={value}" for name, value in settings.items())
+            return f"It would fit with {given} (about {gib(new.peak[1])} GiB)."
+    return "No setting of training or sampling makes it fit: choose a smaller model, or a device with more memory."
+
+
+def changes(run: Any) -> Iterator[tuple[Settings, Any]]:
+    """(settings, the run with them): ways to train from the user's own to the cheapest, each with ever fewer tokens in memory."""
+    for (way, train), drawn in product(ways(run.train), halvings(run.sampler.tokens_per_batch)):
+        for tokens in halvings(train.tokens_per_batch):
+            settings = dict(way)
+            if tokens != run.train.tokens_per_batch:
+                settings["train.tokens_per_batch"] = str(tokens)
+            if drawn != run.sampler.tokens_per_batch:
+                settings["sampler.tokens_per_batch"] = str(drawn)
+            less = replace(run.sampler, tokens_per_batch=drawn)
+            yield settings, replace(run, train=replace(train, tokens_per_batch=tokens), sampler=less)
+
+
+def halvings(tokens: int) -> list[int]:
+    found = [tokens]
+    while found[-1] // 2 >= LEAST_TOKENS:
+        found.append(found[-1] // 2)
+    return found
+
+
+def ways(train: Any) -> Iterator[tuple[Settings, Any]]:
+    """The user's training; with checkpointing; with one-byte moments, and bfloat16 weights; LoRA; LoRA over four bits."""
+    yield from checkpointed({}, train)
+    settings: Settings = {} if train.gradient_checkpointing else {"train.gradient_checkpointing": "true"}
+    train = replace(train, gradient_checkpointing=True)
+    if train.adapter is None:
+        if train.optimizer != "adamw_8bit":
+            settings, train = settings | {"train.optimizer": "adamw_8bit"}, replace(train, optimizer="adamw_8bit")
+            yield settings, train
+        if train.compute.lightning == "bf16-mixed":
+            settings, train = settings | {"train.parameters": "bfloat16"}, replace(train, parameters="bfloat16")
+            yield settings, train
+        yield from checkpointed(*with_adapter(train, "lora"))
+    if train.adapter is None or train.adapter.quantization == "none":
+        yield from checkpointed(*with_adapter(train, "qlora"))
+
+
+def checkpointed(settings: Settings, train: Any) -> Iterator[tuple[Settings, Any]]:
+    """The training as it is, and with checkpointing."""
+    yield settings, train
+    if not train.gradient_checkpointing:
+        yield settings | {"train.gradient_checkpointing": "true"}, replace(train, gradient_checkpointing=True)
+
+
+def with_adapter(train: Any, option: str) -> tuple[Settings, Any]:
+    """An option of `train`, with the lengths, the layout and the precision of a training."""
+    from drift.compose import compose
+    from drift.config import build_part
+
+    new = build_part(compose([f"train={option}"]).train, "train")
+    settings = {"train": option} | ({"train.max_tokens": str(train.max_tokens)} if new.max_tokens != train.max_tokens else {})
+    kept = {name: getattr(train, name) for name in ("max_tokens", "tokens_per_batch", "layout", "precision")}
+    return settings, replace(new, **kept)

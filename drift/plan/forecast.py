@@ -1,0 +1,144 @@
+"""The forecast of a run, from its settings and its model's `config.json`. Lengths are not known before the log is read: prompts
+and replies are taken to be as long as the settings allow, so hours, disk and dollars are upper limits."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from drift.model import precision
+from drift.plan import disk, memory, work
+from drift.plan.activations import Setup
+from drift.plan.device import Device
+from drift.plan.memory import Batch, Parts
+from drift.plan.shape import Shape
+from drift.plan.work import Rates, Workload
+
+BYTES = {"float32": 4, "bfloat16": 2}
+UNKNOWN_EXAMPLES = 1000  # a log that has not been read
+QUESTION = 500  # tokens of a judge's question beside the texts that it judges, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """`stages`: stage -> its peak memory by part. `seconds`: stage -> of the whole run. `disk`: artefact -> bytes. `work`: of one
+    iteration. `counted`: false if the number of examples is not known, so that hours and disk are for `UNKNOWN_EXAMPLES`."""
+
+    shape: Shape
+    setup: Setup
+    device: Device
+    rates: Rates
+    work: Workload
+    iterations: int
+    stages: dict[str, Parts]
+    seconds: dict[str, float]
+    disk: dict[str, int]
+    dollars: float | None
+    counted: bool
+
+    @property
+    def peak(self) -> tuple[str, int]:
+        """(the stage that needs the most memory, its bytes)."""
+        return max(((name, memory.total(parts)) for name, parts in self.stages.items()), key=lambda stage: stage[1])
+
+
+def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
+    train, iterations = run.train, run.iterations + (1 if run.warmup_epochs else 0)
+    loaded, counted = workload(run)
+    setup = setup_of(train, shape, device.kind, loaded)
+    sampler = run.sampler
+    together = max(1, min(sampler.group_size, sampler.tokens_per_batch // (loaded.sample_prompt_tokens + loaded.sample_tokens)))
+    drawn = {"replies": together, "prompt_tokens": loaded.sample_prompt_tokens, "new_tokens": loaded.sample_tokens}
+    stages = {"sampling": memory.sampling(shape, setup, bytes_each=BYTES[precision.resolve(sampler.precision)], **drawn)}
+    if iterations:
+        batch = largest_batch(train, setup, loaded)
+        stages["reference"] = memory.reference(shape, setup, batch)
+        stages["training"] = memory.training(shape, setup, batch)
+    once = work.seconds(shape, setup, loaded, rates)
+    times = {name: seconds * max(1, iterations) for name, seconds in once.items() if name in stages}
+    return Forecast(
+        shape=shape, setup=setup, device=device, rates=rates, work=loaded, iterations=iterations, stages=stages, seconds=times,
+        disk=disk.run_bytes(shape, setup, loaded, iterations), dollars=judge_dollars(run, loaded), counted=counted,
+    )  # fmt: skip
+
+
+def setup_of(train: Any, shape: Shape, device: str, loaded: Workload) -> Setup:
+    """How training sees the model. Outputs of frozen layers are kept as `train/frozen.py` decides."""
+    compute = precision.resolve(train.precision)
+    lora = train.adapter
+    adapted = len(lora.layers(shape.layers)) if lora else 0
+    shared = train.layout == "shared"
+    kept = loaded.examples * loaded.tokens(shared) * shape.hidden * BYTES[compute]
+    return Setup(
+        adapted=adapted,
+        rank=lora.rank if lora else 0,
+        weight_bytes=BYTES[train.compute.dtype],
+        compute_bytes=BYTES[compute],
+        file_bytes=shape.file_bytes,
+        quantised=lora is not None and lora.quantization == "nf4",
+        checkpointing=train.gradient_checkpointing,
+        optimizer=train.optimizer,
+        shared=shared,
+        frozen=shared and 0 < adapted < shape.layers and kept <= train.frozen_cache_gib * 2**30,
+        device=device,
+    )
+
+
+def workload(run: Any) -> tuple[Workload, bool]:
+    """What one iteration does, and whether the number of its examples is known. Fresh replies: the method's, the log's of a
+    simulation (once, or in every iteration), and those of the evaluations, each as in the last iteration."""
+    own, data = settings_of(run.method), settings_of(run.data)
+    known = run.examples_per_iteration or data.get("num_prompts")
+    examples = known or UNKNOWN_EXAMPLES
+    samples = examples * own.get("num_samples", 0) + (data["num_prompts"] if run.data.uses_policy else 0)
+    for evaluation in map(settings_of, (one for one in run.evaluation.values() if one.samples)):
+        prompts = evaluation.get("num_prompts") or evaluation.get("num_sampled_prompts", 0)
+        samples += prompts * evaluation.get("num_samples", 1)
+    train, sampler = run.train, run.sampler
+    reply = min(sampler.max_new_tokens, train.max_tokens - 1)
+    prompt = train.max_tokens - reply
+    epochs = max(train.epochs, run.warmup_epochs)
+    steps = epochs * -(-examples // train.examples_per_step)
+    return Workload(
+        examples=examples, replies=2 if run.method.paired else 1, prompt_tokens=prompt, reply_tokens=reply, samples=samples,
+        sample_prompt_tokens=min(prompt, sampler.max_prompt_tokens), sample_tokens=sampler.max_new_tokens,
+        steps=steps, batches=steps * batches_of(train, prompt, reply), epochs=epochs,
+    ), known is not None  # fmt: skip
+
+
+def batches_of(train: Any, prompt: int, reply: int) -> int:
+    """Batches of a step whose examples all have a prompt and two replies of these lengths."""
+    one = prompt + 2 * (reply - 1) if train.layout == "shared" else 2 * (prompt + reply)
+    return -(-train.examples_per_step // max(1, train.tokens_per_batch // one))
+
+
+def settings_of(part: Any) -> dict[str, Any]:
+    return {item.name: getattr(part, item.name) for item in fields(part)}
+
+
+def largest_batch(train: Any, setup: Setup, loaded: Workload) -> Batch:
+    """The largest batch of a step: `train.tokens_per_batch`, or one example if that is larger, but no more than the step has."""
+    one, together = loaded.tokens(setup.shared), min(loaded.examples, train.examples_per_step)
+    tokens = min(max(train.tokens_per_batch, one), one * together)
+    predicted = tokens * loaded.predicted // one
+    longest = loaded.prompt_tokens + loaded.reply_tokens
+    return Batch(tokens=tokens, predicted=predicted, longest=longest, several=one * together > tokens)
+
+
+def judge_dollars(run: Any, loaded: Workload) -> float | None:
+    """The most that judges with a price can cost: every question at its longest, or their cap if that is less; None: no judge has
+    a price."""
+    samples = settings_of(run.method).get("num_samples", 1)
+    items = loaded.examples * run.iterations
+    costs = [_dollars(judge, loaded, items * max(2, samples * (samples - 1))) for judge in (run.method.judge, run.filters.judge)]
+    priced = [cost for cost in costs if cost is not None]
+    return sum(priced) if priced else None
+
+
+def _dollars(judge: Any, loaded: Workload, questions: int) -> float | None:
+    """`questions`: every two replies to a prompt in both orders; each is asked `votes` times."""
+    known = settings_of(judge) if judge is not None else {}
+    if "endpoint" not in known:
+        return None
+    endpoint = known["endpoint"]
+    sent, answered = loaded.prompt_tokens + 2 * loaded.reply_tokens + QUESTION, known["max_answer_tokens"]
+    price = sent * endpoint.dollars_per_million_input + answered * endpoint.dollars_per_million_output
+    return min(questions * known["votes"] * price / 1e6, endpoint.max_dollars) if price else None

@@ -1,0 +1,243 @@
+"""The planner: parts of the memory, times and sizes by hand, what it refuses and what it advises."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from conftest import SMALL, command, compose, perform
+from test_plan_shape import QWEN, qwen, setup
+
+from drift.config import build
+from drift.errors import UserError
+from drift.plan import activations, calibrate, disk, fit, memory, rates, text, work
+from drift.plan import command as plan
+from drift.plan.device import Device, allowed_bytes, device_at_hand
+from drift.plan.forecast import forecast
+from drift.plan.memory import Batch
+from drift.plan.rates import STATED
+from drift.plan.shape import Shape, shape_of
+from drift.plan.work import Rates, Workload
+
+GB, GIB = 10**9, 2**30
+# Two layers: q 8x8, k and v 8x4, o 8x8, gate and up 8x12, down 12x8: 480 numbers in matrices and 16 in norms; 100 tokens
+SMALLEST = Shape(
+    kind="llama", layers=2, hidden=8, intermediate=12, heads=2, query=8, key=4, vocabulary=100, tied=True, norms=16, key_norms=0,
+    biased=(), file_bytes=2,
+)  # fmt: skip
+WORK = Workload(examples=4, replies=2, prompt_tokens=6, reply_tokens=3, samples=5, sample_prompt_tokens=6, sample_tokens=2,
+                steps=2, batches=4, epochs=1)  # fmt: skip
+H100 = Device(kind="cuda", name="a GPU of 80 GB", total=80 * GB, free=79 * GB, threads=8)
+
+
+def test_weights_gradients_and_optimiser_by_hand():
+    assert SMALLEST.total == 2 * (480 + 16) + 8 + 800 == 1800
+    full, lora = setup(optimizer="rmsprop"), setup(adapted=1, rank=2, weight_bytes=2, compute_bytes=2)
+    assert memory.weights(SMALLEST, 4, quantised=False) == 7200
+    assert memory.gradients(SMALLEST, full) == memory.optimizer_state(SMALLEST, full) == 7200
+    assert memory.optimizer_state(SMALLEST, replace(full, optimizer="adamw")) == 14400
+    assert memory.optimizer_state(SMALLEST, replace(full, optimizer="adamw_8bit")) == 2 * 1800 + 8 * 8  # 8 blocks of 256
+    assert memory.trained(SMALLEST, lora) == 2 * (16 + 12 + 12 + 16 + 20 + 20 + 20) == 232
+    assert memory.gradients(SMALLEST, lora) == 928 and memory.optimizer_state(SMALLEST, lora) == 1856
+    # 480 = 2 x 64 + 4 x ... : each matrix has its own scales: 1 + 1 + 1 + 1 + 2 + 2 + 2 = 10 bytes and 7 x 4 for their scales
+    assert memory.weights(SMALLEST, 2, quantised=True) == 2 * (240 + 10 + 28) + 2 * (1800 - 960)
+
+
+def test_activations_and_logits_by_hand():
+    full, mixed = setup(), setup(compute_bytes=2)
+    # norms 2 (4 x 8 + 4) + 4 x 16, inputs 4 x 16, attention 4 x 24, feed-forward 4 x 48
+    assert activations.kept_per_token(SMALLEST, full) == 72 + 64 + 64 + 96 + 192 == 488
+    assert activations.activations(SMALLEST, full, 10) == 2 * 10 * 488
+    assert activations.activations(SMALLEST, replace(full, checkpointing=True), 10) == 10 * (2 * 32 + 488)
+    assert activations.rounded_weights(SMALLEST, full) == 0 and activations.rounded_weights(SMALLEST, mixed) == 2 * 2 * 480
+    # 7 predicted tokens: two chunks in float32 (and one in bfloat16), hidden numbers, the head's gradient (and two rounded copies)
+    assert activations.logits(SMALLEST, full, 10, 7, training=True) == 7 * 100 * 8 + 7 * 8 * 4 + 4 * 800
+    assert activations.logits(SMALLEST, mixed, 10, 7, training=True) == 7 * 100 * 10 + 7 * 8 * 2 + 8 * 800
+    assert activations.logits(SMALLEST, mixed, 10, 7, training=False) == 7 * 100 * 10 + 7 * 8 * 2 + 2 * 800
+    lora = setup(adapted=1, rank=2)
+    assert activations.logits(SMALLEST, lora, 10, 7, training=True) == 7 * 100 * 8 + 2 * 7 * 8 * 4
+    assert activations.logits(SMALLEST, replace(lora, shared=False), 10, 7, training=True) == 10 * 100 * 16
+    assert activations.logits(SMALLEST, replace(lora, device="cuda"), 10, 7, training=True) == 2**28 * 8 + 2 * 7 * 8 * 4
+
+
+def test_a_peak_is_the_sum_of_its_parts_at_the_worst_moment():
+    batch = Batch(tokens=10, predicted=7, longest=9, several=True)
+    parts = memory.training(SMALLEST, setup(), batch)  # activations: 9,760 and what the heap loses, 35 %
+    assert parts == {
+        "libraries": memory.LIBRARIES["cpu"], "weights": 7200, "optimiser": 14400, "gradients": 7200, "activations": 13176,
+        "vocabulary": 7 * 100 * 8 + 7 * 8 * 4 + 3200,
+    }  # fmt: skip
+    alone = memory.training(SMALLEST, setup(), replace(batch, several=False))
+    assert memory.total(parts) - memory.total(alone) == 7200  # the activations go as the gradients come
+    drawn = memory.sampling(SMALLEST, setup(), bytes_each=4, replies=3, prompt_tokens=6, new_tokens=2)
+    once = memory.total(memory.reference(SMALLEST, setup(), batch))
+    assert once == memory.LIBRARIES["cpu"] + 7200 + 640 + 7 * 100 * 8 + 7 * 8 * 4
+    long = memory.reference(replace(SMALLEST, layers=100), setup(), batch)
+    assert long["file"] == long["weights"] // 2  # float32 from a file in bfloat16: both are there for a moment
+    assert drawn["keys and values"] == 2 * 2 * 4 * 4 * 3 * 8
+    assert drawn["vocabulary"] == max(3 * 100 * 12, 18 * (36 + 16) * 4)
+
+
+def test_operations_and_seconds_by_hand():
+    assert WORK.tokens(shared=True) == 6 + 2 * 2 and WORK.tokens(shared=False) == 2 * 9
+    at = (6 * 3 + 6 * 7.5) / 12
+    once = 10 * 2 * (2 * 480 + 4 * 8 * at)
+    assert work.reference_flops(SMALLEST, setup(), WORK) == 4 * (once + 2 * 800 * 6)
+    assert work.training_flops(SMALLEST, setup(), WORK) == 4 * (3 * once + 4 * 2 * 800 * 6)
+    lora = setup(adapted=1, rank=2)
+    assert work.training_flops(SMALLEST, lora, WORK) == 4 * (once / 2 * (2 + 1) + 2 * 2 * 800 * 6)
+    assert work.training_flops(SMALLEST, replace(lora, frozen=True), WORK) == 4 * (once / 2 * 2 + 2 * 2 * 800 * 6)
+    prompts, new = work.sampling_flops(SMALLEST, WORK)
+    assert prompts == 5 * 6 * 2 * (960 + 32 * 3) and new == 5 * 2 * (2 * (960 + 32 * 7) + 1600)
+    rate = Rates(forward=1e3, lora=1e3, full=2e3, decode=500.0, update=1800.0, batch=900.0, files=7200.0, source="measured")
+    seconds = work.seconds(SMALLEST, setup(), WORK, rate)
+    assert seconds["sampling"] == pytest.approx(0.5 + 1 + prompts / 1e3 + new / 500)
+    assert seconds["training"] == pytest.approx(1.5 + 1 + work.training_flops(SMALLEST, setup(), WORK) / 2e3 + 2 + 8 + 1)
+    mixed = setup(compute_bytes=2)
+    assert work.seconds(SMALLEST, mixed, WORK, rate)["reference"] == pytest.approx(seconds["reference"] + 4 * 2 / 3)
+
+
+def test_disk_by_artefact_by_hand():
+    lora = setup(adapted=1, rank=2, frozen=True)
+    assert disk.checkpoint_bytes(SMALLEST, lora) == 928 + 1856
+    assert disk.frozen_bytes(SMALLEST, lora, WORK) == 4 * 10 * 8 * 4
+    found = disk.run_bytes(SMALLEST, lora, WORK, 2)
+    assert found["policies"] == 2 * 928 and found["texts"] == 2 * 3 * 4 * (4 * 12 + 5 * 8)
+
+
+@pytest.fixture(scope="module")
+def config_only(tmp_path_factory):
+    """Folders with a config.json and nothing else, at the paper's sizes."""
+    folder = tmp_path_factory.mktemp("configs")
+    for size in QWEN:
+        qwen(size).save_pretrained(folder / size)
+    return folder
+
+
+def of(config_only, size, *settings, device=H100):
+    """(run, forecast) of settings for a model of which there is only the config.json."""
+    precise = ["train.precision=bfloat16", "sampler.precision=bfloat16", "data.second_tries=true"]
+    run = build(plan.without_weights(compose(*settings, "model=pretrained", f"model.path={config_only / size}", *precise)))
+    return run, forecast(run, shape_of(qwen(size)), device, STATED["cuda"])
+
+
+@pytest.mark.parametrize(("experiment", "size"), [("paper-7b-lora-1gpu", "7B"), ("paper-14b-qlora-1gpu", "14B")])
+def test_the_experiments_for_one_gpu_fit_80_gb_by_the_plan(config_only, experiment, size):
+    run, found = of(config_only, size, f"experiment={experiment}")
+    assert set(found.stages) == {"sampling", "reference", "training"} and fit.fits(found)
+    assert run.iterations == 2 and run.train.learning_rate == 5e-6 and run.train.adapter.top_share == 1.0
+
+
+@pytest.mark.parametrize("size", ["7B", "14B"])
+def test_the_papers_full_training_is_refused_on_80_gb_with_the_smallest_change_that_would_do(config_only, size):
+    """Weights, gradients and RMSprop's state are 12 bytes a number: 91 GB and 177 GB. With one-byte moments and bfloat16 weights it
+    is 6 bytes a number, 46 GB and 89 GB, beside activations."""
+    run, found = of(config_only, size, f"experiment=paper-{size.lower()}")
+    fixed = sum(found.stages["training"].get(part, 0) for part in ("weights", "gradients", "optimiser"))
+    assert fixed == 12 * found.shape.total
+    with pytest.raises(UserError, match="This run does not fit: training needs about .* GiB") as refused:
+        fit.refuse_too_large(run, found)
+    advised = str(refused.value).partition("It would fit with ")[2].partition(" (about")[0].split(" ")
+    lora = ["train=lora", "train.max_tokens=2048"]
+    assert advised == {"7B": ["train.optimizer=adamw_8bit", "train.parameters=bfloat16"], "14B": lora}[size]
+    _, changed = of(config_only, size, f"experiment=paper-{size.lower()}", *advised)
+    assert fit.fits(changed)
+
+
+def test_a_batch_that_is_too_large_is_halved_before_anything_else_is_changed(config_only):
+    run, found = of(config_only, "7B", "experiment=paper-7b-lora-1gpu", "train.gradient_checkpointing=false",
+                    "train.tokens_per_batch=32768")  # fmt: skip
+    assert found.peak[0] == "training" and not fit.fits(found)
+    assert re.fullmatch(r"It would fit with train.tokens_per_batch=\d+ \(about [\d.]+ GiB\).", fit.advice(run, found))
+    small = replace(H100, total=GB)
+    run, found = of(config_only, "7B", "experiment=paper-7b-lora-1gpu", device=small)
+    assert fit.advice(run, found).startswith("No setting of training or sampling makes it fit")
+
+
+@pytest.mark.slow
+def test_plan_true_prints_the_plan_of_a_model_without_weights_and_runs_nothing(config_only, tmp_path):
+    done = command("plan=true", "model=pretrained", f"model.path={config_only / '0.5B'}", "train=lora",
+                   f"store.dir={tmp_path}/store", f"hydra.run.dir={tmp_path}/run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("Model: qwen2, 494.0 million weights, and ")
+    assert [line.split()[0] for line in lines[3:7]] == ["stage", "sampling", "reference", "training"]
+    assert "In the store: not looked up, because the model is not complete here." in lines
+    assert not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_found_in_the_store_and_needs_no_memory_and_its_adapter_has_the_planned_size(cache, tmp_path):
+    settings = [*SMALL, "iterations=1", f"model.cache_dir={cache}", f"store.dir={tmp_path}/store"]
+    perform(tmp_path / "run", *settings)
+    same, other = (build(compose(*settings, *more)) for more in ([], ["seed=1"]))
+    stages, missing = plan.stages_of(same)
+    assert missing is None and stages["train"] == 1 and stages["evaluate"] == 2
+    stages, missing = plan.stages_of(other)
+    assert missing == "examples" and "train" not in stages
+    device = Device(kind="cpu", name="here", total=2**40, free=2**40, threads=1)
+    found = plan.of_run(same, device)
+    small = replace(device, total=1000, free=1000)
+    plan.before(same, small)  # nothing is left to compute
+    with pytest.raises(UserError, match="This run does not fit"):
+        plan.before(other, small)
+    file = tmp_path / "run/iteration_1/policy/adapter_model.safetensors"
+    header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+    assert file.stat().st_size - header == disk.policy_bytes(found.shape, found.setup)
+
+
+def test_a_long_run_and_one_without_enough_free_memory_are_announced_in_a_line(config_only):
+    _, found = of(config_only, "7B", "experiment=paper-7b-lora-1gpu")
+    line = text.short(found)
+    assert line.startswith("  Plan: ") and "guessed rates" in line and "at most" in line
+    quick = replace(found, seconds={"training": 60.0})
+    assert text.short(quick) is None
+    tight = replace(quick, device=replace(H100, free=GIB))
+    assert "of which only 1.00 are free now" in text.short(tight)
+
+
+def test_measured_rates_hold_for_the_device_and_the_threads_that_they_were_measured_with(tmp_path):
+    file, place = tmp_path / "calibration.json", {"device": "a CPU", "threads": "2"}
+    assert rates.rates_for("float32", "cpu", place, file) == STATED["cpu"]
+    own = Rates(forward=1.0, lora=2.0, full=3.0, decode=4.0, update=5.0, batch=5.5, files=6.0, source="measured")
+    rates.keep("float32", own, place, file)
+    rates.keep("bfloat16", replace(own, forward=7.0), place, file)
+    assert rates.rates_for("float32", "cpu", place, file) == own
+    assert rates.rates_for("bfloat16", "cpu", place, file).forward == 7.0
+    assert rates.rates_for("float32", "cpu", place | {"threads": "1"}, file) == STATED["cpu"]
+    for damaged in ("", "[]", '{"float32": 3}', '{"float32": {"rates": {"forward": 1}}}'):
+        file.write_text(damaged)
+        assert rates.rates_for("float32", "cpu", place, file) == STATED["cpu"]
+
+
+def test_calibration_measures_every_rate():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "num_key_value_heads": 1, "vocab_size": 64, "tie_word_embeddings": True}  # fmt: skip
+    found = calibrate.measure("cpu", "float32", sizes)
+    assert found.source == "measured"
+    assert all(0 < value < 1e15 for name, value in vars(found).items() if name != "source")
+
+
+def test_the_memory_limit_of_a_container_is_read(tmp_path):
+    (tmp_path / "max").write_text("max\n")
+    (tmp_path / "some").write_text("1073741824\n")
+    assert allowed_bytes([tmp_path / "none", tmp_path / "max"]) is None
+    assert allowed_bytes([tmp_path / "max", tmp_path / "some"]) == GIB
+
+
+def test_a_judge_with_a_price_is_planned_up_to_its_cap(config_only):
+    """100 examples of 2 samples in both orders: 200 questions, each of 448 + 2 x 64 + 500 tokens and 400 of the answer."""
+    judge = ["method=iterdpo", "judge=llm", "method.judge.endpoint.url=http://127.0.0.1:1/v1", "method.judge.endpoint.model=m",
+             "method.judge.endpoint.key_variable=null", "examples_per_iteration=100"]  # fmt: skip
+    _, free = of(config_only, "0.5B", *judge)
+    assert free.dollars is None
+    priced = [*judge, "method.judge.endpoint.dollars_per_million_input=1", "method.judge.endpoint.dollars_per_million_output=2"]
+    _, found = of(config_only, "0.5B", *priced)
+    assert found.dollars == pytest.approx(200 * (448 + 128 + 500 + 2 * 400) / 1e6)
+    _, capped = of(config_only, "0.5B", *priced, "method.judge.endpoint.max_dollars=0.25")
+    assert capped.dollars == 0.25
+
+
+def test_a_device_at_hand_has_memory():
+    found = device_at_hand()
+    assert 0 < found.free <= found.total and found.name and json.dumps(found.place)
