@@ -51,9 +51,8 @@ class Run:
     `previous_share`: the share of them taken from the previous iteration. `warmup_epochs`: epochs over the DSAT -> SAT pairs before
     the first iteration (0: no warm start). `reference`: the policy that the iteration starts from, or always the start model.
     `refresh_log`: later iterations learn from feedback on the policy that they start from, instead of from the start model's log
-    (simulated deployment only).
-    `evaluation`: by name; the first one's headline is the run's. `num_perplexity_prompts`: the number of prompts of each evaluation
-    whose fresh reply gets its perplexity under the start model. `plan`: the command line prints the plan and runs nothing."""
+    (simulated deployment only). `evaluation`: by name; the first one's headline is the run's. `num_perplexity_prompts`: prompts of
+    each evaluation whose fresh reply gets its perplexity under the start model. `plan`: the plan is printed and nothing runs."""
 
     method: Method
     model: Any
