@@ -135,7 +135,7 @@ def settings_of(folder: Path, reader: Reader, overrides: Sequence[str], defaults
 
             value = compose(["method=iterdpo", f"judge={value}"]).method.judge
         try:
-            OmegaConf.update(config, key, value)
+            OmegaConf.update(config, key, value, merge=False)
         except OmegaConfBaseException as error:
             group, _, name = key.rpartition(".")
             known = OmegaConf.select(config, group)
