@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 from conftest import ROOT, command, compose, feedback_file
+from omegaconf import OmegaConf
 
 DOCS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 PAGES = [*DOCS, *sorted(ROOT.glob("experiments/*/README.md"))]
@@ -52,6 +53,7 @@ def test_every_setting_that_the_pages_name_is_one():
     choices = ["method=iterdpo", "evaluation=[deployment,heldout,ifeval,ifbench]", "logger=wandb", "mine=cascade", "train=qlora"]
     objectives = ",".join(sorted(file.stem for file in (ROOT / "conf/objective").glob("*.yaml")))
     known |= set(keys(compose(*choices, f"objective=[{objectives}]")))
+    known |= {f"exploration.{name}" for name in OmegaConf.load(ROOT / "conf/exploration.yaml")}
     others = ("data=messages", "data=preference", "method=sdpo", "method=random_logged", "judge=reward_model", "judge=llm")
     known |= {key for choice in others for key in keys(compose(choice))}
     for page in DOCS:
