@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from drift.exploration import clusters, density, diversity, tables
-from drift.exploration.measure import Found, by_prompt, coverages, interval
+from drift.exploration.measure import Found, by_prompt, coverages, interval, jackknife
 from drift.exploration.placement import centred
 from drift.exploration.replies import Pool
 from drift.exploration.settings import Exploration
@@ -162,6 +162,14 @@ def test_an_interval_is_over_prompts_with_one_seed_and_over_seeds_with_two():
     two = pool([(p // 4, 0, p, "x", 1.0) for p in range(8)], seeds=("seed=0", "seed=1"))
     both = interval(two, [lambda drawn: drawn.sum(axis=1), lambda drawn: drawn.sum(axis=1) + 2])  # 4 and 6
     assert (both.mean, both.over) == (5, "2 seeds") and both.high == pytest.approx(5 + 12.7062, abs=1e-3)  # t of one degree
+
+
+def test_the_jackknife_of_a_count_by_hand():
+    """Of eight prompts, two are the only ones with their cluster: without one of them the count is 1 lower. The sum of squares
+    around the mean 1.75 is 2 * 0.75^2 + 6 * 0.25^2 = 1.5; times 7/8, the root is 1.1456; t of 7 degrees is 2.3646."""
+    found = jackknife(lambda drawn: (drawn[:, :2] > 0).sum(axis=1), [str(i) for i in range(8)])
+    assert (found.mean, found.low, found.over) == (2, 0, "8 prompts") and found.high == pytest.approx(2 + 2.3646 * 1.1456, abs=1e-3)
+    assert jackknife(lambda drawn: drawn.sum(axis=1), list("aabbcc")).low is None  # three conversations are too few
 
 
 def test_tables_say_which_policy_is_highest_and_how_often():

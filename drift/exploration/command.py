@@ -28,7 +28,7 @@ OURS = (
 )
 LIMITS = (
     "Intervals do not include the choice of the map and the clusters, which are made once from all replies. A bootstrap draws some "
-    "prompts twice and leaves others out, so its coverages and clusters tend to be lower. The intervals of differences in coverage "
+    "prompts twice and leaves others out, so its coverages tend to be lower. The intervals of differences in coverage "
     "are not corrected for the number of comparisons."
 )
 

@@ -32,7 +32,7 @@ def main(pool: Pool, found: Found) -> Table:
             "policy": name,
             "replies": str(int((pool.policies == m).sum())),
             "coverage": show(found.coverage[name], 3),
-            f"clusters reached of {high}": show(found.reached[name], 1 if len(pool.seed_names) > 1 else 0),
+            f"clusters reached of {high}": show(found.reached[name], 1),
             "over": found.coverage[name].over,
         }
         for m, name in enumerate(pool.policy_names)
