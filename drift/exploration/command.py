@@ -27,9 +27,8 @@ OURS = (
     "formula are ours, because we do not know the paper's. So these figures can't be compared with its own."
 )
 LIMITS = (
-    "Intervals do not include the choice of the map and the clusters, which are made once from all replies. A bootstrap draws some "
-    "prompts twice and leaves others out, so its coverages tend to be lower. The intervals of differences in coverage "
-    "are not corrected for the number of comparisons."
+    "Intervals do not include the choice of the map and the clusters, which are made once from all replies. They are "
+    "symmetric and may reach beyond what is possible. Those of differences in coverage are not corrected for their number."
 )
 
 

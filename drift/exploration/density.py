@@ -69,7 +69,7 @@ def coverage(density: Any, quantile: float, threshold: float) -> Any:
 
 def resampled(by_prompt: Any, quantile: float, threshold: float) -> Callable[[Any], Any]:
     """A function of (r, P) numbers, how often each prompt was drawn, to the (r, M) coverages. `by_prompt`: (P, M, G). It remembers
-    its results, because the intervals of all policies and of their differences ask for the same resamples."""
+    its results, because the intervals of all policies and of their differences ask for the same draws."""
     known: dict[bytes, Any] = {}
     prompts, policies, points = by_prompt.shape
     flat = by_prompt.reshape(prompts, -1)

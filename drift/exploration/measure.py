@@ -1,4 +1,4 @@
-"""From replies with rewards to figures with intervals. With one seed, intervals are over prompts (bootstrap; the map and the
+"""From replies with rewards to figures with intervals. With one seed, intervals are over prompts (jackknife; the map and the
 clusters stay as they are); with several, over seeds (t)."""
 
 import math
@@ -16,7 +16,7 @@ from drift.exploration.embedding import embed
 from drift.exploration.placement import centred, place
 from drift.exploration.replies import Pool
 from drift.exploration.settings import Exploration
-from drift.statistics import FEWEST, Interval, over_seeds, over_weights
+from drift.statistics import FEWEST, Interval, over_seeds
 from drift.store import Store
 
 Statistic = Callable[[Any], Any]  # (r, P) numbers of draws of each prompt -> (r,)
@@ -61,7 +61,7 @@ def measure(pool: Pool, settings: Exploration, store: Store, folder: Path) -> Fo
             name: dict(zip(number, map(float, of(one)[0]), strict=True))
             for name, of, one in zip(pool.seed_names, resample, ones, strict=True)
         },
-        reached={name: interval(pool, [column(of, i) for of in counts], jackknife) for name, i in number.items()},
+        reached={name: interval(pool, [column(of, i) for of in counts]) for name, i in number.items()},
         replies=on_replies(pool, vectors),
         sensitivity=list(sensitivity(pool, settings, store, vectors, places)),
     )  # fmt: skip
@@ -108,19 +108,17 @@ def gap(of: Callable[[Any], Any], i: int, j: int) -> Statistic:
     return lambda drawn: of(drawn)[:, i] - of(drawn)[:, j]
 
 
-def interval(
-    pool: Pool, statistics: Sequence[Statistic], over: Callable[[Statistic, Sequence[str]], Interval] = over_weights
-) -> Interval:
-    """Of a statistic of each seed. `over`: what gives the interval over prompts if there is one seed."""
+def interval(pool: Pool, statistics: Sequence[Statistic]) -> Interval:
+    """Of a statistic of each seed."""
     if len(statistics) == 1:
-        return over(statistics[0], [pool.records[prompt].conversation for prompt in pool.prompts_of(0)])
+        return jackknife(statistics[0], [pool.records[prompt].conversation for prompt in pool.prompts_of(0)])
     sizes = [len(pool.prompts_of(seed)) for seed in range(len(statistics))]
     return over_seeds([float(of(np.ones((1, size)))[0]) for of, size in zip(statistics, sizes, strict=True)])
 
 
 def jackknife(statistic: Statistic, conversations: Sequence[str]) -> Interval:
-    """The value with a t interval from leaving out one conversation at a time (Tukey). Counts of what was seen need it: a bootstrap
-    leaves out a third of the prompts, so that its counts are nearly all below the value."""
+    """The value with a t interval from leaving out one conversation at a time (Tukey). A bootstrap leaves out a third of the
+    prompts, which shifts coverages and counts of clusters as a whole, so that its intervals mislead."""
     from scipy.stats import t
 
     names, own = np.unique(conversations, return_inverse=True)
@@ -131,7 +129,7 @@ def jackknife(statistic: Statistic, conversations: Sequence[str]) -> Interval:
     without = statistic((own[None, :] != np.arange(count)[:, None]).astype(float))  # (count,)
     error = math.sqrt((count - 1) / count * float(((without - without.mean()) ** 2).sum()))
     half = float(t.ppf(0.975, count - 1)) * error
-    return Interval(mean=value, low=max(0.0, value - half), high=value + half, over=over)
+    return Interval(mean=value, low=value - half, high=value + half, over=over)
 
 
 def on_replies(pool: Pool, vectors: Any) -> dict[str, PerPrompt]:
