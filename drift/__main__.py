@@ -83,6 +83,12 @@ def perform(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
         counts = {"num_prompts": arguments.prompts, "num_replies": arguments.replies, "num_splits": arguments.splits}
         signal(overrides, arguments.out, **counts)
+    elif arguments.command == "explore":
+        from drift.exploration.command import explore
+
+        settings = [item for item in arguments.targets if "=" in item and not Path(item).exists()]
+        targets = [item for item in arguments.targets if item not in settings]
+        explore(targets, arguments.out, [*settings, *overrides])
     elif arguments.command == "agree":
         from drift.agree import agree
 

@@ -20,6 +20,7 @@ def commands(description: str | None) -> tuple[argparse.ArgumentParser, dict[str
         "mine": mine_parser(known),
         "describe": describe_parser(known),
         "signal": signal_parser(known),
+        "explore": explore_parser(known),
         "agree": agree_parser(known),
     }
     report = known.add_parser("report", help="rebuild the report of a run or a study, finished or not")
@@ -133,6 +134,22 @@ def signal_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPars
     signal.add_argument("--splits", type=int, default=20, metavar="N", help="random splits of these prompts into halves (20)")
     signal.add_argument("--out", type=Path, metavar="FOLDER", help="where signal.json goes (default: outputs/signal/TIME)")
     return signal
+
+
+def explore_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    explore = commands.add_parser(
+        "explore",
+        usage="drift explore RUN_OR_STUDY ... [--out FOLDER] [name=value ...]",
+        help="draw many replies of every method's policy, map them, and compare how much of the high-reward region each covers",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=SETTINGS
+        + block("exploration.…", (CONF / "exploration.yaml").read_text("utf-8"))
+        + "  judge=NAME, judge.…  what gives the rewards (default: the known truth, else the runs' own judge)\n"
+        "  sampler.…, store.…  instead of the runs' own",
+    )
+    explore.add_argument("targets", nargs="+", metavar="RUN_OR_STUDY", help="folder of a run or of a sweep")
+    explore.add_argument("--out", type=Path, help="the folder to write (default: exploration/ in the first folder)")
+    return explore
 
 
 def agree_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 from conftest import ROOT, command, compose, feedback_file
+from omegaconf import OmegaConf
 
 from drift.evaluation import BENCHMARKS
 
@@ -55,6 +56,7 @@ def test_every_setting_that_the_pages_name_is_one():
     objectives = ",".join(sorted(file.stem for file in (ROOT / "conf/objective").glob("*.yaml")))
     known |= set(keys(compose(*choices, f"objective=[{objectives}]")))
     known |= set(keys(compose(f"evaluation=[{','.join(BENCHMARKS)}]")))
+    known |= {f"exploration.{name}" for name in OmegaConf.load(ROOT / "conf/exploration.yaml")}
     others = ("data=messages", "data=preference", "method=sdpo", "method=random_logged", "judge=reward_model", "judge=llm")
     known |= {key for choice in others for key in keys(compose(choice))}
     for page in DOCS:

@@ -56,7 +56,7 @@ def test_the_main_job_runs_from_the_wheel_outside_the_clone(wheel, cache, tmp_pa
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     assert done(python, "-c", "import drift; print(drift.__file__)", cwd=work).strip() == str(packages / "drift/__init__.py")
     script = tmp_path / "fresh/bin/drift"
-    assert "{run,evaluate,mine,describe,signal,agree,report,calibrate,workspace}" in done(script, "--help", cwd=work)
+    assert "{run,evaluate,mine,describe,signal,explore,agree,report,calibrate,workspace,store}" in done(script, "--help", cwd=work)
     said = done(script, "run", *SMALL, f"model.cache_dir={cache}", "iterations=1", cwd=work)
     (report,) = (work / "outputs/runs").glob("*/report.html")
     assert said.strip().splitlines()[-1] == f"Report: {report.relative_to(work)}" or str(report) in said
