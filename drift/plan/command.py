@@ -17,6 +17,7 @@ from drift.plan.forecast import Forecast, forecast
 from drift.plan.found import stages_of
 from drift.plan.rates import kept_file, rates_for
 from drift.plan.shape import shape_of
+from drift.sampler.transformers import Transformers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,9 @@ def without_weights(config: DictConfig) -> DictConfig:
 
 
 def of_run(run: Any, device: Device) -> Forecast | None:
-    """The forecast of a run on a device; None: models of its type are not known here."""
+    """The forecast of a run on a device; None: models of its type, or its sampler, are not known here."""
+    if not isinstance(run.sampler, Transformers):  # what another one keeps in memory is its own affair
+        return None
     directory = run.model.directory()
     base = adapter.base_of(directory).directory if (directory / adapter.CONFIG).is_file() else directory
     shape = shape_of(config_of(base))
@@ -58,7 +61,7 @@ def show(run: Any, device: Device) -> None:
     """Prints the plan of a run; raises UserError if it can't fit."""
     found = of_run(run, device)
     if found is None:
-        say("No plan: the layers of this type of model are not known.")
+        say("No plan: the layers of this type of model, or what its sampler needs, are not known.")
         return
     for line in [*text.table(found), text.in_store(stages_of(run))]:
         say(line)
