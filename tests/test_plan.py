@@ -241,3 +241,9 @@ def test_a_judge_with_a_price_is_planned_up_to_its_cap(config_only):
 def test_a_device_at_hand_has_memory():
     found = device_at_hand()
     assert 0 < found.free <= found.total and found.name and json.dumps(found.place)
+
+
+def test_what_a_sampler_of_the_users_own_keeps_in_memory_is_not_guessed():
+    run = build(compose("model=tiny"))
+    assert plan.of_run(run, device_at_hand()) is not None
+    assert plan.of_run(replace(run, sampler=object()), device_at_hand()) is None
