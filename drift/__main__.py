@@ -37,68 +37,103 @@ def dispatch(words: Sequence[str]) -> None:
     subparser = parsers.get(arguments.command)
     for wrong in (item for item in overrides if subparser is None or "=" not in item or item.startswith("-")):
         (subparser or parser).error(f"{wrong} is neither an option nor a setting of the form name=value (--help lists them)")
-    perform(arguments, overrides)
+    COMMANDS[arguments.command](arguments, overrides)
 
 
-def perform(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """The parsed command."""
+def _report(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from drift.logger import study
+    from drift.report import html
+
+    print(f"Report: {html.report_of(arguments.folder)}")
+    if overrides:
+        study.on_request(arguments.folder, overrides)
+
+
+def _store(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from drift.store import command
+
+    what = {"older_than": arguments.older_than, "unused": arguments.unused, "delete": arguments.delete}
+    command.store(arguments.folder, arguments.runs, **what)
+
+
+def _calibrate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from drift.plan import calibrate
+
+    calibrate.calibrate()
+
+
+def _workspace(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from drift.logger import workspace
+
+    workspace.workspace(arguments.folder, arguments.entity, arguments.project, arguments.spec)
+
+
+def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from drift import evaluate
+
+    targets, settings = _targets_and_settings(arguments.targets)
+    evaluate.evaluate(targets, arguments.on.split(","), arguments.policies, arguments.out, [*settings, *overrides])
+
+
+def _explore(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from drift.exploration.command import explore
+
+    targets, settings = _targets_and_settings(arguments.targets)
+    explore(targets, arguments.out, [*settings, *overrides])
+
+
+def _targets_and_settings(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    settings = [item for item in given if "=" in item and not Path(item).exists()]
+    return [item for item in given if item not in settings], settings
+
+
+def _mine(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from drift.compose import compose
+    from drift.config import build
+    from drift.intake import mined
+    from drift.overrides import literal, override, quote_paths
+
+    quote_paths([arguments.logs, str(arguments.out)])  # refuses a name that is not UTF-8
+    run = build(compose([f"data={arguments.source}", override("data.path", literal(arguments.logs)), *overrides]))
+    mined.mine(run, arguments.out, arguments.overwrite)
+
+
+def _signal(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from drift.signal.command import signal
+
+    counts = {"num_prompts": arguments.prompts, "num_replies": arguments.replies, "num_splits": arguments.splits}
+    signal(overrides, arguments.out, **counts)
+
+
+def _agree(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from drift.agree import agree
+
+    agree(arguments.a, arguments.b, arguments.records, arguments.max_records, arguments.out, overrides)
+
+
+def _describe(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from drift.compose import compose
     from drift.config import build
     from drift.overrides import literal, override, quote_paths
+    from drift.report import describe
 
-    if arguments.command == "report":
-        from drift.logger import study
-        from drift.report import html
+    quote_paths([str(arguments.records), str(arguments.out)])
+    run = build(compose(["data=records", override("data.path", literal(str(arguments.records))), *overrides]))
+    describe.describe(run, overrides, arguments.records, arguments.out or arguments.records.with_suffix(".html"))
 
-        print(f"Report: {html.report_of(arguments.folder)}")
-        if overrides:
-            study.on_request(arguments.folder, overrides)
-    elif arguments.command == "store":
-        from drift.store import command
 
-        what = {"older_than": arguments.older_than, "unused": arguments.unused, "delete": arguments.delete}
-        command.store(arguments.folder, arguments.runs, **what)
-    elif arguments.command == "calibrate":
-        from drift.plan import calibrate
-
-        calibrate.calibrate()
-    elif arguments.command == "workspace":
-        from drift.logger import workspace as page
-
-        page.workspace(arguments.folder, arguments.entity, arguments.project, arguments.spec)
-    elif arguments.command == "evaluate":
-        from drift import evaluate as benchmarks
-
-        settings = [item for item in arguments.targets if "=" in item and not Path(item).exists()]
-        targets = [item for item in arguments.targets if item not in settings]
-        benchmarks.evaluate(targets, arguments.on.split(","), arguments.policies, arguments.out, [*settings, *overrides])
-    elif arguments.command == "mine":
-        from drift.intake import mined
-
-        quote_paths([arguments.logs, str(arguments.out)])  # refuses a name that is not UTF-8
-        run = build(compose([f"data={arguments.source}", override("data.path", literal(arguments.logs)), *overrides]))
-        mined.mine(run, arguments.out, arguments.overwrite)
-    elif arguments.command == "signal":
-        from drift.signal.command import signal
-
-        counts = {"num_prompts": arguments.prompts, "num_replies": arguments.replies, "num_splits": arguments.splits}
-        signal(overrides, arguments.out, **counts)
-    elif arguments.command == "explore":
-        from drift.exploration.command import explore
-
-        settings = [item for item in arguments.targets if "=" in item and not Path(item).exists()]
-        targets = [item for item in arguments.targets if item not in settings]
-        explore(targets, arguments.out, [*settings, *overrides])
-    elif arguments.command == "agree":
-        from drift.agree import agree
-
-        agree(arguments.a, arguments.b, arguments.records, arguments.max_records, arguments.out, overrides)
-    else:
-        from drift.report import describe as page
-
-        quote_paths([str(arguments.records), str(arguments.out)])
-        run = build(compose(["data=records", override("data.path", literal(str(arguments.records))), *overrides]))
-        page.describe(run, overrides, arguments.records, arguments.out or arguments.records.with_suffix(".html"))
+COMMANDS = {
+    "evaluate": _evaluate,
+    "mine": _mine,
+    "describe": _describe,
+    "signal": _signal,
+    "explore": _explore,
+    "agree": _agree,
+    "report": _report,
+    "calibrate": _calibrate,
+    "workspace": _workspace,
+    "store": _store,
+}
 
 
 if __name__ == "__main__":

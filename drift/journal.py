@@ -54,8 +54,8 @@ class Journal:
         self.num_steps_logged: dict[int, int] = {}  # by iteration
         self.start: dict[str, Scores] = {}  # evaluation -> the start model's scores
         self.policies: dict[str, Path] = {}  # name -> the stage of its training
+        self.log = logger.begin(folder, title, notes)  # may refuse to begin, before anything is kept
         self.user = store.used_by(folder)
-        self.log = logger.begin(folder, title, notes)
         self.lineage = Lineage(self.log)
         self.write()
 

@@ -72,7 +72,7 @@ NOT_TAKEN = [  # (command line, what is said)
     ("method=iterdpo judge=verifyer", "Did you mean verifier"),
     ("guidance.share=1", "Did you mean method.guidance.share"),
     ("train=full train.adapter.rank=8", "It goes with train=lora or qlora"),
-    ("model.path=x", "It goes with model=pretrained, qwen2.5-0.5b-instruct, "),
+    ("model.path=x", "It goes with model=llama-3.1-8b-instruct, olmo-2-7b-instruct, pretrained, "),
     ("logger.project=x", "It goes with logger=wandb"),
     ("mine=rules", "mine has no effect on this data set"),
     ("mine.dsat_threshold=0.5", "mine.dsat_threshold has no effect on this data set. .* It is for data=messages, sharegpt"),

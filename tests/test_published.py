@@ -36,7 +36,7 @@ def test_every_experiment_of_the_paper_passes_the_check_of_its_settings(name, he
     overrides, path = here
     plain = compose([f"experiment={name}"])
     if name not in TABLES:  # the settings of a size of model, on any data
-        assert re.fullmatch(r"paper-\d+(\.\d+)?b", name)
+        assert re.fullmatch(r"paper-\d+(\.\d+)?b(-q?lora-1gpu)?", name)
         build(compose([f"experiment={name}", "model=tiny", "data.second_tries=true"]))
         return
     for method in ("drift", "iterdpo", *(["spin"] if name == "paper-wildfeedback-full" else [])):

@@ -6,6 +6,7 @@ Each arrow but the last is made of stages of the store. Feedback and examples ar
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from drift.console import say
@@ -26,7 +27,7 @@ BEST = "(good over bad)"
 class Counts:
     """The journal of a measurement: says what is in the log, and keeps nothing."""
 
-    def feedback(self, iteration: int, stage: Stage) -> None:
+    def feedback(self, iteration: int, stage: Stage, log: Sequence[Path]) -> None:
         say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
 
     def leaks(self, rows: Sequence[Any]) -> None:
