@@ -190,8 +190,12 @@ def test_a_long_run_and_one_without_enough_free_memory_are_announced_in_a_line(c
     _, found = of(config_only, "7B", "experiment=paper-7b-lora-1gpu")
     line = text.short(found)
     assert line.startswith("  Plan: ") and "guessed rates" in line and "at most" in line
-    quick = replace(found, seconds={"training": 60.0})
-    assert text.short(quick) is None
+    quick = replace(found, seconds={"training": 3600.0})
+    assert text.short(quick) is not None
+    quick = replace(quick, device=replace(H100, kind="cpu"))
+    assert text.short(quick) is None, "the guess for a CPU is cautious"
+    assert "measured on this machine" in text.short(replace(quick, rates=replace(found.rates, source="measured")))
+    assert text.short(replace(quick, seconds={"training": 60.0}, rates=replace(found.rates, source="measured"))) is None
     tight = replace(quick, device=replace(H100, free=GIB))
     assert "of which only 1.00 are free now" in text.short(tight)
 

@@ -5,6 +5,7 @@ from drift.plan.memory import total, trained
 
 GIB = 2**30
 LONG_SECONDS = 1800.0  # a run that may take longer says so before it begins
+LONG_IF_GUESSED = {"cpu": 14400.0, "cuda": 1800.0}  # a CPU's guess is cautious: the default run takes a small part of what it says
 
 
 def gib(size: float) -> str:
@@ -52,7 +53,8 @@ def short(found: Forecast) -> str | None:
     """One line for a run that may take long, or that may not fit into the memory that is free; None: neither."""
     seconds, (stage, peak) = sum(found.seconds.values()), found.peak
     tight = peak > found.device.free
-    if seconds <= LONG_SECONDS and not tight:
+    longest = LONG_SECONDS if found.rates.source == "measured" else LONG_IF_GUESSED[found.device.kind]
+    if seconds <= longest and not tight:
         return None
     memory = f"{gib(peak)} of {gib(found.device.total)} GiB of memory ({stage})"
     if tight:
