@@ -451,7 +451,7 @@ def test_a_sweep_writes_its_numbers_to_csv_files(tmp_path):
 
 def test_a_page_says_what_it_cost_and_what_to_do_next(tmp_path):
     few, loud = state("one", 0, 0.1), state("one", 1, 0.1)
-    few.outlook = ["Held out: 1.", "1 pair: TOO FEW.", "evaluation.share=0.5 helps."]
+    few.outlook = ["Held out: 1.", "1 pair: TOO FEW.", "To show that 70%: evaluation.share=0.5.", "IFEval: 8 prompts."]
     few.evaluations = {"deployment": {"utility": "of 0 to 1"}}
     loud.alarms = [Alarm(iteration=1, during="sampling", name="cut_excess", text="cut")]
     loud.stages.append(SpentStage(name="replies", seconds=9.0, peak_gib=0.7, hit=False, tokens=1234))
@@ -460,7 +460,7 @@ def test_a_page_says_what_it_cost_and_what_to_do_next(tmp_path):
     cost = "Cost: 4 s of computing, 1,234 tokens sampled, 0 trained on, 0.7 GiB of memory at most; 1 of 4 stages were found"
     assert cost in text and "utility: of 0 to 1." in text and "Held out: 1. 1 pair: TOO FEW." in text
     steps = [line.split("</li>")[0] for line in text.split("<li>")[1:]]
-    assert steps[0] == "evaluation.share=0.5 helps." and steps[1].startswith(
+    assert steps[0] == "To show that 70%: evaluation.share=0.5." and steps[1].startswith(
         "Because of the alarm cut_excess: raise sampler.max_new"
     )
     write(tmp_path / "0", replace(few, status="running"))

@@ -8,6 +8,7 @@ change, but the spread that it depends on is not known before training.
 import math
 
 LIKELY = 0.7  # the share that a useful run may well reach; the advice is how to show it
+WANTED = "To show that"  # so begins the sentence on what would help, which a report repeats at its end
 LARGEST_SHARE = 0.5  # the most of a log that is worth holding out
 
 
@@ -47,7 +48,7 @@ def sentences(*, pairs: int, conversations: int, all_pairs: int, share: float) -
 
 def advice(needed: int, all_pairs: int, share: float) -> str:
     """The setting that helps, if one does."""
-    reason = f"To show that {LIKELY:.0%} of them move, a run needs {needed} pairs"
+    reason = f"{WANTED} {LIKELY:.0%} of them move, a run needs {needed} pairs"
     enough = math.ceil(20 * needed / max(1, all_pairs)) / 20
     if enough <= LARGEST_SHARE:
         return f"{reason}: evaluation.heldout.share={max(enough, share):g} holds out about that many."

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from drift.alarms import REMEDIES
+from drift.evaluation.outlook import WANTED
 from drift.report import agreed
 from drift.report.compare import Comparison
 from drift.report.foreign import iterations
@@ -51,7 +52,7 @@ def next_steps(grouped: Mapping[str, Sequence[Member]], compared: Sequence[Compa
     if any(state.status == "running" for state in states):
         return []
     advice = ["The run was stopped; the same command resumes it."] if any(s.status == "stopped" for s in states) else []
-    advice += dict.fromkeys(line for state in states for line in state.outlook[2:])
+    advice += dict.fromkeys(line for state in states for line in state.outlook if line.startswith(WANTED))
     if unmatched(compared):
         fewest = min(side.fewest for pair in compared for side in (pair.one, pair.other))
         advice.append(f"Run the sweep again with examples_per_iteration={fewest}, so that all train on the same amount.")
