@@ -15,7 +15,8 @@ from drift.evaluation import BENCHMARKS
 
 DOCS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 PAGES = [*DOCS, *sorted(ROOT.glob("experiments/*/README.md"))]
-FOUND = [match for page in PAGES for match in re.findall(r"(?m)\b(?:python run\.py|drift run)\b([^`#\n]*)", page.read_text())]
+TEXTS = [page.read_text().replace("\\\n", " ") for page in PAGES]  # a command may go on in the next line
+FOUND = [match for text in TEXTS for match in re.findall(r"(?m)\b(?:python run\.py|drift run)\b([^`#\n]*)", text)]
 GROUPS = "(train|sampler|alarms|intake|mine|evaluation|store|logger|method|filters)"
 COMMANDS = sorted({match.strip() for match in FOUND if "hydra.searchpath" not in match})  # those name parts that are not there
 
