@@ -23,18 +23,16 @@ from drift.evaluation import BENCHMARKS
 from drift.evaluation.stage import evaluation_stage, longest_sampled, sampler_of
 from drift.journal import link_scores
 from drift.loop import Run
-from drift.model.architecture import check_architecture
-from drift.model.chat import check_template
 from drift.model.files import HOW_BACK, lacks_weights
-from drift.model.policy import Policy, load_tokenizer, policy_at
+from drift.model.policy import Policy, policy_at
 from drift.model.pretrained import Pretrained
-from drift.model.weights import check_weights
 from drift.records import write_text
 from drift.report import benchmarks, state
 from drift.report.benchmarks import Scored
 from drift.report.foreign import SETTINGS, Reader, need_members
 from drift.report.results import write_csv
 from drift.report.state import RUN
+from drift.start import check_sampled
 
 Which = Literal["all", "last"]
 
@@ -57,7 +55,7 @@ def evaluate(targets: Sequence[str], names: Sequence[str], which: Which, out: Pa
     run = build(compose([f"evaluation=[{','.join(names)}]", *whole, *overrides]))
     candidates = without_repeats([found for target in targets for found in candidates_of(target, run, which, len(targets) > 1)])
     for candidate in candidates:
-        check(candidate, run)
+        check_sampled(candidate.policy, longest_sampled(run.sampler, run.evaluation.values()))
     folder = out or next((Path(target) / "benchmarks" for target in targets if (Path(target) / RUN).exists()), None)
     if folder is None:
         raise UserError("Where shall the scores go? Add --out FOLDER (for a run, the default is benchmarks/ in its folder).")
@@ -150,12 +148,3 @@ def without_repeats(candidates: Sequence[Candidate]) -> list[Candidate]:
             name = f"{candidate.name} {same + 1}" if same else candidate.name
             kept[candidate.policy.fingerprint] = replace(candidate, name=name)
     return list(kept.values())
-
-
-def check(candidate: Candidate, run: Run) -> None:
-    """Refuses a policy that can't be sampled from, by its files alone."""
-    policy = candidate.policy
-    check_weights(policy.base)
-    tokenizer = load_tokenizer(policy)
-    check_template(tokenizer, policy.tokenizer, system=False)
-    check_architecture(policy.base, tokenizer, longest=longest_sampled(run.sampler, run.evaluation.values()))

@@ -41,3 +41,11 @@ def check_model(run: Any, start: Policy, tokenizer: Any) -> None:
         [longest, run.train.layout, code(check_architecture), code(layout.check_model)],
         check,
     )
+
+
+def check_sampled(policy: Policy, longest: int) -> None:
+    """Refuses a policy that can't be sampled from with up to `longest` tokens, by its files alone."""
+    check_weights(policy.base)
+    tokenizer = load_tokenizer(policy)
+    check_template(tokenizer, policy.tokenizer, system=False)
+    check_architecture(policy.base, tokenizer, longest=longest)

@@ -101,8 +101,8 @@ def test_disk_by_artefact_by_hand():
     lora = setup(adapted=1, rank=2, frozen=True)
     assert disk.checkpoint_bytes(SMALLEST, lora) == 928 + 1856
     assert disk.frozen_bytes(SMALLEST, lora, WORK) == 4 * 10 * 8 * 4
-    found = disk.run_bytes(SMALLEST, lora, WORK, 2)
-    assert found["policies"] == 2 * 928 and found["texts"] == 2 * 3 * 4 * (4 * 12 + 5 * 8)
+    found = disk.run_bytes(SMALLEST, lora, WORK, 5, 3)
+    assert found["policies"] == 3 * 928 and found["texts"] == 5 * 3 * 4 * (4 * 12 + 5 * 8)
 
 
 @pytest.fixture(scope="module")

@@ -18,15 +18,13 @@ from drift.evaluate import start_of
 from drift.evaluation.deployment import Deployment
 from drift.evaluation.heldout import Heldout
 from drift.exploration.settings import Exploration
-from drift.model.architecture import check_architecture
-from drift.model.chat import check_template
-from drift.model.policy import Policy, load_tokenizer, policy_at
-from drift.model.weights import check_weights
+from drift.model.policy import Policy, policy_at
 from drift.overrides import quote_paths, unreadable
 from drift.records import Record, digest
 from drift.report.foreign import SETTINGS, Reader, need_members
 from drift.report.members import grouped, seeds_of
 from drift.report.state import Member
+from drift.start import check_sampled
 
 START = "start"
 KEPT = ("sampler", "store", "train", "evaluation", "method", "filters")  # settings of a run that are used
@@ -99,8 +97,9 @@ def seed_of(name: str, members: dict[str, Member], reader: Reader, overrides: Se
     settings: Exploration = build_part(config.exploration, "exploration")
     records, noise_seed = next(iter(sets.values()))
     seed = Seed(name=name, records=records[: settings.num_prompts], policies=policies, noise_seed=noise_seed, config=config)
+    sampler = build_part(config.sampler, "sampler")
     for policy in policies.values():
-        check(policy, build_part(config.sampler, "sampler"))
+        check_sampled(policy, sampler.max_prompt_tokens + sampler.max_new_tokens)
     return seed
 
 
@@ -189,11 +188,3 @@ def prompt_only(conversation: str, prompt: Any, truth: dict[str, str] | None) ->
     return Record(
         id=digest(list(prompt))[:12], conversation=conversation, prompt=list(prompt), truth=truth, label="silent", **unused
     )
-
-
-def check(policy: Policy, sampler: Any) -> None:
-    """Refuses a policy that can't be sampled from, by its files alone."""
-    check_weights(policy.base)
-    tokenizer = load_tokenizer(policy)
-    check_template(tokenizer, policy.tokenizer, system=False)
-    check_architecture(policy.base, tokenizer, longest=sampler.max_prompt_tokens + sampler.max_new_tokens)

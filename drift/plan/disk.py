@@ -30,10 +30,11 @@ def text_bytes(work: Workload) -> int:
     return COPIES * TEXT * (examples + work.samples * (work.sample_prompt_tokens + work.sample_tokens))
 
 
-def run_bytes(shape: Shape, setup: Setup, work: Workload, iterations: int) -> dict[str, int]:
-    """Artefact -> bytes of a whole run; the two checkpoints of the training under way are removed at its end."""
+def run_bytes(shape: Shape, setup: Setup, work: Workload, iterations: int, policies: int) -> dict[str, int]:
+    """Artefact -> bytes of a whole run; `policies`: the most that it keeps at once. The two checkpoints of the training under way are
+    removed at its end."""
     kept = {
-        "policies": iterations * policy_bytes(shape, setup),
+        "policies": policies * policy_bytes(shape, setup),
         "outputs of frozen layers": iterations * frozen_bytes(shape, setup, work),
         "texts": iterations * text_bytes(work),
         "checkpoints while training": 2 * checkpoint_bytes(shape, setup) if iterations else 0,

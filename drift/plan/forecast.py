@@ -11,6 +11,7 @@ from drift.plan.device import Device
 from drift.plan.memory import Batch, Parts
 from drift.plan.shape import Shape
 from drift.plan.work import Rates, Workload
+from drift.train.disk import most_policies, trainings
 
 BYTES = {"float32": 4, "bfloat16": 2}
 UNKNOWN_EXAMPLES = 1000  # a log that has not been read
@@ -41,7 +42,7 @@ class Forecast:
 
 
 def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
-    train, iterations = run.train, run.iterations + (1 if run.warmup_epochs else 0)
+    train, iterations = run.train, trainings(run)
     loaded, counted = workload(run)
     setup = setup_of(train, shape, device.kind, loaded)
     sampler = run.sampler
@@ -56,7 +57,8 @@ def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
     times = {name: seconds * max(1, iterations) for name, seconds in once.items() if name in stages}
     return Forecast(
         shape=shape, setup=setup, device=device, rates=rates, work=loaded, iterations=iterations, stages=stages, seconds=times,
-        disk=disk.run_bytes(shape, setup, loaded, iterations), dollars=judge_dollars(run, loaded), counted=counted,
+        disk=disk.run_bytes(shape, setup, loaded, iterations, most_policies(run)), dollars=judge_dollars(run, loaded),
+        counted=counted,
     )  # fmt: skip
 
 

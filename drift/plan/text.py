@@ -60,8 +60,7 @@ def short(found: Forecast) -> str | None:
     if tight:
         memory += f", of which only {gib(found.device.free)} are free now"
     each = "" if found.counted else f" for {UNKNOWN_EXAMPLES:,} examples"
-    size = gib(sum(found.disk.values()))
-    return f"  Plan: {memory}; at most {duration(seconds)}{each}, {rates(found)}; at most {size} GiB on disk. More: plan=true"
+    return f"  Plan: {memory}; at most {duration(seconds)}{each}, {rates(found)}. More: plan=true"
 
 
 def rates(found: Forecast) -> str:

@@ -60,23 +60,38 @@ def _adapter_numbers(train: Train, start: Policy) -> int:
     return sum(train.adapter.rank * sum(shape) for name, shape in matrices.items() if layer[name] in chosen)
 
 
+def trainings(run: Any) -> int:
+    """How many policies a run trains."""
+    return run.iterations + bool(run.warmup_epochs)
+
+
+def kept_policies(run: Any) -> int:
+    """How many of them stay at least, whatever they score."""
+    keep = run.store.keep_policies
+    return trainings(run) if run.train.adapter is not None or keep == "all" else min(keep, trainings(run))
+
+
+def most_policies(run: Any) -> int:
+    """How many are on the disk at once, at most: the last ones, the best one, and the one being written."""
+    return min(trainings(run), kept_policies(run) + 2)
+
+
 def check_run(run: Any, start: Policy) -> None:
     """Says what the run needs at most, if that is much; warns if it may not be free. Refuses the run if its policies certainly do
     not fit: none can be in the store yet."""
-    count, folder = run.iterations + bool(run.warmup_epochs), Path(run.store.dir)
+    count, folder = trainings(run), Path(run.store.dir)
     if not count:
         return
     one, free, adapter = sizes(run.train, start), free_bytes(folder), run.train.adapter is not None
-    keep = count if adapter or run.store.keep_policies == "all" else run.store.keep_policies
-    sure = one.least * min(count, keep)
+    sure = one.least * kept_policies(run)
     if sure > free and not any((folder.resolve() / "train").glob("*/manifest.json")):
         fewer = "" if adapter else " or keep fewer policies (store.keep_policies=1),"
         raise UserError(
             f"This run writes {count} policies of {in_bytes(one.least)}, of which {in_bytes(sure)} stay in {folder}, where "
             f"{in_bytes(free)} are free. Choose another folder with store.dir=FOLDER,{fewer} or free some: drift store {folder}"
         )
-    most = min(count, keep + 2)  # the last ones, the best one, and the one being written
-    parts = {f"{most} policies of {in_bytes(one.policy)}": most * one.policy, "checkpoints": 2 * one.checkpoint}
+    most = most_policies(run)
+    parts: dict[str, float] = {f"{most} policies of {in_bytes(one.policy)}": most * one.policy, "checkpoints": 2 * one.checkpoint}
     parts["outputs of frozen layers"] = count * frozen_bytes(run, start)
     listed = ", ".join(f"{name}: {in_bytes(size)}" for name, size in parts.items() if size)
     total = sum(parts.values())
