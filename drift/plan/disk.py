@@ -31,8 +31,8 @@ def text_bytes(work: Workload) -> int:
 
 
 def run_bytes(shape: Shape, setup: Setup, work: Workload, iterations: int, policies: int) -> dict[str, int]:
-    """Artefact -> bytes of a whole run; `policies`: the most that it keeps at once. The two checkpoints of the training under way are
-    removed at its end."""
+    """Artefact -> bytes of a whole run; `policies`: the most that it keeps at once. The two checkpoints of the training under way
+    are removed at its end."""
     kept = {
         "policies": policies * policy_bytes(shape, setup),
         "outputs of frozen layers": iterations * frozen_bytes(shape, setup, work),
