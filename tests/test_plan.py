@@ -247,6 +247,12 @@ def test_a_device_at_hand_has_memory():
     assert 0 < found.free <= found.total and found.name and json.dumps(found.place)
 
 
+def test_no_plan_is_made_for_a_model_that_a_run_refuses(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(UserError, match="gptq"):
+        plan.Unloaded(path=str(tmp_path), revision=None, template={}).check()
+
+
 def test_what_a_sampler_of_the_users_own_keeps_in_memory_is_not_guessed():
     run = build(compose("model=tiny"))
     assert plan.of_run(run, device_at_hand()) is not None

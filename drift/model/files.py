@@ -31,17 +31,28 @@ def check_model_files(directory: Path) -> None:
     for needed in ("config.json", "tokenizer_config.json"):
         if not (directory / needed).is_file():
             raise UserError(f"Model directory {directory} has no {needed}. Expected a Hugging Face model directory.")
-    check_settings(directory)
-    config = read_object(directory / "config.json")
-    quantised = config.get("quantization_config") or config.get("compression_config")
-    kind = quantised.get("quant_method", "bitsandbytes") if isinstance(quantised, dict) else quantised
-    if quantised and kind != "bitsandbytes":
-        _refuse_quantised(directory, str(kind))
+    config = check_config(directory)
     held = all_tensors(directory)
-    for name, (kind, shape) in held.items() if not quantised else ():
+    for name, (kind, shape) in held.items() if not is_quantised(config) else ():
         if kind in PACKED and len(shape) > 1 and not name.endswith("bias"):
             _refuse_quantised(directory, f"{name} is of type {kind}")
     _check_sizes(directory / "config.json", config, held)
+
+
+def check_config(directory: Path) -> dict[str, Any]:
+    """The content of `config.json`; refuses settings as `check_settings` does, and weights that another program has quantised."""
+    check_settings(directory)
+    config = read_object(directory / "config.json")
+    quantised = is_quantised(config)
+    kind = quantised.get("quant_method", "bitsandbytes") if isinstance(quantised, dict) else quantised
+    if quantised and kind != "bitsandbytes":
+        _refuse_quantised(directory, str(kind))
+    return config
+
+
+def is_quantised(config: dict[str, Any]) -> Any:
+    """What the configuration says of the weights' quantisation, if anything."""
+    return config.get("quantization_config") or config.get("compression_config")
 
 
 def check_settings(directory: Path) -> None:

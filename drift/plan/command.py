@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from drift.console import say
 from drift.model import adapter, precision
 from drift.model.architecture import config_of
+from drift.model.files import check_config
 from drift.model.pretrained import Pretrained, local_directory
 from drift.model.template import check_arguments
 from drift.plan import fit, text
@@ -33,7 +34,10 @@ class Unloaded:
         self.directory()
 
     def directory(self) -> Path:
-        return local_directory(self.path, self.revision, "model.path")
+        directory = local_directory(self.path, self.revision, "model.path")
+        if not (directory / adapter.CONFIG).is_file():
+            check_config(directory)
+        return directory
 
 
 def without_weights(config: DictConfig) -> DictConfig:
