@@ -13,6 +13,7 @@ from drift.__main__ import dispatch
 from drift.errors import UserError
 from drift.exploration.replies import NONE, TRUTH, judge_of
 from drift.exploration.subjects import refuse_foreign, seeds_in
+from drift.store.inventory import take_stock
 
 os.environ["NUMBA_DISABLE_JIT"] = "1"  # UMAP of a few replies takes seconds; compiling it takes a quarter of a minute
 
@@ -88,6 +89,7 @@ def test_a_study_becomes_figures_a_page_and_its_replies_and_a_second_call_comput
     monkeypatch.setattr("drift.exploration.embedding.compute", None)
     dispatch(words)
     assert {path: path.stat().st_mtime_ns for path in (study / "store").glob("*/*/manifest.json")} == before
+    assert take_stock(study / "store").removable == [], "an exploration uses its stages, as a run does"
     assert json.loads((folder / "explore.json").read_text()) == found
 
 

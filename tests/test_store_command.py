@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from drift.__main__ import main
-from drift.store import Store
+from drift.store import Store, used_together
 from drift.store.inventory import take_stock
 from drift.store.users import uses, wait_for_removal
 
@@ -329,3 +329,17 @@ def test_the_command_line_explains_itself():
     assert told.returncode == 0 and "--older-than" in told.stdout and "Exit code" in told.stdout
     wrong = subprocess.run([sys.executable, "-m", "drift", "store", "--al"], cwd=Path(ROOT), capture_output=True, text=True)
     assert wrong.returncode == 2
+
+
+def test_several_stores_that_work_for_one_folder_are_one_use_of_it(tmp_path):
+    """Two uses that both came to their end would leave only the later one's stages in use."""
+    place, folder = tmp_path / "store", tmp_path / "signal"
+    stores = [Store(dir=str(place), strict=False, verify=False, lease_seconds=60.0, keep_policies="all") for _ in range(2)]
+    users = used_together(stores, folder)
+    for number, one in enumerate(stores):
+        stage(place, "replies", number, 10, users=one.users)
+    folder.mkdir()
+    (folder / "signal.json").write_text("{}")
+    for user in users:
+        user.end(finished=True)
+    assert len(users) == 1 and take_stock(place).removable == []

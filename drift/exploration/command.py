@@ -20,6 +20,7 @@ from drift.exploration.subjects import seeds_in
 from drift.masking import masked
 from drift.records import write_json, write_jsonl, write_text
 from drift.report import page
+from drift.store import used_together
 
 OURS = (
     "The idea (a reward-weighted density on a map of embedded replies, and the share of its high-reward region that a method "
@@ -41,10 +42,15 @@ def explore(targets: Sequence[str], out: Path | None, overrides: Sequence[str]) 
     with writable(folder, "--out"):
         folder.mkdir(parents=True, exist_ok=True)
         model = model_directory(chosen)
+        users = used_together([seed.store for seed in seeds], folder)
+        for seed in seeds:
+            seed.store.note(*(path for policy in seed.policies.values() for path in (policy.directory, policy.base)))
         pool = draw(seeds, chosen.num_samples)
         say(f"Rewards: {pool.reward}.")
-        found = measure(pool, chosen, build_part(seeds[0].config.store, "store"), model)
+        found = measure(pool, chosen, seeds[0].store, model)
         write(pool, chosen, found, list(masked(dict(enumerate(overrides))).values()), folder)
+        for user in users:
+            user.end(finished=True)
 
 
 def write(pool: Pool, chosen: Exploration, found: Found, given: Sequence[str], folder: Path) -> None:

@@ -25,6 +25,7 @@ from drift.report.foreign import SETTINGS, Reader, need_members
 from drift.report.members import grouped, seeds_of
 from drift.report.state import Member
 from drift.start import check_sampled
+from drift.store import Store
 
 START = "start"
 KEPT = ("sampler", "store", "train", "evaluation", "method", "filters")  # settings of a run that are used
@@ -34,19 +35,20 @@ GIVEN = ("exploration", "sampler", "store", "judge")  # those that can be given 
 @dataclass(frozen=True, kw_only=True)
 class Seed:
     """`name`: the seeds in words; `records`: the prompts, with a truth if it is known; `policies`: name -> policy, the start model
-    first; `config`: the settings of its first run and those of the exploration."""
+    first; `store`: its first run's; `config`: the settings of that run and those of the exploration."""
 
     name: str
     records: list[Record]
     policies: dict[str, Policy]
     noise_seed: int
+    store: Store
     config: DictConfig
 
     def ask(self, policy: Policy) -> Ask:
         """The service through which a policy's replies are drawn and judged."""
-        parts = {name: build_part(self.config[name], name) for name in ("sampler", "store", "train")}
+        parts = {name: build_part(self.config[name], name) for name in ("sampler", "train")}
         return Ask(
-            sampler=parts["sampler"], compute=parts["train"].compute, store=parts["store"], start=self.policies[START],
+            sampler=parts["sampler"], compute=parts["train"].compute, store=self.store, start=self.policies[START],
             policy=policy, seed=self.noise_seed, purpose="exploration", iteration=0,
         )  # fmt: skip
 
@@ -96,7 +98,9 @@ def seed_of(name: str, members: dict[str, Member], reader: Reader, overrides: Se
     config = next(iter(configs.values()))
     settings: Exploration = build_part(config.exploration, "exploration")
     records, noise_seed = next(iter(sets.values()))
-    seed = Seed(name=name, records=records[: settings.num_prompts], policies=policies, noise_seed=noise_seed, config=config)
+    store: Store = build_part(config.store, "store")
+    kept = records[: settings.num_prompts]
+    seed = Seed(name=name, records=kept, policies=policies, noise_seed=noise_seed, store=store, config=config)
     sampler = build_part(config.sampler, "sampler")
     for policy in policies.values():
         check_sampled(policy, sampler.max_prompt_tokens + sampler.max_new_tokens)

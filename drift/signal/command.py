@@ -11,6 +11,7 @@ from drift.masking import masked
 from drift.records import write_json
 from drift.signal.choice import runs_of
 from drift.signal.measure import measure
+from drift.store import used_together
 
 WIDTH = 110
 COLUMNS = {  # number of signal.json -> (its column, its format, what it says)
@@ -38,7 +39,7 @@ def signal(overrides: Sequence[str], out: Path | None, *, num_prompts: int, num_
     """Measures, prints the table, and writes `out`/signal.json. `overrides`: as in `drift run`; see choice.py."""
     runs, refused = runs_of(overrides)
     folder = out or Path("outputs/signal") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    users = [run.store.used_by(folder) for run in runs.values()]
+    users = used_together([run.store for run in runs.values()], folder)
     found = measure(runs, num_prompts=num_prompts, num_replies=num_replies, num_splits=num_splits)
     found["methods"] |= {name: {"lacks": sentence} for name, sentence in refused.items()}
     found["settings"] = list(masked(dict(enumerate(overrides))).values())

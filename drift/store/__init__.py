@@ -14,5 +14,6 @@ from drift.store.environment import environment, peak_gib
 from drift.store.lease import lease
 from drift.store.manifest import MANIFEST
 from drift.store.stage import Stage, Store
+from drift.store.users import used_together
 
-__all__ = ["MANIFEST", "Stage", "Store", "environment", "lease", "peak_gib"]
+__all__ = ["MANIFEST", "Stage", "Store", "environment", "lease", "peak_gib", "used_together"]

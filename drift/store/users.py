@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,18 @@ class User:
         while not self.ended.wait(every):
             with suppress(OSError):
                 os.utime(self.file, follow_symlinks=False)
+
+
+def used_together(stores: Iterable[Any], folder: Path) -> list[User]:
+    """As `Store.used_by`, for several stores that work for one folder: one use a directory, so that all of it ends at once."""
+    users: dict[Path, User] = {}
+    for store in stores:
+        place = Path(store.dir).resolve()
+        if place in users:
+            store.users.append(users[place])
+        else:
+            users[place] = store.used_by(folder)
+    return list(users.values())
 
 
 @dataclass(frozen=True, kw_only=True)
