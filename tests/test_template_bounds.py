@@ -18,11 +18,11 @@ from drift.model.tiny import CHATML
 
 @pytest.fixture
 def load(tiny, tmp_path, monkeypatch):
-    """The tiny model's tokenizer with another chat template; a rendering gets a fifth of a second."""
-    monkeypatch.setattr(template, "SECONDS", 0.2)
+    """The tiny model's tokenizer with another chat template; where `seconds` is given, a rendering gets no longer."""
     model = shutil.copytree(tiny, tmp_path / "model")
 
-    def load(text):
+    def load(text, seconds=template.SECONDS):
+        monkeypatch.setattr(template, "SECONDS", seconds)
         (model / "chat_template.jinja").write_text(text)
         return load_tokenizer(policy_at(model))
 
@@ -45,7 +45,7 @@ TOO_MUCH = {
 def test_a_template_that_does_not_end_or_explodes_is_stopped_with_a_sentence(load, name):
     text, message = TOO_MUCH[name]
     with pytest.raises(UserError, match=rf"model does not finish or grows out of bounds: for [12] mes.*{message}"):
-        check_template(load(text + CHATML), "here", system=False)
+        check_template(load(text + CHATML, seconds=0.2 if "0.2 s" in message else template.SECONDS), "here", system=False)
 
 
 REFUSED = {
@@ -66,8 +66,8 @@ def test_a_template_that_fails_or_reaches_for_python_is_refused_with_a_sentence(
 
 
 def test_a_template_that_waits_for_its_log_is_stopped_when_it_begins(load):
-    for trap in (LOOPS, "{{ 'a' * 10**10 }}"):
-        tokenizer = load(f"{{% if 'now' in messages[-1].content %}}{trap}{{% endif %}}{CHATML}")
+    for trap, seconds in ((LOOPS, 0.2), ("{{ 'a' * 10**10 }}", template.SECONDS)):
+        tokenizer = load(f"{{% if 'now' in messages[-1].content %}}{trap}{{% endif %}}{CHATML}", seconds)
         check_template(tokenizer, "here", system=False)
         with pytest.raises(UserError, match="does not finish or grows out of bounds: for 1 messages with 4 characters"):
             prompt_ids(tokenizer, [{"role": "user", "content": "now!"}])
