@@ -5,6 +5,7 @@ the job are handed on to them. What they print on the standard output is rank 0'
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -41,11 +42,11 @@ def ranks(folder: Path, devices: int) -> None:
         )
         try:
             wait(torchrun, folder)
-        except stop.Stopped as stopped:
-            hand_on(torchrun, folder, stopped.code - 128)
+        except BaseException:  # a signal, or what a launcher makes of one
+            hand_on(torchrun, folder, stop.signal_number() or signal.SIGTERM)
             wait(torchrun, folder)
+            raise
     conclude(folder, torchrun.returncode)
-    stop.check()
 
 
 def refuse_missing(devices: int) -> None:
@@ -105,7 +106,6 @@ def conclude(folder: Path, code: int) -> None:
         raise stop.Stopped(rank_0.code)
     if rank_0 and rank_0.words and not rank_0.lost:
         raise UserError(rank_0.words)
-    stop.check()
     words = failure.first(folder, patience=0) or f"The ranks ended without a message. See the end of {folder / failure.LOG}."
     mark_failed(folder, words)
     raise UserError(words)

@@ -147,7 +147,7 @@ def take_part(folder: Path, place: Place) -> None:
 
 def lead(folder: Path) -> None:
     """What rank 0 does."""
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     from drift import job
     from drift.config import build
@@ -157,7 +157,9 @@ def lead(folder: Path) -> None:
     text = file.read_text(encoding="utf-8")
     if HIDDEN in text:
         raise UserError(f"{file} lacks a secret that was on the command line ({HIDDEN}). Give it by an environment variable.")
-    run = build(OmegaConf.create(text))
+    config = OmegaConf.create(text)
+    assert isinstance(config, DictConfig)
+    run = build(config)
     job.carry_out(run, folder, job.told_in(folder, run))
 
 
