@@ -33,7 +33,7 @@ def dispatch(words: Sequence[str]) -> None:
     """All commands except `run`, whose arguments Hydra parses."""
     parser, parsers = commands(__doc__)
     arguments, overrides = parser.parse_known_args(words)
-    quiet.libraries(None)
+    quiet.libraries(None, sys.stderr)
     subparser = parsers.get(arguments.command)
     for wrong in (item for item in overrides if subparser is None or "=" not in item or item.startswith("-")):
         (subparser or parser).error(f"{wrong} is neither an option nor a setting of the form name=value (--help lists them)")

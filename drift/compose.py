@@ -14,10 +14,10 @@ from drift.overrides import quote_paths, unreadable
 HERE = Path(__file__).resolve().parent
 CONF = next(at for at in (HERE / "conf", HERE.parent / "conf") if at.is_dir())  # in an installed wheel; in a clone
 EVERY_KEY = "drift run --cfg job shows every key."
-OF_DEVICES = ("devices", "device", "gpus", "gpu", "num_gpus", "accelerator", "num_nodes", "nodes", "world_size", "strategy")
+OF_DEVICES = ("device", "gpus", "gpu", "num_gpus", "accelerator", "num_nodes", "nodes", "world_size", "strategy")
 DEVICES = (
-    " A run uses one device: the first GPU that CUDA_VISIBLE_DEVICES shows, or the CPU. Several runs can share "
-    "one store: start each with its own CUDA_VISIBLE_DEVICES, or give the members of a sweep to a launcher (hydra/launcher=joblib)."
+    " devices=N shares one run among N GPUs of this machine; for several machines see docs/devices.md. Several runs can share one "
+    "store: start each with its own CUDA_VISIBLE_DEVICES, or give the members of a sweep to a launcher (hydra/launcher=joblib)."
 )
 PLUGINS = {
     "hydra/launcher": {

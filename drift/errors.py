@@ -47,14 +47,20 @@ def memory_advice(setting: str, value: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and "out of memory" not in text and "can't allocate memory" not in text:
+        if not is_out_of_memory(error):
             raise
         smaller = max(1, value // 2)
         raise UserError(
             f"Out of memory with {setting}={value}. Halve it ({setting}={smaller}) and run the same command again: "
             f"finished stages are kept. ({error})"
         ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or of torch is about memory, of the machine or of a GPU."""
+    text = str(error).lower()
+    said = "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
 
 
 @contextmanager

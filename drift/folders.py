@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from drift.console import say
-from drift.errors import writable
+from drift.errors import UserError, writable
 from drift.records import digest
 
 OWNER = ".owner"
 WRITTEN = (  # by a run or a sweep
     "run.json", "config.yaml", "multirun.yaml", "report.html", "libraries.log", "records.jsonl", "quarantine.jsonl",
-    "leakage.jsonl", "steps.csv", "scores.csv", "iteration_*", "warm_start",
+    "leakage.jsonl", "steps.csv", "scores.csv", "iteration_*", "warm_start", "command.json", "ranks", "ranks.log",
 )  # fmt: skip
 
 
@@ -38,6 +38,25 @@ def owned(folder: Path, settings: Any, key: str) -> Iterator[Path]:
     try:
         with writable(taken, key):
             yield taken
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Owns a folder that has its config.yaml already, and nothing else that an earlier run wrote there."""
+    with writable(folder, "RUN_DIR"):
+        lock = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        if not _locked(lock, new=True):
+            os.close(lock)
+            raise UserError(f"Another process is running in {folder}.")
+        if not os.pread(lock, 1, 0):
+            os.pwrite(lock, digest((folder / "config.yaml").read_text(encoding="utf-8")).encode(), 0)
+        for left in _written(folder):
+            if left.name not in ("config.yaml", "command.json", "ranks.log"):
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    try:
+        yield
     finally:
         os.close(lock)
 

@@ -1,29 +1,45 @@
 """One member of a sweep, or a single run: the loop with its journal, and the report at the end, however it ends."""
 
+import json
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from drift import chosen, quiet, stop
+from drift import chosen, launch, quiet, stop
 from drift.compose import CONF
 from drift.console import say
+from drift.engine import failure
 from drift.journal import Journal
 from drift.loop import Run, execute
 from drift.masking import masked
 from drift.model import precision
 from drift.plan import command
 from drift.plan.device import device_at_hand
+from drift.records import write_json
 from drift.report import closing, html
+
+TOLD = "command.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What only the command line says about a run. `title`: what distinguishes it in a study; `notes`: its choices of parts, by
+    name. `study`: the folder of the sweep that it is a member of, or None."""
+
+    title: dict[str, str]
+    notes: dict[str, str]
+    study: str | None
 
 
 def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
     """Runs in `folder`, which belongs to this run alone; writes report.html there unless the run is a member of a sweep. `config`:
     the composed settings, to be kept with the results."""
     (folder / "config.yaml").write_text(config, encoding="utf-8")
-    quiet.libraries(folder / "libraries.log")
+    quiet.libraries(folder / "libraries.log", sys.stderr)
     sweep = str(hydra.mode).endswith("MULTIRUN")
     overrides = [override.lstrip("+").partition("=") for override in hydra.overrides.task]
-    given = {key: value for key, _, value in overrides if not key.startswith("store.")}  # the store's location changes no result
+    given = {key: value for key, _, value in overrides if not key.startswith("store.") and key != "devices"}  # change no result
     title = masked({"method": hydra.runtime.choices["method"]} | given)
     notes = {
         "model": str(hydra.runtime.choices["model"]),
@@ -36,17 +52,35 @@ def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
     advice = chosen.suited(choices["model"], choices.get("experiment"), CONF)
     for note in (*unusual(run), *chosen.idle(run, hydra.overrides.task), *advice):
         say(f"Note: {note}")
-    kept = Journal(folder, title, notes, run.store, run.logger, run.alarms)
+    told = Told(title=title, notes=notes, study=hydra.sweep.dir if sweep else None)
+    if run.devices == 1:
+        carry_out(run, folder, told)
+        return
+    write_json(folder / TOLD, asdict(told))
+    launch.ranks(folder, run.devices)
+
+
+def told_in(folder: Path, run: Run) -> Told:
+    """What `drift run` noted in the run folder; of a folder that it did not make, what the settings themselves say."""
+    if (file := folder / TOLD).is_file():
+        return Told(**json.loads(file.read_text(encoding="utf-8")))
+    method, model, data = (type(part).__name__.lower() for part in (run.method, run.model, run.data))
+    return Told(title={"method": method, "seed": str(run.seed)}, notes={"model": model, "data": data}, study=None)
+
+
+def carry_out(run: Run, folder: Path, told: Told) -> None:
+    """The loop with its journal, and the report, however it ends. With several ranks this is what rank 0 does."""
+    kept = Journal(folder, told.title, told.notes, run.store, run.logger, run.alarms)
     error: BaseException | None = None
     try:
         command.before(run, device_at_hand())
         execute(run, kept)
     except BaseException as caught:
-        error = stop.stopped() or caught  # a library may have turned a signal into another error
+        error = failure.of_another(folder, caught) or stop.stopped() or caught  # a library may have turned a signal into an error
         if isinstance(error, stop.Stopped):
             say(f"\nStopped by {stop.signal_name()}. Finished work is kept: the same command continues from there.")
     try:
-        finish(kept, error, Path(hydra.sweep.dir) if sweep else None)
+        finish(kept, error, Path(told.study) if told.study else None)
     except OSError as problem:  # on a full disk the first error is more important
         if error is None:
             raise

@@ -52,7 +52,8 @@ class Run:
     the first iteration (0: no warm start). `reference`: the policy that the iteration starts from, or always the start model.
     `refresh_log`: later iterations learn from feedback on the policy that they start from, instead of from the start model's log
     (simulated deployment only). `evaluation`: by name; the first one's headline is the run's. `num_perplexity_prompts`: prompts of
-    each evaluation whose fresh reply gets its perplexity under the start model. `plan`: the plan is printed and nothing runs."""
+    each evaluation whose fresh reply gets its perplexity under the start model. `plan`: print the plan, and run nothing. `devices`:
+    GPUs, or processes on a CPU, that share the work."""
 
     method: Method
     model: Any
@@ -77,18 +78,17 @@ class Run:
     reference: Literal["iteration", "start"]
     refresh_log: bool
     plan: bool
+    devices: int
 
     def check(self) -> None:
-        if self.iterations < 0 or self.warmup_epochs < 0 or (self.examples_per_iteration or 1) < 1:
-            raise UserError("Expected iterations >= 0, warmup_epochs >= 0 and examples_per_iteration >= 1 (or null).")
+        if min(self.iterations, self.warmup_epochs) < 0 or min(self.examples_per_iteration or 1, self.devices) < 1:
+            raise UserError("Expected iterations >= 0, warmup_epochs >= 0, devices >= 1, examples_per_iteration >= 1 (or null).")
         if not self.evaluation or min(self.num_perplexity_prompts, self.num_agreement_records) < 0:
             raise UserError("Expected evaluation=[NAME, ...], num_agreement_records >= 0 and num_perplexity_prompts >= 0.")
         if not 0 <= self.previous_share < 1:
             raise UserError(f"previous_share={self.previous_share}: expected at least 0 and below 1.")
         if self.refresh_log and not self.data.uses_policy:
-            raise UserError(
-                "refresh_log=true asks users for new feedback, which a finished log can't give. Expected data=deployment."
-            )
+            raise UserError("refresh_log=true asks users for new feedback, which a log can't give. Expected data=deployment.")
 
 
 HeldOut = dict[str, list[Record]]  # evaluation -> its held-out records

@@ -3,6 +3,7 @@
 import logging
 import os
 from pathlib import Path
+from typing import TextIO
 
 OFFLINE = {  # always set: models and data come from the cache, and no kernels are downloaded
     "HF_HUB_OFFLINE": "1",
@@ -21,17 +22,18 @@ def environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def libraries(log: Path | None) -> None:
-    """Sends warnings and log records of libraries to `log` (created with the first one), and errors to the console too."""
+def libraries(log: Path | None, console: TextIO | None) -> None:
+    """Sends warnings and log records of libraries to `log` (created with the first one), and errors to `console` too."""
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # an unwritable log on a full disk needs no message of its own
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
-    console = logging.StreamHandler()
-    console.setLevel(logging.ERROR)
-    root.addHandler(console)
+    if console is not None:
+        errors = logging.StreamHandler(console)
+        errors.setLevel(logging.ERROR)
+        root.addHandler(errors)
     if log is not None:
         from transformers.utils import logging as transformers_logging
 

@@ -41,6 +41,11 @@ def stopped() -> Stopped | None:
     return Stopped(128 + _asked[0]) if _asked else None
 
 
+def signal_number() -> int | None:
+    """The number of the signal received, if there was one."""
+    return _asked[0] if _asked else None
+
+
 def signal_name() -> str:
     """The name of the signal received."""
     return NAMES[signal.Signals(_asked[0])]

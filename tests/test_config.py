@@ -128,9 +128,9 @@ def test_an_experiment_sets_what_the_chosen_method_takes_and_leaves_out_the_rest
         ("hydra/sweeper=optuna", "pip install hydra-optuna-sweeper.$"),
         ("hydra/launcher=submit_slurm", "no such choice. Did you mean submitit_slurm.$"),
         ("hydra/sweeper=zzz", "Known: ax, basic, nevergrad, optuna.$"),
-        ("devices=4", "^Unknown key devices. A run uses one device"),
+        ("num_gpus=4", "^Unknown key num_gpus. devices=N shares one run"),
         ("+trainer.devices=4", "Unknown key trainer"),
-        ("num_nodes=2", "A run uses one device"),
+        ("num_nodes=2", "for several machines see docs/devices.md"),
         ("qwertyuiop=1", r"^Unknown key qwertyuiop. \(drift run --cfg job shows every key.\)$"),
     ],
 )

@@ -129,6 +129,7 @@ ELSEWHERE = {
     ),
     "filters.judge": "needs a judge: test_reward_model.py, test_preferred.py",
     "plan": "nothing runs: test_plan.py",
+    "devices": "in processes of their own: test_ranks.py",
     "store.dir": "where the keys live",
     "data.deployed.policy": "needs a policy: test_runs.py",
     "warmup_epochs": "needs seed pairs: test_runs.py",

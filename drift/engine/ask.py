@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drift.console import Progress
+from drift.engine import groups, models, ranks
 from drift.engine.budget import Paid
-from drift.engine.models import OneModel
-from drift.finite import need_finite
+from drift.engine.models import Local
 from drift.identity import identity
 from drift.model.policy import Policy, load_tokenizer
 from drift.parts import Examiner, Judge, Sampler, T
-from drift.randomness import Noise
 from drift.records import Logprob, Prompt, Record, Reply, digest
 from drift.score.sequence import Compute, TokenSequence
 from drift.store import Store
@@ -52,13 +51,15 @@ class Ask:
         self.sampler, self.compute, self.store, self.start, self.policy = sampler, compute, store, start, policy
         self.seed, self.purpose, self.iteration = seed, purpose, iteration
         self.drawn = {"replies": 0, "tokens": 0, "prompts_too_long": 0, "unjudged": 0}
-        self._model = OneModel()
 
     def __enter__(self) -> "Ask":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._model.__exit__(*error)
+        if error[0] is None:
+            ranks.everywhere(models.close)
+        else:  # the other ranks may be busy, or have ended
+            models.close()
 
     def draw(
         self, items: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], *, first_sample: int, label: str
@@ -69,48 +70,50 @@ class Ask:
         num_samples = len(prompts_of(items[0]))
         size = max(1, self.sampler.group_size // num_samples)
         with Progress(label, total=len(items) * num_samples, unit="replies") as progress:
-            for low in range(0, len(items), size):
-                group = items[low : low + size]
-                prompts = [prompts_of(item) for item in group]
-                counts = {len(item_prompts) for item_prompts in prompts}
-                assert counts == {num_samples}, f"{label}: {num_samples} prompts for the first item, but not for all"
-                rows = [
-                    (item.key, prompt, first_sample + j)
-                    for item, item_prompts in zip(group, prompts, strict=True)
-                    for j, prompt in enumerate(item_prompts)
-                ]
-                begun = progress.done
-                replies = self._draw_group(rows, partial(_tick, progress, len(rows)))
-                progress.reach(begun + len(rows))
-                for i, item in enumerate(group):
-                    item_replies = replies[i * num_samples : (i + 1) * num_samples]
-                    kept = [reply for reply in item_replies if reply is not None]
-                    if len(kept) < len(item_replies):
-                        self.drawn["prompts_too_long"] += 1
-                        continue
-                    self.drawn["replies"] += len(kept)
-                    self.drawn["tokens"] += sum(reply.num_tokens for reply in kept)
-                    yield item, kept
+            for at_once in groups.rounds(items, size):
+                rows = [self._rows(group, prompts_of, num_samples, first_sample, label) for group in at_once]
+                begun, count = progress.done, sum(map(len, rows))
+                found = self._replies(rows, partial(_tick, progress, count))
+                progress.reach(begun + count)
+                for group, replies in zip(at_once, found, strict=True):
+                    yield from self._whole(group, replies, num_samples)
 
-    def _draw_group(self, rows: list[tuple[str, Prompt, int]], tick: Callable[[float], None]) -> list[Reply | None]:
-        """The group's replies, from the store or fresh. `tick` is called with the share of the group that each step completes."""
+    def _rows(
+        self, group: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], num_samples: int, first_sample: int, label: str
+    ) -> list[tuple[str, Prompt, int]]:
+        prompts = [prompts_of(item) for item in group]
+        counts = {len(item_prompts) for item_prompts in prompts}
+        assert counts == {num_samples}, f"{label}: {num_samples} prompts for the first item, but not for all"
+        return [
+            (item.key, prompt, first_sample + j)
+            for item, item_prompts in zip(group, prompts, strict=True)
+            for j, prompt in enumerate(item_prompts)
+        ]
 
-        def work(progress: Path, output: Path) -> dict[str, Any]:
-            generate = self._model.get("sampler", partial(self.sampler.open, self.policy))
-            noise = [Noise(self.seed, self.purpose, self.iteration, key, sample) for key, _, sample in rows]
-            replies = generate([prompt for _, prompt, _ in rows], noise, tick)
-            lines = [
-                {"item": key, "sample": sample, "prompt": list(prompt), "reply": reply and dataclasses.asdict(reply)}
-                for (key, prompt, sample), reply in zip(rows, replies, strict=True)
-            ]
-            return {"rows": lines, "replies": len(rows), "tokens": sum(reply.num_tokens for reply in replies if reply)}
-
+    def _replies(self, groups_of_rows: list[list[tuple[str, Prompt, int]]], tick: Callable[[float], None]) -> list[Any]:
+        """The replies of each group, from the store or fresh. `tick` is called with the share that each step completes."""
         noise = {"seed": self.seed, "purpose": self.purpose, "iteration": self.iteration}
-        asked = digest([[key, list(prompt), sample] for key, prompt, sample in rows])
-        settings = {"sampler": identity(self.sampler), "rows": asked} | noise
-        inputs = {"policy": self.policy.fingerprint}
-        stage = self.store.run("replies", work, version=DRAW_VERSION, settings=settings, inputs=inputs)
-        return [row["reply"] and Reply(**row["reply"]) for row in stage.facts.pop("rows")]  # not needed in the log of stages
+        inputs, wanted = {"policy": self.policy.fingerprint}, []
+        for rows in groups_of_rows:
+            asked = digest([[key, list(prompt), sample] for key, prompt, sample in rows])
+            settings = {"sampler": identity(self.sampler), "rows": asked} | noise
+            given = groups.Draw(sampler=self.sampler, policy=self.policy, noise=noise, rows=rows)
+            wanted.append(groups.Group(settings=settings, inputs=inputs, given=given))
+        found = groups.results(self.store, "replies", DRAW_VERSION, groups.draw, wanted, {"tick": tick})
+        # the rows are not needed in the log of stages
+        return [[row["reply"] and Reply(**row["reply"]) for row in facts.pop("rows")] for facts in found]
+
+    def _whole(self, group: Sequence[T], replies: list[Reply | None], num_samples: int) -> Iterator[tuple[T, list[Reply]]]:
+        """The items with a reply to each of their prompts."""
+        for i, item in enumerate(group):
+            item_replies = replies[i * num_samples : (i + 1) * num_samples]
+            kept = [reply for reply in item_replies if reply is not None]
+            if len(kept) < len(item_replies):
+                self.drawn["prompts_too_long"] += 1
+                continue
+            self.drawn["replies"] += len(kept)
+            self.drawn["tokens"] += sum(reply.num_tokens for reply in kept)
+            yield item, kept
 
     def logprobs(
         self, texts: Sequence[tuple[Prompt, str, bool]], *, of: Literal["policy", "start"], label: str
@@ -120,54 +123,59 @@ class Ask:
         sequences = render_replies(load_tokenizer(policy), texts)
         numbers, result = list(sequences), dict[int, Logprob]()
         with Progress(label, total=len(numbers), unit="replies") as progress:
-            for low in range(0, len(numbers), SEQUENCES):
-                group = numbers[low : low + SEQUENCES]
-                begun = progress.done
-                sums = self._logprobs_group([sequences[i] for i in group], policy, label, progress.advance)
-                progress.reach(begun + len(group))
-                for i, nats in zip(group, sums, strict=True):
-                    result[i] = Logprob(nats=nats, num_tokens=len(sequences[i].reply))
+            for at_once in groups.rounds(numbers, SEQUENCES):
+                begun, chosen = progress.done, [[sequences[i] for i in group] for group in at_once]
+                tick = partial(_tick, progress, len(chosen))
+                for group, nats in zip(at_once, self._nats(chosen, policy, label, tick), strict=True):
+                    result |= {i: Logprob(nats=one, num_tokens=len(sequences[i].reply)) for i, one in zip(group, nats, strict=True)}
+                progress.reach(begun + sum(map(len, at_once)))
         return [result.get(i) for i in range(len(texts))]
 
-    def _logprobs_group(self, group: list[TokenSequence], policy: Policy, label: str, tick: Callable[[int], None]) -> list[float]:
-        from drift.score import reference
-
-        def work(progress: Path, output: Path) -> dict[str, Any]:
-            name = f"log-probabilities under {policy.fingerprint}"
-            logprobs_of = self._model.get(name, lambda: reference.open_logprobs(self.compute, policy))
-            return {"rows": len(group), "nats": reference.by_length(logprobs_of, self.compute, group, label, tick)}
-
-        settings = {"compute": [self.compute.lightning, self.compute.dtype, self.compute.layout, self.compute.tokens_per_batch]}
-        inputs = {"policy": policy.fingerprint, "rows": digest([dataclasses.asdict(sequence) for sequence in group])}
-        stage = self.store.run("logprobs", work, version=LOGPROBS_VERSION, settings=settings, inputs=inputs)
-        return stage.facts.pop("nats")
+    def _nats(
+        self, chosen: list[list[TokenSequence]], policy: Policy, label: str, tick: Callable[[int], None]
+    ) -> list[list[float]]:
+        compute, wanted = self.compute, []
+        settings = {"compute": [compute.lightning, compute.dtype, compute.layout, compute.tokens_per_batch]}
+        for group in chosen:
+            inputs = {"policy": policy.fingerprint, "rows": digest([dataclasses.asdict(sequence) for sequence in group])}
+            given = groups.Logprobs(compute=compute, policy=policy, sequences=group, label=label)
+            wanted.append(groups.Group(settings=settings, inputs=inputs, given=given))
+        found = groups.results(self.store, "logprobs", LOGPROBS_VERSION, groups.logprobs, wanted, {"tick": tick})
+        return [facts.pop("nats") for facts in found]
 
     def judge(
         self, judge: Judge, drawn: Iterable[tuple[Record, list[Reply]]], *, label: str
     ) -> Iterator[tuple[Record, list[Reply], list[float]]]:
         """The drawn replies, in order, with a score for each; see parts.py."""
-        items = iter(drawn)
-        while group := list(islice(items, judge.group_size)):
-            with Progress(label, total=len(group), unit="items") as progress:
-                scores = self._judge_group(judge, group)
-                progress.reach(len(group))
-            for (record, replies), item_scores in zip(group, scores, strict=True):
+        items, size = iter(drawn), judge.group_size
+        shared = isinstance(judge, Local) and not isinstance(judge, Paid)
+        while some := list(islice(items, size * ranks.world() if shared else size)):
+            with Progress(label, total=len(some), unit="items") as progress:
+                scores = self._scores(judge, [some[low : low + size] for low in range(0, len(some), size)], shared)
+                progress.reach(len(some))
+            for (record, replies), item_scores in zip(some, scores, strict=True):
                 found = [score for score in item_scores if score is not None]
                 if len(found) < len(replies):
                     self.drawn["unjudged"] += 1
                     continue
                 yield record, replies, found
 
-    def _judge_group(self, judge: Judge, group: list[tuple[Record, list[Reply]]]) -> list[list[float | None]]:
-        judged = digest([
-            [record.key, record.label, record.revised, record.satisfied, record.truth, [[one.text, one.ended] for one in replies]]
-            for record, replies in group
-        ])  # fmt: skip
-
-        def scores() -> Sequence[Sequence[float | None]]:
-            return _checked(judge, group, self._model.get(judge, judge.open)(group))
-
-        return self._judged(judge, judged, len(group), "scores", scores)
+    def _scores(self, judge: Judge, asked: list[list[tuple[Record, list[Reply]]]], shared: bool) -> list[Sequence[float | None]]:
+        """The scores of each item. `shared`: by all ranks."""
+        if not shared:
+            (group,) = asked
+            given = groups.Judged(judge=judge, items=group, alone=True)
+            return self._judged(judge, _judged_digest(group), len(group), "scores", lambda: groups.scores(given)["scores"])
+        wanted = [
+            groups.Group(
+                settings={"judge": identity(judge)},
+                inputs={"items": _judged_digest(group)},
+                given=groups.Judged(judge=judge, items=group, alone=False),
+            )
+            for group in asked
+        ]
+        found = groups.results(self.store, "judge", JUDGE_VERSION, groups.scores, wanted, {})
+        return [scores for facts in found for scores in facts.pop("scores")]
 
     def verdicts(
         self, examiner: Examiner, items: Sequence[tuple[Any, Sequence[str]]], *, label: str
@@ -205,24 +213,17 @@ class Ask:
         return stage.facts.pop(what)
 
 
-def _checked(
-    judge: Judge, group: list[tuple[Record, list[Reply]]], scores: Sequence[Sequence[float | None]]
-) -> Sequence[Sequence[float | None]]:
-    """The scores of a group; raises UserError for one that is not finite."""
-    counts = [len(item_scores) for item_scores in scores]
-    assert counts == [len(replies) for _, replies in group], f"{judge.label}: expected one score for each reply"
-    numbers = {
-        f"the score of a reply to {record.id} (item {i + 1}, reply {j + 1})": score
-        for i, ((record, _), item_scores) in enumerate(zip(group, scores, strict=True))
-        for j, score in enumerate(item_scores)
-        if score is not None
-    }
-    need_finite(numbers, f"Judge ({judge.label})", "Check the judge.")
-    return scores
+def _judged_digest(group: Sequence[tuple[Record, Sequence[Reply]]]) -> str:
+    """Of what a judge may read."""
+    return digest([
+        [record.key, record.label, record.revised, record.satisfied, record.truth, [[one.text, one.ended] for one in replies]]
+        for record, replies in group
+    ])  # fmt: skip
 
 
-def _tick(progress: Progress, rows: int, share: float) -> None:
-    progress.advance(share * rows)
+def _tick(progress: Progress, times: float, amount: float) -> None:
+    """What is done on this rank stands for what is done at the same time on all."""
+    progress.advance(times * amount)
 
 
 def render_replies(tokenizer: Any, texts: Sequence[tuple[Prompt, str, bool]]) -> dict[int, TokenSequence]:

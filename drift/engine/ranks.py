@@ -3,14 +3,27 @@
     results = share(function, items)          every rank takes some of the items
     result = everywhere(function, argument)   every rank runs the same, as training on several devices needs it
 
-With one rank these are plain calls. Functions and arguments are sent with pickle, from rank 0's memory to the others', so a function
-must be one that can be imported. What ranks say to each other in training is Lightning's (drift/train/fit.py).
+With one rank these are plain calls. Functions and arguments are sent from rank 0's memory to the others', so a function must be one
+that can be imported, and its arguments plain data or parts of the config. An error on rank 0 is the end of the run: the others may
+be in the middle of something, so nothing more is sent to them. What ranks say to each other in training is Lightning's
+(drift/train/fit.py).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
-Given, Result = TypeVar("Given"), TypeVar("Result")
+Result = TypeVar("Result")
+
+PATIENCE = timedelta(days=30)  # the other ranks wait while rank 0 works alone
+MEETING = timedelta(hours=1)  # for all ranks to come together, at the beginning and in training
+
+_messages: Any = None  # the process group of what is sent here, always over gloo; None: the default one
+
+
+class Lost(Exception):
+    """Another rank has ended, so that this one can't go on."""
 
 
 def world() -> int:
@@ -23,6 +36,19 @@ def rank() -> int:
     return _distributed().get_rank() if _started() else 0
 
 
+def join(local_rank: int) -> None:
+    """Meets the other ranks, as the environment says where (MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE). `local_rank`: the number
+    of the GPU on this machine, where there are GPUs."""
+    import torch
+
+    global _messages
+    if on_gpu := torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    with _contact():
+        _distributed().init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=MEETING)
+        _messages = _distributed().new_group(backend="gloo", timeout=PATIENCE)
+
+
 def everywhere(function: Callable[..., Result], *arguments: Any, here: Mapping[str, Any] | None = None) -> Result:
     """What `function` returns on rank 0, after every rank has run it. `here`: keyword arguments for rank 0 alone, which can't be
     sent (callbacks)."""
@@ -30,10 +56,10 @@ def everywhere(function: Callable[..., Result], *arguments: Any, here: Mapping[s
     return function(*arguments, **(here or {}))
 
 
-def share(function: Callable[[Given], Result], items: Sequence[Given]) -> list[Result]:
-    """What `function` returns for each item, in order; item i is computed by rank i modulo the number of ranks."""
+def share(function: Callable[..., Result], items: Sequence[Any], here: Mapping[str, Any] | None = None) -> list[Result]:
+    """What `function` returns for each item, in order; item i is computed by rank i modulo their number. `here`: as above."""
     _send((_share, function, items))
-    return _share(function, items) or []
+    return _share(function, items, here) or []
 
 
 def serve() -> None:
@@ -52,14 +78,15 @@ def _call(function: Callable[..., Any], arguments: Sequence[Any]) -> None:
     function(*arguments)
 
 
-def _share(function: Callable[[Given], Result], items: Sequence[Given]) -> list[Result] | None:
+def _share(function: Callable[..., Result], items: Sequence[Any], here: Mapping[str, Any] | None = None) -> list[Result] | None:
     """This rank's part; the results of all ranks on rank 0, None on the others."""
     count = world()
-    mine = [function(item) for item in items[rank() :: count]]
+    mine = [function(item, **(here or {})) for item in items[rank() :: count]]
     if count == 1:
         return mine
     parts: list[Any] | None = [None] * count if rank() == 0 else None
-    _distributed().gather_object(mine, parts, dst=0, group=None)
+    with _contact():
+        _distributed().gather_object(mine, parts, dst=0, group=_messages)
     if parts is None:
         return None
     return [parts[i % count][i // count] for i in range(len(items))]
@@ -67,13 +94,24 @@ def _share(function: Callable[[Given], Result], items: Sequence[Given]) -> list[
 
 def _send(task: Any) -> None:
     if world() > 1:
-        _distributed().broadcast_object_list([task], src=0)
+        with _contact():
+            _distributed().broadcast_object_list([task], src=0, group=_messages)
 
 
 def _receive() -> Any:
     task = [None]
-    _distributed().broadcast_object_list(task, src=0)
+    with _contact():
+        _distributed().broadcast_object_list(task, src=0, group=_messages)
     return task[0]
+
+
+@contextmanager
+def _contact() -> Iterator[None]:
+    """Turns the errors of torch about a connection that is gone into `Lost`."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Lost(str(error)) from error
 
 
 def _started() -> bool:
