@@ -20,7 +20,7 @@ from drift.finite import need_finite
 from drift.objective.batch import Batch, Step
 from drift.train import signal
 from drift.train.optimizer import optimizer_of, rate_share
-from drift.train.parallel import added, everyones, is_sharded, local, local_gradients, shard, whole
+from drift.train.parallel import added, divide_again, everyones, is_sharded, local, local_gradients, shard, whole
 
 MEAN_ABS_RATIO = "mean_abs_ratio"  # key of the mean absolute log-ratio of a step's replies, which is 0 at the start
 
@@ -150,6 +150,8 @@ class PolicyModule(lightning.LightningModule):
             return None
         with torch.no_grad():
             found = [(batch, self(batch)[0] - batch["reference"]) for batch in batches]
+        if self.divided:
+            divide_again(self)
         ratios = [values for batch, values in found if "fill" not in batch]
         if world() > 1:
             ratios = [values for part in everyones([values.cpu() for values in ratios]) for values in part]

@@ -97,6 +97,12 @@ def shard(module: Any, mesh: Any, *, offload: bool) -> None:
     fully_shard(module, **settings)
 
 
+def divide_again(module: Any) -> None:
+    """After passes without a backward pass, in which FSDP2 leaves the embedding and the head brought together: until then its
+    parameters are not those that the optimiser and the gradients belong to."""
+    module.reshard()
+
+
 def sharded_layers(model: Any) -> list[Any]:
     """The model's layers, as its own code names what may not be split."""
     from drift.model.policy import without_adapter
