@@ -105,17 +105,19 @@ def _read_tokenizer(directory: Path) -> Any:
     return tokenizer
 
 
-def load_model(policy: Policy, dtype: Any, *, trainable: bool = False, merge: bool = False) -> Any:
-    """The model, on the best device, in eval mode. An adapter is float32 and not merged, so that the reference pass and training
-    compute the same numbers; `merge` (float32 weights only) adds it to the weights for faster sampling. Merging into bfloat16 or
-    quantised weights would round small updates away."""
+def load_model(
+    policy: Policy, dtype: Any, *, trainable: bool = False, merge: bool = False, on_host: bool = False
+) -> Any:  # fmt: skip
+    """The model, on the best device (`on_host`: on the CPU), in eval mode. An adapter is float32 and not merged, so that the
+    reference pass and training compute the same numbers; `merge` (float32 weights only) adds it to the weights for faster sampling.
+    Merging into bfloat16 or quantised weights would round small updates away."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
     refuse_removed(policy.base)
     logging.disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() and not on_host else "cpu"
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, by name
     if policy.quantization == "nf4":
@@ -157,12 +159,13 @@ def without_adapter(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def save_policy(model: Any, start: Policy, directory: Path) -> None:
-    """Writes a trained model as a policy directory: an adapter or full weights, with the start model's tokenizer."""
+def save_policy(model: Any, start: Policy, directory: Path, weights: Mapping[str, Any] | None = None) -> None:
+    """Writes a trained model as a policy directory: an adapter or full weights, with the start model's tokenizer. `weights`: by
+    name, where the model's own are divided among several devices."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model.save_pretrained(directory)
+    model.save_pretrained(directory, **({} if weights is None else {"state_dict": dict(weights)}))
     _read_tokenizer(start.tokenizer).save_pretrained(directory)
     config = directory / CONFIG
     if config.is_file():

@@ -12,16 +12,17 @@ FILE_BYTES = 64 * 2**20  # the least size of a file, except the last one
 
 
 @contextmanager
-def save_outputs(model: Any, layers: int, folder: Path | None) -> Iterator[None]:
-    """Saves the outputs `(T, H)` of the lowest `layers` layers in every forward pass, numbered 0, 1, …, several to a file."""
+def save_outputs(model: Any, layers: int, folder: Path | None, first: int = 0) -> Iterator[None]:
+    """Saves the outputs `(T, H)` of the lowest `layers` layers in every forward pass, numbered from `first` on, several to a
+    file. Several ranks may save to the same folder."""
     if not layers:
         yield
         return
     assert folder is not None
     from safetensors.torch import save_file
 
-    folder.mkdir()
-    numbers, unsaved = count(), {}
+    folder.mkdir(exist_ok=True)
+    numbers, unsaved = count(first), {}
 
     def write() -> None:
         save_file({str(number): hidden for number, hidden in unsaved.items()}, folder / f"{min(unsaved):06d}.safetensors")

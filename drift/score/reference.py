@@ -1,6 +1,7 @@
 """Log-probabilities under a frozen model: the reference pass over a plan, and those of any sequences.
 
-Each pass is a fresh Lightning `Trainer.predict` on sequences laid out as in training, so the numbers equal training's own.
+Each pass is a fresh Lightning `Trainer.predict` on sequences laid out as in training, so the numbers equal training's own. Several
+ranks share out the batches, each with a model of its own; the batches stay the same, and so do the numbers.
 """
 
 import json
@@ -8,11 +9,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from drift.batches import cut
+from drift.batches import cut, slices
 from drift.console import Progress
+from drift.engine.ranks import share, world
 from drift.errors import memory_advice
 from drift.finite import broken_weights, need_finite
 from drift.model.policy import Policy
@@ -86,29 +89,36 @@ def recheck(compute: Compute, reference: Policy, plan: Plan, values: Reference) 
 
 def sequence_logprobs(compute: Compute, policy: Policy, sequences: Sequence[TokenSequence], label: str) -> list[float]:
     """The summed reply log-prob (nats) of every sequence, in the given order."""
-    with Progress(label, total=len(sequences), unit="sequences") as bar, open_logprobs(compute, policy) as logprobs_of:
-        return by_length(logprobs_of, compute, sequences, label, bar.advance)
+    return by_length(partial(_logprobs, compute, policy), compute, sequences, label)
 
 
 def token_logprobs(compute: Compute, policy: Policy, sequences: Sequence[TokenSequence], label: str) -> list[list[float]]:
     """The log-probs (nats) of every sequence's reply tokens, in the given order. Without a sequence no model is loaded."""
-    if not sequences:
-        return []
-    progress, opened = Progress(label, total=len(sequences), unit="sequences"), open_logprobs(compute, policy, per_token=True)
-    with progress as bar, opened as logprobs_of:
-        return by_length(logprobs_of, compute, sequences, label, bar.advance)
+    return by_length(partial(_logprobs, compute, policy, per_token=True), compute, sequences, label)
 
 
 def by_length(
-    logprobs_of: LogprobsOf, compute: Compute, sequences: Sequence[TokenSequence], label: str, tick: Callable[[int], None]
+    logprobs_of: Callable[..., list[list[Any]]], compute: Compute, sequences: Sequence[TokenSequence], *others: Any
 ) -> list[Any]:
-    """What `logprobs_of` gives for every sequence, in the given order; computed in batches of similar length."""
+    """What `logprobs_of(batches, *others)` gives for every sequence, in the given order; in batches of similar length."""
     sizes = [len(sequence.prompt) + len(sequence.reply) for sequence in sequences]
     order = sorted(range(len(sequences)), key=lambda i: sizes[i])
     batches = cut(order, [sizes[i] for i in order], compute.tokens_per_batch)
-    sums = logprobs_of([[sequences[i] for i in batch] for batch in batches], label, tick)
+    sums = logprobs_of([[sequences[i] for i in batch] for batch in batches], *others)
     by_index = {i: value for batch, values in zip(batches, sums, strict=True) for i, value in zip(batch, values, strict=True)}
     return [by_index[i] for i in range(len(sequences))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What every rank computes of its batches; see `open_logprobs`."""
+
+    compute: Compute
+    policy: Policy
+    layers: int
+    folder: Path | None
+    per_token: bool
+    label: str
 
 
 def _logprobs(
@@ -118,20 +128,34 @@ def _logprobs(
     label: str,
     layers: int = 0,
     folder: Path | None = None,
-) -> list[list[float]]:
-    """The summed reply log-probs of every batch's sequences."""
-    total = sum(map(len, batches))
-    with Progress(label, total=total, unit="sequences") as bar, open_logprobs(compute, policy, layers, folder) as logprobs_of:
-        return logprobs_of(batches, label, bar.advance)
+    per_token: bool = False,
+) -> list[list[Any]]:
+    """The summed reply log-probs of every batch's sequences, or those of all their tokens. A rank takes batches that follow one
+    another, about the same number of tokens as the others."""
+    what = Pass(compute=compute, policy=policy, layers=layers, folder=folder, per_token=per_token, label=label)
+    parts = slices([layout_module(compute.layout).num_tokens(sequences) for sequences in batches], world())
+    found = share(partial(_part, what), [(part.start, [batches[i] for i in part]) for part in parts])
+    return [values for part in found for values in part]
+
+
+def _part(what: Pass, part: tuple[int, Sequence[Sequence[TokenSequence]]]) -> list[list[Any]]:
+    """The log-probs of some batches; `part`: (the number of the first one, the batches)."""
+    first, batches = part
+    if not batches:
+        return []
+    opened = open_logprobs(what.compute, what.policy, what.layers, what.folder, what.per_token, first)
+    with Progress(what.label, total=sum(map(len, batches)), unit="sequences") as bar, opened as logprobs_of:
+        return logprobs_of(batches, what.label, bar.advance)
 
 
 @contextmanager
 def open_logprobs(
-    compute: Compute, policy: Policy, layers: int = 0, folder: Path | None = None, per_token: bool = False
+    compute: Compute, policy: Policy, layers: int = 0, folder: Path | None = None, per_token: bool = False, first: int = 0
 ) -> Iterator[LogprobsOf]:
     """Loads the policy; yields `logprobs_of(batches, label, tick)`, the summed reply log-probs of every batch's sequences, all
     finite (`per_token`: for each sequence the list of its reply tokens' log-probs); frees it. `tick(count)` is called with the
-    number of sequences just done. If `layers` > 0, the inputs of that layer are saved in `folder`."""
+    number of sequences just done. If `layers` > 0, the inputs of that layer are saved in `folder`, those of the first batch under
+    the number `first`."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -144,7 +168,7 @@ def open_logprobs(
 
     def logprobs_of(batches: Sequence[Sequence[TokenSequence]], label: str, tick: Callable[[int], None]) -> list[list[Any]]:
         collated: Any = [layout_module(compute.layout).collate(sequences, pad) for sequences in batches]
-        with memory_advice("train.tokens_per_batch", compute.tokens_per_batch), save_outputs(loaded[0], layers, folder):
+        with memory_advice("train.tokens_per_batch", compute.tokens_per_batch), save_outputs(loaded[0], layers, folder, first):
             module = ReferenceModule(loaded[0], layout_module(compute.layout), tick, per_token)
             trainer = make_trainer(kind, enable_checkpointing=False)
             found: Any = trainer.predict(module, DataLoader(collated, batch_size=None), return_predictions=True)

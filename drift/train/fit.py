@@ -1,30 +1,30 @@
 """Training, from a start policy to the next one, as a stage.
 
 Every training has a fresh Lightning `Trainer` (a used one does nothing on its second `fit`). Trained parameters are float32
-whatever the precision: bfloat16 weights lose small updates. A killed training resumes from its last checkpoint.
+whatever the precision: bfloat16 weights lose small updates. A killed training resumes from its last checkpoint. With several ranks,
+all of them run `fit` (parallel.py), and rank 0 writes.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from drift.console import Progress, say
+from drift.engine.ranks import everywhere, rank
 from drift.errors import UserError
 from drift.identity import identity
 from drift.model.policy import Policy
-from drift.randomness import order
 from drift.records import digest, write_jsonl
-from drift.score.frozen_outputs import load_output
 from drift.score.plan import Plan, layout_module
 from drift.score.reference import Reference, recheck
-from drift.score.sequence import TokenSequence
 from drift.score.trainer import make_trainer
 from drift.store import Stage, Store
 from drift.train.disk import check_training
 from drift.train.frozen import num_frozen, without_layers
 from drift.train.settings import Train
+from drift.train.steps import Steps, ordered_steps
 
 VERSION = 8
 LAST = "last.ckpt"  # the last checkpoint
@@ -47,8 +47,8 @@ def train_stage(
         values = Reference(**json.loads(text))
         if not same:
             recheck(train.compute, reference, plan, values)
-        how = {"same": same, "epochs": epochs, "on_step": on_step}
-        return fit(train, objectives, start, plan, values, scored.path / "frozen", progress, output, **how)
+        what = (dict(objectives), start, plan, values, scored.path / "frozen", progress, output, same, epochs)
+        return everywhere(fit, train, *what, here={"on_step": on_step})
 
     settings = train.key() | {"objectives": identity(objectives), "epochs": epochs, "check_start": same}
     inputs = {"policy": start.fingerprint, "rows": plan.key, "reference": digest(text)}
@@ -64,21 +64,20 @@ def fit(
     frozen: Path,
     progress: Path,
     output: Path,
-    *,
     same: bool,
     epochs: int,
-    on_step: OnStep,
+    on_step: OnStep = lambda history: None,
 ) -> dict[str, Any]:
     """Trains, and writes `policy/` and `steps.jsonl` to `output`; checkpoints go to `progress`, and training resumes from them.
     `same`: the reference is the start policy."""
-    from drift.model.policy import free, load_tokenizer, save_policy
+    from drift.model.policy import free, load_tokenizer
     from drift.train.checkpoint import Checkpoints
     from drift.train.modules import PolicyModule
 
     tokenizer, model = load_tokenizer(start), trainable(train, start)
     steps, layers = ordered_steps(plan, epochs), num_frozen(train, start, plan)
     checkpoints = Checkpoints(progress.name.partition(".")[0])
-    done = checkpoints.steps_in(progress / LAST)
+    done = steps_done(checkpoints, progress / LAST, train)
     if done:
         say(f"  Training resumes at step {done + 1} of {len(steps)}.")
 
@@ -93,14 +92,54 @@ def fit(
         loader = Steps(module, plan, steps, reference, frozen if layers else None, tokenizer.pad_token_id or 0)
         run_steps(module, loader, checkpoints, progress, resume=done > 0)
     assert len(module.history) == len(steps), "training ended early"
+    check_once(plan, steps[done:], loader.given, module.num_trained)
     check_gradients(module.history, objectives)
     module.check_weights()
-    save_policy(model, start, output / "policy")
-    write_jsonl(output / "steps.jsonl", module.history)
+    save(model, train, start, output / "policy")
+    if rank() == 0:
+        write_jsonl(output / "steps.jsonl", module.history)
     del module, model, loader
     free()
     work = plan.workload()
     return {"examples": len(plan.examples), "steps": len(steps)} | work | {"tokens": epochs * work["tokens"]}
+
+
+def steps_done(checkpoints: Any, last: Path, train: Train) -> int:
+    """The steps that a checkpoint has done, as rank 0 reads it. Where every device has all weights, every rank reads it."""
+    from drift.train.parallel import is_sharded, told
+
+    mine = checkpoints.steps_in(last) if rank() == 0 or not is_sharded(train.strategy) else 0
+    done = told(mine)
+    assert rank() == 0 or is_sharded(train.strategy) or mine == done, f"{last} is not the same file for all ranks"
+    return done
+
+
+def check_once(plan: Plan, steps: list[int], given: Counter[int], num_trained: int) -> None:
+    """Makes sure that the ranks together have trained on each example once an epoch. `given`: how often this rank was given it;
+    `num_trained`: examples in all losses."""
+    from drift.train.parallel import everyones
+
+    expected = Counter(i for index in steps for batch in plan.steps[index] for i in batch)
+    found = sum(everyones(given), Counter[int]())
+    wrong = [f"example {i} {found[i]} times instead of {expected[i]}" for i in expected | found if expected[i] != found[i]]
+    if wrong or num_trained != expected.total():
+        what = wrong[0] if wrong else f"{num_trained} examples instead of {expected.total()}"
+        raise RuntimeError(f"Training has counted {what}. The policy is not kept.")
+
+
+def save(model: Any, train: Train, start: Policy, directory: Path) -> None:
+    """Rank 0 writes the policy; weights that are divided among the ranks are brought together for that, each once."""
+    from drift.model.policy import save_policy
+    from drift.train.parallel import collected, is_sharded
+
+    weights = None
+    if is_sharded(train.strategy):
+        held = model.state_dict(keep_vars=True)
+        once = {id(tensor): name for name, tensor in reversed(held.items())}  # tied weights have two names: the first one stays
+        kept = {name: held[name] for name in reversed(once.values()) if train.adapter is None or held[name].requires_grad}
+        weights = collected(kept)
+    if rank() == 0:
+        save_policy(model, start, directory, weights)
 
 
 def check_gradients(history: list[dict[str, float]], objectives: Mapping[str, Any]) -> None:
@@ -116,10 +155,13 @@ def run_steps(module: Any, loader: "Steps", checkpoints: Any, folder: Path, *, r
     """Runs a `PolicyModule` over all steps, or over those after the last checkpoint in `folder`."""
     from lightning.pytorch.callbacks import ModelCheckpoint
 
+    from drift.train.parallel import strategy_of
+
     train = module.settings
     every = {"every_n_train_steps": train.checkpoint_every_steps}
     save = ModelCheckpoint(dirpath=folder, filename=Path(LAST).stem, enable_version_counter=False, **every)
-    trainer = make_trainer(train.compute.lightning, callbacks=[save], max_epochs=1, plugins=[checkpoints])
+    devices = strategy_of(train.strategy)
+    trainer = make_trainer(train.compute.lightning, callbacks=[save], max_epochs=1, plugins=[checkpoints], **devices)
     trainer.fit(module, loader, ckpt_path=folder / LAST if resume else None, weights_only=True)
 
 
@@ -128,73 +170,8 @@ def trainable(train: Train, start: Policy) -> Any:
     import torch
 
     from drift.model.policy import load_model
+    from drift.train.parallel import is_sharded
 
     assert train.adapter is not None or not start.is_adapter  # refused before anything ran
-    model = load_model(start, getattr(torch, train.compute.dtype), trainable=True)
+    model = load_model(start, getattr(torch, train.compute.dtype), trainable=True, on_host=is_sharded(train.strategy))
     return train.adapter.attach(model) if train.adapter is not None and not start.is_adapter else model
-
-
-class Steps:
-    """The loader of `PolicyModule`: one optimiser step per item, from the first step that the module has not done yet."""
-
-    def __init__(self, module: Any, plan: Plan, steps: list[int], reference: Reference, frozen: Path | None, pad_id: int) -> None:
-        self.module, self.plan, self.steps, self.reference, self.pad_id = module, plan, steps, reference, pad_id
-        self.frozen = frozen
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[dict[str, list[dict[str, Any]]]]:
-        plan = self.plan
-        first = [0, *accumulate(map(len, plan.steps))]  # of each step: the number of its first batch in `plan.passes`
-        first_mismatched = [*accumulate(map(len, plan.mismatched), initial=len(plan.batches))]
-        for done, index in enumerate(self.steps[len(self.module.history) :], start=len(self.module.history)):
-            batches, singles = [], []
-            for number, batch in enumerate(plan.steps[index], start=first[index]):
-                batches.append(self._batch(batch, number))
-                singles += self._one_by_one(batch, batches[-1]) if self.module.measured(done) else []
-            mismatched = []
-            for k, sequences in enumerate(plan.mismatched[index] if plan.mismatched else ()):
-                mismatched.append(self._tensors(sequences, self.reference.mismatched[index][k], first_mismatched[index] + k))
-            yield {"batches": batches, "singles": singles, "mismatched": mismatched}
-
-    def _batch(self, batch: list[int], number: int | None) -> dict[str, Any]:
-        """The tensors of examples, with their labels; `number`: that of their batch in `plan.passes`, to load frozen outputs."""
-        import torch
-
-        places = self.plan.places(batch)
-        labels: dict[str, Any] = {
-            "good": tuple(self.plan.examples[i].good[k] for i, k in places),
-            "example": tuple(batch.index(i) for i, _ in places),
-        }
-        if hindsight := self.reference.hindsight_tokens(self.plan, batch):
-            labels["hindsight"] = torch.tensor(hindsight)
-        return self._tensors(self.plan.sequences(batch), self.reference.sequences(self.plan, batch), number) | labels
-
-    def _tensors(self, sequences: list[TokenSequence], reference: list[float], number: int | None) -> dict[str, Any]:
-        import torch
-
-        tensors = self.module.layout.collate(sequences, self.pad_id) | {"reference": torch.tensor(reference)}
-        return tensors | ({"hidden": load_output(self.frozen, number)} if self.frozen and number is not None else {})
-
-    def _one_by_one(self, batch: list[int], tensors: dict[str, Any]) -> list[dict[str, Any]]:
-        """The examples of a batch, each as a batch of its own. `tensors`: those of the whole batch."""
-        singles = [self._batch([i], None) for i in batch]
-        if "hidden" in tensors:
-            for number, single in enumerate(singles):
-                sequences = [i for i, example in enumerate(tensors["example"]) if example == number]
-                single["hidden"] = tensors["hidden"][self.module.layout.tokens_of(tensors, sequences)]
-        return singles
-
-    def state_dict(self) -> dict[str, Any]:  # the module's history says where to resume; without these two Lightning would warn
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-def ordered_steps(plan: Plan, epochs: int) -> list[int]:
-    """The step indices of all epochs: first in the plan's order, then shuffled again for each further epoch."""
-    names = [str(step) for step in plan.steps]
-    further = [order(epoch, "epoch", 0, names) for epoch in range(1, epochs)]
-    return [*range(len(names)), *(i for epoch in further for i in epoch)]

@@ -7,24 +7,28 @@ all its batches (manual optimisation), so the losses are sums over the whole ste
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
+from drift.engine.ranks import world
 from drift.errors import UserError, memory_advice
 from drift.finite import need_finite
 from drift.objective.batch import Batch, Step
 from drift.train import signal
+from drift.train.optimizer import optimizer_of, rate_share
+from drift.train.parallel import added, divide_again, everyones, is_sharded, local, local_gradients, shard, whole
 
 MEAN_ABS_RATIO = "mean_abs_ratio"  # key of the mean absolute log-ratio of a step's replies, which is 0 at the start
 
 
 class PolicyModule(lightning.LightningModule):
     """The trained policy. An item of its loader is one optimiser step: `batches`, collated sequences with the reference's
-    log-probs; `singles`, the same examples one by one, if the step's signal is measured; `mismatched`, see plan.py. `objectives`:
-    name -> drift.parts.Objective."""
+    log-probs; `singles`, the same examples one by one, if the step's signal is measured; `mismatched`, see plan.py. With several
+    ranks these are the rank's own; batches with the key `fill` count nothing. `objectives`: name -> drift.parts.Objective."""
 
     def __init__(
         self, model: Any, settings: Any, objectives: Mapping[str, Any], layout: Any, num_steps: int, check_start: bool, on_step: Any
@@ -35,6 +39,8 @@ class PolicyModule(lightning.LightningModule):
         self.model, self.settings, self.layout, self.num_steps = model, settings, layout, num_steps
         self.objectives, self.check_start, self.on_step = objectives, check_start, on_step
         self.history: list[dict[str, float]] = []
+        self.num_trained = 0  # examples in the steps of this process, on all ranks
+        self.divided = is_sharded(settings.strategy)
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.train()  # otherwise checkpointing stays off silently; the next check makes sure that no dropout comes on
@@ -42,6 +48,14 @@ class PolicyModule(lightning.LightningModule):
                 raise UserError(
                     "The model has dropout, and training needs a model without it. Set its dropout to 0 in config.json."
                 )
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # of the ranks that divide the weights
+            shard(self, self.device_mesh["data_parallel"], offload=self.settings.cpu_offload)
+
+    def forward(self, tensors: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `reply_logprobs` of the layout: hidden states and head, in one call."""
+        return self.layout.reply_logprobs(self.model, tensors)
 
     def cpu(self) -> "PolicyModule":
         """Does nothing, as in `ReferenceModule`: the policy is saved from the device."""
@@ -54,9 +68,9 @@ class PolicyModule(lightning.LightningModule):
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         optimizer.zero_grad()  # type: ignore[union-attr]
         totals = totals_of(step["batches"], self._kl(step["mismatched"]))
-        strength = self._signal(step["singles"], totals) if step["singles"] else {}
+        strength = self._signal(step["singles"], totals) if self.measured(len(self.history)) else {}
         metrics = self._step_gradients(step["batches"], totals)
-        norm = torch.nn.utils.clip_grad_norm_(self._trained(), self.settings.max_grad_norm)
+        norm = self._clip()
         ratio = metrics.pop(MEAN_ABS_RATIO)
         rate = optimizer.param_groups[0]["lr"]  # type: ignore[union-attr]
         metrics |= {"grad_norm": float(norm), "learning_rate": rate} | strength
@@ -64,15 +78,27 @@ class PolicyModule(lightning.LightningModule):
         need_finite({"loss": metrics["loss"]} | metrics, where, self._advice())
         if not self.history and self.check_start:
             check_start(ratio)
+        self.num_trained += totals.num_examples
         optimizer.step()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
         self.history.append({"step": len(self.history) + 1} | metrics)
         self.on_step(self.history)
 
+    def _clip(self) -> Tensor:
+        """Scales the gradients down to `max_grad_norm`; returns their norm before that."""
+        trained = self._trained()
+        norm = whole(torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]))
+        torch.nn.utils.clip_grads_with_norm_(trained, self.settings.max_grad_norm, norm)
+        return norm
+
     def check_weights(self) -> None:
-        """Refuses weights that are not finite after the last update: no later step would notice them."""
-        trained = ((name, p.detach()) for name, p in self.model.named_parameters() if p.requires_grad)
-        largest = {f"the largest weight of {name}": float(torch.linalg.vector_norm(p, ord=math.inf)) for name, p in trained}
+        """Refuses weights that are not finite after the last update: no later step would notice them. Every rank looks at the
+        weights that it holds."""
+        trained = {name: local(p.detach()) for name, p in self.model.named_parameters() if p.requires_grad}
+        mine = {name: float(torch.linalg.vector_norm(p, ord=math.inf)) if p.numel() else 0.0 for name, p in trained.items()}
+        parts = everyones(mine)
+        worst = {name: max((part[name] for part in parts), key=lambda v: math.inf if math.isnan(v) else v) for name in mine}
+        largest = {f"the largest weight of {name}": value for name, value in worst.items()}
         need_finite(largest, f"Training stopped after step {len(self.history)} of {self.num_steps}", self._advice())
 
     def _advice(self) -> str:
@@ -85,20 +111,28 @@ class PolicyModule(lightning.LightningModule):
         """Accumulates the gradients of one step; returns its metrics: means over its examples, its good or its bad replies
         (entropy: over its reply tokens); and MEAN_ABS_RATIO, the mean absolute log-ratio of its replies in nats."""
         total: dict[str, Tensor] = {}
-        for tensors in step:
-            with memory_advice("train.tokens_per_batch", self.settings.tokens_per_batch):
-                sums, entropies, tokens = self.layout.reply_logprobs(self.model, tensors)
+        for number, tensors in enumerate(step, start=1):
+            weight = 0.0 if "fill" in tensors else float(world())  # the ranks' gradients are averaged
+            advice = memory_advice("train.tokens_per_batch", self.settings.tokens_per_batch)
+            with advice, self._local() if number < len(step) else nullcontext():
+                sums, entropies, tokens = self(tensors)
                 batch = batch_of(sums, tokens, tensors)
                 losses, metrics = self._losses(batch, totals)
                 loss = torch.stack(list(losses.values())).sum()
-                self.manual_backward(loss / totals.num_examples)
+                self.manual_backward(loss * weight / totals.num_examples)
+            if not weight:
+                continue
             batch_sums = {f"loss_{name}": value for name, value in losses.items()} | {"loss": loss} | metrics
             means = {name: value.detach().cpu() / totals.num_examples for name, value in batch_sums.items()}
             means |= dynamics(batch, totals)
             means["entropy"] = entropies.sum().cpu() / (totals.good_tokens + totals.bad_tokens)
             for name, value in means.items():
                 total[name] = total.get(name, torch.zeros(())) + value
-        return {name: float(value) for name, value in total.items()}
+        return added(everyones({name: float(value) for name, value in total.items()}))
+
+    def _local(self) -> AbstractContextManager[None]:
+        """Backward passes inside leave the ranks' gradients apart, unless the weights are divided."""
+        return local_gradients(self.trainer.model) if world() > 1 else nullcontext()
 
     def _losses(self, batch: Batch, totals: Step, paired_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The weighted losses (scalars) and the metrics of the objectives; of two metrics with one name, the first objective's."""
@@ -115,7 +149,12 @@ class PolicyModule(lightning.LightningModule):
         if not any(objective.mismatched for objective in self.objectives.values()):
             return None
         with torch.no_grad():
-            ratios = [self.layout.reply_logprobs(self.model, batch)[0] - batch["reference"] for batch in batches]
+            found = [(batch, self(batch)[0] - batch["reference"]) for batch in batches]
+        if self.divided:
+            divide_again(self)
+        ratios = [values for batch, values in found if "fill" not in batch]
+        if world() > 1:
+            ratios = [values for part in everyones([values.cpu() for values in ratios]) for values in part]
         return max(0.0, float(torch.cat(ratios).mean())) if ratios else 0.0
 
     def measured(self, step: int) -> bool:
@@ -128,20 +167,17 @@ class PolicyModule(lightning.LightningModule):
 
         def preference(tensors: dict[str, Any]) -> Tensor:
             """Scalar: the sum of the losses that compare replies."""
-            sums, _, tokens = self.layout.reply_logprobs(self.model, tensors)
+            sums, _, tokens = self(tensors)
             losses, _ = self._losses(batch_of(sums, tokens, tensors), totals, paired_only=True)
             return torch.stack(list(losses.values())).sum()
 
-        norms, mean_norm = signal.measure(self._trained(), map(preference, examples), self.manual_backward)
+        measure = signal.measure_divided if self.divided else signal.measure
+        with self._local():
+            norms, mean_norm = measure(self._trained(), map(preference, examples), self.manual_backward)
         return {"dpo_pair_norm": sum(norms) / len(norms), "dpo_norm": mean_norm}
 
     def configure_optimizers(self) -> Any:
-        kinds = {
-            "adamw": lambda p, lr: torch.optim.AdamW(p, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
-            "adamw_8bit": adamw_8bit,
-            "rmsprop": lambda p, lr: torch.optim.RMSprop(p, lr=lr),
-        }
-        optimizer = kinds[self.settings.optimizer](self._trained(), self.settings.learning_rate)
+        optimizer = optimizer_of(self.settings.optimizer, self._trained(), self.settings.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -168,36 +204,18 @@ def batch_of(sums: Tensor, tokens: Tensor, tensors: dict[str, Any]) -> Batch:
 
 
 def totals_of(step: list[dict[str, Any]], kl: float | None) -> Step:
-    """The totals over the batches of an optimiser step."""
-    num_good = sum(sum(tensors["good"]) for tensors in step)
-    num_replies = sum(len(tensors["good"]) for tensors in step)
-    good_tokens = sum(int(tensors["reply_lengths"][: sum(tensors["good"])].sum()) for tensors in step)
-    tokens = sum(int(tensors["reply_lengths"].sum()) for tensors in step)
-    return Step(
-        num_examples=sum(len(set(tensors["example"])) for tensors in step),
-        num_good=num_good,
-        num_bad=num_replies - num_good,
-        good_tokens=good_tokens,
-        bad_tokens=tokens - good_tokens,
-        kl=kl,
-    )
-
-
-def adamw_8bit(parameters: Any, rate: float) -> Any:
-    """AdamW with moments of one byte each (arXiv 2110.02861)."""
-    from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]
-
-    return AdamW8bit(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
-
-
-def rate_share(step: int, num_steps: int, warmup_share: float, final_share: float) -> float:
-    """The share of the learning rate at a step (from 0): linear warm-up over the first share of the steps, then linear decay to the
-    final share, which the step after the last one would have."""
-    warm = max(1, round(warmup_share * num_steps)) if warmup_share else 0
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    done = (step - warm) / max(1, num_steps - warm)
-    return 1 - (1 - final_share) * min(1.0, done)
+    """The totals over the batches of an optimiser step, those of all ranks."""
+    counted = [tensors for tensors in step if "fill" not in tensors]
+    num_good = sum(sum(tensors["good"]) for tensors in counted)
+    good_tokens = sum(int(tensors["reply_lengths"][: sum(tensors["good"])].sum()) for tensors in counted)
+    mine = {
+        "num_examples": sum(len(set(tensors["example"])) for tensors in counted),
+        "num_good": num_good,
+        "num_bad": sum(len(tensors["good"]) for tensors in counted) - num_good,
+        "good_tokens": good_tokens,
+        "bad_tokens": sum(int(tensors["reply_lengths"].sum()) for tensors in counted) - good_tokens,
+    }
+    return Step(**{name: int(count) for name, count in added(everyones(mine)).items()}, kl=kl)
 
 
 @torch.no_grad()

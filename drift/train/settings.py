@@ -9,6 +9,8 @@ from drift.model import precision
 from drift.score.sequence import Compute, Layout
 from drift.train.lora import Lora
 
+Strategy = Literal["ddp", "fsdp"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
@@ -32,6 +34,8 @@ class Train:
     max_tokens: int
     signal_every: int
     checkpoint_every_steps: int
+    strategy: Strategy
+    cpu_offload: bool
     adapter: Lora | None
 
     def check(self) -> None:
@@ -55,6 +59,23 @@ class Train:
         if self.adapter is not None:
             self.adapter.check()
 
+    def check_devices(self, devices: int) -> None:
+        """Refuses what can't be divided among several devices."""
+        if self.cpu_offload and self.strategy != "fsdp":
+            raise UserError("train.cpu_offload=true is for train.strategy=fsdp: with ddp every device has all weights.")
+        if devices == 1 or self.strategy == "ddp":
+            return
+        if self.adapter is not None and self.adapter.quantization != "none":
+            raise UserError(
+                "train.strategy=fsdp can't divide weights of four bits among devices. Use train.strategy=ddp, which gives every "
+                "device all of them, or train=lora."
+            )
+        if self.optimizer == "adamw_8bit":
+            raise UserError(
+                "train.strategy=fsdp can't divide the moments of adamw_8bit, which share scales. Use train.optimizer=adamw or "
+                "rmsprop, whose numbers are divided among the devices, or train.strategy=ddp."
+            )
+
     def at(self, iteration: int) -> "Train":
         """The settings of an iteration."""
         return replace(self, learning_rate=self.learning_rate * self.rate_decay ** max(0, iteration - 1))
@@ -70,6 +91,8 @@ class Train:
             "max_tokens",
             "rate_decay",
             "checkpoint_every_steps",
+            "strategy",
+            "cpu_offload",
         }  # part of the plan or of the learning rate, or without effect
         settings = {name: value for name, value in asdict(self).items() if name not in excluded}
         return settings | {"precision": precision.resolve(self.precision)}
