@@ -21,6 +21,7 @@ from drift.score import padded, shared
 from drift.store import Store
 from drift.train import batch_size
 from drift.train.batch_size import Trials, batch_of, largest_that_fits, numbered, out_of_memory
+from drift.train.fit import trainable
 
 GIB = 2**30
 
@@ -97,12 +98,13 @@ def test_running_out_of_memory_is_recognised_under_the_advice_that_a_run_gives_a
 @pytest.mark.parametrize("settings", [["train.layout=shared"], ["train=full", "train.optimizer=adamw_8bit", "train.layout=padded"]])
 def test_a_trial_trains_two_steps_of_two_batches_with_the_programs_own_code(tiny, settings):
     train = train_of("train.precision=float32", "train.max_tokens=100", *settings)
-    trials, seen = Trials(train, policy_at(tiny), limit=math.nan), []
-    trials.model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
-    before = [p.detach().clone() for p in trials.model.parameters() if p.requires_grad]
+    model = trainable(replace(train, tokens_per_batch=300), policy_at(tiny))
+    trials, seen = Trials(train, model, limit=math.nan), []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
     assert math.isnan(trials(300)), "on a CPU the peak is not measured"
     assert seen == [torch.Size([1, 297]) if train.layout == "shared" else torch.Size([3, 100])] * 4
-    trained = [p for p in trials.model.parameters() if p.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad]
     assert any(not torch.equal(p, old) for p, old in zip(trained, before, strict=True))
     assert all(p.grad is None for p in trained)
 

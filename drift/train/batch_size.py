@@ -68,10 +68,12 @@ def find(train: Train, start: Policy, device: Device) -> int:
             )
         return most_tokens(train, shape, device)
     from drift.model.policy import free
+    from drift.train.fit import trainable
 
     guess = MOST_TOKENS[device.kind] if shape is None else most_tokens(train, shape, device)
     try:
-        return largest_that_fits(guess, Trials(train, start, SHARE[device.kind] * device.free))
+        model = trainable(replace(train, tokens_per_batch=guess), start)
+        return largest_that_fits(guess, Trials(train, model, SHARE[device.kind] * device.free))
     finally:
         free()
 
@@ -92,14 +94,11 @@ def largest_that_fits(tokens: int, peak_of: "Trials") -> int:
 
 
 class Trials:
-    """Trains for a few steps on batches of random tokens, with the program's own code: `trials(tokens)` is the peak in bytes,
-    inf if memory ran out. The model is loaded once, and only for trials. `limit`: bytes that may be used."""
+    """Trains for a few steps on batches of random tokens, with the program's own code: `trials(tokens)` is the peak in bytes (of a
+    CPU it is not known), inf if a GPU's memory ran out. `model`: ready to train; it is spoilt. `limit`: bytes that may be used."""
 
-    def __init__(self, train: Train, start: Policy, limit: float) -> None:
-        from drift.train.fit import trainable
-
-        self.train, self.limit = replace(train, tokens_per_batch=LEAST_TOKENS, signal_every=0), limit
-        self.model = trainable(self.train, start)
+    def __init__(self, train: Train, model: Any, limit: float) -> None:
+        self.train, self.model, self.limit = replace(train, signal_every=0), model, limit
 
     def __call__(self, tokens: int) -> float:
         import torch
