@@ -33,6 +33,7 @@ from drift.report.foreign import SETTINGS, Reader, need_members
 from drift.report.results import write_csv
 from drift.report.state import RUN
 from drift.start import check_sampled
+from drift.train.batch_size import numbered
 
 Which = Literal["all", "last"]
 
@@ -74,10 +75,11 @@ def measure(run: Run, candidates: Sequence[Candidate], folder: Path) -> None:
     for line in notes:
         say(f"  {line}")
     for candidate in candidates:
+        compute = numbered(run.train, candidate.start, run.store).compute
         for name, evaluation in run.evaluation.items():
             say(f"{candidate.name}: {name}")
             ask = Ask(
-                sampler=sampler_of(evaluation, run.sampler), compute=run.train.compute, store=run.store, start=candidate.start,
+                sampler=sampler_of(evaluation, run.sampler), compute=compute, store=run.store, start=candidate.start,
                 policy=candidate.policy, seed=evaluation.noise_seed, purpose="evaluation", iteration=0,
             )  # fmt: skip
             stage = evaluation_stage(ask, evaluation, [], run.num_perplexity_prompts)

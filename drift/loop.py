@@ -35,6 +35,7 @@ from drift.score.plan import make_plan, tokenize
 from drift.score.reference import reference_stage
 from drift.start import open_start
 from drift.store import Stage, Store
+from drift.train.batch_size import with_number
 from drift.train.disk import check_run
 from drift.train.fit import train_stage
 from drift.train.frozen import num_frozen
@@ -99,7 +100,7 @@ def execute(run: Run, journal: Journal) -> None:
     start, tokenizer = open_start(run)
     run.store.note(start.directory, start.base)
     check_run(run, start)
-    Loop(run=run, journal=journal, start=start, tokenizer=tokenizer).iterate()
+    Loop(run=with_number(run, start), journal=journal, start=start, tokenizer=tokenizer).iterate()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,14 +190,13 @@ class Loop:
             tokenize(self.tokenizer, examples),
             layout=run.train.layout,
             examples_per_step=run.train.examples_per_step,
-            tokens_per_batch=run.train.tokens_per_batch,
+            tokens_per_batch=run.train.compute.tokens_per_batch,
             example_order=run.train.example_order,
             seed=run.seed,
             longest_mismatched=run.train.max_tokens if any(one.mismatched for one in run.objective.values()) else None,
         )
         reference = policy if run.reference == "iteration" else self.start
-        layers = num_frozen(run.train, policy, plan)
-        scored = reference_stage(run.store, run.train.compute, reference, plan, layers=layers)
+        scored = reference_stage(run.store, run.train.compute, reference, plan, layers=num_frozen(run.train, policy, plan))
         on_step = partial(journal.log_steps, iteration)
         train = run.train.at(iteration)
         trained = train_stage(run.store, train, run.objective, policy, reference, plan, scored, epochs=epochs, on_step=on_step)

@@ -54,6 +54,7 @@ TABLE = {
     "train.epochs=2": TRAIN,
     "train.examples_per_step=4": ROWS,
     "train.tokens_per_batch=1": ROWS,
+    "train.tokens_per_batch=auto": {"batch_size"},  # a step of these examples is one batch either way
     "train.layout=padded": ROWS,
     "train.example_order=by_prompt": set(),  # six pairs of six prompts: the same order comes out
     "train.frozen_cache_gib=0": {"reference"},  # the same numbers come out

@@ -26,6 +26,7 @@ from drift.report.members import grouped, seeds_of
 from drift.report.state import Member
 from drift.start import check_sampled
 from drift.store import Store
+from drift.train.batch_size import numbered
 
 START = "start"
 KEPT = ("sampler", "store", "train", "evaluation", "method", "filters")  # settings of a run that are used
@@ -46,10 +47,11 @@ class Seed:
 
     def ask(self, policy: Policy) -> Ask:
         """The service through which a policy's replies are drawn and judged."""
-        parts = {name: build_part(self.config[name], name) for name in ("sampler", "train")}
+        parts, start = {name: build_part(self.config[name], name) for name in ("sampler", "train")}, self.policies[START]
+        compute = numbered(parts["train"], start, self.store).compute
         return Ask(
-            sampler=parts["sampler"], compute=parts["train"].compute, store=self.store, start=self.policies[START],
-            policy=policy, seed=self.noise_seed, purpose="exploration", iteration=0,
+            sampler=parts["sampler"], compute=compute, store=self.store, start=start, policy=policy, seed=self.noise_seed,
+            purpose="exploration", iteration=0,
         )  # fmt: skip
 
 

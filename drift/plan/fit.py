@@ -5,13 +5,12 @@ The device's whole memory counts as available, not what is free now: that change
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from drift.errors import UserError
-from drift.plan.forecast import Forecast, forecast
+from drift.plan.forecast import LEAST_TOKENS, Forecast, forecast
 from drift.plan.text import gib
 
-LEAST_TOKENS = 1024  # of a batch: smaller ones are not advised
 Settings = dict[str, str]
 
 
@@ -54,7 +53,10 @@ def changes(run: Any) -> Iterator[tuple[Settings, Any]]:
             yield settings, replace(run, train=replace(train, tokens_per_batch=tokens), sampler=less)
 
 
-def halvings(tokens: int) -> list[int]:
+def halvings(tokens: int | Literal["auto"]) -> list[Any]:
+    """Of a number of tokens, down to LEAST_TOKENS; `auto` is as small as it must be already."""
+    if tokens == "auto":
+        return [tokens]
     found = [tokens]
     while found[-1] // 2 >= LEAST_TOKENS:
         found.append(found[-1] // 2)
@@ -70,7 +72,7 @@ def ways(train: Any) -> Iterator[tuple[Settings, Any]]:
         if train.optimizer != "adamw_8bit":
             settings, train = settings | {"train.optimizer": "adamw_8bit"}, replace(train, optimizer="adamw_8bit")
             yield settings, train
-        if train.compute.lightning == "bf16-mixed":
+        if train.formats[0] == "bf16-mixed":
             settings, train = settings | {"train.parameters": "bfloat16"}, replace(train, parameters="bfloat16")
             yield settings, train
         yield from checkpointed(*with_adapter(train, "lora"))

@@ -1,7 +1,8 @@
 """The forecast of a run, from its settings and its model's `config.json`. Lengths are not known before the log is read: prompts
 and replies are taken to be as long as the settings allow, so hours, disk and dollars are upper limits."""
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from drift.model import precision
@@ -15,13 +16,17 @@ from drift.train.disk import most_policies, trainings
 
 BYTES = {"float32": 4, "bfloat16": 2}
 UNKNOWN_EXAMPLES = 1000  # a log that has not been read
+LEAST_TOKENS = 1024  # of a batch: smaller ones are not advised
+MOST_TOKENS = {"cpu": 8192, "cuda": 16384}  # that train.tokens_per_batch=auto chooses: larger batches are hardly faster
+SHARE = {"cpu": 0.5, "cuda": 0.85}  # of the free memory, that it may use: other programs on a computer need some, too
 QUESTION = 500  # tokens of a judge's question beside the texts that it judges, about
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """`stages`: stage -> its peak memory by part. `seconds`: stage -> of the whole run. `disk`: artefact -> bytes. `work`: of one
-    iteration. `counted`: false if the number of examples is not known, so that hours and disk are for `UNKNOWN_EXAMPLES`."""
+    """`tokens_per_batch`: of training. `stages`: stage -> its peak memory by part. `seconds`: stage -> of the whole run. `disk`:
+    artefact -> bytes. `work`: of one iteration. `counted`: false if the number of examples is not known, so that hours and disk
+    are for `UNKNOWN_EXAMPLES`."""
 
     shape: Shape
     setup: Setup
@@ -29,6 +34,7 @@ class Forecast:
     rates: Rates
     work: Workload
     iterations: int
+    tokens_per_batch: int
     stages: dict[str, Parts]
     seconds: dict[str, float]
     disk: dict[str, int]
@@ -42,8 +48,8 @@ class Forecast:
 
 
 def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
-    train, iterations = run.train, trainings(run)
-    loaded, counted = workload(run)
+    train, iterations = sized(run.train, shape, device), trainings(run)
+    loaded, counted = workload(replace(run, train=train))
     setup = setup_of(train, shape, device.kind, loaded)
     sampler = run.sampler
     together = max(1, min(sampler.group_size, sampler.tokens_per_batch // (loaded.sample_prompt_tokens + loaded.sample_tokens)))
@@ -56,23 +62,45 @@ def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
     once = work.seconds(shape, setup, loaded, rates)
     times = {name: seconds * max(1, iterations) for name, seconds in once.items() if name in stages}
     return Forecast(
-        shape=shape, setup=setup, device=device, rates=rates, work=loaded, iterations=iterations, stages=stages, seconds=times,
+        shape=shape, setup=setup, device=device, rates=rates, work=loaded, iterations=iterations,
+        tokens_per_batch=train.tokens_per_batch, stages=stages, seconds=times,
         disk=disk.run_bytes(shape, setup, loaded, iterations, most_policies(run)), dollars=judge_dollars(run, loaded),
         counted=counted,
     )  # fmt: skip
 
 
-def setup_of(train: Any, shape: Shape, device: str, loaded: Workload) -> Setup:
-    """How training sees the model. Outputs of frozen layers are kept as `train/frozen.py` decides."""
+def sized(train: Any, shape: Shape, device: Device) -> Any:
+    """The settings with the figure of `most_tokens` in place of `train.tokens_per_batch=auto`."""
+    return replace(train, tokens_per_batch=most_tokens(train, shape, device)) if train.tokens_per_batch == "auto" else train
+
+
+def most_tokens(train: Any, shape: Shape, device: Device) -> int:
+    """The most tokens of a batch, a multiple of LEAST_TOKENS up to MOST_TOKENS, for which training and the reference pass need no
+    more than SHARE of the memory that is free; or LEAST_TOKENS, if that is too much. Every token is taken to predict another one,
+    and no layer's outputs to be kept: that takes the most."""
+    setup = setup_of(train, shape, device.kind, None)
+
+    def fits(tokens: int) -> bool:
+        batch = Batch(tokens=tokens, predicted=tokens, longest=train.max_tokens, several=True)
+        peaks = (memory.total(stage(shape, setup, batch)) for stage in (memory.training, memory.reference))
+        return max(peaks) <= SHARE[device.kind] * device.free
+
+    sizes = range(LEAST_TOKENS, MOST_TOKENS[device.kind] + 1, LEAST_TOKENS)
+    return max(filter(fits, sizes), default=LEAST_TOKENS)
+
+
+def setup_of(train: Any, shape: Shape, device: str, loaded: Workload | None) -> Setup:
+    """How training sees the model. Outputs of frozen layers are kept as `train/frozen.py` decides; without a workload they are
+    not."""
     compute = precision.resolve(train.precision)
     lora = train.adapter
     adapted = len(lora.layers(shape.layers)) if lora else 0
     shared = train.layout == "shared"
-    kept = loaded.examples * loaded.tokens(shared) * shape.hidden * BYTES[compute]
+    kept = loaded.examples * loaded.tokens(shared) * shape.hidden * BYTES[compute] if loaded else math.inf
     return Setup(
         adapted=adapted,
         rank=lora.rank if lora else 0,
-        weight_bytes=BYTES[train.compute.dtype],
+        weight_bytes=BYTES[train.formats[1]],
         compute_bytes=BYTES[compute],
         file_bytes=shape.file_bytes,
         quantised=lora is not None and lora.quantization == "nf4",

@@ -10,6 +10,7 @@ from drift.errors import UserError
 from drift.loop import Loop
 from drift.start import open_start
 from drift.store import Stage, Store
+from drift.train.batch_size import with_number
 
 
 class Missing(Exception):
@@ -50,7 +51,8 @@ def stages_of(run: Any) -> tuple[dict[str, int], str | None] | None:
     journal: Any = Silent()
     try:
         with redirect_stdout(io.StringIO()):
-            Loop(run=replace(run, store=looking), journal=journal, start=start, tokenizer=tokenizer).iterate()
+            looked = with_number(replace(run, store=looking), start)
+            Loop(run=looked, journal=journal, start=start, tokenizer=tokenizer).iterate()
     except Missing as stage:
         missing = str(stage)
     return dict(Counter(stage.name for stage in looking.log)), missing

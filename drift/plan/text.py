@@ -45,7 +45,8 @@ def assumed(found: Forecast) -> str:
     count = f"{work.examples:,}" if found.counted else f"{UNKNOWN_EXAMPLES:,} (the log has not been read)"
     return (
         f"Assumed: {max(1, found.iterations)} x {count} examples with prompts of {work.prompt_tokens} tokens and replies of "
-        f"{work.reply_tokens}, the longest that the settings allow, and {work.samples:,} fresh replies."
+        f"{work.reply_tokens}, the longest that the settings allow, in batches of {found.tokens_per_batch:,} tokens, and "
+        f"{work.samples:,} fresh replies."
     )
 
 

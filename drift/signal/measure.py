@@ -19,6 +19,7 @@ from drift.signal.method import best, of_method
 from drift.signal.replies import FEWEST, fresh_replies
 from drift.start import open_start
 from drift.store import Stage
+from drift.train.batch_size import with_number
 
 VERSION = 1  # of signal.json
 BEST = "(good over bad)"
@@ -45,6 +46,8 @@ def measure(runs: Mapping[str, Run], *, num_prompts: int, num_replies: int, num_
     run = next(iter(runs.values()))
     assert all(common(one) == common(run) for one in runs.values()), "runs of one measurement share log, model and adapter"
     start, tokenizer = open_start(run)
+    runs = {name: with_number(one, start) for name, one in runs.items()}
+    run = runs[next(iter(runs))]
     with Gradients(run.store, run.train, start) as gradients:  # refuses settings that it can't measure, before anything is drawn
         loop = Loop(run=run, journal=Counts(), start=start, tokenizer=tokenizer)  # type: ignore[arg-type]
         records, _ = loop.collect_feedback(1, start)
@@ -60,7 +63,9 @@ def measure(runs: Mapping[str, Run], *, num_prompts: int, num_replies: int, num_
 
 def common(run: Run) -> tuple[Any, ...]:
     """What the runs of a measurement have in common."""
-    return run.data, run.model, run.sampler, run.seed, run.train.adapter, run.train.compute
+    train = run.train
+    computed = train.formats, train.layout, train.tokens_per_batch, train.max_tokens
+    return run.data, run.model, run.sampler, run.seed, train.adapter, *computed
 
 
 def examples_of(loop: Loop, records: list[Record]) -> list[Example] | str:

@@ -38,7 +38,7 @@ class Sizes:
 def sizes(train: Train, start: Policy) -> Sizes:
     """Of any policy trained from this start model, in this or a later iteration."""
     if train.adapter is None:
-        width, held = BYTES[train.compute.dtype], all_tensors(start.base)
+        width, held = BYTES[train.formats[1]], all_tensors(start.base)
         tied = read_object(start.base / "config.json").get("tie_word_embeddings") is not False
         numbers = sum(math.prod(shape) for _, shape in held.values())
         sure = numbers - sum(math.prod(shape) for name, (_, shape) in held.items() if tied and name.startswith("lm_head."))
@@ -112,7 +112,7 @@ def frozen_bytes(run: Any, start: Policy) -> float:
     most = train.frozen_cache_gib * 2**30
     if run.examples_per_iteration is None:
         return most
-    width = config_of(start.base).get_text_config(decoder=True).hidden_size * BYTES[train.compute.dtype]
+    width = config_of(start.base).get_text_config(decoder=True).hidden_size * BYTES[train.formats[1]]
     return min(most, run.examples_per_iteration * 2 * train.max_tokens * width)
 
 

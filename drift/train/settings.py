@@ -22,7 +22,7 @@ class Train:
     examples_per_step: int
     example_order: Literal["shuffled", "by_prompt"]
     layout: Layout
-    tokens_per_batch: int
+    tokens_per_batch: int | Literal["auto"]
     frozen_cache_gib: float
     warmup_share: float
     final_rate_share: float
@@ -40,8 +40,8 @@ class Train:
 
     def check(self) -> None:
         for name in ("epochs", "examples_per_step", "tokens_per_batch", "max_tokens", "checkpoint_every_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name}={getattr(self, name)}: expected at least 1.")
+            if (value := getattr(self, name)) != "auto" and value < 1:
+                raise UserError(f"train.{name}={value}: expected at least 1.")
         if not (0 < self.learning_rate < math.inf and self.max_grad_norm > 0 and 0 < self.rate_decay <= 1):
             raise UserError("train: expected learning_rate and max_grad_norm above 0, and rate_decay above 0 and at most 1.")
         for name in ("frozen_cache_gib", "signal_every"):
@@ -98,14 +98,18 @@ class Train:
         return settings | {"precision": precision.resolve(self.precision)}
 
     @property
-    def compute(self) -> Compute:
-        """In bfloat16, full training keeps float32 weights and uses autocast, unless `parameters` is bfloat16; with an adapter the
-        frozen base is bfloat16."""
+    def formats(self) -> tuple[Literal["32-true", "bf16-mixed"], Literal["float32", "bfloat16"]]:
+        """(the precision by its name in Lightning, the format of the weights). In bfloat16, full training keeps float32 weights and
+        uses autocast, unless `parameters` is bfloat16; with an adapter the frozen base is bfloat16."""
         if precision.resolve(self.precision) == "float32":
-            lightning, dtype = "32-true", "float32"
-        elif self.adapter is not None or self.parameters == "bfloat16":
-            lightning, dtype = "32-true", "bfloat16"
-        else:
-            lightning, dtype = "bf16-mixed", "float32"
+            return "32-true", "float32"
+        if self.adapter is not None or self.parameters == "bfloat16":
+            return "32-true", "bfloat16"
+        return "bf16-mixed", "float32"
+
+    @property
+    def compute(self) -> Compute:
+        lightning, dtype = self.formats
+        assert self.tokens_per_batch != "auto", "train/batch_size.py puts a number in its place"
         shape = {"layout": self.layout, "tokens_per_batch": self.tokens_per_batch, "max_tokens": self.max_tokens}
         return Compute(lightning=lightning, dtype=dtype, **shape)

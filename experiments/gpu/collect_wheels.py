@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 PURE = ("antlr4-python3-runtime",)  # there is no wheel of it, so one is built
-WHEELS = ("hydra-core", "omegaconf", "gguf", "rich", "peft", "trl", "datasets", "dill", "multiprocess")
+WHEELS = ("hydra-core", "omegaconf", "gguf", "rich", "peft", "trl", "datasets", "dill", "multiprocess", "bitsandbytes")
 PLATFORM = ("--python-version", "3.12", "--implementation", "cp", "--platform", "manylinux2014_x86_64", "--platform", "any")
 
 

@@ -20,6 +20,7 @@ PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bfloat16, b
 SHAPES = {  # hidden, layers, heads, key/value heads, intermediate, vocabulary, tied: the config.json of Qwen2.5-…-Instruct
     "0.5b": (896, 24, 14, 2, 4864, 151936, True),
     "7b": (3584, 28, 28, 4, 18944, 152064, False),
+    "14b": (5120, 48, 40, 8, 13824, 152064, False),
     "tiny": (64, 2, 4, 2, 128, 1000, True),
 }
 
@@ -36,13 +37,12 @@ def tokenizer() -> Any:
         return AutoTokenizer.from_pretrained(tiny.directory())
 
 
-def random_model(size: str, dtype: torch.dtype) -> Any:
-    """A Qwen2 model of this size in eval mode, as one that was loaded."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+def config_of(size: str) -> Any:
+    from transformers import Qwen2Config
 
     hidden, layers, heads, kv_heads, intermediate, vocabulary, tied = SHAPES[size]
     end = tokenizer().eos_token_id
-    config = Qwen2Config(
+    return Qwen2Config(
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
@@ -55,14 +55,37 @@ def random_model(size: str, dtype: torch.dtype) -> Any:
         pad_token_id=end,
         bos_token_id=None,
     )
+
+
+def random_model(size: str, dtype: torch.dtype) -> Any:
+    """A Qwen2 model of this size in eval mode, as one that was loaded."""
+    from transformers import Qwen2ForCausalLM
+
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device(DEVICE):
             torch.manual_seed(0)
-            return Qwen2ForCausalLM(config).eval()
+            return Qwen2ForCausalLM(config_of(size)).eval()
     finally:
         torch.set_default_dtype(default)
+
+
+def quantised(model: Any) -> Any:
+    """The model with four bits a weight in the matrices of its layers, as `train=qlora` loads one."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    kind = {"compress_statistics": True, "quant_type": "nf4"}
+    for name, part in list(model.named_modules()):
+        if isinstance(part, torch.nn.Linear) and name != "lm_head":
+            dtype, biased = part.weight.dtype, part.bias is not None
+            new = Linear4bit(part.in_features, part.out_features, biased, compute_dtype=dtype, **kind, device="meta")
+            new.weight = Params4bit(part.weight.data, requires_grad=False, module=new, **kind).to(DEVICE)
+            new.bias = part.bias
+            new.support_avx512bf16_for_cpu = False  # as in drift/model/policy.py
+            model.set_submodule(name, new)
+    model.is_loaded_in_4bit = True  # peft asks
+    return model.eval()
 
 
 def random_pairs(count: int, shrink: int) -> list[dict[str, str]]:

@@ -1,7 +1,10 @@
-"""DPO training: this project against TRL's `DPOTrainer`, in one process, on the same random model, pairs and optimiser.
+"""DPO training: this project in several ways and TRL's `DPOTrainer`, in one process, on the same random model, pairs and optimiser.
 
 A round is one epoch of each: the reference pass and the optimiser steps. What Lightning's and TRL's trainers do before and after is
 not counted.
+
+`torch.compile` is only measured here, and is no setting of the program: a compiled forward pass with gradients may round in other
+places than one without, and then the reference pass and the first step differ (`first_margin`, which must be 0).
 """
 
 import gc
@@ -15,9 +18,10 @@ from typing import Any
 import torch
 from models import (
     DEVICE,
-    SHAPES,
+    config_of,
     peak_gib,
     peak_tflops,
+    quantised,
     random_model,
     random_pairs,
     reset_peak,
@@ -30,86 +34,108 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 ROUNDS = 2
 
 
+@dataclass(frozen=True)
+class Ours:
+    """`tokens` of a batch; gradient checkpointing; `compiled`: feed-forward layers and norms (attention is compiled always)."""
+
+    tokens: int
+    checkpointing: bool
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        return f"ours, {self.tokens} tokens{', checkpointing' * self.checkpointing}{', compiled' * self.compiled}"
+
+
+@dataclass(frozen=True)
+class Trl:
+    """`pairs` of a batch; gradient checkpointing."""
+
+    pairs: int
+    checkpointing: bool
+
+    def __str__(self) -> str:
+        return f"TRL, batch {self.pairs}{', checkpointing' * self.checkpointing}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """`ours`: tokens of a batch, and gradient checkpointing; `peers`: pairs of a batch, and checkpointing (TRL's default, and its
-    fastest of those that were tried on an H100)."""
+    """`train`: the option of the group. `sides`: the first one is compared with the others."""
 
     size: str
-    adapter: bool
+    train: str
     pairs: int
     examples_per_step: int
-    ours: tuple[int, bool]
-    peers: tuple[tuple[int, bool], ...]
+    sides: tuple[Ours | Trl, ...]
+
+    @property
+    def adapter(self) -> bool:
+        return self.train != "full"
 
 
+SMALL = {"size": "tiny", "pairs": 8, "examples_per_step": 4}
 CASES = {
-    "tiny": Case(size="tiny", adapter=True, pairs=8, examples_per_step=4, ours=(8192, False), peers=((4, True),)),
-    "0.5b": Case(
-        size="0.5b", adapter=False, pairs=64, examples_per_step=32, ours=(16384, True),
-        peers=((4, True), (16, False)),
-    ),
-    "7b": Case(
-        size="7b", adapter=True, pairs=32, examples_per_step=16, ours=(4096, False),
-        peers=((4, True), (4, False)),
-    ),
+    ("training", "0.5b"): Case(size="0.5b", train="full", pairs=64, examples_per_step=32,
+                               sides=(Ours(16384, True), Trl(4, True), Trl(16, False))),
+    ("training", "7b"): Case(size="7b", train="lora", pairs=32, examples_per_step=16,
+                             sides=(Ours(4096, False), Trl(4, True), Trl(4, False))),
+    ("qlora", "14b"): Case(size="14b", train="qlora", pairs=32, examples_per_step=16, sides=(Ours(4096, True),)),
+    ("checkpointing", "7b"): Case(size="7b", train="lora", pairs=32, examples_per_step=16,
+                                  sides=(Ours(4096, False), Ours(4096, True), Ours(16384, True))),
+    ("compile", "0.5b"): Case(size="0.5b", train="full", pairs=64, examples_per_step=32,
+                              sides=(Ours(8192, False, True), Ours(8192, False))),
+    ("training", "tiny"): Case(**SMALL, train="lora", sides=(Ours(8192, False), Trl(4, True))),
+    ("qlora", "tiny"): Case(**SMALL, train="qlora", sides=(Ours(4096, True),)),
+    ("checkpointing", "tiny"): Case(**SMALL, train="lora", sides=(Ours(4096, False), Ours(4096, True))),
+    ("compile", "tiny"): Case(**SMALL, train="full", sides=(Ours(4096, False, True), Ours(4096, False))),
 }  # fmt: skip
 
 
 def measure(case: Case, say: Callable) -> None:
     """All sides take turns; the first turn is a warm-up, ROUNDS others count."""
     data = random_pairs(case.pairs, shrink=10 if case.size == "tiny" else 1)
-    batch, checkpointing = case.ours
-    sides: dict[str, Any] = {f"ours, {batch} tokens{', checkpointing' * checkpointing}": (our_epoch, batch, checkpointing)}
-    for batch, checkpointing in case.peers:
-        sides[f"TRL, batch {batch}{', checkpointing' * checkpointing}"] = (trl_epoch, batch, checkpointing)
     flop, tokens = needed(case, data)
-    measured: dict[str, list[dict[str, float]]] = {}
+    measured: dict[Any, list[dict[str, float]]] = {}
 
-    def once(side: str, kind: str) -> None:
-        epoch, count, checkpointing = sides[side]
+    def once(side: Ours | Trl, kind: str) -> None:
+        begun = synchronized_clock()
         try:
-            begun = synchronized_clock()
-            seconds, peak = epoch(case, data, count, checkpointing)
-            around = synchronized_clock() - begun - seconds
+            epoch = our_epoch if isinstance(side, Ours) else trl_epoch
+            seconds, facts = epoch(case, data, side)
         except Exception as error:  # out of memory, or a fault of this side: the other sides are measured all the same
             traceback.print_exc()
-            say(side=side, kind=kind, failed=f"{type(error).__name__}: {error}"[:300])
+            say(side=str(side), kind=kind, failed=f"{type(error).__name__}: {error}"[:300])
             return
         finally:
             gc.collect()
+            peak = peak_gib()
             reset_peak()
+        around = synchronized_clock() - begun - seconds
         rate = {"pairs_per_second": len(data) / seconds, "tokens_per_second": tokens / seconds, "peak_gib": peak}
         if peak_tflops():
             rate["mfu"] = flop / seconds / 1e12 / peak_tflops()
         if kind == "round":
             measured.setdefault(side, []).append(rate)
-        say(side=side, kind=kind, seconds=seconds, seconds_around=around, **rate)
+        say(side=str(side), kind=kind, seconds=seconds, seconds_around=around, **rate, **facts)
 
-    for kind in ("warm-up", *["round"] * ROUNDS):  # the first turn compiles for every length
-        for side in sides:
+    for kind in ("warm-up", *["round"] * (1 if case.size == "tiny" else ROUNDS)):  # the first turn compiles for every length
+        for side in case.sides:
             once(side, kind)
-    mine, *peers = [side for side in sides if len(measured.get(side, [])) == ROUNDS]
-    for peer in peers:
-        both = list(zip(measured[mine], measured[peer], strict=True))
-        speed = [one["pairs_per_second"] / other["pairs_per_second"] for one, other in both]
-        memory = both[0][0]["peak_gib"] / both[0][1]["peak_gib"]
-        say(ratio=f"{mine} / {peer}", speed=statistics.median(speed), least=min(speed), most=max(speed), memory=memory)
+    mine, *others = case.sides
+    for other in others if mine in measured else ():
+        both = list(zip(measured[mine], measured.get(other, []), strict=False))
+        if both:
+            speed = [one["pairs_per_second"] / another["pairs_per_second"] for one, another in both]
+            memory = both[0][0]["peak_gib"] / both[0][1]["peak_gib"]
+            say(ratio=f"{mine} / {other}", speed=statistics.median(speed), least=min(speed), most=max(speed), memory=memory)
+    if mine not in measured:
+        raise RuntimeError(f"{mine} was not measured")
 
 
 def needed(case: Case, data: list[dict[str, str]]) -> tuple[float, int]:
     """(arithmetic that an epoch needs, as MFU counts it; tokens of all prompts and replies, a prompt once)."""
     from arithmetic import needed_flop
 
-    hidden, layers, heads, kv_heads, intermediate, vocabulary, _ = SHAPES[case.size]
-    config = {
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "intermediate_size": intermediate,
-        "vocab_size": vocabulary,
-    }
+    config = config_of(case.size).to_dict()
     rows = our_rows(data)
     lengths = [(len(pair.prompt), *(len(row.reply) for row in pair.sequences)) for pair in rows]
     return needed_flop(config, lengths, 1.0 if case.adapter else None), sum(map(sum, lengths))
@@ -124,12 +150,39 @@ def our_rows(data: list[dict[str, str]]) -> list[Any]:
 
 
 def loaded(case: Case) -> Any:
-    """The model that both sides train: frozen bfloat16 below an adapter, float32 under autocast otherwise."""
-    return random_model(case.size, torch.bfloat16 if case.adapter and DEVICE == "cuda" else torch.float32)
+    """The model that all sides train: frozen bfloat16 or four bits below an adapter, float32 under autocast otherwise."""
+    model = random_model(case.size, torch.bfloat16 if case.adapter and DEVICE == "cuda" else torch.float32)
+    return quantised(model) if case.train == "qlora" else model
 
 
-def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing: bool) -> tuple[float, float]:
-    """(seconds of the reference pass and the steps, peak GiB)."""
+def compile_parts(model: Any) -> None:
+    """Compiles feed-forward layers and norms where they are. On a CPU, for a test, torch traces them and runs them as they are."""
+    torch._dynamo.config.recompile_limit = 64
+    backend = "inductor" if DEVICE == "cuda" else "aot_eager"
+    for part in model.modules():
+        if type(part).__name__.endswith(("MLP", "RMSNorm")):
+            part.compile(backend=backend, dynamic=True)
+
+
+def planned_gib(train: Any, model: Any, batches: list[Any]) -> float:
+    """The planner's peak of training on these batches, without the CUDA context, which torch does not count."""
+    from drift.plan import memory
+    from drift.plan.forecast import setup_of
+    from drift.plan.shape import shape_of
+    from drift.score import shared
+
+    shape = shape_of(model.config)
+    assert shape is not None
+    largest = max(batches, key=shared.num_tokens)
+    longest = max(len(one.prompt) + len(one.reply) for one in largest)
+    predicted = sum(len(one.reply) for one in largest)
+    batch = memory.Batch(tokens=shared.num_tokens(largest), predicted=predicted, longest=longest, several=len(batches) > 1)
+    parts = memory.training(shape, setup_of(train, shape, DEVICE, None), batch)
+    return (memory.total(parts) - parts["libraries"]) / 2**30
+
+
+def our_epoch(case: Case, data: list[dict[str, str]], side: Ours) -> tuple[float, dict[str, float]]:
+    """(seconds of the reference pass and the steps; the planner's peak, and the margin of the first step)."""
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import Callback
     from side_by_side import composed
@@ -145,13 +198,13 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
     from drift.train.modules import PolicyModule
 
     overrides = [
-        f"train={'lora' if case.adapter else 'full'}",
+        f"train={case.train}",
         f"train.learning_rate={LEARNING_RATE}",
         "train.warmup_share=0",
         "train.optimizer=adamw",
         "train.signal_every=0",
-        f"train.gradient_checkpointing={checkpointing}",
-        f"train.tokens_per_batch={tokens}",
+        f"train.gradient_checkpointing={side.checkpointing}",
+        f"train.tokens_per_batch={side.tokens}",
         f"train.precision={'bfloat16' if DEVICE == 'cuda' else 'float32'}",
     ]
     train = instantiate(composed(*overrides, *(["train.adapter.top_share=1.0"] if case.adapter else [])).train)
@@ -159,13 +212,16 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
         our_rows(data),
         layout="shared",
         examples_per_step=case.examples_per_step,
-        tokens_per_batch=tokens,
+        tokens_per_batch=side.tokens,
         example_order="shuffled",
         seed=0,
         longest_mismatched=None,
     )
     model = loaded(case)
     model = train.adapter.attach(model) if case.adapter else model
+    if side.compiled:
+        compile_parts(model)
+    reset_peak()  # four-bit weights were made of full ones
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     clock = Clock()
 
@@ -195,12 +251,14 @@ def our_epoch(case: Case, data: list[dict[str, str]], tokens: int, checkpointing
     )
     steps = Steps(module, planned, list(range(len(planned.steps))), values, None, 0)
     make_trainer(kind, enable_checkpointing=False, max_epochs=1, callbacks=[Timed()]).fit(module, steps)
-    assert len(module.history) == len(planned.steps) and abs(module.history[0]["margin"]) < 1e-3  # exactly 0: tests/test_gpu.py
-    return clock.seconds, peak_gib()
+    margin = module.history[0]["margin"]
+    assert len(module.history) == len(planned.steps) and (side.compiled or abs(margin) < 1e-3)  # exactly 0: tests/test_gpu.py
+    batches = [planned.sequences(batch) for batch in planned.batches]
+    return clock.seconds, {"planned_gib": planned_gib(train, model, batches), "first_margin": margin}
 
 
-def trl_epoch(case: Case, data: list[dict[str, str]], batch: int, checkpointing: bool) -> tuple[float, float]:
-    """(seconds of the steps, which ask the reference, peak GiB)."""
+def trl_epoch(case: Case, data: list[dict[str, str]], side: Trl) -> tuple[float, dict[str, float]]:
+    """(seconds of the steps, which ask the reference; nothing more)."""
     from copy import deepcopy
 
     from datasets import Dataset
@@ -234,13 +292,13 @@ def trl_epoch(case: Case, data: list[dict[str, str]], batch: int, checkpointing:
             logging_strategy="no",
             bf16=DEVICE == "cuda",
             optim="adamw_torch",
-            gradient_checkpointing=checkpointing,
+            gradient_checkpointing=side.checkpointing,
             learning_rate=LEARNING_RATE,
             beta=BETA,
             max_length=None,
             num_train_epochs=1,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=max(1, case.examples_per_step // batch),
+            per_device_train_batch_size=side.pairs,
+            gradient_accumulation_steps=max(1, case.examples_per_step // side.pairs),
         )
         trainer = DPOTrainer(
             model=model,
@@ -252,7 +310,7 @@ def trl_epoch(case: Case, data: list[dict[str, str]], batch: int, checkpointing:
             callbacks=[Timed()],
         )
         trainer.train()
-    return clock.seconds, peak_gib()
+    return clock.seconds, {}
 
 
 class Clock:
