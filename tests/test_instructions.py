@@ -264,13 +264,17 @@ def test_the_tables_compare_every_policy_with_the_first_and_correct_p_together()
     def scored(policy, value):
         measured = {"score": metric({f"p{i}": value for i in range(10)})}
         scores = state.scores({"headline": "score", "metrics": measured, "conversations": {}})
-        return benchmarks.Scored(policy=policy, directory=Path(policy), benchmark="quiz", scores=scores)
+        return benchmarks.Scored(
+            policy=policy, directory=Path(policy), benchmark="quiz", scores=scores, folder=Path(policy), about="Ten questions."
+        )
 
     everything = [scored("start", 0.0), scored("better", 1.0), scored("same", 0.0)]
-    (table,) = benchmarks.tables(everything).values()
+    figures = benchmarks.ratings(everything)
+    assert figures == [{}, {}, {}], "these need no other policy"
+    (table,) = benchmarks.tables(everything, figures).values()
     assert [row["against start"] for row in table] == [
         "-", "+1.000 [+1.000, +1.000], p 0.004", "+0.000 [+0.000, +0.000], p 1.000"
     ]  # fmt: skip
-    rows = {row["policy"]: row for row in benchmarks.rows(everything)}
+    rows = {row["policy"]: row for row in benchmarks.rows(everything, figures)}
     assert rows["better"]["difference"] == 1 and rows["better"]["p"] == 2 / 1024 and "difference" not in rows["start"]
-    assert "| better | 1.000 [1.000, 1.000] | +1.000" in benchmarks.page(everything, ["A note."])
+    assert "| better | 1.000 [1.000, 1.000] | +1.000" in benchmarks.page(everything, figures, ["A note."])

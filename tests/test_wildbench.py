@@ -5,6 +5,7 @@ import os
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from drift.benchmark import wildbench_elo
@@ -227,10 +228,15 @@ def test_elo_ratings_by_hand():
     """From 1000 each, a win moves 4 / 2 points. A model anchored at 1100 is expected to win .640 against one at 1000; its first
     update is pulled halfway back, its second one not."""
     expected = 1 / (1 + 10**-0.25)
-    assert wildbench_elo.one_round([("m", "n", 1.0)], {}, k=4, interval=100) == {"m": 1002, "n": 998}
+
+    def after(cast, anchors):
+        models, elo = wildbench_elo.play(cast, np.arange(len(cast))[None], anchors, 4, 100)
+        return dict(zip(models, elo[0], strict=True))
+
+    assert after([("m", "n", 1.0)], {}) == {"m": 1002, "n": 998}
     once = 1100 + 4 * (1 - expected) / 2
-    assert wildbench_elo.one_round([("m", "n", 1.0)], {"m": 1100.0}, k=4, interval=100)["m"] == pytest.approx(once)
-    twice = wildbench_elo.one_round([("m", "n", 1.0), ("m", "o", 1.0)], {"m": 1100.0}, k=4, interval=100)
+    assert after([("m", "n", 1.0)], {"m": 1100.0})["m"] == pytest.approx(once)
+    twice = after([("m", "n", 1.0), ("m", "o", 1.0)], {"m": 1100.0})
     assert twice["m"] == pytest.approx(once + 4 * (1 - 1 / (1 + 10 ** ((1000 - once) / 400))))
     table = {name: [Graded(key="a", grade=grade, reply="x")] for name, grade in (("m", 8), ("n", 5), ("o", 5))}
     found = wildbench_elo.ratings(table, {"n": 1000.0, "o": 1000.0}, **wildbench_elo.PUBLISHED)

@@ -104,6 +104,11 @@ class JudgedBenchmark(Protocol):
         in pairs."""
         ...
 
+    def facts(self, judged: Judged) -> dict[str, Any]:
+        """What figures over several policies need of a judged task: `grade`, or `outcomes` and `style` (drift/report/rated.py); {}
+        where there is no such figure, or no verdict."""
+        ...
+
 
 def turn_prompt(task: Task, replies: Sequence[str]) -> list[Message]:
     """The prompt of the next turn, after these replies to the ones before."""
