@@ -116,8 +116,10 @@ def test_accuracies_by_hand():
     found = followed.metrics({"a": [yes, loose], "b": [yes], "c": [no, no, no]})
     assert {name: round(one["value"], 12) for name, one in found.items()} == {
         "prompt-level strict": round(1 / 3, 12), "instruction-level strict": round(2 / 6, 12),
-        "prompt-level loose": round(2 / 3, 12), "instruction-level loose": round(3 / 6, 12),
+        "average strict": round((1 / 3 + 2 / 6) / 2, 12), "prompt-level loose": round(2 / 3, 12),
+        "instruction-level loose": round(3 / 6, 12),
     }  # fmt: skip
+    assert found["average strict"]["per_item"] == {"a": 1 / 4, "b": 3 / 4, "c": 0}
     assert found["prompt-level loose"]["per_item"] == {"a": 1, "b": 1, "c": 0}
     assert found["instruction-level loose"]["per_item"] == {"a": 2 / 2, "b": 1 / 2, "c": 0}  # of two instructions a prompt
 

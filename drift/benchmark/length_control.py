@@ -104,18 +104,17 @@ def predict(rows: Sequence[Row], gamed: Gamed) -> Fitted:
 
 def influences(own: Any, shares: Any, inputs: Any, weights: Any, equal_length: Any, coefficients: Any) -> Any:
     """(n,): by how much each verdict moves the mean prediction, times n; 0 where there is none. All predictions share three
-    coefficients, so the spread of the predictions says nothing about the certainty of their mean: this is the first-order jackknife
-    (infinitesimal jackknife) of a logistic regression. own, equal_length: (n, 3); inputs: (m, 3), weights: (m,) of the rows that it
-    was fitted on."""
+    coefficients, so the spread of the predictions says nothing about the certainty of their mean: this is the infinitesimal
+    jackknife of a logistic regression. It leaves out the penalty, so for a panel of a few prompts it is too wide.
+    own, equal_length: (n, 3); inputs: (m, 3), weights: (m,) of the rows that it was fitted on."""
     import numpy as np
 
-    active = coefficients != 0  # the others are held at 0 by the penalty
     slopes, fitted_shares = sigmoid(equal_length @ coefficients), sigmoid(inputs @ coefficients)
-    gradient = (slopes * (1 - slopes)) @ equal_length[:, active]
-    curved = inputs[:, active] * (weights * fitted_shares * (1 - fitted_shares))[:, None]
-    moved = np.linalg.pinv(curved.T @ inputs[:, active]) @ gradient
+    gradient = (slopes * (1 - slopes)) @ equal_length
+    curved = inputs * (weights * fitted_shares * (1 - fitted_shares))[:, None]
+    moved = np.linalg.pinv(curved.T @ inputs) @ gradient
     errors = np.nan_to_num(shares - sigmoid(own @ coefficients))
-    return errors * (own[:, active] @ moved)
+    return errors * (own @ moved)
 
 
 def sigmoid(values: Any) -> Any:

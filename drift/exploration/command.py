@@ -80,9 +80,8 @@ def write(pool: Pool, chosen: Exploration, found: Found, given: Sequence[str], f
     for heading, content, _ in sections[:4]:
         say(f"\n{heading}")
         table(content)
-    say(
-        f"\n{tables.verdict(found)}\n{tables.robustness(found)}\n{OURS}\nPage: {folder / 'explore.html'}\nNumbers: {folder / 'explore.json'}"
-    )
+    say(f"\n{tables.verdict(found)}\n{tables.robustness(found)}\n{OURS}")
+    say(f"Page: {folder / 'explore.html'}\nNumbers: {folder / 'explore.json'}")
 
 
 def lines(pool: Pool, chosen: Exploration) -> list[str]:
