@@ -47,8 +47,10 @@ def test_a_placeholder_in_a_reply_stays_text_and_later_turns_follow_the_replies(
     assert [m["content"] for m in turn_prompt(task, ["r"])] == ["x", "r", "y"]
 
 
-def test_contributions_average_to_the_weighted_mean():
-    assert weighted({"a": 10.0, "b": 0.0}, {"a": 3.0, "b": 1.0}) == {"a": 15.0, "b": 0.0}
+def test_contributions_average_to_the_weighted_mean_and_equal_values_have_no_spread():
+    """The mean is 7.5, and the weights are 1.5 and 0.5 of the average one."""
+    assert weighted({"a": 10.0, "b": 0.0}, {"a": 3.0, "b": 1.0}) == {"a": 7.5 + 1.5 * 2.5, "b": 7.5 - 0.5 * 7.5}
+    assert weighted({"a": 7.0, "b": 7.0}, {"a": 2.0, "b": 1.0}) == {"a": 7, "b": 7}
 
 
 # AlpacaEval
@@ -233,7 +235,7 @@ def test_much_better_replies_count_three_times_and_unread_prompts_are_left_out()
     metrics = bench.score(judged)
     assert list(metrics) == list(bench.meanings)
     assert metrics["win rate"]["value"] == pytest.approx(100 * 4.5 / 6)
-    assert metrics["win rate"]["per_item"] == pytest.approx({"a": 100 * 4 * 2 / 6, "b": 25 * 2 * 2 / 6})
+    assert metrics["win rate"]["per_item"] == pytest.approx({"a": 75 + 25 * 4 / 3, "b": 75 - 50 * 2 / 3})
     assert metrics["win rate: coding"]["value"] == 100 and metrics["win rate: math"]["value"] == 25
     assert metrics["left out"]["value"] == 1 and metrics["unread verdicts"]["value"] == 1
 

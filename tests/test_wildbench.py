@@ -79,10 +79,11 @@ def test_empty_and_cut_off_replies_count_in_the_plain_mean_only():
 
 
 def test_the_contributions_of_tasks_average_to_the_macro_score():
-    """a counts once among two plans, b once among two plans and once as the only creative task."""
-    parts = contributions({"a": 60.0, "b": 20.0}, GROUPS_OF)
-    assert parts == pytest.approx({"a": 60 * 2 * 1.25 / 2 / 1.75, "b": 20 * 2 * (1.25 / 2 + 0.5) / 1.75})
-    assert sum(parts.values()) / 2 == pytest.approx(10 * (4 * 1.25 + 2 * 0.5) / 1.75)
+    """a counts once among two plans, whose mean is 40, b once among two plans and once as the only creative task."""
+    parts, macro_score = contributions({"a": 60.0, "b": 20.0}, GROUPS_OF), 10 * (4 * 1.25 + 2 * 0.5) / 1.75
+    assert parts == pytest.approx({"a": macro_score + 20 * 1.25 / 1.75, "b": macro_score - 20 * 1.25 / 1.75})
+    assert sum(parts.values()) / 2 == pytest.approx(macro_score)
+    assert contributions({"a": 20.0, "b": 20.0}, GROUPS_OF) == pytest.approx({"a": 20, "b": 20}), "no spread, whatever the weights"
 
 
 def test_the_metrics_leave_out_what_the_judge_did_not_say_and_count_it(bench):
