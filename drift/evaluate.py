@@ -71,7 +71,8 @@ def evaluate(targets: Sequence[str], names: Sequence[str], which: Which, out: Pa
 def measure(run: Run, candidates: Sequence[Candidate], folder: Path) -> None:
     """Evaluates all; the tables are written anew after every evaluation."""
     scored: list[Scored] = []
-    notes = [line for evaluation in run.evaluation.values() for line in evaluation.outlook([], [])]
+    about = {name: evaluation.outlook([], []) for name, evaluation in run.evaluation.items()}
+    notes = [line for lines in about.values() for line in lines]
     for line in notes:
         say(f"  {line}")
     for candidate in candidates:
@@ -83,11 +84,17 @@ def measure(run: Run, candidates: Sequence[Candidate], folder: Path) -> None:
                 policy=candidate.policy, seed=evaluation.noise_seed, purpose="evaluation", iteration=0,
             )  # fmt: skip
             stage = evaluation_stage(ask, evaluation, [], run.num_perplexity_prompts)
-            scores = state.scores(link_scores(stage, folder / re.sub(r"[^A-Za-z0-9_.-]+", "_", candidate.name) / name))
-            scored.append(Scored(policy=candidate.name, directory=candidate.policy.directory, benchmark=name, scores=scores))
-            write_csv(folder / "benchmarks.csv", benchmarks.rows(scored))
-            write_text(folder / "benchmarks.md", benchmarks.page(scored, notes))
-    for name, rows in benchmarks.tables(scored).items():
+            place = folder / re.sub(r"[^A-Za-z0-9_.-]+", "_", candidate.name) / name
+            scored.append(
+                Scored(
+                    policy=candidate.name, directory=candidate.policy.directory, benchmark=name,
+                    scores=state.scores(link_scores(stage, place)), folder=place, about=" ".join(about[name]),
+                )
+            )  # fmt: skip
+            figures = benchmarks.ratings(scored)
+            write_csv(folder / "benchmarks.csv", benchmarks.rows(scored, figures))
+            write_text(folder / "benchmarks.md", benchmarks.page(scored, figures, notes))
+    for name, rows in benchmarks.tables(scored, benchmarks.ratings(scored)).items():
         say(f"\n{name}")
         table(rows)
     say(f"\nTables: {folder / 'benchmarks.md'}, {folder / 'benchmarks.csv'}")

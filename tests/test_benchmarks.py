@@ -47,8 +47,10 @@ def test_a_placeholder_in_a_reply_stays_text_and_later_turns_follow_the_replies(
     assert [m["content"] for m in turn_prompt(task, ["r"])] == ["x", "r", "y"]
 
 
-def test_contributions_average_to_the_weighted_mean():
-    assert weighted({"a": 10.0, "b": 0.0}, {"a": 3.0, "b": 1.0}) == {"a": 15.0, "b": 0.0}
+def test_contributions_average_to_the_weighted_mean_and_equal_values_have_no_spread():
+    """The mean is 7.5, and the weights are 1.5 and 0.5 of the average one."""
+    assert weighted({"a": 10.0, "b": 0.0}, {"a": 3.0, "b": 1.0}) == {"a": 7.5 + 1.5 * 2.5, "b": 7.5 - 0.5 * 7.5}
+    assert weighted({"a": 7.0, "b": 7.0}, {"a": 2.0, "b": 1.0}) == {"a": 7, "b": 7}
 
 
 # AlpacaEval
@@ -134,7 +136,15 @@ def test_win_rates_and_orders_equal_those_of_the_package(tmp_path):
     ours = bench.score(judged)
     assert list(ours) == list(bench.meanings)
     assert ours["LC win rate"]["value"] == pytest.approx(theirs["length_controlled_winrate"], abs=1e-9)
-    assert list(ours["LC win rate"]["per_item"].values()) == pytest.approx([100 * one for one in theirs["shares"]], abs=1e-9)
+    lengths = [
+        (task.index, one.verdicts[0], len(task.baseline) - len(one.replies[0])) for task, one in zip(tasks, judged, strict=True)
+    ]
+    predicted = length_control.predict(
+        [length_control.Row(index=i, preference=verdict, length_difference=gap) for i, verdict, gap in lengths],
+        length_control.load(gamed),
+    )
+    assert list(predicted.shares) == pytest.approx(theirs["shares"], abs=1e-9)
+    assert list(ours["LC win rate"]["per_item"].values()) == pytest.approx(list(100 * predicted.contributions))
     assert ours["win rate"]["value"] == pytest.approx(theirs["win_rate"], abs=1e-9)
     assert ours["discrete win rate"]["value"] == pytest.approx(theirs["discrete_win_rate"], abs=1e-9)
     assert ours["unread verdicts"]["value"] == sum(row["preference"] is None for row in rows) == 9
@@ -143,6 +153,30 @@ def test_win_rates_and_orders_equal_those_of_the_package(tmp_path):
     counts = [theirs[name] for name in ("n_wins", "n_wins_base", "n_draws", "n_total")]
     assert [figures.wins, figures.losses, figures.draws, figures.total] == counts
     assert [is_swapped(row["instruction"]) for row in rows] == theirs["switched"] and 60 < sum(theirs["switched"]) < 140
+
+
+def test_the_interval_of_the_length_controlled_win_rate_is_that_of_the_verdicts_and_not_of_the_predictions():
+    """100 verdicts, a third of them unread. What each one moves, times n, is what leaving it out changes (all but the second order:
+    within 15 % of the largest); an unread one moves nothing. The predictions alone spread much less: all share three numbers."""
+    rng = np.random.default_rng(5)
+    own = length_control.features(rng.normal(0, 1, 100), rng.normal(0, 1, 100), [1.0] * 100)
+    shares = np.where(np.arange(100) % 3 == 0, np.nan, rng.integers(0, 2, 100).astype(float))
+    level = own * [0, 1, 1]
+
+    def fitted(kept):
+        both, wins = np.concatenate([own[kept], own[kept]]), np.repeat([1, 0], kept.sum())
+        weights = np.concatenate([shares[kept], 1 - shares[kept]])
+        return length_control.fitted(both, wins, weights, 1e6, 0).coef_[0]
+
+    known = ~np.isnan(shares)
+    coefficients = fitted(known)
+    predicted = length_control.sigmoid(level @ coefficients)
+    found = length_control.influences(own, shares, own[known], np.ones(known.sum()), level, coefficients)
+    left_out = [
+        100 * (predicted.mean() - length_control.sigmoid(level @ fitted(known & (np.arange(100) != i))).mean()) for i in range(100)
+    ]
+    assert found == pytest.approx(np.array(left_out), abs=0.15 * np.abs(left_out).max())
+    assert (found[~known] == 0).all() and found.std() > 3 * predicted.std() and abs(found.sum()) < 0.01 * np.abs(found).sum()
 
 
 def test_a_wrong_table_for_the_length_control_is_a_sentence(tmp_path):
@@ -201,7 +235,7 @@ def test_much_better_replies_count_three_times_and_unread_prompts_are_left_out()
     metrics = bench.score(judged)
     assert list(metrics) == list(bench.meanings)
     assert metrics["win rate"]["value"] == pytest.approx(100 * 4.5 / 6)
-    assert metrics["win rate"]["per_item"] == pytest.approx({"a": 100 * 4 * 2 / 6, "b": 25 * 2 * 2 / 6})
+    assert metrics["win rate"]["per_item"] == pytest.approx({"a": 75 + 25 * 4 / 3, "b": 75 - 50 * 2 / 3})
     assert metrics["win rate: coding"]["value"] == 100 and metrics["win rate: math"]["value"] == 25
     assert metrics["left out"]["value"] == 1 and metrics["unread verdicts"]["value"] == 1
 
@@ -211,7 +245,7 @@ def test_the_bradley_terry_fit_equals_a_generalised_linear_model_and_the_mean_wi
 
     rng = np.random.default_rng(0)
     model = rng.integers(0, 3, 600)
-    style = arena_style.standardised(rng.normal(model[:, None], 1.0, (600, 4)))
+    style = arena_style.standardised(rng.normal(model[:, None], 1.0, (600, 4)), np.ones(600))
     wins = np.round(2 / (1 + np.exp(-(0.5 * style[:, 0] + model - 1 + rng.logistic(size=600))))) / 2
     inputs = np.hstack([np.eye(3)[model], style])
     theirs = sm.GLM(wins, inputs, family=sm.families.Binomial()).fit(tol=1e-12).params
@@ -254,12 +288,16 @@ def test_under_style_control_a_model_does_not_win_by_length_alone():
             liked = (length - 50) / (length + 50) + rng.logistic(0, 0.25, 2) > 0
             table[name].append(Battle(key=key, points=tuple(1 if one else -1 for one in liked)))
     raw = {name: 50 + 25 * np.mean([sum(battle.points) for battle in table[name]]) for name in table}
-    found = arena_style.style_controlled(table, replies, {str(i): "word " * 50 for i in range(120)}, 3)
+    fought = {
+        name: [arena_hard.fought_with(battle, replies[name][battle.key], "word " * 50, 3) for battle in battles]
+        for name, battles in table.items()
+    }
+    found = arena_style.style_controlled(fought)
     assert raw["wordy"] - raw["terse"] > 25
     assert abs(found["wordy"].win_rate - found["terse"].win_rate) < 10
     assert all(one.low < one.win_rate < one.high for one in found.values())
     assert max(one.low for one in found.values()) < min(one.high for one in found.values())
-    alone = arena_style.style_controlled({"terse": table["terse"]}, replies, {str(i): "word " * 50 for i in range(120)}, 3)
+    alone = arena_style.style_controlled({"terse": fought["terse"]})
     assert alone["terse"].win_rate == pytest.approx(raw["terse"], abs=3)  # a single model is compared at its own style
 
 

@@ -82,6 +82,7 @@ def test_a_study_becomes_figures_a_page_and_its_replies_and_a_second_call_comput
     }
     assert "noise N(0, 1)" in found["reward"] and len(found["sensitivity"]) == 4 and len({row["reward"] for row in rows}) > 20
     page = (folder / "explore.html").read_text()
+    assert all(f"{name}: coverage {level[name]:.3f}" in page for name in found["policies"]) and "Coverage: of 3 differences" in page
     assert page.count("<svg") == 1 and "Content-Security-Policy" in page and not re.search(r"<image|<script| style=", page)
     assert "can't be compared" in found["ours"] and "is that of the DRIFT paper" in page
 

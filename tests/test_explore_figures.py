@@ -1,6 +1,7 @@
 """Every figure of an exploration, by hand: weights, density, coverage, clusters, distinct-n, self-BLEU, distances, intervals."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -185,6 +186,12 @@ def test_tables_say_which_policy_is_highest_and_how_often():
     assert crossed == [{"bandwidth": "0.1", "quantile": "0.8", "threshold": "1", "a": "0.500", "b": "0.400", "highest": "a"}]
     assert alone == [{"setting": "grid=9", "a": "0.300", "b": "0.300", "highest": "a, b"}]
     assert tables.robustness(found) == "Highest coverage with other settings, of 2 variants: a in 1; a, b in 1."
+    gaps = [("b", "a", Interval(mean=0.1, low=-0.1, high=0.3, over="")), ("c", "a", Interval(mean=0.2, low=0.1, high=0.3, over=""))]
+    said = [tables.verdict(replace(found, gaps=some)) for some in ([("b", "a", empty)], gaps[:1], gaps)]
+    assert said[0].startswith("Coverage: too few prompts") and said[1].endswith(
+        "of 1 differences between policies, the interval of none leaves out 0."
+    )
+    assert said[2].endswith("of 2 differences between policies, the intervals of 1 leave out 0: c - a +0.200 [+0.100, +0.300].")
 
 
 def test_variants_combine_three_settings_and_change_the_others_one_at_a_time():

@@ -116,8 +116,10 @@ def test_accuracies_by_hand():
     found = followed.metrics({"a": [yes, loose], "b": [yes], "c": [no, no, no]})
     assert {name: round(one["value"], 12) for name, one in found.items()} == {
         "prompt-level strict": round(1 / 3, 12), "instruction-level strict": round(2 / 6, 12),
-        "prompt-level loose": round(2 / 3, 12), "instruction-level loose": round(3 / 6, 12),
+        "average strict": round((1 / 3 + 2 / 6) / 2, 12), "prompt-level loose": round(2 / 3, 12),
+        "instruction-level loose": round(3 / 6, 12),
     }  # fmt: skip
+    assert found["average strict"]["per_item"] == {"a": 1 / 4, "b": 3 / 4, "c": 0}
     assert found["prompt-level loose"]["per_item"] == {"a": 1, "b": 1, "c": 0}
     assert found["instruction-level loose"]["per_item"] == {"a": 2 / 2, "b": 1 / 2, "c": 0}  # of two instructions a prompt
 
@@ -264,13 +266,17 @@ def test_the_tables_compare_every_policy_with_the_first_and_correct_p_together()
     def scored(policy, value):
         measured = {"score": metric({f"p{i}": value for i in range(10)})}
         scores = state.scores({"headline": "score", "metrics": measured, "conversations": {}})
-        return benchmarks.Scored(policy=policy, directory=Path(policy), benchmark="quiz", scores=scores)
+        return benchmarks.Scored(
+            policy=policy, directory=Path(policy), benchmark="quiz", scores=scores, folder=Path(policy), about="Ten questions."
+        )
 
     everything = [scored("start", 0.0), scored("better", 1.0), scored("same", 0.0)]
-    (table,) = benchmarks.tables(everything).values()
+    figures = benchmarks.ratings(everything)
+    assert figures == [{}, {}, {}], "these need no other policy"
+    (table,) = benchmarks.tables(everything, figures).values()
     assert [row["against start"] for row in table] == [
         "-", "+1.000 [+1.000, +1.000], p 0.004", "+0.000 [+0.000, +0.000], p 1.000"
     ]  # fmt: skip
-    rows = {row["policy"]: row for row in benchmarks.rows(everything)}
+    rows = {row["policy"]: row for row in benchmarks.rows(everything, figures)}
     assert rows["better"]["difference"] == 1 and rows["better"]["p"] == 2 / 1024 and "difference" not in rows["start"]
-    assert "| better | 1.000 [1.000, 1.000] | +1.000" in benchmarks.page(everything, ["A note."])
+    assert "| better | 1.000 [1.000, 1.000] | +1.000" in benchmarks.page(everything, figures, ["A note."])

@@ -5,6 +5,7 @@ import os
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from drift.benchmark import wildbench_elo
@@ -78,10 +79,11 @@ def test_empty_and_cut_off_replies_count_in_the_plain_mean_only():
 
 
 def test_the_contributions_of_tasks_average_to_the_macro_score():
-    """a counts once among two plans, b once among two plans and once as the only creative task."""
-    parts = contributions({"a": 60.0, "b": 20.0}, GROUPS_OF)
-    assert parts == pytest.approx({"a": 60 * 2 * 1.25 / 2 / 1.75, "b": 20 * 2 * (1.25 / 2 + 0.5) / 1.75})
-    assert sum(parts.values()) / 2 == pytest.approx(10 * (4 * 1.25 + 2 * 0.5) / 1.75)
+    """a counts once among two plans, whose mean is 40, b once among two plans and once as the only creative task."""
+    parts, macro_score = contributions({"a": 60.0, "b": 20.0}, GROUPS_OF), 10 * (4 * 1.25 + 2 * 0.5) / 1.75
+    assert parts == pytest.approx({"a": macro_score + 20 * 1.25 / 1.75, "b": macro_score - 20 * 1.25 / 1.75})
+    assert sum(parts.values()) / 2 == pytest.approx(macro_score)
+    assert contributions({"a": 20.0, "b": 20.0}, GROUPS_OF) == pytest.approx({"a": 20, "b": 20}), "no spread, whatever the weights"
 
 
 def test_the_metrics_leave_out_what_the_judge_did_not_say_and_count_it(bench):
@@ -227,10 +229,15 @@ def test_elo_ratings_by_hand():
     """From 1000 each, a win moves 4 / 2 points. A model anchored at 1100 is expected to win .640 against one at 1000; its first
     update is pulled halfway back, its second one not."""
     expected = 1 / (1 + 10**-0.25)
-    assert wildbench_elo.one_round([("m", "n", 1.0)], {}, k=4, interval=100) == {"m": 1002, "n": 998}
+
+    def after(cast, anchors):
+        models, elo = wildbench_elo.play(cast, np.arange(len(cast))[None], anchors, 4, 100)
+        return dict(zip(models, elo[0], strict=True))
+
+    assert after([("m", "n", 1.0)], {}) == {"m": 1002, "n": 998}
     once = 1100 + 4 * (1 - expected) / 2
-    assert wildbench_elo.one_round([("m", "n", 1.0)], {"m": 1100.0}, k=4, interval=100)["m"] == pytest.approx(once)
-    twice = wildbench_elo.one_round([("m", "n", 1.0), ("m", "o", 1.0)], {"m": 1100.0}, k=4, interval=100)
+    assert after([("m", "n", 1.0)], {"m": 1100.0})["m"] == pytest.approx(once)
+    twice = after([("m", "n", 1.0), ("m", "o", 1.0)], {"m": 1100.0})
     assert twice["m"] == pytest.approx(once + 4 * (1 - 1 / (1 + 10 ** ((1000 - once) / 400))))
     table = {name: [Graded(key="a", grade=grade, reply="x")] for name, grade in (("m", 8), ("n", 5), ("o", 5))}
     found = wildbench_elo.ratings(table, {"n": 1000.0, "o": 1000.0}, **wildbench_elo.PUBLISHED)

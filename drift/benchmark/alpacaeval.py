@@ -133,16 +133,19 @@ class AlpacaEval:
             **unread(judged),
         }
 
+    def facts(self, judged: Judged) -> dict[str, Any]:
+        return {}
+
     def _controlled(self, judged: Sequence[Judged]) -> dict[str, float]:
-        """Item -> its length-controlled win rate in percent."""
+        """Item -> its contribution to the length-controlled win rate in percent, of which it is the mean."""
         rows = [
             length_control.Row(
                 index=one.task.index, preference=one.verdicts[0], length_difference=len(one.task.baseline) - len(one.replies[0])
             )
             for one in judged
         ]
-        shares = length_control.predict(rows, length_control.load(self._gamed()))
-        return {one.task.key: 100 * share for one, share in zip(judged, shares, strict=True)}
+        parts = length_control.predict(rows, length_control.load(self._gamed())).contributions
+        return {one.task.key: 100 * float(part) for one, part in zip(judged, parts, strict=True)}
 
     def _gamed(self) -> Path:
         if self.gamed == "hub":

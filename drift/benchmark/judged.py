@@ -104,6 +104,11 @@ class JudgedBenchmark(Protocol):
         in pairs."""
         ...
 
+    def facts(self, judged: Judged) -> dict[str, Any]:
+        """What figures over several policies need of a judged task: `grade`, or `outcomes` and `style` (drift/report/rated.py); {}
+        where there is no such figure, or no verdict."""
+        ...
+
 
 def turn_prompt(task: Task, replies: Sequence[str]) -> list[Message]:
     """The prompt of the next turn, after these replies to the ones before."""
@@ -130,6 +135,8 @@ def unread(judged: Sequence[Judged]) -> dict[str, Any]:
 
 
 def weighted(values: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
-    """Item -> contribution: value times weight, scaled so that the mean of the contributions is the weighted mean."""
-    scale = len(values) / sum(weights[key] for key in values)
-    return {key: value * weights[key] * scale for key, value in values.items()}
+    """Item -> contribution to the weighted mean, of which it is the mean: that mean plus the weighted deviation of the item (the
+    weights average 1). So equal values have no spread, whatever their weights; it is that of a ratio of two sums."""
+    total = sum(weights[key] for key in values)
+    mean = sum(value * weights[key] for key, value in values.items()) / total
+    return {key: mean + (value - mean) * weights[key] * len(values) / total for key, value in values.items()}

@@ -72,8 +72,16 @@ def features(lengths: Sequence[float], difficulty: Sequence[float], models: Sequ
     return np.column_stack([np.tanh(lengths), difficulty, models])
 
 
-def predict(rows: Sequence[Row], gamed: Gamed) -> list[float]:
-    """For each row, the share of wins against the baseline, from 0 to 1, if the replies were as long as the baseline's."""
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """(n,) for each row: `shares`, the predicted shares of wins against the baseline, from 0 to 1, if the replies were as long as
+    the baseline's; `contributions`, numbers with the same mean, whose spread tells how certain it is."""
+
+    shares: Any
+    contributions: Any
+
+
+def predict(rows: Sequence[Row], gamed: Gamed) -> Fitted:
     import numpy as np
 
     if unknown := [row.index for row in rows if row.index not in gamed.difficulty]:
@@ -89,7 +97,30 @@ def predict(rows: Sequence[Row], gamed: Gamed) -> list[float]:
     known = ~np.isnan(targets)
     coefficients = fit(inputs[known], targets[known], weights[known])
     equal_length = features([0.0] * len(rows), difficulty, [1.0] * len(rows))
-    return [float(share) for share in 1 / (1 + np.exp(-equal_length @ coefficients))]
+    predicted = sigmoid(equal_length @ coefficients)
+    influence = influences(own, shares, inputs[known], weights[known], equal_length, coefficients)
+    return Fitted(shares=predicted, contributions=predicted + influence - influence.mean())
+
+
+def influences(own: Any, shares: Any, inputs: Any, weights: Any, equal_length: Any, coefficients: Any) -> Any:
+    """(n,): by how much each verdict moves the mean prediction, times n; 0 where there is none. All predictions share three
+    coefficients, so the spread of the predictions says nothing about the certainty of their mean: this is the infinitesimal
+    jackknife of a logistic regression. It leaves out the penalty, so for a panel of a few prompts it is too wide.
+    own, equal_length: (n, 3); inputs: (m, 3), weights: (m,) of the rows that it was fitted on."""
+    import numpy as np
+
+    slopes, fitted_shares = sigmoid(equal_length @ coefficients), sigmoid(inputs @ coefficients)
+    gradient = (slopes * (1 - slopes)) @ equal_length
+    curved = inputs * (weights * fitted_shares * (1 - fitted_shares))[:, None]
+    moved = np.linalg.pinv(curved.T @ inputs) @ gradient
+    errors = np.nan_to_num(shares - sigmoid(own @ coefficients))
+    return errors * (own @ moved)
+
+
+def sigmoid(values: Any) -> Any:
+    import numpy as np
+
+    return 1 / (1 + np.exp(-values))
 
 
 def fit(inputs: Any, shares: Any, weights: Any) -> Any:

@@ -108,6 +108,9 @@ class MtBench:
         groups = {f"MT-Bench: {name}": mean_rating([one for one in judged if one.task.category == name]) for name in CATEGORIES}
         return {"MT-Bench": mean_rating(judged), **turns, **groups, **unread(judged)}
 
+    def facts(self, judged: Judged) -> dict[str, Any]:
+        return {}
+
 
 def mean_rating(judged: Sequence[Judged]) -> dict[str, Any]:
     """The mean over all ratings; a question counts by the number of its ratings."""

@@ -130,8 +130,11 @@ def macro(groups: Mapping[str, float]) -> float:
 
 
 def contributions(values: Mapping[str, float], groups: Mapping[str, Collection[str]]) -> dict[str, float]:
-    """Item -> its contribution to the weighted mean over task groups, of which it is the mean."""
-    sizes = {name: sum(name in groups[key] for key in values) for name in GROUPS}
-    weight = sum(GROUPS[name][0] for name, size in sizes.items() if size) or 1.0
-    shares = {key: sum(GROUPS[name][0] / sizes[name] for name in groups[key]) / weight for key in values}
-    return {key: value * shares[key] * len(values) for key, value in values.items()}
+    """Item -> its contribution to the weighted mean over task groups, of which it is the mean: that mean plus the weighted
+    deviation of the item from the mean of each of its groups."""
+    members = {name: [value for key, value in values.items() if name in groups[key]] for name in GROUPS}
+    means = {name: sum(found) / len(found) for name, found in members.items() if found}
+    scale = len(values) / (sum(GROUPS[name][0] for name in means) or 1.0)
+    shares = {name: GROUPS[name][0] * scale / len(members[name]) for name in means}
+    whole = macro(means)
+    return {key: whole + sum((value - means[name]) * shares[name] for name in groups[key]) for key, value in values.items()}

@@ -146,6 +146,9 @@ class WildBenchReward:
             **unread(judged),
         }
 
+    def facts(self, judged: Judged) -> dict[str, Any]:
+        return {}
+
     def _baseline(self) -> dict[str, str]:
         """Session id -> the baseline's reply."""
         assert self.baseline is not None, "refused by `check`"

@@ -116,6 +116,9 @@ class WildBenchScore:
             **unread(judged),
         }
 
+    def facts(self, judged: Judged) -> dict[str, Any]:
+        return {} if judged.verdicts[0] is None else {"grade": judged.verdicts[0]}
+
 
 def summarise(rows: Sequence[Graded], groups: Mapping[str, Collection[str]]) -> Scores:
     """The official figures of one model. `groups`: session id -> its task groups."""

@@ -19,6 +19,7 @@ from drift.records import Prompt, Reply
 MEANINGS = {
     "prompt-level strict": "share of prompts whose instructions are all followed, from 0 to 1; the reply is checked as it is",
     "instruction-level strict": "share of all instructions that are followed, from 0 to 1",
+    "average strict": "mean of the two, which many model cards give",
     "prompt-level loose": "the same as prompt-level strict, also for the reply without asterisks, first or last line",
     "instruction-level loose": "the same for all instructions",
 }
@@ -74,6 +75,8 @@ def metrics(found: Mapping[str, Sequence[Verdict]]) -> dict[str, Any]:
         followed = {task: [getattr(one, mode) for one in verdicts] for task, verdicts in found.items()}
         result[f"prompt-level {mode}"] = metric({task: float(all(one)) for task, one in followed.items()})
         result[f"instruction-level {mode}"] = metric({task: sum(one) / per_prompt for task, one in followed.items()})
+        if mode == "strict":
+            result["average strict"] = metric({task: (all(one) + sum(one) / per_prompt) / 2 for task, one in followed.items()})
     return result
 
 

@@ -116,17 +116,17 @@ class JudgedEvaluation:
         )
         self._need_verdict(examined)
         found = {task.key: rows for task, rows in zip(whole, examined, strict=True)}
-        judged = [
-            Judged(task=task, replies=replies[task.key], verdicts=[row["verdict"] for row in found[task.key]])
+        judged = {
+            task.key: Judged(task=task, replies=replies[task.key], verdicts=[row["verdict"] for row in found[task.key]])
             for task in self.benchmark.tasks()
             if task.key in found
-        ]
+        }
         lost = metric(None, value=float(len(panel) - len(whole)), digits=0)
         return Measured(
             headline=self.benchmark.headline,
-            metrics={**self.benchmark.score(judged), NO_REPLY: lost},
+            metrics={**self.benchmark.score(list(judged.values())), NO_REPLY: lost},
             drawn=[(turn, [reply]) for task in whole for turn, reply in drawn[task.key]],
-            rows=[row for task in whole for row in as_rows(task, drawn[task.key], found[task.key])],
+            rows=[row for task in whole for row in self._rows(drawn[task.key], found[task.key], judged[task.key])],
             conversations={turn.key: task.key for task in whole if task.follow_ups for turn, _ in drawn[task.key]},
         )
 
@@ -165,8 +165,10 @@ class JudgedEvaluation:
             setting=self.setting,
         )  # fmt: skip
 
-
-def as_rows(task: Any, drawn: Sequence[tuple[Turn, Reply]], verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of replies.jsonl for a task, one a turn."""
-    rows = [{"prompt": list(turn.prompt), "reply": reply.text, "ended": reply.ended, "key": turn.key} for turn, reply in drawn]
-    return [*rows[:-1], {**rows[-1], "verdicts": list(verdicts)}]
+    def _rows(
+        self, drawn: Sequence[tuple[Turn, Reply]], verdicts: Sequence[Mapping[str, Any]], judged: Judged
+    ) -> list[dict[str, Any]]:
+        """The lines of replies.jsonl for a task, one a turn."""
+        rows = [{"prompt": list(turn.prompt), "reply": reply.text, "ended": reply.ended, "key": turn.key} for turn, reply in drawn]
+        known = {"verdicts": list(verdicts), "judge": self.endpoint.model} | self.benchmark.facts(judged)
+        return [*rows[:-1], rows[-1] | known]

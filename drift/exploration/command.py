@@ -60,18 +60,18 @@ def write(pool: Pool, chosen: Exploration, found: Found, given: Sequence[str], f
     write_jsonl(folder / "replies.jsonl", rows(pool, found))
     levels, changes = tables.replies(pool, found)
     crossed, alone = tables.sensitivity(found)
-    first = pool.policy_names[0]
+    first, one_prompt = pool.policy_names[0], [name for name in tables.MEANINGS if name not in tables.REACH]
     sections = [
-        ("Coverage", tables.main(pool, found), LIMITS),
+        ("Coverage", tables.main(pool, found), f"{tables.meanings(tables.REACH)} {LIMITS}"),
         ("Differences in coverage", tables.gaps(found), ""),
-        ("Replies to one prompt", levels, "; ".join(f"{name}: {text}" for name, text in tables.MEANINGS.items()) + "."),
+        ("Replies to one prompt", levels, tables.meanings(one_prompt)),
         (f"Differences from {first}, paired by prompt", changes, "p is corrected for all differences of this table (Holm)."),
         ("Coverage with other settings: bandwidth, quantile, threshold", crossed, tables.robustness(found)),
         ("Coverage with other settings, one at a time", alone, ""),
         ("Clusters of the embeddings", tables.cluster_rows(pool, found), "Replies of each policy in each cluster, best first."),
     ]
     sections = [section for section in sections if section[1]]
-    notes = [*lines(pool, chosen), *pool.notes, tables.robustness(found)]
+    notes = [tables.verdict(found), tables.robustness(found), *lines(pool, chosen), *pool.notes]
     text = page.render(
         "explore.html.j2", title="Exploration", notes=notes, tables=sections, picture=landscapes(pool, chosen, found),
         settings=[{"setting": name, "value": str(value)} for name, value in values.items()], ours=OURS,
@@ -80,7 +80,8 @@ def write(pool: Pool, chosen: Exploration, found: Found, given: Sequence[str], f
     for heading, content, _ in sections[:4]:
         say(f"\n{heading}")
         table(content)
-    say(f"\n{tables.robustness(found)}\n{OURS}\nPage: {folder / 'explore.html'}\nNumbers: {folder / 'explore.json'}")
+    say(f"\n{tables.verdict(found)}\n{tables.robustness(found)}\n{OURS}")
+    say(f"Page: {folder / 'explore.html'}\nNumbers: {folder / 'explore.json'}")
 
 
 def lines(pool: Pool, chosen: Exploration) -> list[str]:

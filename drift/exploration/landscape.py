@@ -34,7 +34,8 @@ def landscapes(pool: Pool, settings: Exploration, found: Found) -> str:
             replies = np.ones(len(pool.texts), bool) if i == 0 else pool.policies == i - 1
             shown = found.places[replies][:: max(1, int(replies.sum()) // 300)]
             panel.plot(shown[:, 0], shown[:, 1], ".", color="#1c2430", markersize=1.2, alpha=0.5)
-            panel.set_title(plots.name_of(name)[: plots.MAX_TITLE], fontsize=9, loc="left")
+            covered = f": coverage {found.coverage[name].mean:.3f}" if i else ""
+            panel.set_title(plots.name_of(name)[: plots.MAX_TITLE] + covered, fontsize=9, loc="left")
             panel.set_xticks([])
             panel.set_yticks([])
     return svg[0]

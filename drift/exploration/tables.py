@@ -1,6 +1,7 @@
 """The tables of an exploration, as rows of text for the console and the page, and as plain data for explore.json."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ MEANINGS = {
     "embedding distance": "mean cosine distance of two replies of the policy to one prompt; high: they differ in meaning",
     "words": "mean words of a reply; short replies have fewer repeated n-grams",
 }
+REACH = ("coverage", "clusters reached")  # what is measured on all replies of a policy; the others on those to one prompt
 
 
 def main(pool: Pool, found: Found) -> Table:
@@ -41,6 +43,22 @@ def main(pool: Pool, found: Found) -> Table:
 
 def gaps(found: Found) -> Table:
     return [{"comparison": f"{a} - {b}", "coverage": show(gap, 3, sign=True), "over": gap.over} for a, b, gap in found.gaps]
+
+
+def verdict(found: Found) -> str:
+    """A sentence on the differences in coverage."""
+    known = [(f"{a} - {b}", gap) for a, b, gap in found.gaps if gap.low is not None and gap.high is not None]
+    decided = [f"{name} {show(gap, 3, sign=True)}" for name, gap in known if (gap.low or 0.0) > 0 or (gap.high or 0.0) < 0]
+    if not known:
+        return "Coverage: too few prompts for intervals, so nothing is said of which policy reaches more."
+    if not decided:
+        return f"Coverage: of {len(known)} differences between policies, the interval of none leaves out 0."
+    outside = f"the intervals of {len(decided)} leave out 0: {'; '.join(decided)}"
+    return f"Coverage: of {len(known)} differences between policies, {outside}."
+
+
+def meanings(names: Sequence[str]) -> str:
+    return "; ".join(f"{name}: {MEANINGS[name]}" for name in names) + "."
 
 
 def conversations(pool: Pool) -> dict[str, str]:

@@ -18,7 +18,15 @@ from drift.report import dynamics
 from drift.report.foreign import Reader, need_members
 from drift.report.members import metrics_of
 
-TABLES = ("comparisons", "scores", "benchmarks", "judges", "paper", "alarms")  # of a study's report, see comparison.py
+TABLES = (
+    "comparisons",
+    "scores",
+    "evaluations",
+    "benchmarks",
+    "judges",
+    "paper",
+    "alarms",
+)  # of a study's report, see comparison.py
 
 
 def metrics(folder: Path) -> tuple[list[str], list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 from drift.console import say
 from drift.examples.filters import NOTED
 from drift.records import Record, write_text
-from drift.report import advice, agreed, card, dynamics, page, plots, published, results, samples, settings, tables, verdict
+from drift.report import advice, agreed, card, dynamics, page, plots, published, rated, results, samples, settings, tables, verdict
 from drift.report.compare import compare
 from drift.report.foreign import SETTINGS, Reader, need_members
 from drift.report.members import (
@@ -74,6 +74,7 @@ def _render(folder: Path, title: str, members: list[Member], reader: Reader) -> 
     folders = {label: [member.folder for member in group] for label, group in groups.items()}
     evaluated = {label: group for label, group in runs.items() if scored_names(group)}
     compared = compare(evaluated)
+    ratings = rated.rows(groups, reader)
     steps = {label: [reader.steps(run_folder) for run_folder in group] for label, group in folders.items()}
     text = page.render(
         "report.html.j2",
@@ -98,7 +99,9 @@ def _render(folder: Path, title: str, members: list[Member], reader: Reader) -> 
         differing=settings.differing(folders, reader),
         members=_members(members, reader),
         samples=samples.items(side_by_side(groups), reader),
-        further=[{"name": name} | _scores(_only(evaluated, name)) for name in further(states)],
+        further=[_further(evaluated, name) for name in further(states)],
+        rated=rated.table(ratings),
+        ratings=rated.meanings(ratings),
         problems=list(reader.problems.values()),
         **_scores(evaluated),
     )
@@ -107,6 +110,12 @@ def _render(folder: Path, title: str, members: list[Member], reader: Reader) -> 
     report = folder / "report.html"
     write_text(report, text)
     return report
+
+
+def _further(evaluated: Runs, name: str) -> dict[str, Any]:
+    """The section of an evaluation that is no headline."""
+    only = _only(evaluated, name)
+    return {"name": name, "comparisons": tables.comparisons(compare(only))} | _scores(only)
 
 
 def _only(evaluated: Runs, evaluation: str) -> Runs:

@@ -74,6 +74,19 @@ class Answered:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgedReply:
+    """The same line with what a judge said of the reply, where a figure over several policies needs it: the `key` of its task, and
+    its `grade`, or `outcomes` and `style` (see `JudgedBenchmark.facts`)."""
+
+    reply: str
+    key: str = ""
+    judge: str = ""
+    grade: float | None = None
+    outcomes: list[float] | None = None
+    style: list[float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measure:
     """A measure of how far a judge agrees with users. `of`: the side or the group that it is about; `number`: of items."""
 

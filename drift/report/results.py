@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from drift.records import write_text
-from drift.report.compare import compare
+from drift.report.compare import Comparison, compare
 from drift.report.members import (
     conversation_of,
+    further,
     gain,
     groups,
     having,
@@ -88,18 +89,24 @@ def bounds(name: str, interval: Interval | Difference) -> Row:
 
 
 def comparisons(states: list[RunState]) -> list[Row]:
-    """A row per pair of groups: the headline of one minus that of the other."""
+    """A row per evaluation and pair of groups: the headline of one minus that of the other. The p of an evaluation are corrected
+    together."""
     usable = {label: members for label, members in groups(states).items() if scored_names(members)}
-    return [
-        {
-            "one": this.one.label, "other": this.other.label, "at": this.at, "metric": this.metric,
-            "difference": this.gap.mean, "low": this.gap.low, "high": this.gap.high, "over": this.gap.over,
-            "p": this.gap.p, "p (Holm)": this.p_holm, "effect (d)": this.gap.effect, "matched": this.matched,
-            "examples of one": total(this.one.examples), "examples of other": total(this.other.examples),
-            "steps of one": total(this.one.steps), "steps of other": total(this.other.steps), "verdict": this.verdict,
-        }
-        for this in compare(usable)
-    ]  # fmt: skip
+    rows = [_comparison(this) for this in compare(usable)]
+    for name in further(states):
+        views = {label: seen_by(members, name) for label, members in usable.items()}
+        rows += [{"evaluation": name} | _comparison(this) for this in compare({k: v for k, v in views.items() if scored_names(v)})]
+    return rows
+
+
+def _comparison(this: Comparison) -> Row:
+    return {
+        "one": this.one.label, "other": this.other.label, "at": this.at, "metric": this.metric,
+        "difference": this.gap.mean, "low": this.gap.low, "high": this.gap.high, "over": this.gap.over,
+        "p": this.gap.p, "p (Holm)": this.p_holm, "effect (d)": this.gap.effect, "matched": this.matched,
+        "examples of one": total(this.one.examples), "examples of other": total(this.other.examples),
+        "steps of one": total(this.one.steps), "steps of other": total(this.other.steps), "verdict": this.verdict,
+    }  # fmt: skip
 
 
 def total(numbers: tuple[int, ...]) -> str:
