@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,12 @@ class Endpoint:
                 "repeated here, since it may be the key itself: put the key into the variable."
             )
         need_package("openai", f"the endpoint {self.url}", extra="endpoint")
-        if self.key_variable is not None and not self._secret():
+        if self.key_variable is not None and not self.secret():
             raise UserError(
                 f"The endpoint {self.url} needs a key in the environment variable {self.key_variable}, which is not set. "
                 f"Set it, or use {self.setting}.key_variable=null for a server without keys."
             )
-        if not (secret := self._secret()).isascii() or not secret.isprintable():
+        if not (secret := self.secret()).isascii() or not secret.isprintable():
             raise UserError(
                 f"The key in the environment variable {self.key_variable} can't be sent: it is not a single line of ASCII."
             )
@@ -127,7 +127,7 @@ class Endpoint:
         """Collects the answers to these requests, given by name."""
         rest = iter(requests.items())
         asyncio.get_running_loop().set_exception_handler(_unless_stopped)
-        async with answer.open_client(self.url, self._secret() or None, self.timeout_seconds) as client:
+        async with answer.open_client(self.url, self.secret() or None, self.timeout_seconds) as client:
 
             async def worker() -> None:
                 for name, request in rest:
@@ -201,8 +201,8 @@ class Endpoint:
         """The answer without the key, which a server may repeat."""
         if found is None:
             return None
-        top = found.top_logprobs and {mask(token, self._secret()): nats for token, nats in found.top_logprobs.items()}
-        return Answer(text=mask(found.text, self._secret()), top_logprobs=top)
+        top = found.top_logprobs and {mask(token, self.secret()): nats for token, nats in found.top_logprobs.items()}
+        return replace(found, text=mask(found.text, self.secret()), top_logprobs=top)
 
     def _file(self, name: str) -> Path:
         return Path(self.cache_dir) / f"{name}.json"
@@ -236,7 +236,7 @@ class Endpoint:
             f"answers are kept in {self.cache_dir}, and nothing else was written. Fix that and run the same command again: only "
             "the rest will be asked."
         )
-        return mask(text, self._secret())
+        return mask(text, self.secret())
 
 
 def _unless_stopped(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
