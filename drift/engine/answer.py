@@ -40,8 +40,8 @@ class Failure(Exception):
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What a model answered. `top_logprobs`: the likeliest first tokens with their log-probabilities in nats, if they were asked
-    for and the server gives them, else None. With them the text may be blank, and so may a fresh reply (`of_reply`). Only of a fresh
-    reply: `ended`, whether the model ended it by itself; `nats`, the log-probabilities of all its tokens, if the server gives them."""
+    for and the server gives them, else None. With them the text may be blank, and so may a fresh reply (`of_reply`). Only of such a
+    reply: `ended`, whether the model ended it; `nats`, the log-probabilities of all its tokens, if the server gives them."""
 
     text: str
     top_logprobs: Mapping[str, float] | None
@@ -94,7 +94,7 @@ async def ask(client: Any, request: dict[str, Any], seconds: float, name: str) -
             async with client.chat.completions.with_streaming_response.create(**request) as response:
                 body = await start_of(response.iter_bytes(), MOST_BYTES + 1)
     except Exception as error:  # of any of three layers of libraries: in each case there is no answer
-        raise _as_failure(error, seconds) from error
+        raise as_failure(error, seconds) from error
     if len(body) > MOST_BYTES:
         raise Failure(f"an answer of more than {MOST_BYTES >> 20} MiB", paid=True)
     return read(body, name, logprobs="top_logprobs" in request, reply=of_reply(request))
@@ -229,7 +229,7 @@ def _pause(headers: Any) -> float | None:
     return seconds if 0 <= seconds < float("inf") else None
 
 
-def _as_failure(error: Exception, seconds: float) -> Failure:
+def as_failure(error: Exception, seconds: float) -> Failure:
     """The failure behind an exception that libraries have wrapped."""
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:

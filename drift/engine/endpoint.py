@@ -20,7 +20,7 @@ from drift.engine import answer, kept
 from drift.engine.answer import Answer
 from drift.engine.budget import Budget, Prices
 from drift.engine.kept import Entry
-from drift.engine.questions import Questions
+from drift.engine.questions import Questions, sendable
 from drift.errors import UserError, need_package, writable
 from drift.files import remove_unfinished
 from drift.masking import mask
@@ -101,12 +101,13 @@ class Endpoint:
         self._announce([one for name, one in requests.items() if kept.read(self._file(name), one).answer is None])
 
     def answers(
-        self, talks: Sequence[Sequence[Message]], tick: Callable[[int], None], *, advice: str, **settings: Any
-    ) -> list[Answer | None]:
+        self, talks: Sequence[Sequence[Message]], tick: Callable[[int], None], *, advice: str, seeds: Sequence[int] = (),
+        **settings: Any,
+    ) -> list[Answer | None]:  # fmt: skip
         """The answers, in order; None for an answer without text. Equal questions are asked only once. Raises UserError if the
         budget is reached or answers are missing; the answers so far are kept. `advice`: if the server calls a request invalid.
-        `settings`: of every request, `max_tokens` among them."""
-        requests = self._requests(talks, settings)
+        `settings`: of every request, `max_tokens` among them; `seeds`: one for each, if any."""
+        requests = self._requests(talks, settings, seeds)
         times, unique = Counter(name for name, _ in requests), dict(requests)
         asked = Questions({}, lambda name: tick(times[name]))
         missing = {name: request for name, request in unique.items() if not self._recall(name, request, asked)}
@@ -118,9 +119,13 @@ class Endpoint:
                 raise UserError(self._stopped(asked, len(unique), advice))
         return [asked.answers[name] for name, _ in requests]
 
-    def _requests(self, talks: Sequence[Sequence[Message]], settings: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    def _requests(
+        self, talks: Sequence[Sequence[Message]], settings: dict[str, Any], seeds: Sequence[int] = ()
+    ) -> list[tuple[str, dict[str, Any]]]:
         """A request for each talk, with its name in the cache."""
-        requests = [{"model": self.model, "messages": [_sendable(m) for m in messages], **settings} for messages in talks]
+        requests = [{"model": self.model, "messages": [sendable(m) for m in messages], **settings} for messages in talks]
+        for request, seed in zip(requests, seeds, strict=bool(seeds)):
+            request["seed"] = seed
         return [(digest([self.url, request])[:32], request) for request in requests]
 
     async def _ask_all(self, requests: dict[str, Any], asked: Questions) -> None:
@@ -216,7 +221,7 @@ class Endpoint:
             asked.tick(name)
         return found.answer is not None
 
-    def _secret(self) -> str:
+    def secret(self) -> str:
         return os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
 
     def _stopped(self, asked: Questions, wanted: int, advice: str) -> str:
@@ -243,7 +248,3 @@ def _unless_stopped(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
     """Passes on what asyncio reports about unhandled exceptions, except those that are already ending the program."""
     if not isinstance(context.get("exception"), (SystemExit, KeyboardInterrupt)):
         loop.default_exception_handler(context)
-
-
-def _sendable(message: Message) -> Message:
-    return {name: text.encode("utf-8", "replace").decode() for name, text in message.items()}

@@ -6,11 +6,11 @@ with those that training computes from the policy's directory and our rendering 
 draws greedily, and each token has to be training's likeliest.
 
 Rounding makes a difference; its limits are measured (experiments/samplers/README.md). A new policy may differ from the one before
-it by less than that. So the same replies are also scored under the policies that it could be mistaken for: if one of those fits
-much better, it is what the sampler has."""
+it by less than that. So the same tokens are also scored under the policies that it could be mistaken for: rounding is unrelated to
+the difference between two policies, so even small ones are told apart (`share`)."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from drift.score.sequence import TokenSequence
 from drift.store import Stage
 
 VERSION = 1
-TOLERANCE = 0.1  # nats per token
-BETTER = 2.0  # another policy that fits this many times better is the one that was sampled from
-NEW_TOKENS = 24
+TOLERANCE = 0.1  # nats per token, on average over the tokens
+FLOOR = 0.01  # of greedy replies, nats per token: less is a choice between equals
+SURE = 4.0  # standard errors
+NEW_TOKENS = 16
 PROMPTS: list[list[dict[str, str]]] = [
     [{"role": "user", "content": "What is the difference between a lake and a pond?"}],
     [{"role": "user", "content": "Write two sentences about a day at the sea, without using the word sun."}],
@@ -61,18 +62,18 @@ def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
         caveats = list(sampler.caveats) if isinstance(sampler, Scoring) else []
-        drawn, apart = _draw(sampler, ask)
+        drawn = _draw(sampler, ask)
         if not drawn:
-            found = "the sampler gives neither log-probabilities nor greedy replies, so it is not known whether it has this policy."
+            found = "no reply of the sampler could be compared with training, so it is not known whether it has this policy."
             return {"found": found, "caveats": caveats, "apart": None, "others": {}}
-        own = apart(ask.policy)
-        rest = {name: apart(other) for name, other in different.items()}
-        tokens = sum(len(one.nats) or len(one.sequence.reply) for one in drawn)
-        _need_same(ask, own, rest, f"over {tokens} tokens of {len(drawn)} replies")
-        than = "".join(f", {value:.4f} from those of {name}" for name, value in rest.items())
-        what = "the sampler's log-probabilities" if drawn[0].nats else "the sampler's greedy choices"
-        found = f"{what} of {tokens} tokens are {own:.4f} nats per token from training's{than}."
-        return {"found": found, "caveats": caveats, "apart": own, "others": rest}
+        own = _distances(ask, drawn, ask.policy)
+        rest = {name: _distances(ask, drawn, other) for name, other in different.items()}
+        apart = {name: _mean_size(distances) for name, distances in rest.items()}
+        _need_same(ask, own, rest, f"over {len(own)} tokens of {len(drawn)} replies", greedy=not drawn[0].nats)
+        than = "".join(f", {value:.4f} from those of {name}" for name, value in apart.items())
+        what = "log-probabilities" if drawn[0].nats else "greedy choices"
+        found = f"the sampler's {what} of {len(own)} tokens are {_mean_size(own):.4f} nats per token from training's{than}."
+        return {"found": found, "caveats": caveats, "apart": _mean_size(own), "others": apart}
 
     computed = [compute.lightning, compute.dtype, compute.layout, compute.tokens_per_batch]
     settings = {"sampler": identity(sampler), "compute": computed}
@@ -80,27 +81,37 @@ def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
     return ask.store.run("same_policy", work, version=VERSION, settings=settings, inputs=inputs)
 
 
-def _draw(sampler: Sampler, ask: Ask) -> tuple[list[Sampled], Callable[[Policy], float]]:
-    """A few replies of the sampler, and how far they are from a policy, in nats per token."""
+def share(own: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """How far the sampler is on the way from the policy (0) to another one (1), with its standard error, by least squares. `own`,
+    `other`: for every token, the sampler's log-probability minus the policy's, and minus the other one's."""
+    steps = [mine - its for mine, its in zip(own, other, strict=True)]  # from the policy to the other one
+    size = math.fsum(step * step for step in steps)
+    if size == 0:
+        return 0.0, math.inf
+    way = math.fsum(mine * step for mine, step in zip(own, steps, strict=True)) / size
+    rest = math.fsum((mine - way * step) ** 2 for mine, step in zip(own, steps, strict=True))
+    return way, math.sqrt(rest / len(own) / size)
+
+
+def _distances(ask: Ask, drawn: Sequence[Sampled], policy: Policy) -> list[float]:
+    """For every token, the sampler's log-probability minus training's under this policy, in nats; of greedy replies, what the token
+    lacks to the likeliest one."""
+    sequences = [one.sequence for one in drawn]
+    if not drawn[0].nats:
+        return [nats for found in greedy.shortfalls(ask.compute, policy, sequences) for nats in found]
+    training = reference.token_logprobs(ask.compute, policy, sequences, "same-policy check")
+    return [own - its for one, known in zip(drawn, training, strict=True) for own, its in zip(one.nats, known, strict=False)]
+
+
+def _draw(sampler: Sampler, ask: Ask) -> list[Sampled]:
+    """A few replies of the sampler; greedy ones, if it has no log-probabilities; none, if it can't draw greedily."""
     tokenizer = load_tokenizer(ask.policy)
     noise = [Noise(0, "same policy", 0, str(i), 0) for i in range(len(PROMPTS))]
     scored = sampler.draw_scored(ask.policy, PROMPTS, noise) if isinstance(sampler, Scoring) else None
     if scored is not None:
-        drawn = _as_tokens(tokenizer, scored)
-        sequences = [one.sequence for one in drawn]
-
-        def apart(policy: Policy) -> float:
-            found = reference.token_logprobs(ask.compute, policy, sequences, "same-policy check")
-            return _mean(abs(p - q) for ps, one in zip(found, drawn, strict=True) for p, q in zip(ps, one.nats, strict=False))
-
-        return drawn, apart
-    if "temperature" not in {item.name for item in fields(sampler)}:  # type: ignore[arg-type]
-        return [], lambda policy: math.nan
-    drawn = _greedy(sampler, ask, tokenizer, noise)
-    sequences = [one.sequence for one in drawn]
-    return drawn, lambda policy: _mean(
-        nats for shortfall in greedy.shortfalls(ask.compute, policy, sequences) for nats in shortfall
-    )
+        return _as_tokens(tokenizer, scored)
+    known: Any = sampler
+    return _greedy(sampler, ask, tokenizer, noise) if "temperature" in {item.name for item in fields(known)} else []
 
 
 def _greedy(sampler: Any, ask: Ask, tokenizer: Any, noise: Sequence[Noise]) -> list[Sampled]:
@@ -143,18 +154,26 @@ def _prompt_and(tokenizer: Any, prompt: Prompt, reply: Sequence[int]) -> TokenSe
     return TokenSequence(prompt=prompt_ids(tokenizer, prompt), reply=list(reply))
 
 
-def _need_same(ask: Ask, own: float, others: Mapping[str, float], over: str) -> None:
-    """Raises `UserError` if the distances (nats per token) say that the sampler has another policy."""
-    name, nearest = min(others.items(), key=lambda item: item[1], default=("", math.inf))
-    if own <= TOLERANCE and own <= BETTER * nearest:  # written so that NaN does not pass
+def _need_same(ask: Ask, own: list[float], others: Mapping[str, list[float]], over: str, *, greedy: bool) -> None:
+    """Raises `UserError` if the distances say that the sampler has another policy."""
+    apart = _mean_size(own)
+    suspect = next((name for name, other in others.items() if _fits_better(own, other, greedy)), None)
+    if apart <= TOLERANCE and suspect is None:  # written so that NaN does not pass
         return
-    fits = f" Its replies fit {name} ({nearest:.4f} nats): {name} is what it samples from." if nearest * BETTER < own else ""
+    fits = f" They fit {suspect} ({_mean_size(others[suspect]):.4f} nats): that is what it samples from." if suspect else ""
     raise UserError(
-        f"The sampler does not sample from the policy {ask.policy.directory}: {over}, it is {own:.4f} nats per token from what "
-        f"training computes (rounding makes up to {TOLERANCE:g}).{fits} Check that it has loaded this policy and its adapter, and "
-        "that a server renders prompts with the model's own chat template. Nothing was trained on its replies. Fix that and run "
-        "the same command again."
+        f"The sampler does not sample from the policy {ask.policy.directory}: {over}, its log-probabilities are {apart:.4f} nats "
+        f"per token from training's (rounding makes up to {TOLERANCE:g}).{fits} Check that it has loaded this policy and its "
+        "adapter, and that a server renders prompts with the model's own chat template. Nothing was trained on its replies. Fix "
+        "that and run the same command again."
     )
+
+
+def _fits_better(own: list[float], other: list[float], greedy: bool) -> bool:
+    if greedy:
+        return _mean_size(own) > max(FLOOR, 2 * _mean_size(other))
+    way, error = share(own, other)
+    return way > 0.5 and way > SURE * error
 
 
 def _changed(sampler: Any, **settings: Any) -> Any:
@@ -163,6 +182,5 @@ def _changed(sampler: Any, **settings: Any) -> Any:
     return replace(sampler, **{name: value for name, value in settings.items() if name in known})
 
 
-def _mean(values: Any) -> float:
-    numbers = list(values)
-    return math.fsum(numbers) / len(numbers) if numbers else math.nan
+def _mean_size(distances: Sequence[float]) -> float:
+    return math.fsum(map(abs, distances)) / len(distances) if distances else math.nan

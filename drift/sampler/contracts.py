@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from drift.randomness import Noise
 from drift.records import Prompt, Reply
@@ -25,8 +25,7 @@ class Scoring(Protocol):
     """A sampler that knows the log-probabilities of what it draws. The check of `drift/engine/same_policy.py` compares them with
     training's; of other samplers it compares greedy replies. `caveats`: what it can't promise, in sentences for the report."""
 
-    @property
-    def caveats(self) -> Sequence[str]: ...
+    caveats: ClassVar[Sequence[str]]
 
     def draw_scored(self, policy: Any, prompts: Sequence[Prompt], noise: Sequence[Noise]) -> list[Scored | None] | None:
         """Opens the policy and draws a reply to each prompt, as `open` does. None for a reply: as there. None for all: there are no

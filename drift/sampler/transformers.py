@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from drift.batches import cut
 from drift.errors import UserError, memory_advice
@@ -30,6 +30,8 @@ class Transformers:
     tokens_per_batch: int
     precision: precision.Precision
 
+    caveats: ClassVar[Sequence[str]] = ()
+
     def check(self) -> None:
         if not (self.temperature >= 0 and 0 < self.top_p <= 1):
             raise UserError("sampler: expected temperature >= 0 and 0 < top_p <= 1.")
@@ -47,10 +49,6 @@ class Transformers:
             "max_prompt_tokens": self.max_prompt_tokens,
             "precision": dtype,
         }
-
-    @property
-    def caveats(self) -> list[str]:
-        return []
 
     @contextmanager
     def _loaded(self, policy: Policy):
@@ -79,7 +77,11 @@ class Transformers:
     def draw_scored(self, policy: Policy, prompts: Sequence[Prompt], noise: Sequence[Noise]) -> list[Scored | None]:
         """A reply to each prompt, with the log-probabilities that the decoding loop drew it from."""
         with self._loaded(policy) as (loaded, tokenizer, stops), finite_advice(policy):
-            ids = {i: found for i, prompt in enumerate(prompts) if (found := self._prompt_ids(tokenizer, prompt)) is not None}
+            ids = {
+                i: found
+                for i, prompt in enumerate(prompts)
+                if (found := fitting_ids(tokenizer, prompt, self.max_prompt_tokens)) is not None
+            }
             uniforms, nats = [noise[i].uniforms(self.max_new_tokens) for i in ids], list[list[float]]()
             sampled = self._sample(loaded[0], tokenizer, stops, list(ids.values()), uniforms, lambda: None, nats) if ids else []
             found = {
@@ -98,7 +100,11 @@ class Transformers:
         noise: Sequence[Noise],
         tick: Callable[[float], None],
     ) -> list[Reply | None]:
-        ids = {i: found for i, prompt in enumerate(prompts) if (found := self._prompt_ids(tokenizer, prompt)) is not None}
+        ids = {
+            i: found
+            for i, prompt in enumerate(prompts)
+            if (found := fitting_ids(tokenizer, prompt, self.max_prompt_tokens)) is not None
+        }
         by_length = sorted(ids, key=lambda i: (len(ids[i]), ids[i]))  # equal prompts side by side
         sizes = [len(ids[i]) + self.max_new_tokens for i in by_length]
         replies: list[Reply | None] = [None] * len(prompts)
@@ -110,16 +116,6 @@ class Transformers:
             for i, tokens in zip(batch, sampled, strict=True):
                 replies[i] = reply_of(tokenizer, stops, tokens)
         return replies
-
-    def _prompt_ids(self, tokenizer: Any, prompt: Prompt) -> list[int] | None:
-        """None: the prompt is too long, or a message in it looks like the template's own text."""
-        from drift.model.chat import NotAPrefix, prompt_ids
-
-        try:
-            ids = prompt_ids(tokenizer, prompt)
-        except NotAPrefix:
-            return None
-        return ids if len(ids) <= self.max_prompt_tokens else None
 
     def _sample(
         self,
@@ -146,6 +142,17 @@ class Transformers:
         )
 
 
+def fitting_ids(tokenizer: Any, prompt: Prompt, most: int) -> list[int] | None:
+    """Token ids of the prompt. None: it has more than `most`, or a message in it looks like the template's own text."""
+    from drift.model.chat import NotAPrefix, prompt_ids
+
+    try:
+        ids = prompt_ids(tokenizer, prompt)
+    except NotAPrefix:
+        return None
+    return ids if len(ids) <= most else None
+
+
 def reply_of(tokenizer: Any, stops: set[int], tokens: list[int]) -> Reply:
     """The reply that the sampled tokens are."""
     ended = tokens[-1] in stops
@@ -164,8 +171,24 @@ def finite_advice(policy: Policy):
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:
     """The id that the chat template writes after a reply, and the end-of-turn ids of the generation config and the tokenizer."""
+    return _stops(model.generation_config, tokenizer)
+
+
+def stops_of(policy: Policy, tokenizer: Any) -> set[int]:
+    """The same from a policy's files, without its weights."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(policy.base, local_files_only=True)
+    except OSError:  # it has none
+        config = AutoConfig.from_pretrained(policy.base, local_files_only=True, trust_remote_code=False)
+        generation = GenerationConfig.from_model_config(config)
+    return _stops(generation, tokenizer)
+
+
+def _stops(generation: Any, tokenizer: Any) -> set[int]:
     from drift.model.chat import end_of_turn
 
-    configured = model.generation_config.eos_token_id
+    configured = generation.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return {i for i in [end_of_turn(tokenizer), *ids, tokenizer.eos_token_id] if i is not None}
