@@ -19,7 +19,6 @@ from drift.engine.ask import Ask, render_replies
 from drift.errors import UserError
 from drift.identity import identity
 from drift.model.policy import Policy, load_tokenizer
-from drift.parts import Sampler
 from drift.randomness import Noise
 from drift.records import Prompt, digest
 from drift.sampler.contracts import Scored, Scoring
@@ -95,23 +94,23 @@ def share(own: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
 
 def _distances(ask: Ask, drawn: Sequence[Sampled], policy: Policy) -> list[float]:
     """For every token, the sampler's log-probability minus training's under this policy, in nats; of greedy replies, what the token
-    lacks to the likeliest one."""
+    lacks to the likeliest one, without the worst reply (its text may be made of other tokens than the sampler's)."""
     sequences = [one.sequence for one in drawn]
     if not drawn[0].nats:
-        return [nats for found in greedy.shortfalls(ask.compute, policy, sequences) for nats in found]
+        found = sorted(greedy.shortfalls(ask.compute, policy, sequences), key=_mean_size)
+        return [nats for one in found[: max(1, len(found) - 1)] for nats in one]
     training = reference.token_logprobs(ask.compute, policy, sequences, "same-policy check")
     return [own - its for one, known in zip(drawn, training, strict=True) for own, its in zip(one.nats, known, strict=False)]
 
 
-def _draw(sampler: Sampler, ask: Ask) -> list[Sampled]:
+def _draw(sampler: Any, ask: Ask) -> list[Sampled]:
     """A few replies of the sampler; greedy ones, if it has no log-probabilities; none, if it can't draw greedily."""
     tokenizer = load_tokenizer(ask.policy)
     noise = [Noise(0, "same policy", 0, str(i), 0) for i in range(len(PROMPTS))]
     scored = sampler.draw_scored(ask.policy, PROMPTS, noise) if isinstance(sampler, Scoring) else None
     if scored is not None:
         return _as_tokens(tokenizer, scored)
-    known: Any = sampler
-    return _greedy(sampler, ask, tokenizer, noise) if "temperature" in {item.name for item in fields(known)} else []
+    return _greedy(sampler, ask, tokenizer, noise) if "temperature" in {item.name for item in fields(sampler)} else []
 
 
 def _greedy(sampler: Any, ask: Ask, tokenizer: Any, noise: Sequence[Noise]) -> list[Sampled]:
