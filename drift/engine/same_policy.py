@@ -7,7 +7,7 @@ draws greedily, and each token has to be training's likeliest.
 
 Rounding makes a difference; its limits are measured (experiments/samplers/README.md). A new policy may differ from the one before
 it by less than that. So the same tokens are also scored under the policies that it could be mistaken for: rounding is unrelated to
-the difference between two policies, so even small ones are told apart (`share`)."""
+the difference between two policies, so even a small one tells which of them the sampler is nearer to (`share`)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ from drift.store import Stage
 VERSION = 1
 TOLERANCE = 0.1  # nats per token, on average over the tokens
 FLOOR = 0.01  # of greedy replies, nats per token: less is a choice between equals
-SURE = 4.0  # standard errors
+SURE = 3.0  # standard errors
 NEW_TOKENS = 16
 PROMPTS: list[list[dict[str, str]]] = [
     [{"role": "user", "content": "What is the difference between a lake and a pond?"}],
@@ -39,6 +39,8 @@ PROMPTS: list[list[dict[str, str]]] = [
         {"role": "assistant", "content": "A pear."},
         {"role": "user", "content": "No, one that is blue, please."},
     ],
+    [{"role": "user", "content": "How do I keep bread fresh for longer?"}],
+    [{"role": "user", "content": "List three things that are heavier than a car."}],
     [{"role": "user", "content": "Summarise in one line: the meeting was moved from Monday to Thursday because of the holiday."}],
 ]
 
@@ -55,7 +57,8 @@ class Sampled:
 def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
     """Compares sampler and training on `ask.policy`; raises `UserError` if they don't agree. `others`: the policies that it could
     be mistaken for, by name. The stage's facts: `found` and `caveats`, for the report; `apart`, `others`: nats per token."""
-    different = {name: other for name, other in others.items() if other.fingerprint != ask.policy.fingerprint}
+    once = {other.fingerprint: name for name, other in reversed(list(others.items()))}
+    different = {name: others[name] for fingerprint, name in once.items() if fingerprint != ask.policy.fingerprint}
     sampler = _changed(ask.sampler, max_new_tokens=min(NEW_TOKENS, ask.sampler.max_new_tokens))
     compute = ask.compute
 
@@ -69,7 +72,8 @@ def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
         rest = {name: _distances(ask, drawn, other) for name, other in different.items()}
         apart = {name: _mean_size(distances) for name, distances in rest.items()}
         _need_same(ask, own, rest, f"over {len(own)} tokens of {len(drawn)} replies", greedy=not drawn[0].nats)
-        than = "".join(f", {value:.4f} from those of {name}" for name, value in apart.items())
+        vague = {name: " (too little to tell them apart)" for name, other in rest.items() if drawn[0].nats and _vague(own, other)}
+        than = "".join(f", {value:.4f} from those of {name}{vague.get(name, '')}" for name, value in apart.items())
         what = "log-probabilities" if drawn[0].nats else "greedy choices"
         found = f"the sampler's {what} of {len(own)} tokens are {_mean_size(own):.4f} nats per token from training's{than}."
         return {"found": found, "caveats": caveats, "apart": _mean_size(own), "others": apart}
@@ -82,7 +86,8 @@ def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
 
 def share(own: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
     """How far the sampler is on the way from the policy (0) to another one (1), with its standard error, by least squares. `own`,
-    `other`: for every token, the sampler's log-probability minus the policy's, and minus the other one's."""
+    `other`: for every token, the sampler's log-probability minus the policy's, and minus the other one's. Between policies that
+    differ by rounding alone it is a half: all three are equally far apart."""
     steps = [mine - its for mine, its in zip(own, other, strict=True)]  # from the policy to the other one
     size = math.fsum(step * step for step in steps)
     if size == 0:
@@ -168,11 +173,16 @@ def _need_same(ask: Ask, own: list[float], others: Mapping[str, list[float]], ov
     )
 
 
+def _vague(own: list[float], other: list[float]) -> bool:
+    way, error = share(own, other)
+    return abs(way - 0.5) <= SURE * error
+
+
 def _fits_better(own: list[float], other: list[float], greedy: bool) -> bool:
     if greedy:
         return _mean_size(own) > max(FLOOR, 2 * _mean_size(other))
     way, error = share(own, other)
-    return way > 0.5 and way > SURE * error
+    return way - 0.5 > SURE * error
 
 
 def _changed(sampler: Any, **settings: Any) -> Any:

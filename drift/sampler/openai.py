@@ -22,6 +22,7 @@ from drift.records import Prompt, Reply
 from drift.sampler.contracts import Scored, Trained
 from drift.sampler.transformers import fitting_ids
 
+SEEDS = 2**31  # some servers take no larger ones
 ADVICE = "If it does not know a field of sampler.extra, leave that out; if a prompt is too long, lower sampler.max_prompt_tokens."
 
 
@@ -111,7 +112,7 @@ class OpenAI:
         extra = dict(self.extra) | ({"chat_template_kwargs": arguments} if arguments else {})
         answers = endpoint.answers(
             [prompts[i] for i in known], lambda count: tick(count / len(known)), advice=ADVICE,
-            seeds=[noise[i].as_seed() for i in known], temperature=self.temperature, top_p=self.top_p,
+            seeds=[noise[i].as_seed() % SEEDS for i in known], temperature=self.temperature, top_p=self.top_p,
             max_tokens=self.max_new_tokens, logprobs=True, extra_body=extra,
         )  # fmt: skip
         if answers.count(None):
