@@ -565,8 +565,12 @@ def test_replies_of_transformers_serve(spoken, tmp_path):
         offline = os.environ | {"HF_HUB_OFFLINE": "1"}
         server = subprocess.Popen([*serve, "--host", "127.0.0.1", "--port", str(port)], stdout=log, stderr=log, env=offline)
     served = [PLAIN[0], PLAIN[2], SERVER[0], f"sampler.endpoint.url=http://127.0.0.1:{port}/v1", "iterations=0"]
-    served += [f"sampler.endpoint.model={policy.directory}", f"sampler.endpoint.cache_dir={tmp_path}/answers"]
-    samples = "+sampler.extra.generation_config='{\\\"do_sample\\\": true}'"
+    served += [
+        f"sampler.endpoint.model={policy.directory}",
+        f"sampler.endpoint.cache_dir={tmp_path}/answers",
+        "sampler.endpoint.retries=0",
+    ]
+    samples = """+sampler.extra.generation_config='{"do_sample": true}'"""
     try:
         wait_until_healthy(server, port, tmp_path / "log")
         with pytest.raises(UserError, match="sampler.temperature=0.7 changes nothing"):
