@@ -19,6 +19,7 @@ from drift import chosen
 from drift.compose import CONF
 from drift.errors import UserError, nearest
 from drift.parts import Checked, Placed
+from drift.sampler.contracts import Selective
 
 DEFAULT = {"objective": "[dpo,nll]", "evaluation": "[deployment]"}
 
@@ -90,11 +91,23 @@ def check_together(run: Any) -> None:
         )
     check_objectives(run)
     check_judges(run)
+    check_sampled(run)
     if run.sampler.max_new_tokens >= run.train.max_tokens:
         raise UserError(
             f"sampler.max_new_tokens={run.sampler.max_new_tokens} leaves no room for a prompt in "
             f"train.max_tokens={run.train.max_tokens}."
         )
+
+
+def check_sampled(run: Any) -> None:
+    """Refuses a sampler that can't load the policies that the run trains and samples from."""
+    adapter, evaluated = run.train.adapter, any(evaluation.samples for evaluation in run.evaluation.values())
+    if not isinstance(run.sampler, Selective):
+        return
+    if run.data.uses_policy and run.data.deployed.policy is not None:
+        run.sampler.check_policy("full")
+    if run.iterations > 1 or (run.iterations and (evaluated or run.warmup_epochs)) or (run.warmup_epochs and evaluated):
+        run.sampler.check_policy("full" if adapter is None else "adapter" if adapter.quantization == "none" else "nf4")
 
 
 def check_judges(run: Any) -> None:

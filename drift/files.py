@@ -50,6 +50,14 @@ def replace(path: Path, content: bytes) -> None:
         raise
 
 
+def link(target: Path, name: Path) -> None:
+    """Makes a relative symbolic link, or replaces it."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    temporary = beside(name, "link")
+    temporary.symlink_to(os.path.relpath(target.resolve(), name.parent.resolve()))
+    os.replace(temporary, name)
+
+
 def remove_unfinished(path: Path) -> None:
     """Removes what a process that was killed while writing this file left beside it. Only for the one process that may write it
     now."""

@@ -9,7 +9,6 @@
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -21,7 +20,7 @@ from drift.alarms import WINDOW, Alarms
 from drift.console import say
 from drift.errors import UserError
 from drift.examples.filters import dropped
-from drift.files import beside
+from drift.files import link
 from drift.logger.lineage import Lineage
 from drift.logger.rows import as_row
 from drift.masking import masked
@@ -83,6 +82,13 @@ class Journal:
         say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
         for row in stage.facts["set_aside"]:
             say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))
+        self.write()
+
+    def compared(self, iteration: int, stage: Stage) -> None:
+        """Says how far the sampler's log-probabilities are from training's: that they sample from and train the same policy."""
+        line = f"{f'Iteration {iteration}' if iteration else 'Start model'}: {stage.facts['found']}"
+        self.state.compared = list(dict.fromkeys([*self.state.compared, line, *stage.facts["caveats"]]))
+        say(f"  {line}")
         self.write()
 
     def outlook(self, meanings: Mapping[str, Mapping[str, str]], outlook: list[str]) -> None:
@@ -239,11 +245,3 @@ def link_scores(stage: Stage, folder: Path) -> dict[str, Any]:
         if file.name != "manifest.json":
             link(file, folder / file.name)
     return json.loads((stage.path / "scores.json").read_text(encoding="utf-8"))
-
-
-def link(target: Path, name: Path) -> None:
-    """Makes a relative symbolic link, or replaces it."""
-    name.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(name, "link")
-    temporary.symlink_to(os.path.relpath(target.resolve(), name.parent.resolve()))
-    os.replace(temporary, name)

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drift.alarms import Alarms
-from drift.console import say
 from drift.data.simulation import Simulation
 from drift.engine.ask import Ask
+from drift.engine.same_policy import same_policy_stage
 from drift.errors import UserError
 from drift.evaluation import replies
 from drift.evaluation.stage import evaluation_stage, sampler_of
-from drift.examples.filters import Filters, dropped
+from drift.examples.filters import Filters, need_enough
+from drift.files import link
 from drift.identity import identity
 from drift.intake.feedback import feedback_stage
 from drift.intake.intake import Intake
 from drift.intake.leakage import remove_leaked
-from drift.journal import Journal, link
+from drift.journal import Journal
 from drift.judge.agreement import agreement_stages
 from drift.method.warmup import Warmup
 from drift.model.policy import Policy, policy_at
@@ -115,6 +116,7 @@ class Loop:
     def iterate(self) -> None:
         """All stages, in order."""
         run, policy, previous = self.run, self.start, list[Example]()
+        self.compare_samples(0, policy, {})
         records, held_out = self.collect_feedback(1, policy)
         self.announce(records, held_out)
         self.compare_judges(records)
@@ -201,7 +203,14 @@ class Loop:
         train = run.train.at(iteration)
         trained = train_stage(run.store, train, run.objective, policy, reference, plan, scored, epochs=epochs, on_step=on_step)
         journal.trained(iteration, made, trained, examples)
-        return policy_at(trained.path / "policy", template=policy.template), new
+        after = policy_at(trained.path / "policy", template=policy.template)
+        self.compare_samples(iteration, after, {"the start model": self.start, "the policy before it": policy})
+        return after, new
+
+    def compare_samples(self, iteration: int, policy: Policy, others: dict[str, Policy]) -> None:
+        """Makes sure that the sampler's replies come from this policy, before the first of them is used."""
+        if iteration < self.run.iterations or any(evaluation.samples for evaluation in self.run.evaluation.values()):
+            self.journal.compared(iteration, same_policy_stage(self.ask(policy, 0, "same policy", iteration), others))
 
     def examples_stage(
         self, iteration: int, method: Method, num_examples: int | None, policy: Policy, records: list[Record]
@@ -215,16 +224,7 @@ class Loop:
                 rules = {"tokenizer": self.tokenizer, "max_tokens": run.train.max_tokens, "ask": ask, "records": records}
                 examples, counts = run.filters.take(method.make_examples(shuffled, ask), num_examples, **rules)
             counts["unjudged"] = ask.drawn["unjudged"]  # the method's and the filter's
-            if not examples:
-                raise UserError(
-                    f"The method made no usable example from {len(records)} records: of {counts['seen']} candidates, "
-                    f"{dropped(counts) or 'none was dropped'}. Give it the feedback that it learns from: {method.needs}."
-                )
-            if num_examples is not None and len(examples) < num_examples:
-                say(
-                    f"  Note: only {len(examples)} of {num_examples} examples, because the records are used up (more passes: "
-                    f"method.rounds). For a fair comparison run the other methods with examples_per_iteration={len(examples)}."
-                )
+            need_enough(counts, made=len(examples), wanted=num_examples, num_records=len(records), needs=method.needs)
             write_jsonl(output / "examples.jsonl", examples)
             return {"counts": counts, "drawn": ask.drawn}
 

@@ -130,7 +130,7 @@ class Examiner(Protocol):
 
 class Sampler(Protocol):
     """Draws replies from a policy. The settings that every sampler has: `max_new_tokens`, `max_prompt_tokens`, and `group_size`,
-    the number of replies drawn at once, and so the most work that a kill can cost."""
+    the number of replies drawn at once, and so the most work that a kill can cost. Optional: sampler/contracts.py."""
 
     @property
     def max_new_tokens(self) -> int: ...

@@ -65,6 +65,7 @@ def test_no_two_options_of_train_set_the_same_value():
 
 @pytest.mark.parametrize("name", [
     "config", "guidance", "endpoint", "judge/llm", "train", "train/lora", "train/full", "train/qlora", "sampler/transformers",
+    "sampler/vllm", "sampler/openai",
 ])  # fmt: skip
 def test_every_key_is_explained_where_it_is_set(name):
     """Those of `hydra` are Hydra's own."""

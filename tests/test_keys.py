@@ -17,7 +17,7 @@ BASE = [
     "sampler.top_p=1.0", "train.precision=float32", "filters.truncated=keep",
 ]  # fmt: skip
 AFTER_TRAIN = {"evaluate", "replies"}
-TRAIN = {"train"} | AFTER_TRAIN
+TRAIN = {"train", "same_policy"} | AFTER_TRAIN  # a new policy is compared with what the sampler draws from
 ROWS = {"reference"} | TRAIN
 PAIRS = {"examples"} | ROWS
 ALL = {"feedback"} | PAIRS
@@ -42,7 +42,7 @@ TABLE = {
     "sampler.temperature=1.1": ALL,
     "sampler.top_p=0.5": ALL,
     "sampler.max_new_tokens=7": ALL,
-    "sampler.max_prompt_tokens=900": {"feedback", "replies", "examples", "evaluate"},  # the same replies, so the same rows
+    "sampler.max_prompt_tokens=900": {"same_policy", "feedback", "replies", "examples", "evaluate"},  # the same replies, so the same rows
     "sampler.group_size=3": set(),  # float32: the same replies
     "sampler.tokens_per_batch=1": set(),
     "sampler.precision=bfloat16": ALL,

@@ -59,6 +59,7 @@ def test_every_setting_that_the_pages_name_is_one():
     known |= set(keys(compose(f"evaluation=[{','.join(BENCHMARKS)}]")))
     known |= {f"exploration.{name}" for name in OmegaConf.load(ROOT / "conf/exploration.yaml")}
     others = ("data=messages", "data=preference", "method=sdpo", "method=random_logged", "judge=reward_model", "judge=llm")
+    others += ("sampler=vllm", "sampler=openai")
     known |= {key for choice in others for key in keys(compose(choice))}
     for page in DOCS:
         spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text())

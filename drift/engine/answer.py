@@ -8,7 +8,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -40,10 +40,13 @@ class Failure(Exception):
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What a model answered. `top_logprobs`: the likeliest first tokens with their log-probabilities in nats, if they were asked
-    for and the server gives them, else None. With them the text may be blank."""
+    for and the server gives them, else None. With them the text may be blank, and so may a fresh reply (`of_reply`). Only of such a
+    reply: `ended`, whether the model ended it; `nats`, the log-probabilities of all its tokens, if the server gives them."""
 
     text: str
     top_logprobs: Mapping[str, float] | None
+    ended: bool | None = None
+    nats: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +94,15 @@ async def ask(client: Any, request: dict[str, Any], seconds: float, name: str) -
             async with client.chat.completions.with_streaming_response.create(**request) as response:
                 body = await start_of(response.iter_bytes(), MOST_BYTES + 1)
     except Exception as error:  # of any of three layers of libraries: in each case there is no answer
-        raise _as_failure(error, seconds) from error
+        raise as_failure(error, seconds) from error
     if len(body) > MOST_BYTES:
         raise Failure(f"an answer of more than {MOST_BYTES >> 20} MiB", paid=True)
-    return read(body, name, logprobs="top_logprobs" in request)
+    return read(body, name, logprobs="top_logprobs" in request, reply=of_reply(request))
+
+
+def of_reply(request: Mapping[str, Any]) -> bool:
+    """Whether a request is for a fresh reply: it asks for the log-probabilities of what the model says, and of nothing else."""
+    return bool(request.get("logprobs")) and "top_logprobs" not in request
 
 
 async def refuse(response: Any) -> None:
@@ -119,9 +127,9 @@ async def start_of(parts: AsyncIterator[bytes], most: int) -> bytes:
     return body[:most]
 
 
-def read(body: bytes, name: str, *, logprobs: bool) -> Received:
+def read(body: bytes, name: str, *, logprobs: bool, reply: bool) -> Received:
     """The answer in a response body; raises Failure if it is not a chat completion by the model `name`. `logprobs`: those of the
-    first token were asked for."""
+    first token were asked for; `reply`: it is a fresh reply."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -134,11 +142,26 @@ def read(body: bytes, name: str, *, logprobs: bool) -> Received:
     try:
         text = choices[0]["message"]["content"]
         text.encode("utf-8")  # fails for a lone surrogate, which can't be stored
-        top = first_token(choices[0]) if logprobs else None
-        usable = bool(text.strip() or top) and choices[0].get("finish_reason") != "content_filter"
+        top, finish = first_token(choices[0]) if logprobs else None, choices[0].get("finish_reason")
+        usable = bool(text.strip() or top or (reply and finish == "stop")) and finish != "content_filter"
+        rest = {"ended": finish == "stop", "nats": token_nats(choices[0])} if reply else {}
     except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
-        usable, text, top = False, "", None
-    return Received(answer=Answer(text=text, top_logprobs=top) if usable else None, tokens=_tokens(content.get("usage")))
+        usable, text, top, rest = False, "", None, {}
+    return Received(answer=Answer(text=text, top_logprobs=top, **rest) if usable else None, tokens=_tokens(content.get("usage")))
+
+
+def token_nats(choice: Any) -> list[float] | None:
+    """The log-probabilities of all tokens of a choice; None if the server gives none that can be used."""
+    try:
+        found = [one["logprob"] for one in choice["logprobs"]["content"]]
+    except (KeyError, TypeError):
+        return None
+    return found if found and are_nats(found) else None
+
+
+def are_nats(found: Any) -> bool:
+    """Whether this is a list of finite numbers that are not above 0."""
+    return isinstance(found, list) and all(type(nats) in (int, float) and -math.inf < nats <= 0 for nats in found)
 
 
 def first_token(choice: Any) -> dict[str, float] | None:
@@ -206,7 +229,7 @@ def _pause(headers: Any) -> float | None:
     return seconds if 0 <= seconds < float("inf") else None
 
 
-def _as_failure(error: Exception, seconds: float) -> Failure:
+def as_failure(error: Exception, seconds: float) -> Failure:
     """The failure behind an exception that libraries have wrapped."""
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:

@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from drift.engine import answer, kept
 from drift.engine.answer import Answer
 from drift.engine.budget import Budget, Prices
 from drift.engine.kept import Entry
-from drift.engine.questions import Questions
+from drift.engine.questions import Questions, sendable
 from drift.errors import UserError, need_package, writable
 from drift.files import remove_unfinished
 from drift.masking import mask
@@ -67,12 +67,12 @@ class Endpoint:
                 "repeated here, since it may be the key itself: put the key into the variable."
             )
         need_package("openai", f"the endpoint {self.url}", extra="endpoint")
-        if self.key_variable is not None and not self._secret():
+        if self.key_variable is not None and not self.secret():
             raise UserError(
                 f"The endpoint {self.url} needs a key in the environment variable {self.key_variable}, which is not set. "
                 f"Set it, or use {self.setting}.key_variable=null for a server without keys."
             )
-        if not (secret := self._secret()).isascii() or not secret.isprintable():
+        if not (secret := self.secret()).isascii() or not secret.isprintable():
             raise UserError(
                 f"The key in the environment variable {self.key_variable} can't be sent: it is not a single line of ASCII."
             )
@@ -101,12 +101,13 @@ class Endpoint:
         self._announce([one for name, one in requests.items() if kept.read(self._file(name), one).answer is None])
 
     def answers(
-        self, talks: Sequence[Sequence[Message]], tick: Callable[[int], None], *, advice: str, **settings: Any
-    ) -> list[Answer | None]:
+        self, talks: Sequence[Sequence[Message]], tick: Callable[[int], None], *, advice: str, seeds: Sequence[int] = (),
+        **settings: Any,
+    ) -> list[Answer | None]:  # fmt: skip
         """The answers, in order; None for an answer without text. Equal questions are asked only once. Raises UserError if the
         budget is reached or answers are missing; the answers so far are kept. `advice`: if the server calls a request invalid.
-        `settings`: of every request, `max_tokens` among them."""
-        requests = self._requests(talks, settings)
+        `settings`: of every request, `max_tokens` among them; `seeds`: one for each, if any."""
+        requests = self._requests(talks, settings, seeds)
         times, unique = Counter(name for name, _ in requests), dict(requests)
         asked = Questions({}, lambda name: tick(times[name]))
         missing = {name: request for name, request in unique.items() if not self._recall(name, request, asked)}
@@ -118,16 +119,20 @@ class Endpoint:
                 raise UserError(self._stopped(asked, len(unique), advice))
         return [asked.answers[name] for name, _ in requests]
 
-    def _requests(self, talks: Sequence[Sequence[Message]], settings: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    def _requests(
+        self, talks: Sequence[Sequence[Message]], settings: dict[str, Any], seeds: Sequence[int] = ()
+    ) -> list[tuple[str, dict[str, Any]]]:
         """A request for each talk, with its name in the cache."""
-        requests = [{"model": self.model, "messages": [_sendable(m) for m in messages], **settings} for messages in talks]
+        requests = [{"model": self.model, "messages": [sendable(m) for m in messages], **settings} for messages in talks]
+        for request, seed in zip(requests, seeds, strict=bool(seeds)):
+            request["seed"] = seed
         return [(digest([self.url, request])[:32], request) for request in requests]
 
     async def _ask_all(self, requests: dict[str, Any], asked: Questions) -> None:
         """Collects the answers to these requests, given by name."""
         rest = iter(requests.items())
         asyncio.get_running_loop().set_exception_handler(_unless_stopped)
-        async with answer.open_client(self.url, self._secret() or None, self.timeout_seconds) as client:
+        async with answer.open_client(self.url, self.secret() or None, self.timeout_seconds) as client:
 
             async def worker() -> None:
                 for name, request in rest:
@@ -201,8 +206,8 @@ class Endpoint:
         """The answer without the key, which a server may repeat."""
         if found is None:
             return None
-        top = found.top_logprobs and {mask(token, self._secret()): nats for token, nats in found.top_logprobs.items()}
-        return Answer(text=mask(found.text, self._secret()), top_logprobs=top)
+        top = found.top_logprobs and {mask(token, self.secret()): nats for token, nats in found.top_logprobs.items()}
+        return replace(found, text=mask(found.text, self.secret()), top_logprobs=top)
 
     def _file(self, name: str) -> Path:
         return Path(self.cache_dir) / f"{name}.json"
@@ -216,7 +221,7 @@ class Endpoint:
             asked.tick(name)
         return found.answer is not None
 
-    def _secret(self) -> str:
+    def secret(self) -> str:
         return os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
 
     def _stopped(self, asked: Questions, wanted: int, advice: str) -> str:
@@ -236,14 +241,10 @@ class Endpoint:
             f"answers are kept in {self.cache_dir}, and nothing else was written. Fix that and run the same command again: only "
             "the rest will be asked."
         )
-        return mask(text, self._secret())
+        return mask(text, self.secret())
 
 
 def _unless_stopped(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Passes on what asyncio reports about unhandled exceptions, except those that are already ending the program."""
     if not isinstance(context.get("exception"), (SystemExit, KeyboardInterrupt)):
         loop.default_exception_handler(context)
-
-
-def _sendable(message: Message) -> Message:
-    return {name: text.encode("utf-8", "replace").decode() for name, text in message.items()}

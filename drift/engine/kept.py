@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drift.engine.answer import Answer, are_logprobs
+from drift.engine.answer import Answer, are_logprobs, are_nats
 from drift.records import write_json
 
 
@@ -38,13 +38,20 @@ def read(file: Path, request: dict[str, Any]) -> Entry:
 
 def write(file: Path, request: dict[str, Any], entry: Entry) -> None:
     answer = entry.answer
-    top = {"top_logprobs": dict(answer.top_logprobs)} if answer is not None and answer.top_logprobs is not None else {}
+    more: dict[str, Any] = {}
+    if answer is not None and answer.top_logprobs is not None:
+        more |= {"top_logprobs": dict(answer.top_logprobs)}
+    if answer is not None and answer.ended is not None:
+        more |= {"ended": answer.ended, "nats": answer.nats and list(answer.nats)}
     plain = {"request": request, "answer": answer and answer.text, "dollars": entry.dollars, "tries": entry.tries}
-    write_json(file, plain | top)
+    write_json(file, plain | more)
 
 
 def _answer(entry: Mapping[str, Any]) -> Answer | None:
     text, top = entry.get("answer"), entry.get("top_logprobs")
     if not isinstance(text, str) or not (top is None or are_logprobs(top)):
         return None
+    ended, nats = entry.get("ended"), entry.get("nats")
+    if isinstance(ended, bool) and (nats is None or are_nats(nats)):
+        return Answer(text=text, top_logprobs=top, ended=ended, nats=nats)
     return Answer(text=text, top_logprobs=top) if text.strip() or top else None

@@ -8,6 +8,7 @@ from typing import Any
 from drift.console import say
 from drift.engine import answer
 from drift.errors import UserError
+from drift.records import Message
 
 GIVE_UP = 10  # after this many unanswered questions in a row, the others would fail too
 SHOWN = 200  # characters of an answer that can't be read
@@ -44,6 +45,11 @@ def most_tokens(request: dict[str, Any]) -> tuple[int, int]:
     """The most tokens that a request may send, and be answered with: no token is shorter than a byte."""
     sent = sum(len(text.encode("utf-8", "replace")) + 16 for message in request["messages"] for text in message.values())
     return sent, request["max_tokens"]
+
+
+def sendable(message: Message) -> Message:
+    """The message without lone surrogates, which can't be sent."""
+    return {name: text.encode("utf-8", "replace").decode() for name, text in message.items()}
 
 
 def refuse_empty(num_empty: int, wanted: int, url: str, setting: str, limit: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any, Literal
 
+from drift.console import say
 from drift.errors import UserError
 from drift.examples.preferred import Ruled, preferred
 from drift.parts import Ask, Judge
@@ -121,6 +122,21 @@ class Filters:
     def _copies(self, one: str, other: str) -> bool:
         head = one.split()[: self.copied_words]
         return len(head) == self.copied_words and head == other.split()[: self.copied_words]
+
+
+def need_enough(counts: dict[str, int], *, made: int, wanted: int | None, num_records: int, needs: str) -> None:
+    """Refuses a method that made no usable example, and says so if it made fewer than `wanted`. `needs`: the feedback that it
+    learns from."""
+    if not made:
+        raise UserError(
+            f"The method made no usable example from {num_records} records: of {counts['seen']} candidates, "
+            f"{dropped(counts) or 'none was dropped'}. Give it the feedback that it learns from: {needs}."
+        )
+    if wanted is not None and made < wanted:
+        say(
+            f"  Note: only {made} of {wanted} examples, because the records are used up (more passes: method.rounds). For a fair "
+            f"comparison run the other methods with examples_per_iteration={made}."
+        )
 
 
 def _echoes(reply: str, feedback: str) -> bool:

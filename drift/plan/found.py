@@ -37,7 +37,7 @@ class Silent:
 
     def ignore(self, *what: Any) -> None: ...
 
-    feedback = leaks = outlook = sampled = log_steps = trained = scored = ignore
+    compared = feedback = leaks = outlook = sampled = log_steps = trained = scored = ignore
 
 
 def stages_of(run: Any) -> tuple[dict[str, int], str | None] | None:

@@ -81,7 +81,8 @@ class RunState:
     """A run. `title`: what distinguishes it in a study; `status`: running, finished, stopped or failed (with an `error`); `data`:
     counts of its records; `evaluations`: evaluation -> metric -> its meaning, the headline's first; `outlook`: sentences on what
     they can show; `watched`: the alarms that are on; `begun`: an ISO time, or ""; `seconds`: elapsed so far; `removed`: the
-    policies whose weights were removed to save disk."""
+    policies whose weights were removed to save disk; `compared`: sentences on how far the sampler's log-probabilities are from
+    training's."""
 
     version: int
     title: dict[str, str]
@@ -99,6 +100,7 @@ class RunState:
     begun: str
     seconds: float
     removed: list[str] = field(default_factory=list)
+    compared: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,10 +36,11 @@ def sample(
     pad_id: int,
     on_token: Callable[[], None] = lambda: None,
     banded: bool | None = None,
+    nats: list[list[float]] | None = None,
 ) -> list[list[int]]:
     """The token ids of one reply per request, including the stop token if one was sampled. `temperature` 0 is greedy. `banded`:
     decode without padding (see bands.py). None: only on a CPU, with a model that supports it, if a padded cache would be twice as
-    large; its speed on a GPU has not been measured."""
+    large; its speed on a GPU has not been measured. `nats`: an empty list; it gets the log-probabilities of each reply's tokens."""
     prompts = [list(request.prompt) for request in requests]
     if banded is None:
         longest = max(map(len, prompts)) + max_new_tokens - 1  # a reply's last token is not fed to the model
@@ -49,11 +50,17 @@ def sample(
     uniforms = torch.stack([torch.as_tensor(request.uniforms) for request in requests]).to(device)  # (B, max_new_tokens)
     stops = torch.tensor(sorted(stop_ids), device=device)
     replies: list[list[int]] = [[] for _ in requests]
+    if nats is not None:
+        nats += [[] for _ in requests]
     active = list(range(len(requests)))  # the unfinished replies, as indices into `requests`
     for position in range(max_new_tokens):
         tokens = choose(logits, uniforms[active, position], temperature, top_p)  # (B,)
         for i, token in zip(active, tokens.tolist(), strict=True):
             replies[i].append(token)
+        if nats is not None:  # at temperature 1 and with the whole vocabulary
+            logps = logits.float().log_softmax(dim=1).gather(1, tokens[:, None]).squeeze(1)
+            for i, logp in zip(active, logps.tolist(), strict=True):
+                nats[i].append(logp)
         keep = (~torch.isin(tokens, stops)).nonzero().squeeze(1)
         on_token()
         if len(keep) == 0 or position + 1 == max_new_tokens:

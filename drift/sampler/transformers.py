@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from drift.batches import cut
 from drift.errors import UserError, memory_advice
@@ -13,6 +13,7 @@ from drift.model import precision
 from drift.model.policy import Policy
 from drift.randomness import Noise
 from drift.records import Prompt, Reply
+from drift.sampler.contracts import Scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Transformers:
     group_size: int
     tokens_per_batch: int
     precision: precision.Precision
+
+    caveats: ClassVar[Sequence[str]] = ()
 
     def check(self) -> None:
         if not (self.temperature >= 0 and 0 < self.top_p <= 1):
@@ -48,9 +51,8 @@ class Transformers:
         }
 
     @contextmanager
-    def open(self, policy: Policy):
-        """Loads the policy; yields `generate(prompts, noise, tick) -> list of replies`; frees it. A prompt that is too long, or
-        that the chat template can't render, gets None for a reply. `tick(share)` is called as the work goes on."""
+    def _loaded(self, policy: Policy):
+        """Loads the policy; yields a list with the model, its tokenizer, and the ids that end a reply; frees it."""
         import torch
 
         from drift.model import policy as policies
@@ -59,37 +61,61 @@ class Transformers:
         tokenizer = policies.load_tokenizer(policy)
         loaded = [policies.load_model(policy, getattr(torch, precision.resolve(self.precision)), merge=True)]
         skinny.speed_up(loaded[0])
-        stops = stop_ids(loaded[0], tokenizer)
-
-        def generate(prompts: Sequence[Prompt], noise: Sequence[Noise], tick: Callable[[float], None]) -> list[Reply | None]:
-            ids = {i: found for i, prompt in enumerate(prompts) if (found := self._prompt_ids(tokenizer, prompt)) is not None}
-            by_length = sorted(ids, key=lambda i: (len(ids[i]), ids[i]))  # equal prompts side by side
-            sizes = [len(ids[i]) + self.max_new_tokens for i in by_length]
-            replies: list[Reply | None] = [None] * len(prompts)
-            for batch in cut(by_length, sizes, self.tokens_per_batch):
-                on_token = partial(tick, len(batch) / len(by_length) / self.max_new_tokens)
-                uniforms = [noise[i].uniforms(self.max_new_tokens) for i in batch]
-                with memory_advice("sampler.tokens_per_batch", self.tokens_per_batch), finite_advice(policy):
-                    sampled = self._sample(loaded[0], tokenizer, stops, [ids[i] for i in batch], uniforms, on_token)
-                for i, tokens in zip(batch, sampled, strict=True):
-                    replies[i] = reply_of(tokenizer, stops, tokens)
-            return replies
-
         try:
-            yield generate
+            yield loaded, tokenizer, stop_ids(loaded[0], tokenizer)
         finally:
             loaded.clear()
             policies.free()
 
-    def _prompt_ids(self, tokenizer: Any, prompt: Prompt) -> list[int] | None:
-        """None: the prompt is too long, or a message in it looks like the template's own text."""
-        from drift.model.chat import NotAPrefix, prompt_ids
+    @contextmanager
+    def open(self, policy: Policy):
+        """Loads the policy; yields `generate(prompts, noise, tick) -> list of replies`; frees it. A prompt that is too long, or
+        that the chat template can't render, gets None for a reply. `tick(share)` is called as the work goes on."""
+        with self._loaded(policy) as (loaded, tokenizer, stops):
+            yield partial(self._generate, policy, loaded, tokenizer, stops)
 
-        try:
-            ids = prompt_ids(tokenizer, prompt)
-        except NotAPrefix:
-            return None
-        return ids if len(ids) <= self.max_prompt_tokens else None
+    def draw_scored(self, policy: Policy, prompts: Sequence[Prompt], noise: Sequence[Noise]) -> list[Scored | None]:
+        """A reply to each prompt, with the log-probabilities that the decoding loop drew it from."""
+        with self._loaded(policy) as (loaded, tokenizer, stops), finite_advice(policy):
+            ids = {
+                i: found
+                for i, prompt in enumerate(prompts)
+                if (found := fitting_ids(tokenizer, prompt, self.max_prompt_tokens)) is not None
+            }
+            uniforms, nats = [noise[i].uniforms(self.max_new_tokens) for i in ids], list[list[float]]()
+            sampled = self._sample(loaded[0], tokenizer, stops, list(ids.values()), uniforms, lambda: None, nats) if ids else []
+            found = {
+                i: Scored(reply=reply_of(tokenizer, stops, tokens), tokens=tokens, nats=own)
+                for i, tokens, own in zip(ids, sampled, nats, strict=True)
+            }
+            return [found.get(i) for i in range(len(prompts))]
+
+    def _generate(
+        self,
+        policy: Policy,
+        loaded: list[Any],
+        tokenizer: Any,
+        stops: set[int],
+        prompts: Sequence[Prompt],
+        noise: Sequence[Noise],
+        tick: Callable[[float], None],
+    ) -> list[Reply | None]:
+        ids = {
+            i: found
+            for i, prompt in enumerate(prompts)
+            if (found := fitting_ids(tokenizer, prompt, self.max_prompt_tokens)) is not None
+        }
+        by_length = sorted(ids, key=lambda i: (len(ids[i]), ids[i]))  # equal prompts side by side
+        sizes = [len(ids[i]) + self.max_new_tokens for i in by_length]
+        replies: list[Reply | None] = [None] * len(prompts)
+        for batch in cut(by_length, sizes, self.tokens_per_batch):
+            on_token = partial(tick, len(batch) / len(by_length) / self.max_new_tokens)
+            uniforms = [noise[i].uniforms(self.max_new_tokens) for i in batch]
+            with memory_advice("sampler.tokens_per_batch", self.tokens_per_batch), finite_advice(policy):
+                sampled = self._sample(loaded[0], tokenizer, stops, [ids[i] for i in batch], uniforms, on_token, None)
+            for i, tokens in zip(batch, sampled, strict=True):
+                replies[i] = reply_of(tokenizer, stops, tokens)
+        return replies
 
     def _sample(
         self,
@@ -99,6 +125,7 @@ class Transformers:
         prompts: list[list[int]],
         uniforms: list[Any],
         on_token: Callable[[], None],
+        nats: list[list[float]] | None,
     ) -> list[list[int]]:
         from drift.sampler.decode import SampleRequest, sample
 
@@ -110,8 +137,20 @@ class Transformers:
             top_p=self.top_p,
             stop_ids=stops,
             on_token=on_token,
+            nats=nats,
             pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops),
         )
+
+
+def fitting_ids(tokenizer: Any, prompt: Prompt, most: int) -> list[int] | None:
+    """Token ids of the prompt. None: it has more than `most`, or a message in it looks like the template's own text."""
+    from drift.model.chat import NotAPrefix, prompt_ids
+
+    try:
+        ids = prompt_ids(tokenizer, prompt)
+    except NotAPrefix:
+        return None
+    return ids if len(ids) <= most else None
 
 
 def reply_of(tokenizer: Any, stops: set[int], tokens: list[int]) -> Reply:
@@ -132,8 +171,24 @@ def finite_advice(policy: Policy):
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:
     """The id that the chat template writes after a reply, and the end-of-turn ids of the generation config and the tokenizer."""
+    return _stops(model.generation_config, tokenizer)
+
+
+def stops_of(policy: Policy, tokenizer: Any) -> set[int]:
+    """The same from a policy's files, without its weights."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(policy.base, local_files_only=True)
+    except OSError:  # it has none
+        config = AutoConfig.from_pretrained(policy.base, local_files_only=True, trust_remote_code=False)
+        generation = GenerationConfig.from_model_config(config)
+    return _stops(generation, tokenizer)
+
+
+def _stops(generation: Any, tokenizer: Any) -> set[int]:
     from drift.model.chat import end_of_turn
 
-    configured = model.generation_config.eos_token_id
+    configured = generation.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return {i for i in [end_of_turn(tokenizer), *ids, tokenizer.eos_token_id] if i is not None}

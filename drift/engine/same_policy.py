@@ -1,0 +1,195 @@
+"""The same-policy check: what the sampler draws from is the policy that training sees.
+
+Engines and servers go wrong silently: an adapter that was never loaded, the weights of the iteration before, another chat template.
+So before the first reply of a policy is used, the sampler draws a few, and its own log-probabilities of their tokens are compared
+with those that training computes from the policy's directory and our rendering of the prompts. A sampler without log-probabilities
+draws greedily, and each token has to be training's likeliest.
+
+Rounding makes a difference; its limits are measured (experiments/samplers/README.md). A new policy may differ from the one before
+it by less than that. So the same tokens are also scored under the policies that it could be mistaken for: rounding is unrelated to
+the difference between two policies, so even a small one tells which of them the sampler is nearer to (`share`)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from drift.engine.ask import Ask, render_replies
+from drift.errors import UserError
+from drift.identity import identity
+from drift.model.policy import Policy, load_tokenizer
+from drift.randomness import Noise
+from drift.records import Prompt, digest
+from drift.sampler.contracts import Scored, Scoring
+from drift.score import greedy, reference
+from drift.score.sequence import TokenSequence
+from drift.store import Stage
+
+VERSION = 1
+TOLERANCE = 0.1  # nats per token, on average over the tokens
+FLOOR = 0.01  # of greedy replies, nats per token: less is a choice between equals
+SURE = 3.0  # standard errors
+NEW_TOKENS = 16
+PROMPTS: list[list[dict[str, str]]] = [
+    [{"role": "user", "content": "What is the difference between a lake and a pond?"}],
+    [{"role": "user", "content": "Write two sentences about a day at the sea, without using the word sun."}],
+    [
+        {"role": "user", "content": "Name a fruit."},
+        {"role": "assistant", "content": "A pear."},
+        {"role": "user", "content": "No, one that is blue, please."},
+    ],
+    [{"role": "user", "content": "How do I keep bread fresh for longer?"}],
+    [{"role": "user", "content": "List three things that are heavier than a car."}],
+    [{"role": "user", "content": "Summarise in one line: the meeting was moved from Monday to Thursday because of the holiday."}],
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """A reply of the sampler as token ids, and its log-probabilities of the first of them (in nats); of all but the end-of-turn
+    token where it gives no more. Greedy replies have no `nats`: their tokens are the likeliest."""
+
+    sequence: TokenSequence
+    nats: Sequence[float]
+
+
+def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
+    """Compares sampler and training on `ask.policy`; raises `UserError` if they don't agree. `others`: the policies that it could
+    be mistaken for, by name. The stage's facts: `found` and `caveats`, for the report; `apart`, `others`: nats per token."""
+    once = {other.fingerprint: name for name, other in reversed(list(others.items()))}
+    different = {name: others[name] for fingerprint, name in once.items() if fingerprint != ask.policy.fingerprint}
+    sampler = _changed(ask.sampler, max_new_tokens=min(NEW_TOKENS, ask.sampler.max_new_tokens))
+    compute = ask.compute
+
+    def work(progress: Path, output: Path) -> dict[str, Any]:
+        caveats = list(sampler.caveats) if isinstance(sampler, Scoring) else []
+        drawn = _draw(sampler, ask)
+        if not drawn:
+            found = "no reply of the sampler could be compared with training, so it is not known whether it has this policy."
+            return {"found": found, "caveats": caveats, "apart": None, "others": {}}
+        own = _distances(ask, drawn, ask.policy)
+        rest = {name: _distances(ask, drawn, other) for name, other in different.items()}
+        apart = {name: _mean_size(distances) for name, distances in rest.items()}
+        _need_same(ask, own, rest, f"over {len(own)} tokens of {len(drawn)} replies", greedy=not drawn[0].nats)
+        vague = {name: " (too little to tell them apart)" for name, other in rest.items() if drawn[0].nats and _vague(own, other)}
+        than = "".join(f", {value:.4f} from those of {name}{vague.get(name, '')}" for name, value in apart.items())
+        what = "log-probabilities" if drawn[0].nats else "greedy choices"
+        found = f"the sampler's {what} of {len(own)} tokens are {_mean_size(own):.4f} nats per token from training's{than}."
+        return {"found": found, "caveats": caveats, "apart": _mean_size(own), "others": apart}
+
+    computed = [compute.lightning, compute.dtype, compute.layout, compute.tokens_per_batch]
+    settings = {"sampler": identity(sampler), "compute": computed}
+    inputs = {"policy": ask.policy.fingerprint, "others": digest([other.fingerprint for other in different.values()])}
+    return ask.store.run("same_policy", work, version=VERSION, settings=settings, inputs=inputs)
+
+
+def share(own: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """How far the sampler is on the way from the policy (0) to another one (1), with its standard error, by least squares. `own`,
+    `other`: for every token, the sampler's log-probability minus the policy's, and minus the other one's. Between policies that
+    differ by rounding alone it is a half: all three are equally far apart."""
+    steps = [mine - its for mine, its in zip(own, other, strict=True)]  # from the policy to the other one
+    size = math.fsum(step * step for step in steps)
+    if size == 0:
+        return 0.0, math.inf
+    way = math.fsum(mine * step for mine, step in zip(own, steps, strict=True)) / size
+    rest = math.fsum((mine - way * step) ** 2 for mine, step in zip(own, steps, strict=True))
+    return way, math.sqrt(rest / len(own) / size)
+
+
+def _distances(ask: Ask, drawn: Sequence[Sampled], policy: Policy) -> list[float]:
+    """For every token, the sampler's log-probability minus training's under this policy, in nats; of greedy replies, what the token
+    lacks to the likeliest one, without the worst reply (its text may be made of other tokens than the sampler's)."""
+    sequences = [one.sequence for one in drawn]
+    if not drawn[0].nats:
+        found = sorted(greedy.shortfalls(ask.compute, policy, sequences), key=_mean_size)
+        return [nats for one in found[: max(1, len(found) - 1)] for nats in one]
+    training = reference.token_logprobs(ask.compute, policy, sequences, "same-policy check")
+    return [own - its for one, known in zip(drawn, training, strict=True) for own, its in zip(one.nats, known, strict=False)]
+
+
+def _draw(sampler: Any, ask: Ask) -> list[Sampled]:
+    """A few replies of the sampler; greedy ones, if it has no log-probabilities; none, if it can't draw greedily."""
+    tokenizer = load_tokenizer(ask.policy)
+    noise = [Noise(0, "same policy", 0, str(i), 0) for i in range(len(PROMPTS))]
+    scored = sampler.draw_scored(ask.policy, PROMPTS, noise) if isinstance(sampler, Scoring) else None
+    if scored is not None:
+        return _as_tokens(tokenizer, scored)
+    return _greedy(sampler, ask, tokenizer, noise) if "temperature" in {item.name for item in fields(sampler)} else []
+
+
+def _greedy(sampler: Any, ask: Ask, tokenizer: Any, noise: Sequence[Noise]) -> list[Sampled]:
+    """Its greedy replies. Raises `UserError` if its other ones are the same."""
+    with _changed(sampler, temperature=0.0).open(ask.policy) as generate:
+        replies = generate(PROMPTS, noise, lambda share: None)
+    if sampler.temperature > 0:
+        with sampler.open(ask.policy) as generate:
+            again = generate(PROMPTS, noise, lambda share: None)
+        if [one and one.text for one in again] == [one and one.text for one in replies]:
+            raise UserError(
+                f"sampler.temperature={sampler.temperature:g} changes nothing: the replies are the greedy ones. The server ignores "
+                "the temperature (transformers serve does, unless it is told to sample: sampler.extra in docs/samplers.md)."
+            )
+    known = [(prompt, one) for prompt, one in zip(PROMPTS, replies, strict=True) if one is not None]
+    rendered = render_replies(tokenizer, [(prompt, one.text, one.ended) for prompt, one in known])
+    return [Sampled(sequence=sequence, nats=[]) for sequence in rendered.values()]
+
+
+def _as_tokens(tokenizer: Any, scored: Sequence[Scored | None]) -> list[Sampled]:
+    """The replies as token ids, under our rendering of the prompts. A reply that is known as text only, and whose text gives
+    another number of tokens than the sampler counted, is left out."""
+    known: list[tuple[Prompt, Scored]] = [(p, one) for p, one in zip(PROMPTS, scored, strict=True) if one is not None]
+    rendered = render_replies(tokenizer, [(prompt, one.reply.text, one.reply.ended) for prompt, one in known])
+    found = []
+    for i, (_, one) in enumerate(known):
+        if one.tokens is not None:
+            sequence = _prompt_and(tokenizer, known[i][0], one.tokens)
+        elif i in rendered and len(one.nats) in {len(rendered[i].reply), len(rendered[i].reply) - one.reply.ended}:
+            sequence = rendered[i]
+        else:
+            continue
+        found.append(Sampled(sequence=sequence, nats=one.nats))
+    return found
+
+
+def _prompt_and(tokenizer: Any, prompt: Prompt, reply: Sequence[int]) -> TokenSequence:
+    from drift.model.chat import prompt_ids
+
+    return TokenSequence(prompt=prompt_ids(tokenizer, prompt), reply=list(reply))
+
+
+def _need_same(ask: Ask, own: list[float], others: Mapping[str, list[float]], over: str, *, greedy: bool) -> None:
+    """Raises `UserError` if the distances say that the sampler has another policy."""
+    apart = _mean_size(own)
+    suspect = next((name for name, other in others.items() if _fits_better(own, other, greedy)), None)
+    if apart <= TOLERANCE and suspect is None:  # written so that NaN does not pass
+        return
+    fits = f" They fit {suspect} ({_mean_size(others[suspect]):.4f} nats): that is what it samples from." if suspect else ""
+    raise UserError(
+        f"The sampler does not sample from the policy {ask.policy.directory}: {over}, its log-probabilities are {apart:.4f} nats "
+        f"per token from training's (rounding makes up to {TOLERANCE:g}).{fits} Check that it has loaded this policy and its "
+        "adapter, and that a server renders prompts with the model's own chat template. Nothing was trained on its replies. Fix "
+        "that and run the same command again."
+    )
+
+
+def _vague(own: list[float], other: list[float]) -> bool:
+    way, error = share(own, other)
+    return abs(way - 0.5) <= SURE * error
+
+
+def _fits_better(own: list[float], other: list[float], greedy: bool) -> bool:
+    if greedy:
+        return _mean_size(own) > max(FLOOR, 2 * _mean_size(other))
+    way, error = share(own, other)
+    return way - 0.5 > SURE * error
+
+
+def _changed(sampler: Any, **settings: Any) -> Any:
+    """The sampler with those of the settings that it has."""
+    known = {item.name for item in fields(sampler)}
+    return replace(sampler, **{name: value for name, value in settings.items() if name in known})
+
+
+def _mean_size(distances: Sequence[float]) -> float:
+    return math.fsum(map(abs, distances)) / len(distances) if distances else math.nan

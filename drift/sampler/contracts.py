@@ -1,0 +1,40 @@
+"""What a sampler may offer besides `drift.parts.Sampler`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from drift.randomness import Noise
+from drift.records import Prompt, Reply
+
+Trained = Literal["adapter", "full", "nf4"]  # "nf4": an adapter on quantised weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A reply with the sampler's own log-probabilities of its tokens, in nats, at temperature 1 and over the whole vocabulary.
+    `tokens`: None if only the text is known."""
+
+    reply: Reply
+    tokens: Sequence[int] | None
+    nats: Sequence[float]
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """A sampler that knows the log-probabilities of what it draws. The check of `drift/engine/same_policy.py` compares them with
+    training's; of other samplers it compares greedy replies. `caveats`: what it can't promise, in sentences for the report."""
+
+    caveats: ClassVar[Sequence[str]]
+
+    def draw_scored(self, policy: Any, prompts: Sequence[Prompt], noise: Sequence[Noise]) -> list[Scored | None] | None:
+        """Opens the policy and draws a reply to each prompt, as `open` does. None for a reply: as there. None for all: there are no
+        log-probabilities to be had."""
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A sampler that can't load every policy."""
+
+    def check_policy(self, trained: Trained) -> None:
+        """Called before anything is loaded, if policies of this kind will be sampled from. Raises `UserError`."""

@@ -1,0 +1,1 @@
+"""Programs that run in a process, and perhaps an environment, of their own: they import nothing of this package."""
