@@ -135,6 +135,7 @@ def test_the_same_command_resumes_and_ends_with_the_stages_of_one_process(ended,
 
 
 def test_the_traceback_of_an_unexpected_error_is_kept(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
     try:
         {}["lengths"]
     except KeyError as error:
