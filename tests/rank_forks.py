@@ -1,9 +1,9 @@
 """Runs whose ranks are forks of a process that has imported what is slow to import: `python rank_forks.py < runs.json`.
 
 stdin: a list of runs, one after another, each `{"folder": RUN_DIR, "config": its config.yaml, "ranks": their number}`. stdout: for
-each `{"codes": exit code of each rank, "seconds", "printed": what each rank printed}`. The ranks are started as torchrun on several
-machines would start them, but nobody ends those that a failed one leaves behind. `Troubled` is a sampler that gets into trouble on
-one of them.
+each `{"codes": exit code of each rank, "seconds", "printed": what each rank printed, "state": its run.json}`. The ranks are started
+as torchrun on several machines would start them, but nobody ends those that a failed one leaves behind. `Troubled` is a sampler
+that gets into trouble on one of them.
 """
 
 import json
@@ -69,14 +69,10 @@ def get_into(trouble: str) -> None:
     import torch
 
     match trouble:
-        case "killed":
+        case "killed" | "gone":
             os.kill(os.getpid(), signal.SIGKILL)
-        case "crashed":
-            os.kill(os.getpid(), signal.SIGSEGV)
         case "refused":
             raise UserError("The prompts are not what this sampler reads.")
-        case "broken":
-            raise KeyError("lengths")
         case "full":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -93,7 +89,8 @@ def outcome(folder: Path, config: str, world: int) -> dict[str, Any]:
     pids = [fork(folder, rank, world, port) for rank in range(world)]
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     printed = [Path(f"{folder}.{rank}.txt").read_text() for rank in range(world)]
-    return {"codes": codes, "seconds": time.monotonic() - started, "printed": printed}
+    state = json.loads((folder / "run.json").read_text())
+    return {"codes": codes, "seconds": time.monotonic() - started, "printed": printed, "state": state}
 
 
 def fork(folder: Path, rank: int, world: int, port: int) -> int:
