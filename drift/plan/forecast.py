@@ -37,14 +37,15 @@ class Forecast:
 
     @property
     def peak(self) -> tuple[str, int]:
-        """(the stage that needs the most memory, its bytes)."""
-        return max(((name, memory.total(parts)) for name, parts in self.stages.items()), key=lambda stage: stage[1])
+        """(the stage that needs the most memory, its bytes); several processes on a CPU share its memory."""
+        sharing = self.setup.devices if self.device.kind == "cpu" else 1
+        return max(((name, sharing * memory.total(parts)) for name, parts in self.stages.items()), key=lambda stage: stage[1])
 
 
 def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
     train, iterations = run.train, trainings(run)
     loaded, counted = workload(run)
-    setup = setup_of(train, shape, device.kind, loaded)
+    setup = setup_of(train, shape, device.kind, loaded, run.devices)
     sampler = run.sampler
     together = max(1, min(sampler.group_size, sampler.tokens_per_batch // (loaded.sample_prompt_tokens + loaded.sample_tokens)))
     drawn = {"replies": together, "prompt_tokens": loaded.sample_prompt_tokens, "new_tokens": loaded.sample_tokens}
@@ -62,7 +63,7 @@ def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
     )  # fmt: skip
 
 
-def setup_of(train: Any, shape: Shape, device: str, loaded: Workload) -> Setup:
+def setup_of(train: Any, shape: Shape, device: str, loaded: Workload, devices: int) -> Setup:
     """How training sees the model. Outputs of frozen layers are kept as `train/frozen.py` decides."""
     compute = precision.resolve(train.precision)
     lora = train.adapter
@@ -81,6 +82,9 @@ def setup_of(train: Any, shape: Shape, device: str, loaded: Workload) -> Setup:
         shared=shared,
         frozen=shared and 0 < adapted < shape.layers and kept <= train.frozen_cache_gib * 2**30,
         device=device,
+        devices=devices,
+        divided=devices > 1 and train.strategy == "fsdp",
+        offloaded=train.cpu_offload,
     )
 
 
@@ -122,7 +126,7 @@ def largest_batch(train: Any, setup: Setup, loaded: Workload) -> Batch:
     tokens = min(max(train.tokens_per_batch, one), one * together)
     predicted = tokens * loaded.predicted // one
     longest = loaded.prompt_tokens + loaded.reply_tokens
-    return Batch(tokens=tokens, predicted=predicted, longest=longest, several=one * together > tokens)
+    return Batch(tokens=tokens, predicted=predicted, longest=longest, several=one * together > tokens * setup.devices)
 
 
 def judge_dollars(run: Any, loaded: Workload) -> float | None:
