@@ -34,6 +34,17 @@ open_stages: list[Path] = []  # final directories of the stages being computed, 
 
 def main() -> None:
     rounds = json.load(sys.stdin)
+    import_slow_modules()
+    results = []
+    for jobs in rounds:
+        started = [(job, start(job)) for job in jobs]
+        ended = [(job, os.waitpid(pid, 0)[1]) for job, pid in started]
+        results.append([outcome(Path(job["folder"]), status) for job, status in ended])
+    json.dump(results, sys.stdout)
+
+
+def import_slow_modules() -> None:
+    """Returns in a process that can be forked."""
     for module in SLOW:
         if pid := os.fork():
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -43,12 +54,6 @@ def main() -> None:
         importlib.import_module(module)
         if len(list(Path("/proc/self/task").glob("*"))) > 1:
             os._exit(THREADS)
-    results = []
-    for jobs in rounds:
-        started = [(job, start(job)) for job in jobs]
-        ended = [(job, os.waitpid(pid, 0)[1]) for job, pid in started]
-        results.append([outcome(Path(job["folder"]), status) for job, status in ended])
-    json.dump(results, sys.stdout)
 
 
 def start(job: dict[str, Any]) -> int:

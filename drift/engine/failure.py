@@ -57,8 +57,9 @@ def end(folder: Path, rank: int, error: BaseException | None) -> Fate:
     words, lost = (words_of(error, rank, folder), was_lost(error)) if failed and error else (None, False)
     process = holder_of_this_process()
     found = Fate(rank=rank, process=process, ended=time.time(), code=code, words=words, lost=lost)
-    with suppress(OSError):  # on a full disk the error itself is more important
-        write_json(folder / FOLDER / f"{rank}.json", asdict(found))
+    if (folder / "config.yaml").is_file():
+        with suppress(OSError):  # on a full disk the error itself is more important
+            write_json(folder / FOLDER / f"{rank}.json", asdict(found))
     return found
 
 
