@@ -4,6 +4,7 @@ and replies are taken to be as long as the settings allow, so hours, disk and do
 from dataclasses import dataclass, fields
 from typing import Any
 
+from drift.engine.ranks import world
 from drift.model import precision
 from drift.plan import disk, memory, work
 from drift.plan.activations import Setup
@@ -45,7 +46,8 @@ class Forecast:
 def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
     train, iterations = run.train, trainings(run)
     loaded, counted = workload(run)
-    setup = setup_of(train, shape, device.kind, loaded, run.devices)
+    devices = max(run.devices, world())  # ranks on several machines are not in the settings
+    setup = setup_of(train, shape, device.kind, loaded, devices)
     sampler = run.sampler
     together = max(1, min(sampler.group_size, sampler.tokens_per_batch // (loaded.sample_prompt_tokens + loaded.sample_tokens)))
     drawn = {"replies": together, "prompt_tokens": loaded.sample_prompt_tokens, "new_tokens": loaded.sample_tokens}
