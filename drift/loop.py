@@ -47,15 +47,14 @@ VERSION = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run. `num_agreement_records`: the number of labelled records about which a judge that costs nothing is asked, to show how
-    far it agrees with the users. `seed` is for samples and training order (the log and the prompts have `data.seed`).
-    `examples_per_iteration`: the number of examples that every method trains on (null: those of one pass over the records).
-    `previous_share`: the share of them taken from the previous iteration. `warmup_epochs`: epochs over the DSAT -> SAT pairs before
-    the first iteration (0: no warm start). `reference`: the policy that the iteration starts from, or always the start model.
-    `refresh_log`: later iterations learn from feedback on the policy that they start from, instead of from the start model's log
-    (simulated deployment only). `evaluation`: by name; the first one's headline is the run's. `num_perplexity_prompts`: prompts of
-    each evaluation whose fresh reply gets its perplexity under the start model. `plan`: print the plan, and run nothing. `devices`:
-    GPUs, or processes on a CPU, that share the work."""
+    """One run. `num_agreement_records`: labelled records about which a judge that costs nothing is asked, to show how far it agrees
+    with the users. `seed` is for samples and training order (the log and the prompts have `data.seed`). `examples_per_iteration`:
+    examples that every method trains on (null: those of one pass over the records). `previous_share`: the share of them taken from
+    the previous iteration. `warmup_epochs`: epochs over the DSAT -> SAT pairs before the first iteration (0: no warm start).
+    `reference`: the policy that the iteration starts from, or always the start model. `refresh_log`: later iterations learn from
+    feedback on the policy that they start from, instead of from the start model's log (simulated deployment only). `evaluation`: by
+    name; the first one's headline is the run's. `num_perplexity_prompts`: prompts of each evaluation whose fresh reply gets its
+    perplexity under the start model. `plan`: print the plan only. `devices`: GPUs, or CPU processes, that share the work."""
 
     method: Method
     model: Any
@@ -89,6 +88,7 @@ class Run:
             raise UserError("Expected evaluation=[NAME, ...], num_agreement_records >= 0 and num_perplexity_prompts >= 0.")
         if not 0 <= self.previous_share < 1:
             raise UserError(f"previous_share={self.previous_share}: expected at least 0 and below 1.")
+        self.train.check_devices(self.devices)
         if self.refresh_log and not self.data.uses_policy:
             raise UserError("refresh_log=true asks users for new feedback, which a log can't give. Expected data=deployment.")
 

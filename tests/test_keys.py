@@ -68,6 +68,7 @@ TABLE = {
     "train.signal_every=1": {"train"},  # more metrics, the same weights
     "train.max_tokens=500": {"feedback", "examples"},  # the same records and pairs come out
     "train.checkpoint_every_steps=1": set(),
+    "train.strategy=fsdp": set(),  # the same numbers come out, but for rounding: tests/test_parallel.py
     "train.adapter.rank=8": TRAIN,
     "train.adapter.scale=1": TRAIN,
     "train.adapter.top_share=1": ROWS,  # no layer lies below the adapter now: nothing of the reference pass is kept
@@ -134,6 +135,7 @@ ELSEWHERE = {
     "store.dir": "where the keys live",
     "data.deployed.policy": "needs a policy: test_runs.py",
     "warmup_epochs": "needs seed pairs: test_runs.py",
+    "train.cpu_offload": "for train.strategy=fsdp, where numbers are kept: test_parallel.py",
     "train.parameters": "for full fine-tuning: test_low_memory.py",
     "train.adapter": "null is train=full: test_runs.py",
 }

@@ -1,4 +1,4 @@
-"""Two ranks train the same policy as one, whatever the strategy: same examples, losses and weights; a checkpoint goes on anywhere."""
+"""Two ranks train the policy of one, whatever the strategy: same examples, losses, weights; a checkpoint goes on anywhere."""
 
 import json
 import os

@@ -102,6 +102,8 @@ def train_settings(examples_per_step: int, layout: Any) -> Train:
         max_tokens=4096,
         signal_every=0,
         checkpoint_every_steps=1,
+        strategy="ddp",
+        cpu_offload=False,
         adapter=None,
     )
 

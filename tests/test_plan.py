@@ -78,6 +78,37 @@ def test_a_peak_is_the_sum_of_its_parts_at_the_worst_moment():
     assert drawn["vocabulary"] == max(3 * 100 * 12, 18 * (36 + 16) * 4)
 
 
+def test_the_memory_of_several_devices_by_hand():
+    """Four devices; weights 7,200 bytes, outside the layers 808 numbers. ddp adds buckets as large as the gradients, which the
+    gradients are in when the update comes. fsdp: a fourth of everything, and what is together."""
+    batch, one = Batch(tokens=1, predicted=1, longest=1, several=True), setup(optimizer="rmsprop", device="cuda", file_bytes=4)
+    ddp, fsdp = replace(one, devices=4), replace(one, devices=4, divided=True)
+    fixed = {"libraries": memory.LIBRARIES["cuda"], "weights": 7200, "optimiser": 7200}
+    assert memory.training(SMALLEST, ddp, batch)["buckets"] == 7200 and "buckets" not in memory.training(SMALLEST, one, batch)
+    assert memory.share(fixed, ddp) == fixed
+    assert memory.share(fixed, fsdp) == fixed | {"weights": 1800, "optimiser": 1800}
+    assert memory.share(fixed, replace(fsdp, offloaded=True)) == fixed | {"weights": 0, "optimiser": 0}
+    assert memory.together(SMALLEST, ddp, 0) == 0
+    gathered = 4 * (808 + 3 * 496)
+    assert [memory.together(SMALLEST, fsdp, moment) for moment in range(3)] == [
+        gathered, gathered + 4 * (496 + 800) + 4 * 496, gathered + 4 * 8 + 4 * 808
+    ]  # fmt: skip
+    lora = replace(fsdp, adapted=1, rank=2)
+    assert memory.together(SMALLEST, lora, 0) == gathered + 3 * 928 and memory.together(SMALLEST, lora, 1) == gathered + 5 * 928
+
+
+def test_several_devices_share_the_work_and_processes_on_a_cpu_the_memory(config_only):
+    rate = Rates(forward=1e3, lora=1e3, full=2e3, decode=500.0, update=1800.0, batch=900.0, files=7200.0, source="measured")
+    one, two = (work.seconds(SMALLEST, setup(devices=devices), WORK, rate) for devices in (1, 2))
+    fixed = {"sampling": 0.5 + 1, "reference": 0.5 + 1, "training": 1.5 + 1 + 2 + 1}  # loading; updates and saving
+    assert {name: 2 * (two[name] - fixed[name]) for name in one} == pytest.approx({name: one[name] - fixed[name] for name in one})
+    cpu = Device(kind="cpu", name="here", total=2**40, free=2**40, threads=1)
+    _, alone = of(config_only, "0.5B", "train=full", device=cpu)
+    _, both = of(config_only, "0.5B", "train=full", "devices=2", device=cpu)
+    stage, most = both.peak
+    assert most == 2 * memory.total(both.stages[stage]) > alone.peak[1]
+
+
 def test_operations_and_seconds_by_hand():
     assert WORK.tokens(shared=True) == 6 + 2 * 2 and WORK.tokens(shared=False) == 2 * 9
     at = (6 * 3 + 6 * 7.5) / 12
@@ -140,6 +171,9 @@ def test_the_papers_full_training_is_refused_on_80_gb_with_the_smallest_change_t
     advised = str(refused.value).partition("It would fit with ")[2].partition(" (about")[0].split(" ")
     lora = ["train=lora", "train.max_tokens=2048"]
     assert advised == {"7B": ["train.optimizer=adamw_8bit", "train.parameters=bfloat16"], "14B": lora}[size]
+    more = {"7B": "devices=2", "14B": "devices=4"}[size]
+    assert f", or with {more} train.strategy=fsdp (about" in str(refused.value)
+    assert fit.fits(of(config_only, size, f"experiment=paper-{size.lower()}", more, "train.strategy=fsdp")[1])
     _, changed = of(config_only, size, f"experiment=paper-{size.lower()}", *advised)
     assert fit.fits(changed)
 

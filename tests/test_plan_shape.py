@@ -1,7 +1,10 @@
 """The planner's numbers against the modules themselves: on the meta device at the paper's sizes, and what autograd keeps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from drift.model.family import PROVED
@@ -13,6 +16,7 @@ from drift.score import attention, logprobs
 from drift.score.sequence import TokenSequence
 from drift.score.shared import collate
 from drift.train.lora import Lora
+from drift.train.parallel import shard
 
 QWEN = {"0.5B": (896, 24, 14, 2, 4864, 151936, True), "7B": (3584, 28, 28, 4, 18944, 152064, False),
         "14B": (5120, 48, 40, 8, 13824, 152064, False)}  # fmt: skip
@@ -38,7 +42,8 @@ def meta(config, dtype=torch.float32):
 
 def setup(**changed):
     plain = {"adapted": 0, "rank": 0, "weight_bytes": 4, "compute_bytes": 4, "file_bytes": 2, "quantised": False,
-             "checkpointing": False, "optimizer": "adamw", "shared": True, "frozen": False, "device": "cpu"}  # fmt: skip
+             "checkpointing": False, "optimizer": "adamw", "shared": True, "frozen": False, "device": "cpu",
+             "devices": 1, "divided": False, "offloaded": False}  # fmt: skip
     return Setup(**(plain | changed))
 
 
@@ -144,3 +149,40 @@ def test_sizes_that_stand_in_code_without_torch_are_those_of_the_code_with_it():
 
     assert (activations.CHUNK, activations.TILE) == (logprobs.CHUNK_ELEMENTS, attention.TILE)
     assert memory.PREFILL == prefill.MAX_PREFILL_TOKENS
+
+
+@pytest.fixture
+def eight_ranks():
+    """A process group of eight ranks of which only the first is there, and which sends nothing: enough to divide a model."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
+    yield torch.distributed.device_mesh.init_device_mesh("cpu", (8,))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("size", ["7B", "14B"])
+@pytest.mark.parametrize("way", ["full", "lora"])
+def test_fsdp_divides_the_papers_models_as_planned(size, way, eight_ranks):
+    """Every layer is a group and the rest is one; a device has an eighth of the weights, of the trained numbers and of the moments,
+    within the rows that don't divide by eight. What is brought together: embedding, head, last norm, three layers."""
+    config, compute = qwen(size), torch.bfloat16 if way == "lora" else torch.float32
+    shape, model = shape_of(config), meta(config, compute)
+    planned = setup(device="cuda", weight_bytes=compute.itemsize, compute_bytes=2, devices=8, divided=True)
+    if way == "lora":
+        model = Lora(rank=16, scale=2.0, top_share=1.0, quantization="none").attach(model)
+        planned = replace(planned, adapted=shape.layers, rank=16)
+    module = torch.nn.Module()
+    module.model = model
+    shard(module, eight_ranks, offload=False)
+    wrapped = [name for name, part in module.named_modules() if isinstance(part, FSDPModule)]
+    path = "model.base_model.model.model.layers" if way == "lora" else "model.model.layers"
+    assert wrapped == ["", *(f"{path}.{i}" for i in range(shape.layers))]
+    mine = {name: p.to_local().nbytes for name, p in module.named_parameters()}
+    trained = sum(mine[name] for name, p in module.named_parameters() if p.requires_grad)
+    parts = memory.training(shape, planned, memory.Batch(tokens=2048, predicted=1024, longest=1024, several=True))
+    assert sum(mine.values()) == pytest.approx(parts["weights"] + parts.get("adapter", 0), rel=1e-3)
+    assert trained == pytest.approx(parts["gradients"], rel=1e-3) and 2 * trained == pytest.approx(parts["optimiser"], rel=1e-3)
+    layer, whole = (sum(p.numel() * p.itemsize for name, p in module.named_parameters() if (f"{path}.0." in name, True)[k])
+                    for k in range(2))  # fmt: skip
+    assert memory.together(shape, planned, 0) == whole - shape.layers * layer + 3 * layer

@@ -1,5 +1,5 @@
-"""The trainings of tests/test_parallel.py, in float64: `python two_ranks.py RANK FOLDER MODEL` is one of two ranks; the test itself is
-the only rank of the same trainings."""
+"""The trainings of tests/test_parallel.py, in float64: `python two_ranks.py RANK FOLDER MODEL` is one of two ranks; the test itself
+is the only rank of the same trainings."""
 
 import json
 import os

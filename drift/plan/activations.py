@@ -19,7 +19,8 @@ class Setup:
     """How a policy is trained, as far as memory and time depend on it. `adapted`: layers with an adapter (0: all weights are
     trained). Bytes of a number: `weight_bytes` of the weights, `compute_bytes` of the computation (lower under autocast),
     `file_bytes` on disk. `quantised`: the matrices of the layers have four bits. `device`: cpu or cuda. `frozen`: the layers below
-    the adapter are not computed in training (their outputs are kept)."""
+    the adapter are not computed in training (their outputs are kept). `devices`: how many train together; `divided`: weights,
+    gradients and optimiser are divided among them (fsdp); `offloaded`: and stay in the host's memory."""
 
     adapted: int
     rank: int
@@ -32,6 +33,9 @@ class Setup:
     shared: bool
     frozen: bool
     device: str
+    devices: int
+    divided: bool
+    offloaded: bool
 
     @property
     def mixed(self) -> bool:

@@ -67,7 +67,7 @@ def measure(device: str, kind: str, sizes: dict[str, Any]) -> Rates:
     setup = Setup(
         adapted=shape.layers, rank=RANK, weight_bytes=compute.itemsize, compute_bytes=compute.itemsize,
         file_bytes=compute.itemsize, quantised=False, checkpointing=False, optimizer="adamw", shared=True, frozen=False,
-        device=device,
+        device=device, devices=1, divided=False, offloaded=False,
     )  # fmt: skip
     rates["forward"] = work.reference_flops(shape, setup, WORK) / timed(lambda: forward(adapted, batch), device)
     rates["lora"] = work.training_flops(shape, setup, WORK) / timed(lambda: backward(adapted, batch, nullcontext()), device)

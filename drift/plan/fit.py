@@ -11,6 +11,7 @@ from drift.errors import UserError
 from drift.plan.forecast import LEAST_TOKENS, Forecast, forecast
 from drift.plan.text import gib
 
+SAME_TRAINING = {"train.tokens_per_batch", "sampler.tokens_per_batch", "train.gradient_checkpointing"}  # change no policy
 Settings = dict[str, str]
 
 
@@ -23,21 +24,48 @@ def refuse_too_large(run: Any, found: Forecast) -> None:
     if fits(found):
         return
     stage, peak = found.peak
+    all_of_them = f" for {found.setup.devices} processes" if found.device.kind == "cpu" and found.setup.devices > 1 else ""
     parts = ", ".join(f"{part} {gib(size)}" for part, size in found.stages[stage].items())
     raise UserError(
-        f"This run does not fit: {stage} needs about {gib(peak)} GiB of memory ({parts}), and {found.device.name} has "
+        f"This run does not fit: {stage} needs about {gib(peak)} GiB of memory{all_of_them} ({parts}), and {found.device.name} has "
         f"{gib(found.device.total)}. {advice(run, found)}"
     )
 
 
 def advice(run: Any, found: Forecast) -> str:
-    """The first of `changes` with which the run fits."""
+    """The first of `changes` with which the run fits; where it changes how the policy is trained, more devices too."""
+    others = more_devices(run, found)
     for settings, changed in changes(run):
         new = forecast(changed, found.shape, found.device, found.rates)
         if fits(new):
             given = " ".join(f"{name}={value}" for name, value in settings.items())
-            return f"It would fit with {given} (about {gib(new.peak[1])} GiB)."
+            instead = f", or {others}" if others and settings.keys() - SAME_TRAINING else ""
+            return f"It would fit with {given} (about {gib(new.peak[1])} GiB){instead}."
+    if others:
+        return f"It would fit {others}."
     return "No setting of training or sampling makes it fit: choose a smaller model, or a device with more memory."
+
+
+def more_devices(run: Any, found: Forecast) -> str | None:
+    """The least number of GPUs that the run fits on if its weights are divided among them, with the memory of each."""
+    for devices in (2, 4, 8, 16) if found.device.kind == "cuda" and can_divide(run.train) else ():
+        new = forecast(divided(run, devices), found.shape, found.device, found.rates)
+        if devices >= run.devices and fits(new):
+            return f"with devices={devices} train.strategy=fsdp (about {gib(new.peak[1])} GiB on each)"
+    return None
+
+
+def can_divide(train: Any) -> bool:
+    """Whether fsdp can divide the weights and the optimiser."""
+    try:
+        replace(train, strategy="fsdp").check_devices(2)
+    except UserError:
+        return False
+    return True
+
+
+def divided(run: Any, devices: int) -> Any:
+    return replace(run, devices=devices, train=replace(run.train, strategy="fsdp"))
 
 
 def changes(run: Any) -> Iterator[tuple[Settings, Any]]:
@@ -50,6 +78,8 @@ def changes(run: Any) -> Iterator[tuple[Settings, Any]]:
             if drawn != run.sampler.tokens_per_batch:
                 settings["sampler.tokens_per_batch"] = str(drawn)
             less = replace(run.sampler, tokens_per_batch=drawn)
+            if run.devices > 1 and train.strategy == "fsdp" and not can_divide(train):
+                continue
             yield settings, replace(run, train=replace(train, tokens_per_batch=tokens), sampler=less)
 
 
@@ -94,5 +124,6 @@ def with_adapter(train: Any, option: str) -> tuple[Settings, Any]:
 
     new = build_part(compose([f"train={option}"]).train, "train")
     settings = {"train": option} | ({"train.max_tokens": str(train.max_tokens)} if new.max_tokens != train.max_tokens else {})
-    kept = {name: getattr(train, name) for name in ("max_tokens", "tokens_per_batch", "layout", "precision")}
+    names = ("max_tokens", "tokens_per_batch", "layout", "precision", "strategy", "cpu_offload")
+    kept = {name: getattr(train, name) for name in names}
     return settings, replace(new, **kept)

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from drift.engine.ranks import world
 from drift.model import precision
 from drift.plan import disk, memory, work
 from drift.plan.activations import Setup
@@ -43,14 +44,16 @@ class Forecast:
 
     @property
     def peak(self) -> tuple[str, int]:
-        """(the stage that needs the most memory, its bytes)."""
-        return max(((name, memory.total(parts)) for name, parts in self.stages.items()), key=lambda stage: stage[1])
+        """(the stage that needs the most memory, its bytes); several processes on a CPU share its memory."""
+        sharing = self.setup.devices if self.device.kind == "cpu" else 1
+        return max(((name, sharing * memory.total(parts)) for name, parts in self.stages.items()), key=lambda stage: stage[1])
 
 
 def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
-    train, iterations = sized(run.train, shape, device), trainings(run)
+    devices = max(run.devices, world())  # ranks on several machines are not in the settings
+    train, iterations = sized(run.train, shape, device, devices), trainings(run)
     loaded, counted = workload(replace(run, train=train))
-    setup = setup_of(train, shape, device.kind, loaded)
+    setup = setup_of(train, shape, device.kind, loaded, devices)
     sampler = run.sampler
     together = max(1, min(sampler.group_size, sampler.tokens_per_batch // (loaded.sample_prompt_tokens + loaded.sample_tokens)))
     drawn = {"replies": together, "prompt_tokens": loaded.sample_prompt_tokens, "new_tokens": loaded.sample_tokens}
@@ -69,16 +72,18 @@ def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
     )  # fmt: skip
 
 
-def sized(train: Any, shape: Shape, device: Device) -> Any:
+def sized(train: Any, shape: Shape, device: Device, devices: int) -> Any:
     """The settings with the figure of `most_tokens` in place of `train.tokens_per_batch=auto`."""
-    return replace(train, tokens_per_batch=most_tokens(train, shape, device)) if train.tokens_per_batch == "auto" else train
+    if train.tokens_per_batch != "auto":
+        return train
+    return replace(train, tokens_per_batch=most_tokens(train, shape, device, devices))
 
 
-def most_tokens(train: Any, shape: Shape, device: Device) -> int:
+def most_tokens(train: Any, shape: Shape, device: Device, devices: int) -> int:
     """The most tokens of a batch, a multiple of LEAST_TOKENS up to MOST_TOKENS, for which training and the reference pass need no
     more than SHARE of the memory that is free; or LEAST_TOKENS, if that is too much. Every token is taken to predict another one,
     and no layer's outputs to be kept: that takes the most."""
-    setup = setup_of(train, shape, device.kind, None)
+    setup = setup_of(train, shape, device.kind, None, devices)
 
     def fits(tokens: int) -> bool:
         batch = Batch(tokens=tokens, predicted=tokens, longest=train.max_tokens, several=True)
@@ -89,7 +94,7 @@ def most_tokens(train: Any, shape: Shape, device: Device) -> int:
     return max(filter(fits, sizes), default=LEAST_TOKENS)
 
 
-def setup_of(train: Any, shape: Shape, device: str, loaded: Workload | None) -> Setup:
+def setup_of(train: Any, shape: Shape, device: str, loaded: Workload | None, devices: int) -> Setup:
     """How training sees the model. Outputs of frozen layers are kept as `train/frozen.py` decides; without a workload they are
     not."""
     compute = precision.resolve(train.precision)
@@ -109,6 +114,9 @@ def setup_of(train: Any, shape: Shape, device: str, loaded: Workload | None) -> 
         shared=shared,
         frozen=shared and 0 < adapted < shape.layers and kept <= train.frozen_cache_gib * 2**30,
         device=device,
+        devices=devices,
+        divided=devices > 1 and train.strategy == "fsdp",
+        offloaded=train.cpu_offload,
     )
 
 
@@ -150,7 +158,7 @@ def largest_batch(train: Any, setup: Setup, loaded: Workload) -> Batch:
     tokens = min(max(train.tokens_per_batch, one), one * together)
     predicted = tokens * loaded.predicted // one
     longest = loaded.prompt_tokens + loaded.reply_tokens
-    return Batch(tokens=tokens, predicted=predicted, longest=longest, several=one * together > tokens)
+    return Batch(tokens=tokens, predicted=predicted, longest=longest, several=one * together > tokens * setup.devices)
 
 
 def judge_dollars(run: Any, loaded: Workload) -> float | None:

@@ -13,6 +13,8 @@ QUANTISED_BLOCK, SCALE_BLOCK = 64, 256  # of bitsandbytes: numbers with a common
 # Bytes beside all others. CPU: products compiled for their shapes, and the Trainer (experiments/plan); GPU: the CUDA context, about
 LIBRARIES = {"cpu": 110 * 2**20, "cuda": 600 * 2**20}
 HEAP = {"cpu": 0.35, "cuda": 0.0}  # of the activations: what the heap of glibc loses between batches of different sizes (measured)
+DIVIDED = {"weights", "adapter", "gradients", "optimiser", "update"}  # parts of which a device has its share under fsdp
+GATHERED = 3  # layers whose weights are brought together at once: the one computed, the next one, and a copy on the way
 PREFILL = 1024  # as MAX_PREFILL_TOKENS in sampler/prefill.py
 
 
@@ -84,20 +86,50 @@ def update_work(shape: Shape, setup: Setup) -> int:
 def training(shape: Shape, setup: Setup, batch: Batch) -> Parts:
     """The largest of these moments, the later ones with the optimiser's state: loading; the backward pass begins (activations,
     and the vocabulary or the work inside the last layer, gradients of earlier batches); it ends (gradients, one layer, the
-    embedding's gradient if it is trained); the update."""
+    embedding's gradient if it is trained); the update. Of what is divided among several devices, a device's share."""
     start = held(shape, setup, setup.weight_bytes, adapter=setup.adapted > 0)
     fixed = start | {"optimiser": optimizer_state(shape, setup)}
     grads, inside = gradients(shape, setup), layer_work(shape, setup, batch.tokens, batch.longest)
     vocabulary = logits(shape, setup, batch.tokens, batch.predicted, training=True)
     kept = round((1 + HEAP[setup.device]) * (activations(shape, setup, batch.tokens) + rounded_weights(shape, setup)))
     embedding = 0 if setup.adapted else setup.weight_bytes * shape.vocabulary_matrix
+    gathered = [together(shape, setup, moment) for moment in range(3)]
+    buckets = grads if setup.devices > 1 and not setup.divided else 0  # in which ddp adds up what the devices have
+    early, late = grads if batch.several else 0, grads - buckets
     moments: list[Parts] = [
-        {"gradients": grads if batch.several else 0, "activations": kept, "vocabulary": vocabulary},
-        {"gradients": grads if batch.several else 0, "activations": kept + inside},
-        {"gradients": grads, "activations": inside, "vocabulary": embedding},
-        {"gradients": grads, "update": update_work(shape, setup)},
+        {"gradients": early, "activations": kept, "vocabulary": vocabulary, "brought together": gathered[0]},
+        {"gradients": early, "activations": kept + inside, "brought together": gathered[1]},
+        {"gradients": max(early, late), "activations": inside, "vocabulary": embedding, "brought together": gathered[2]},
+        {"gradients": late, "update": update_work(shape, setup)},
     ]
-    return largest([start | loading(shape, setup, setup.weight_bytes), *(fixed | moment for moment in moments)])
+    shares = [share(fixed | moment | {"buckets": buckets}, setup) for moment in moments]
+    loaded = start if setup.device == "cpu" else share(start, setup)  # read into the host's memory, then divided
+    return largest([loaded | loading(shape, setup, setup.weight_bytes), *shares])
+
+
+def share(parts: Parts, setup: Setup) -> Parts:
+    """What a device has of these parts."""
+    if not setup.divided:
+        return parts
+    gone = setup.offloaded and setup.device == "cuda"
+    own = {name: 0 if gone else -(-size // setup.devices) for name, size in parts.items() if name in DIVIDED}
+    return parts | own
+
+
+def together(shape: Shape, setup: Setup, moment: int) -> int:
+    """Bytes that fsdp has together on every device when the backward pass begins (0), inside a layer (1), at its end (2):
+    embedding, head and last norm throughout, and a few layers; from 1 on a layer's gradients and the head's, at the end the head's
+    and the embedding's (one of them is counted apart), with a float32 copy of what is being added up."""
+    if not setup.divided:
+        return 0
+    outside, adapter = shape.total - shape.layers * shape.layer, FLOAT * shape.adapter(setup.rank, 1)
+    layer = setup.weight_bytes * shape.layer + (adapter if setup.adapted else 0)
+    found = setup.weight_bytes * outside + GATHERED * layer
+    if setup.adapted:
+        return found + (2 * adapter if moment else 0)
+    added = {0: 0, 1: shape.layer, 2: outside}[moment]
+    gradients = {0: 0, 1: shape.layer + shape.vocabulary_matrix, 2: outside - shape.vocabulary_matrix}[moment]
+    return found + setup.weight_bytes * gradients + FLOAT * added
 
 
 def held(shape: Shape, setup: Setup, bytes_each: int, *, adapter: bool) -> Parts:

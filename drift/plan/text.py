@@ -19,6 +19,9 @@ def table(found: Forecast) -> list[str]:
     if found.setup.adapted:
         numbers = f"{shape.kind}, {millions(shape.total)} weights, and {millions(trained(shape, found.setup))} in the adapter"
     lines = [f"Model: {numbers}", f"Device: {device.name}, {gib(device.total)} GiB of memory, {gib(device.free)} free", ""]
+    if found.setup.devices > 1:
+        way = "weights, gradients and optimiser are divided" if found.setup.divided else "each has all weights"
+        lines[-1:] = [f"{found.setup.devices} devices, {way} in training; the figures are for each of them", ""]
     lines.append(f"{'stage':<10} {'peak GiB':>8}  {'at most':>9}  of the peak, in GiB")
     for name, parts in found.stages.items():
         inside = ", ".join(f"{part} {gib(size)}" for part, size in parts.items())

@@ -95,19 +95,21 @@ def sampling_flops(shape: Shape, work: Workload) -> tuple[float, float]:
 def seconds(shape: Shape, setup: Setup, work: Workload, rates: Rates) -> dict[str, float]:
     """By stage. Trained numbers take `trained / update` seconds a step and `trained / batch` seconds a batch, whatever its tokens;
     a trained head is also added up for every chunk of logits. Under autocast the reference pass takes a third of a batch's: it
-    rounds weights, and has no gradients. Every stage loads the weights, and training writes what it has trained."""
+    rounds weights, and has no gradients. Every stage loads the weights, and training writes what it has trained. Several devices
+    share the work; what they send each other takes no time here."""
     prompts, new = sampling_flops(shape, work)
     added = trained(shape, setup) * work.batches
     if not setup.adapted:
         chunk = max(1, CHUNK[setup.device] // shape.vocabulary)
         added += shape.vocabulary_matrix * (work.epochs * work.examples * work.predicted // chunk)
-    updates = trained(shape, setup) * work.steps / rates.update + added / rates.batch
+    updated = trained(shape, setup) // (setup.devices if setup.divided else 1)
+    updates = updated * work.steps / rates.update + added / setup.devices / rates.batch
     load, save = setup.weight_bytes * shape.total / rates.files, trained_bytes(setup) * trained(shape, setup) / rates.files
     steps = training_flops(shape, setup, work) / (rates.lora if setup.adapted else rates.full)
     rounding = shape.total * work.batches / work.epochs / rates.batch / 3 if setup.mixed else 0.0
     found = {
-        "sampling": prompts / rates.forward + new / rates.decode,
-        "reference": reference_flops(shape, setup, work) / rates.forward + rounding,
-        "training": steps + updates + save,
+        "sampling": (prompts / rates.forward + new / rates.decode) / setup.devices,
+        "reference": (reference_flops(shape, setup, work) / rates.forward + rounding) / setup.devices,
+        "training": steps / setup.devices + updates + save,
     }
     return {stage: START[stage] + load + seconds for stage, seconds in found.items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.console import Progress, say
-from drift.engine.ranks import everywhere, rank
+from drift.engine.ranks import everywhere, rank, world
 from drift.errors import UserError
 from drift.identity import identity
 from drift.model.policy import Policy
@@ -42,6 +42,7 @@ def train_stage(
     same = reference == start
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
+        train.check_devices(world())  # of several machines, whose ranks are not in the settings
         num_steps, resumed = epochs * len(plan.steps), (progress / LAST).is_file()
         check_training(Path(store.dir), train, start, num_steps=num_steps, resumed=resumed)
         values = Reference(**json.loads(text))

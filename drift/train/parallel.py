@@ -5,7 +5,7 @@ weights, gradients and the optimiser's numbers are divided among the devices, an
 computed (FSDP2). Either way a step's batches are dealt to the ranks, and every sum is over the whole step.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -168,7 +168,7 @@ def everyones(value: Value) -> list[Value]:
     return found
 
 
-def added(parts: list[dict[str, float]]) -> dict[str, float]:
+def added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Name by name the sum of what the ranks have."""
     first, *others = parts
     total = dict(first)

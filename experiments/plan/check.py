@@ -156,7 +156,7 @@ def estimate(folder: Path, way: str) -> dict[str, tuple[int, float]]:
         sample_tokens=NEW,
         batches=loaded.steps * forecast.batches_of(run.train, PROMPT, REPLY),
     )
-    setup = forecast.setup_of(run.train, shape, "cpu", loaded)
+    setup = forecast.setup_of(run.train, shape, "cpu", loaded, 1)
     batch = forecast.largest_batch(run.train, setup, loaded)
     drawn = {"replies": DRAWN, "prompt_tokens": PROMPT, "new_tokens": NEW, "bytes_each": forecast.BYTES[kind]}
     peaks = {
