@@ -59,8 +59,8 @@ def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
         batch = largest_batch(train, setup, loaded)
         stages["reference"] = memory.reference(shape, setup, batch)
         stages["training"] = memory.training(shape, setup, batch)
-    once = work.seconds(shape, setup, loaded, rates)
-    times = {name: seconds * max(1, iterations) for name, seconds in once.items() if name in stages}
+    first, later = (work.seconds(shape, setup, loaded, rates, adapted=adapted) for adapted in (False, setup.adapted > 0))
+    times = {name: first[name] + max(0, iterations - 1) * later[name] for name in stages}
     return Forecast(
         shape=shape, setup=setup, device=device, rates=rates, work=loaded, iterations=iterations,
         tokens_per_batch=train.tokens_per_batch, stages=stages, seconds=times,
