@@ -9,6 +9,10 @@ from drift.model import precision
 from drift.score.sequence import Compute, Layout
 from drift.train.lora import Lora
 
+# A lower learning rate moves few bfloat16 weights: RMSprop and AdamW change one by about the rate, and half the distance of two
+# such numbers near .02, a usual weight, is 6e-5.
+LEAST_BFLOAT16_RATE = 5e-5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
@@ -54,6 +58,11 @@ class Train:
             need_package("bitsandbytes", "train.optimizer=adamw_8bit", extra="bitsandbytes")
         if self.adapter is not None:
             self.adapter.check()
+
+    @property
+    def rounds_updates_away(self) -> bool:
+        """Whether most updates are too small for the format of the trained weights."""
+        return self.parameters == "bfloat16" and self.learning_rate < LEAST_BFLOAT16_RATE
 
     def at(self, iteration: int) -> "Train":
         """The settings of an iteration."""
