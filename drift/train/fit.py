@@ -1,7 +1,7 @@
 """Training, from a start policy to the next one, as a stage.
 
 Every training has a fresh Lightning `Trainer` (a used one does nothing on its second `fit`). Trained parameters are float32
-unless train.parameters says otherwise: bfloat16 weights lose small updates. A killed training resumes from its last checkpoint.
+whatever the precision: bfloat16 weights lose small updates. A killed training resumes from its last checkpoint.
 """
 
 import json
