@@ -13,11 +13,11 @@ from drift.errors import UserError
 from drift.job import unusual
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at, save_policy
+from drift.model.precision import LEAST_BFLOAT16_RATE
 from drift.score import padded
 from drift.score.sequence import TokenSequence
 from drift.train.lora import Lora
 from drift.train.modules import adamw_8bit
-from drift.train.settings import LEAST_BFLOAT16_RATE
 
 
 def test_weights_below_an_adapter_have_four_bits_wherever_the_policy_is_loaded(tiny, tokenizer, tmp_path):

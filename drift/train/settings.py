@@ -9,10 +9,6 @@ from drift.model import precision
 from drift.score.sequence import Compute, Layout
 from drift.train.lora import Lora
 
-# A lower learning rate moves few bfloat16 weights: RMSprop and AdamW change one by about the rate, and half the distance of two
-# such numbers near .02, a usual weight, is 6e-5.
-LEAST_BFLOAT16_RATE = 5e-5
-
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
@@ -59,11 +55,6 @@ class Train:
         if self.adapter is not None:
             self.adapter.check()
 
-    @property
-    def rounds_updates_away(self) -> bool:
-        """Whether most updates are too small for the format of the trained weights."""
-        return self.parameters == "bfloat16" and self.learning_rate < LEAST_BFLOAT16_RATE
-
     def at(self, iteration: int) -> "Train":
         """The settings of an iteration."""
         return replace(self, learning_rate=self.learning_rate * self.rate_decay ** max(0, iteration - 1))
@@ -82,6 +73,11 @@ class Train:
         }  # part of the plan or of the learning rate, or without effect
         settings = {name: value for name, value in asdict(self).items() if name not in excluded}
         return settings | {"precision": precision.resolve(self.precision)}
+
+    @property
+    def rounds_updates_away(self) -> bool:
+        """Whether most updates are too small for the format of the trained weights."""
+        return self.parameters == "bfloat16" and self.learning_rate < precision.LEAST_BFLOAT16_RATE
 
     @property
     def formats(self) -> tuple[Literal["32-true", "bf16-mixed"], Literal["float32", "bfloat16"]]:
