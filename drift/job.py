@@ -114,4 +114,10 @@ def unusual(run: Run) -> list[str]:
             f"objective=[{','.join(run.objective)}] compares no replies: this is supervised fine-tuning on the chosen replies, and "
             "the rejected ones that the method makes are not used. method=sft does the same without sampling."
         )
+    if run.train.rounds_updates_away:
+        found.append(
+            f"train.parameters=bfloat16 with train.learning_rate={run.train.learning_rate:g}: most updates are smaller than half "
+            "the distance between two bfloat16 numbers and are rounded away, so the weights hardly move. Keep float32 weights "
+            "(train.parameters=float32), or train an adapter (train=lora), which is float32."
+        )
     return found

@@ -37,8 +37,8 @@ def gpu(free):
 def test_the_planners_number_is_the_largest_that_leaves_room():
     """At 7B, LoRA on every layer: the next larger batch would need more than 85 % of what is free."""
     train, shape = train_of("train.adapter.top_share=1", "train.precision=bfloat16", "train.max_tokens=2048"), shape_of(qwen("7B"))
-    found = most_tokens(train, shape, gpu(70 * GIB))
-    setup = setup_of(train, shape, "cuda", None)
+    found = most_tokens(train, shape, gpu(70 * GIB), 1)
+    setup = setup_of(train, shape, "cuda", None, 1)
 
     def peak(tokens):
         return memory.total(memory.training(shape, setup, Batch(tokens=tokens, predicted=tokens, longest=2048, several=True)))
@@ -49,9 +49,9 @@ def test_the_planners_number_is_the_largest_that_leaves_room():
 
 def test_the_number_has_a_most_and_a_least_and_one_that_is_given_stays():
     train, shape = train_of("train.precision=bfloat16"), shape_of(qwen("7B"))
-    assert most_tokens(train, shape, gpu(10_000 * GIB)) == 16384
-    assert most_tokens(train, shape, gpu(GIB)) == 1024
-    assert sized(replace(train, tokens_per_batch=500), shape, gpu(GIB)).tokens_per_batch == 500
+    assert most_tokens(train, shape, gpu(10_000 * GIB), 1) == 16384
+    assert most_tokens(train, shape, gpu(GIB), 1) == 1024
+    assert sized(replace(train, tokens_per_batch=500), shape, gpu(GIB), 1).tokens_per_batch == 500
 
 
 def test_a_plan_uses_the_number_and_its_advice_is_never_to_halve_it():

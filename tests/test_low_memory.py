@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 
 from drift.config import build
 from drift.errors import UserError
+from drift.job import unusual
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at, save_policy
+from drift.model.precision import LEAST_BFLOAT16_RATE
 from drift.score import padded
 from drift.score.sequence import TokenSequence
 from drift.train.lora import Lora
@@ -85,6 +87,25 @@ def test_full_fine_tuning_with_bfloat16_parameters(cache, tmp_path, optimizer):
     perform(tmp_path / "run", *SMALL, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store", *settings, *more)
     weights = load_file(tmp_path / "run/iteration_1/policy/model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("rate", "least", "most"), [(5e-7, 0.0, 0.2), (LEAST_BFLOAT16_RATE, 0.9, 1.0)])
+def test_a_low_rate_hardly_moves_bfloat16_weights_and_a_run_says_so(rate, least, most):
+    """Thirty steps of RMSprop that all go the same way, on weights of a usual size: the share of float32's way."""
+    generator = torch.Generator().manual_seed(0)
+    start, slope = (0.02 * torch.randn(100_000, generator=generator)).bfloat16(), torch.randn(100_000, generator=generator)
+    ways = []
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.nn.Parameter(start.to(dtype, copy=True))
+        optimizer = torch.optim.RMSprop([weight], lr=rate)
+        for _ in range(30):
+            weight.grad = slope.to(dtype)
+            optimizer.step()
+        ways.append(float((weight.detach().float() - start.float()).norm()))
+    assert least < ways[1] / ways[0] < most + 0.05
+    settings = ["train=full", "train.precision=bfloat16", f"train.learning_rate={rate}"]
+    narrow, wide = (unusual(build(compose("model=tiny", *settings, *more))) for more in (["train.parameters=bfloat16"], []))
+    assert any("rounded away" in note for note in narrow) == (rate < LEAST_BFLOAT16_RATE) and not wide
 
 
 @pytest.mark.parametrize(

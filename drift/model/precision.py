@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Literal
 
 Precision = Literal["auto", "float32", "bfloat16"]
+# A lower learning rate moves few bfloat16 weights: RMSprop and AdamW change one by about the rate, and half the distance of two
+# such numbers near .02, a usual weight, is 6e-5.
+LEAST_BFLOAT16_RATE = 5e-5
 
 
 def resolve(precision: Precision) -> Literal["float32", "bfloat16"]:

@@ -6,7 +6,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,9 +47,10 @@ def calibrate() -> Rates:
     say(f"Measuring {device.name} in {kind}, {device.threads} threads: about a minute.")
     rates = measure(device.kind, kind, SIZES)
     keep(kind, rates, device.place, kept_file())
-    for name, value in (("forward", rates.forward), ("LoRA", rates.lora), ("full", rates.full), ("decoding", rates.decode)):
+    for name, value in (("forward", rates.forward), ("decoding", rates.decode), ("LoRA", rates.lora), ("full", rates.full)):
         say(f"  {name}: {value / 1e9:,.0f} GFLOP/s")
-    say(f"  updates: {rates.update / 1e6:,.0f} million numbers/s, batches: {rates.batch / 1e6:,.0f}")
+    say(f"  with an adapter: forward {rates.adapted / 1e9:,.0f} GFLOP/s, decoding {rates.decode_adapted / 1e9:,.0f}")
+    say(f"  updates: {rates.update / 1e6:,.0f} million numbers/s, batches: {rates.batch / 1e6:,.0f}, {rates.lora_batch / 1e6:,.0f}")
     say(f"  files: {rates.files / 2**20:,.0f} MiB/s")
     say(f"Kept in {kept_file()}; plans use it on this machine.")
     return rates
@@ -60,30 +63,39 @@ def measure(device: str, kind: str, sizes: dict[str, Any]) -> Rates:
     config, compute = Qwen2Config(**sizes), getattr(torch, kind)
     shape = shape_of(config)
     assert shape is not None
-    model = random_model(config, compute, device)
-    rates = {"files": file_rate(model), "decode": decoding_flops(shape) / decoding_seconds(model, device)}
-    adapted = Lora(rank=RANK, scale=2.0, top_share=1.0, quantization="none").attach(model)
-    batch = example_batch(shape.vocabulary, device, EXAMPLES)
     setup = Setup(
         adapted=shape.layers, rank=RANK, weight_bytes=compute.itemsize, compute_bytes=compute.itemsize,
         file_bytes=compute.itemsize, quantised=False, checkpointing=False, optimizer="adamw", shared=True, frozen=False,
         device=device, devices=1, divided=False, offloaded=False,
     )  # fmt: skip
-    rates["forward"] = work.reference_flops(shape, setup, WORK) / timed(lambda: forward(adapted, batch), device)
-    rates["lora"] = work.training_flops(shape, setup, WORK) / timed(lambda: backward(adapted, batch, nullcontext()), device)
+    plain, other = (random_model(config, compute, device) for _ in range(2))
+    adapted = Lora(rank=RANK, scale=2.0, top_share=1.0, quantization="none").attach(other)
+    rates = {"files": file_rate(plain)}
+    for model, drawn, computed in ((plain, "decode", "forward"), (adapted, "decode_adapted", "adapted")):
+        rates[drawn] = decoding_flops(shape) / decoding_seconds(model, device)  # first: `forward` sets the attention of training
+        batch = example_batch(shape.vocabulary, device, EXAMPLES)
+        rates[computed] = work.reference_flops(shape, setup, WORK) / timed(partial(forward, model, batch), device)
+    rates["lora"], rates["lora_batch"] = by_two_batches(
+        shape, setup, shape.linear * shape.layers, lambda batch: timed(lambda: backward(adapted, batch, nullcontext()), device)
+    )
     whole, every = random_model(config, torch.float32, device), replace(setup, adapted=0, weight_bytes=4)
     mixed = torch.autocast(device, torch.bfloat16, cache_enabled=False) if kind == "bfloat16" else nullcontext()
-    rates |= full_rates(shape, every, lambda examples: timed(lambda: backward(whole, examples, mixed), device), device)
+    rates["full"], rates["batch"] = by_two_batches(
+        shape, every, shape.total, lambda batch: timed(lambda: backward(whole, batch, mixed), device)
+    )
     rates["update"] = shape.total / update_seconds(whole, device)
     return Rates(**rates, source="measured")
 
 
-def full_rates(shape: Shape, setup: Setup, seconds_of: Callable[[dict[str, Any]], float], device: str) -> dict[str, float]:
-    """What a batch takes grows with its tokens, and has a part that does not: two batches of different sizes tell them apart."""
-    large, small = (seconds_of(example_batch(shape.vocabulary, device, examples)) for examples in (EXAMPLES, 1))
+def by_two_batches(
+    shape: Shape, setup: Setup, numbers: int, seconds_of: Callable[[dict[str, Any]], float]
+) -> tuple[float, float]:  # fmt: skip
+    """(operations a second, `numbers` a second): what a batch takes grows with its tokens, and has a part that does not; two
+    batches of different sizes tell them apart."""
+    large, small = (seconds_of(example_batch(shape.vocabulary, setup.device, examples)) for examples in (EXAMPLES, 1))
     flops = work.training_flops(shape, setup, WORK) / EXAMPLES
-    full = flops * (EXAMPLES - 1) / max(large - small, 1e-9)
-    return {"full": full, "batch": shape.total / max(small - flops / full, 1e-9)}
+    rate = flops * (EXAMPLES - 1) / max(large - small, 1e-9)
+    return rate, numbers / max(small - flops / rate, 1e-9)
 
 
 @torch.no_grad()
@@ -96,7 +108,7 @@ def random_model(config: Any, dtype: Any, device: str) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: Any = Qwen2ForCausalLM(config)
+        model: Any = Qwen2ForCausalLM(deepcopy(config))  # `forward` changes it
         return model.to(device=device, dtype=dtype).eval()
 
 

@@ -94,7 +94,8 @@ def halvings(tokens: int | Literal["auto"]) -> list[Any]:
 
 
 def ways(train: Any) -> Iterator[tuple[Settings, Any]]:
-    """The user's training; with checkpointing; with one-byte moments, and bfloat16 weights; LoRA; LoRA over four bits."""
+    """The user's training; with checkpointing; with one-byte moments, and bfloat16 weights if they would learn; LoRA; LoRA over
+    four bits."""
     yield from checkpointed({}, train)
     settings: Settings = {} if train.gradient_checkpointing else {"train.gradient_checkpointing": "true"}
     train = replace(train, gradient_checkpointing=True)
@@ -102,8 +103,9 @@ def ways(train: Any) -> Iterator[tuple[Settings, Any]]:
         if train.optimizer != "adamw_8bit":
             settings, train = settings | {"train.optimizer": "adamw_8bit"}, replace(train, optimizer="adamw_8bit")
             yield settings, train
-        if train.formats[0] == "bf16-mixed":
-            settings, train = settings | {"train.parameters": "bfloat16"}, replace(train, parameters="bfloat16")
+        narrow = replace(train, parameters="bfloat16")
+        if train.formats[0] == "bf16-mixed" and not narrow.rounds_updates_away:
+            settings, train = settings | {"train.parameters": "bfloat16"}, narrow
             yield settings, train
         yield from checkpointed(*with_adapter(train, "lora"))
     if train.adapter is None or train.adapter.quantization == "none":

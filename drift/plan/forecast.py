@@ -62,8 +62,8 @@ def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
         batch = largest_batch(train, setup, loaded)
         stages["reference"] = memory.reference(shape, setup, batch)
         stages["training"] = memory.training(shape, setup, batch)
-    once = work.seconds(shape, setup, loaded, rates)
-    times = {name: seconds * max(1, iterations) for name, seconds in once.items() if name in stages}
+    first, later = (work.seconds(shape, setup, loaded, rates, adapted=adapted) for adapted in (False, setup.adapted > 0))
+    times = {name: first[name] + max(0, iterations - 1) * later[name] for name in stages}
     return Forecast(
         shape=shape, setup=setup, device=device, rates=rates, work=loaded, iterations=iterations,
         tokens_per_batch=train.tokens_per_batch, stages=stages, seconds=times,
@@ -84,11 +84,12 @@ def most_tokens(train: Any, shape: Shape, device: Device, devices: int) -> int:
     more than SHARE of the memory that is free; or LEAST_TOKENS, if that is too much. Every token is taken to predict another one,
     and no layer's outputs to be kept: that takes the most."""
     setup = setup_of(train, shape, device.kind, None, devices)
+    most = SHARE[device.kind] * device.free / (devices if device.kind == "cpu" else 1)  # processes on a CPU share its memory
 
     def fits(tokens: int) -> bool:
         batch = Batch(tokens=tokens, predicted=tokens, longest=train.max_tokens, several=True)
         peaks = (memory.total(stage(shape, setup, batch)) for stage in (memory.training, memory.reference))
-        return max(peaks) <= SHARE[device.kind] * device.free
+        return max(peaks) <= most
 
     sizes = range(LEAST_TOKENS, MOST_TOKENS[device.kind] + 1, LEAST_TOKENS)
     return max(filter(fits, sizes), default=LEAST_TOKENS)

@@ -14,9 +14,11 @@ from drift.plan.work import Rates
 
 # Guesses, which no run has shown: a CPU at 40 GFLOP/s, a GPU at 100 TFLOP/s (a tenth of an H100's rate in bfloat16).
 STATED = {
-    "cpu": Rates(forward=4e10, lora=3e10, full=3e10, decode=1e10, update=1e8, batch=1e8, files=2e8, source="guessed"),
-    "cuda": Rates(forward=1e14, lora=8e13, full=8e13, decode=5e12, update=1e10, batch=1e10, files=1e9, source="guessed"),
-}
+    "cpu": Rates(forward=4e10, adapted=3e10, lora=3e10, full=3e10, decode=1e10, decode_adapted=6e9, update=1e8, batch=1e8,
+                 lora_batch=5e8, files=2e8, source="guessed"),
+    "cuda": Rates(forward=1e14, adapted=8e13, lora=8e13, full=8e13, decode=5e12, decode_adapted=3e12, update=1e10, batch=1e10,
+                  lora_batch=1e11, files=1e9, source="guessed"),
+}  # fmt: skip
 
 
 def kept_file(cache_dir: str | None = None) -> Path:

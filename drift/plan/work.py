@@ -4,7 +4,7 @@ Names in the formulas: P numbers in the matrices of the layers; Q, H, V as in ac
 
 from dataclasses import dataclass
 
-from drift.plan.activations import CHUNK, Setup
+from drift.plan.activations import CHUNK, FLOAT, Setup
 from drift.plan.memory import trained, trained_bytes
 from drift.plan.shape import Shape
 
@@ -13,16 +13,20 @@ START = {"sampling": 0.5, "reference": 0.5, "training": 1.5}  # seconds of a sta
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What a device does in a second: `forward`, `lora` and `full` (forward and backward), `decode`: floating-point operations;
-    `update`: trained numbers in an optimiser step; `batch`: trained numbers in a batch, whose gradients are cast and added up;
-    `files`: bytes of weights read or written. `source`: where the figures come from, in words."""
+    """What a device does in a second: `forward`, `decode` and, with an adapter beside every matrix, `adapted`, `decode_adapted`;
+    `lora` and `full` (forward and backward): floating-point operations; `update`: trained numbers in an optimiser step; `batch`:
+    trained numbers in a batch, whose gradients are cast and added up; `lora_batch`: numbers in the matrices that a batch goes
+    through; `files`: bytes of weights read or written. `source`: where the figures come from, in words."""
 
     forward: float
+    adapted: float
     lora: float
     full: float
     decode: float
+    decode_adapted: float
     update: float
     batch: float
+    lora_batch: float
     files: float
     source: str
 
@@ -92,11 +96,12 @@ def sampling_flops(shape: Shape, work: Workload) -> tuple[float, float]:
     return prompts, work.samples * new * per_token
 
 
-def seconds(shape: Shape, setup: Setup, work: Workload, rates: Rates) -> dict[str, float]:
-    """By stage. Trained numbers take `trained / update` seconds a step and `trained / batch` seconds a batch, whatever its tokens;
-    a trained head is also added up for every chunk of logits. Under autocast the reference pass takes a third of a batch's: it
-    rounds weights, and has no gradients. Every stage loads the weights, and training writes what it has trained. Several devices
-    share the work; what they send each other takes no time here."""
+def seconds(shape: Shape, setup: Setup, work: Workload, rates: Rates, *, adapted: bool) -> dict[str, float]:
+    """By stage; `adapted`: of a policy with an adapter, as in every iteration of LoRA but the first. (In float32 samplers merge it
+    into the weights.) Trained numbers take `trained / update` seconds a step and `trained / batch` seconds a batch, whatever its
+    tokens; a trained head is also added up for every chunk of logits. Under autocast the reference pass takes a third of a
+    batch's: it rounds weights, and has no gradients. Every stage loads the weights, and training writes what it has trained. Several
+    devices share the work; what they send each other takes no time here."""
     prompts, new = sampling_flops(shape, work)
     added = trained(shape, setup) * work.batches
     if not setup.adapted:
@@ -104,12 +109,19 @@ def seconds(shape: Shape, setup: Setup, work: Workload, rates: Rates) -> dict[st
         added += shape.vocabulary_matrix * (work.epochs * work.examples * work.predicted // chunk)
     updated = trained(shape, setup) // (setup.devices if setup.divided else 1)
     updates = updated * work.steps / rates.update + added / setup.devices / rates.batch
+    if setup.adapted:
+        updates += shape.linear * setup.adapted * work.batches / setup.devices / rates.lora_batch
     load, save = setup.weight_bytes * shape.total / rates.files, trained_bytes(setup) * trained(shape, setup) / rates.files
     steps = training_flops(shape, setup, work) / (rates.lora if setup.adapted else rates.full)
     rounding = shape.total * work.batches / work.epochs / rates.batch / 3 if setup.mixed else 0.0
+    forward, drawn_adapted = (
+        rates.adapted if adapted else rates.forward,
+        adapted and (setup.quantised or setup.compute_bytes < FLOAT),
+    )
+    drawn = (rates.adapted, rates.decode_adapted) if drawn_adapted else (rates.forward, rates.decode)
     found = {
-        "sampling": (prompts / rates.forward + new / rates.decode) / setup.devices,
-        "reference": (reference_flops(shape, setup, work) / rates.forward + rounding) / setup.devices,
+        "sampling": (prompts / drawn[0] + new / drawn[1]) / setup.devices,
+        "reference": (reference_flops(shape, setup, work) / forward + rounding) / setup.devices,
         "training": steps / setup.devices + updates + save,
     }
     return {stage: START[stage] + load + seconds for stage, seconds in found.items()}

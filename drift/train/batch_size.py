@@ -5,7 +5,8 @@ That is why it is found before anything else, and why a run that goes on finds i
 
 The first guess is the planner's (drift/plan). On a GPU it is tried: two steps on batches of that size, and if these run out of
 memory or leave no room, on half as many tokens. This is the one place where running out of memory is not the end of a run. On a
-CPU, where the system may end a process that asks for too much, the guess is not tried, and uses half of the free memory at most.
+CPU, where the system may end a process that asks for too much, the guess is not tried, and uses half of the free memory at most. On
+several devices it is not tried either: it is the guess for a device that has all weights.
 """
 
 import math
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.console import say
+from drift.engine.ranks import world
 from drift.errors import UserError
 from drift.identity import identity
 from drift.model import precision
@@ -58,19 +60,19 @@ def numbered(train: Train, start: Policy, store: Store) -> Train:
 
 
 def find(train: Train, start: Policy, device: Device) -> int:
-    """The planner's number; on a GPU, the largest of it, its half, its quarter, … with which two steps of training leave room."""
+    """The planner's number; on one GPU, the largest of it, its half, its quarter, … with which two steps of training leave room."""
     shape = shape_of(config_of(start.base))
-    if device.kind == "cpu":
+    if device.kind == "cpu" or world() > 1:
         if shape is None:
             raise UserError(
-                "train.tokens_per_batch=auto needs the memory of this type of model, which is not known, and on a CPU nothing is "
-                "tried out. Give a number: train.tokens_per_batch=2048."
+                "train.tokens_per_batch=auto needs the memory of this type of model, which is not known, and nothing is tried out "
+                "on a CPU or on several devices. Give a number: train.tokens_per_batch=2048."
             )
-        return most_tokens(train, shape, device)
+        return most_tokens(train, shape, device, world())
     from drift.model.policy import free
     from drift.train.fit import trainable
 
-    guess = MOST_TOKENS[device.kind] if shape is None else most_tokens(train, shape, device)
+    guess = MOST_TOKENS[device.kind] if shape is None else most_tokens(train, shape, device, world())
     try:
         model = trainable(replace(train, tokens_per_batch=guess), start)
         return largest_that_fits(guess, Trials(train, model, SHARE[device.kind] * device.free))

@@ -98,6 +98,11 @@ class Train:
         return settings | {"precision": precision.resolve(self.precision)}
 
     @property
+    def rounds_updates_away(self) -> bool:
+        """Whether most updates are too small for the format of the trained weights."""
+        return self.parameters == "bfloat16" and self.learning_rate < precision.LEAST_BFLOAT16_RATE
+
+    @property
     def formats(self) -> tuple[Literal["32-true", "bf16-mixed"], Literal["float32", "bfloat16"]]:
         """(the precision by its name in Lightning, the format of the weights). In bfloat16, full training keeps float32 weights and
         uses autocast, unless `parameters` is bfloat16; with an adapter the frozen base is bfloat16."""

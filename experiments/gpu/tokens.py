@@ -34,8 +34,8 @@ def measure(size: str, say: Callable) -> None:
     model = train.adapter.attach(random_model(size, getattr(torch, precision)))
     shape = shape_of(model.config)
     assert shape is not None
-    setup = setup_of(train, shape, device.kind, None)
-    guess = most_tokens(train, shape, device) if DEVICE == "cuda" else 1024
+    setup = setup_of(train, shape, device.kind, None, 1)
+    guess = most_tokens(train, shape, device, 1) if DEVICE == "cuda" else 1024
     trials = Trials(train, model, SHARE[device.kind] * device.free)
     begun = synchronized_clock()
     found = largest_that_fits(guess, trials) if DEVICE == "cuda" else guess

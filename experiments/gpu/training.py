@@ -177,7 +177,7 @@ def planned_gib(train: Any, model: Any, batches: list[Any]) -> float:
     longest = max(len(one.prompt) + len(one.reply) for one in largest)
     predicted = sum(len(one.reply) for one in largest)
     batch = memory.Batch(tokens=shared.num_tokens(largest), predicted=predicted, longest=longest, several=len(batches) > 1)
-    parts = memory.training(shape, setup_of(train, shape, DEVICE, None), batch)
+    parts = memory.training(shape, setup_of(train, shape, DEVICE, None, 1), batch)
     return (memory.total(parts) - parts["libraries"]) / 2**30
 
 

@@ -163,7 +163,7 @@ def estimate(folder: Path, way: str) -> dict[str, tuple[int, float]]:
         "sampling": memory.sampling(shape, setup, **drawn), "reference": memory.reference(shape, setup, batch),
         "training": memory.training(shape, setup, batch),
     }  # fmt: skip
-    seconds = work.seconds(shape, setup, loaded, rates)
+    seconds = work.seconds(shape, setup, loaded, rates, adapted=False)
     for stage, parts in peaks.items():
         print(f"  {way} {stage}: " + ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in parts.items()))
     return {stage: (memory.total(parts), seconds[stage]) for stage, parts in peaks.items()}
