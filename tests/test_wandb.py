@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT, SMALL, command, feedback_file
@@ -194,6 +195,9 @@ def test_what_a_run_makes_are_artifacts_that_say_what_they_were_made_from(sweep)
 def of_study(folder):
     """The run of a study's report, and its tables by name."""
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 60
+    while not any(record.WhichOneof("record_type") == "exit" for record in records(file)) and time.monotonic() < deadline:
+        time.sleep(0.05)  # W&B's service, which lives as long as this process, may write the file after `finish` has returned
     tables = {}
     for path in file.parent.glob("files/media/table/report/*.table.json"):
         content = json.loads(path.read_text())
