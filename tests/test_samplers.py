@@ -208,7 +208,7 @@ def test_of_a_sampler_without_log_probabilities_the_greedy_replies_are_compared(
     assert checked(tmp_path, policy, silent, start=other) == 0.0
     with pytest.raises(UserError, match="They fit start"):
         checked(tmp_path / "base", policy, replace(silent, opens=other), start=other)
-    with pytest.raises(UserError, match="sampler.temperature=0.7 changes nothing.*sampler.extra"):
+    with pytest.raises(UserError, match="sampler.temperature=0.7 changes nothing.*do_sample: true"):
         checked(tmp_path / "deaf", policy, replace(silent, deaf=True), start=other)
 
 

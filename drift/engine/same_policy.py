@@ -27,7 +27,7 @@ from drift.score.sequence import TokenSequence
 from drift.store import Stage
 
 VERSION = 1
-TOLERANCE = 0.1  # nats per token, on average over the tokens
+TOLERANCE = 0.06  # nats per token, on average; bfloat16 makes 0.02 to 0.03
 FLOOR = 0.01  # of greedy replies, nats per token: less is a choice between equals
 SURE = 3.0  # standard errors
 NEW_TOKENS = 16
@@ -128,7 +128,7 @@ def _greedy(sampler: Any, ask: Ask, tokenizer: Any, noise: Sequence[Noise]) -> l
         if [one and one.text for one in again] == [one and one.text for one in replies]:
             raise UserError(
                 f"sampler.temperature={sampler.temperature:g} changes nothing: the replies are the greedy ones. The server ignores "
-                "the temperature (transformers serve does, unless it is told to sample: sampler.extra in docs/samplers.md)."
+                "the temperature (transformers serve does, unless generation_config.json beside the model says do_sample: true)."
             )
     known = [(prompt, one) for prompt, one in zip(PROMPTS, replies, strict=True) if one is not None]
     rendered = render_replies(tokenizer, [(prompt, one.text, one.ended) for prompt, one in known])
