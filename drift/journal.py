@@ -101,8 +101,9 @@ class Journal:
         self.write()
 
     def leaks(self, rows: list[dict[str, Any]]) -> None:
-        """Writes down the training records whose prompts the evaluations ask."""
-        write_jsonl(self.folder / "leakage.jsonl", rows)
+        """Writes down the training records whose prompts the evaluations ask, if there are any."""
+        if rows:
+            write_jsonl(self.folder / "leakage.jsonl", rows)
         self.state.data["training records with prompts of the evaluation"] = len(rows)
         self.write()
 

@@ -167,6 +167,14 @@ def test_the_same_long_conversation_leaks_under_another_last_message(speaker):
     assert kept == others and aside[0]["found"] == ("13 words in a row" if speaker == "user" else "nearly equal")
 
 
+@pytest.mark.parametrize(("words", "found"), [(12, ["nearly equal"]), (11, [])])
+def test_conversations_leak_from_four_fifths_of_common_five_word_sequences_on(words, found):
+    text = [f"word{i}" for i in range(words)]  # 12 words that differ in the last: 7 of 8 sequences, and the first turn: 8 of 10
+    mine, theirs = record("m", "Write", " ".join(text)), record("t", "Write", " ".join([*text[:-1], "other"]))
+    others = [record(f"o{i}", f"Where is town {i}?") for i in range(9)]
+    assert [row["found"] for row in remove_leaked([mine, *others], [theirs.prompt], "remove")[1]] == found
+
+
 def test_text_that_most_prompts_share_is_not_leakage():
     def ask(name, town):
         return record(name, f"{LONG} Question: what should a visitor of {town} see?", system=LONG)

@@ -3,8 +3,8 @@
     results = share(function, items)          every rank takes some of the items
     result = everywhere(function, argument)   every rank runs the same, as training on several devices needs it
 
-With one rank these are plain calls. Functions and arguments are sent with pickle, from rank 0's memory to the others', so a function
-must be one that can be imported. What ranks say to each other in training is Lightning's (drift/train/fit.py).
+With one rank these are plain calls. Functions and arguments are sent as Python objects, from memory to memory, so a
+function must be one that can be imported. What ranks say to each other in training is Lightning's (drift/train/fit.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence

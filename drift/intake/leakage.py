@@ -1,16 +1,16 @@
-"""Training prompts that an evaluation uses too: equal, with thirteen consecutive user words in common, or nearly equal (MinHash).
+"""Training prompts that an evaluation uses too: equal, with thirteen consecutive user words in common, or nearly equal.
 
 Whole prompts are compared, without the system message: "Continue." after a different conversation is a different prompt. Text that
 more than half of all prompts share (a template, a document) is ignored.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from drift.errors import UserError
-from drift.intake.duplicates import PERMUTATIONS, WORDS, minhash
+from drift.intake.duplicates import WORDS
 from drift.records import Prompt, Record, digest
 
 GRAM = 13  # words, as in the GPT-3 paper (arXiv 2005.14165)
@@ -22,8 +22,6 @@ class EvaluationPrompts:
     """The prompts of an evaluation. `others`: the prompts that are compared with them."""
 
     def __init__(self, prompts: Sequence[Prompt], others: Sequence[Prompt]) -> None:
-        from datasketch import MinHashLSH
-
         talks = list({digest(talk): talk for talk in map(words_by_message, prompts)}.values())
         self.equal = {digest(talk) for talk in talks}
         all_prompts = [*prompts, *others]
@@ -31,12 +29,11 @@ class EvaluationPrompts:
         examined = [words_by_message(prompt) for prompt in all_prompts[::step]] if all_prompts else []
         self.shared = {size: common_runs(examined, size) for size in (GRAM, WORDS)}
         self.grams = {gram for talk in talks for gram in self.user_grams(talk)}
-        self.near = MinHashLSH(threshold=NEAR, num_perm=PERMUTATIONS)
-        self.known: set[bytes] = set()
-        for number, talk in enumerate(talks):
-            if fives := self.fives(talk):
-                self.known |= fives
-                self.near.insert(str(number), minhash(fives))
+        self.sets = [fives for talk in talks if (fives := self.fives(talk))]
+        self.places: dict[str, list[int]] = defaultdict(list)  # five-word sequence -> the sets that contain it
+        for number, fives in enumerate(self.sets):
+            for five in fives:
+                self.places[five].append(number)
 
     def overlap(self, prompt: Prompt) -> str | None:
         """How a prompt overlaps with the evaluation's, or None."""
@@ -45,18 +42,19 @@ class EvaluationPrompts:
             return "equal"
         if not self.grams.isdisjoint(self.user_grams(talk)):
             return f"{GRAM} words in a row"
-        fives = self.fives(talk)
-        if len(fives & self.known) <= NEAR / 2 * len(fives):  # too little is known from anywhere to be worth a MinHash
-            return None
-        return "nearly equal" if self.near.query(minhash(fives)) else None
+        return "nearly equal" if self._nearest(self.fives(talk)) >= NEAR else None
+
+    def _nearest(self, fives: set[str]) -> float:
+        """The largest share of common sequences (Jaccard index) with any of the prompts."""
+        common = Counter(number for five in fives for number in self.places.get(five, ()))
+        return max((count / (len(fives) + len(self.sets[number]) - count) for number, count in common.items()), default=0.0)
 
     def user_grams(self, talk: Sequence[Sequence[str]]) -> set[str]:
         """The thirteen-word sequences of the user messages, which are every other message."""
         return {gram for words in talk[::2] for gram in grams(words, GRAM)} - self.shared[GRAM]
 
-    def fives(self, talk: Sequence[Sequence[str]]) -> set[bytes]:
-        sequences = {gram for words in talk for gram in grams(words, WORDS) or [" ".join(words)]}
-        return {gram.encode() for gram in sequences - self.shared[WORDS]}
+    def fives(self, talk: Sequence[Sequence[str]]) -> set[str]:
+        return {gram for words in talk for gram in grams(words, WORDS) or [" ".join(words)]} - self.shared[WORDS]
 
 
 def words_by_message(prompt: Prompt) -> list[list[str]]:

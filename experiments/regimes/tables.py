@@ -1,4 +1,4 @@
-"""The tables of py, from the kept runs: `python experiments/regimes/py --show`."""
+"""The tables of the study, from the kept runs: `python experiments/regimes/study.py --show`."""
 
 from collections.abc import Sequence
 from statistics import stdev
