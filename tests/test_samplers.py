@@ -241,7 +241,7 @@ def test_a_run_whose_adapter_is_withheld_ends_before_the_policy_is_used(cache, t
     assert [line.partition(":")[0] for line in lines] == [
         "Start model",
         "Iteration 1",
-    ] and "from those of the start model" in lines[1]
+    ] and "nats per token" in lines[1]
     html.run_report(folder)
     assert lines[1].replace("'", "&#39;") in (folder / "report.html").read_text()
 
