@@ -18,6 +18,7 @@ from drift.compose import compose
 from drift.config import build, check_node
 from drift.console import say, table
 from drift.engine.ask import Ask
+from drift.engine.same_policy import same_policy_stage
 from drift.errors import UserError, nearest, writable
 from drift.evaluation import BENCHMARKS
 from drift.evaluation.stage import evaluation_stage, longest_sampled, sampler_of
@@ -83,6 +84,8 @@ def measure(run: Run, candidates: Sequence[Candidate], folder: Path) -> None:
                 sampler=sampler_of(evaluation, run.sampler), compute=compute, store=run.store, start=candidate.start,
                 policy=candidate.policy, seed=evaluation.noise_seed, purpose="evaluation", iteration=0,
             )  # fmt: skip
+            if evaluation.samples:
+                say(f"  {same_policy_stage(ask, {'the start model': candidate.start}).facts['found']}")
             stage = evaluation_stage(ask, evaluation, [], run.num_perplexity_prompts)
             place = folder / re.sub(r"[^A-Za-z0-9_.-]+", "_", candidate.name) / name
             scored.append(

@@ -127,7 +127,7 @@ async def start_of(parts: AsyncIterator[bytes], most: int) -> bytes:
     return body[:most]
 
 
-def read(body: bytes, name: str, *, logprobs: bool, reply: bool) -> Received:
+def read(body: bytes, name: str, *, logprobs: bool, reply: bool = False) -> Received:
     """The answer in a response body; raises Failure if it is not a chat completion by the model `name`. `logprobs`: those of the
     first token were asked for; `reply`: it is a fresh reply."""
     try:

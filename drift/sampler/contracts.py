@@ -1,5 +1,7 @@
 """What a sampler may offer besides `drift.parts.Sampler`."""
 
+# pyright: reportReturnType=false
+# (contracts have a docstring in the place of a body)
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -13,11 +15,11 @@ Trained = Literal["adapter", "full", "nf4"]  # "nf4": an adapter on quantised we
 @dataclass(frozen=True, kw_only=True)
 class Scored:
     """A reply with the sampler's own log-probabilities of its tokens, in nats, at temperature 1 and over the whole vocabulary.
-    `tokens`: None if only the text is known."""
+    `tokens`: None if only the text is known; `nats`: None if there are none to be had."""
 
     reply: Reply
     tokens: Sequence[int] | None
-    nats: Sequence[float]
+    nats: Sequence[float] | None
 
 
 @runtime_checkable
@@ -27,9 +29,8 @@ class Scoring(Protocol):
 
     caveats: ClassVar[Sequence[str]]
 
-    def draw_scored(self, policy: Any, prompts: Sequence[Prompt], noise: Sequence[Noise]) -> list[Scored | None] | None:
-        """Opens the policy and draws a reply to each prompt, as `open` does. None for a reply: as there. None for all: there are no
-        log-probabilities to be had."""
+    def draw_scored(self, policy: Any, prompts: Sequence[Prompt], noise: Sequence[Noise]) -> list[Scored | None]:
+        """Opens the policy and draws a reply to each prompt, as `open` does, and keeps nothing of it. None: as there."""
 
 
 @runtime_checkable

@@ -81,15 +81,13 @@ class OpenAI:
 
         yield generate
 
-    def draw_scored(self, policy: Policy, prompts: Sequence[Prompt], noise: Sequence[Noise]) -> list[Scored | None] | None:
-        """A reply to each prompt, with the server's log-probabilities; None if it gives none. Nothing of it is kept, so that a
-        server that has been set right is asked again."""
+    def draw_scored(self, policy: Policy, prompts: Sequence[Prompt], noise: Sequence[Noise]) -> list[Scored | None]:
+        """A reply to each prompt, with the server's log-probabilities, if it gives any. Nothing of it is kept, so that a server
+        that has been set right is asked again."""
         with tempfile.TemporaryDirectory() as folder:
             tokenizer, endpoint = load_tokenizer(policy), self._serving(policy, Path(folder))
             found = self._answers(endpoint, policy, tokenizer, prompts, noise, lambda share: None)
-        if not any(answer.nats for _, answer in found.values()):
-            return None
-        scored = {i: Scored(reply=reply, tokens=None, nats=answer.nats) for i, (reply, answer) in found.items() if answer.nats}
+        scored = {i: Scored(reply=reply, tokens=None, nats=answer.nats) for i, (reply, answer) in found.items()}
         return [scored.get(i) for i in range(len(prompts))]
 
     def _serving(self, policy: Policy, cache: Path) -> Endpoint:
