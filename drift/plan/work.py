@@ -100,8 +100,8 @@ def seconds(shape: Shape, setup: Setup, work: Workload, rates: Rates, *, adapted
     """By stage; `adapted`: of a policy with an adapter, as in every iteration of LoRA but the first. (In float32 samplers merge it
     into the weights.) Trained numbers take `trained / update` seconds a step and `trained / batch` seconds a batch, whatever its
     tokens; a trained head is also added up for every chunk of logits. Under autocast the reference pass takes a third of a
-    batch's: it rounds weights, and has no gradients. Every stage loads the weights, and training writes what it has trained. Several
-    devices share the work; what they send each other takes no time here."""
+    batch's: it rounds weights, and has no gradients. Every stage loads the weights, and training writes what it has trained.
+    Several devices share the work; what they send each other takes no time here."""
     prompts, new = sampling_flops(shape, work)
     added = trained(shape, setup) * work.batches
     if not setup.adapted:
