@@ -99,8 +99,8 @@ def test_the_memory_of_several_devices_by_hand():
 
 def test_several_devices_share_the_work_and_processes_on_a_cpu_the_memory(config_only):
     rate = Rates(
-        forward=1e3, adapted=1e3, lora=1e3, full=2e3, decode=500.0, decode_adapted=500.0, update=1800.0, batch=900.0, lora_batch=900.0,
-        files=7200.0, source="measured",
+        forward=1e3, adapted=1e3, lora=1e3, full=2e3, decode=500.0, decode_adapted=500.0, update=1800.0, batch=900.0,
+        lora_batch=900.0, files=7200.0, source="measured",
     )  # fmt: skip
     one, two = (work.seconds(SMALLEST, setup(devices=devices), WORK, rate, adapted=False) for devices in (1, 2))
     fixed = {"sampling": 0.5 + 1, "reference": 0.5 + 1, "training": 1.5 + 1 + 2 + 1}  # loading; updates and saving
