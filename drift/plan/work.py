@@ -106,7 +106,7 @@ def seconds(shape: Shape, setup: Setup, work: Workload, rates: Rates, *, adapted
     if not setup.adapted:
         chunk = max(1, CHUNK[setup.device] // shape.vocabulary)
         added += shape.vocabulary_matrix * (work.epochs * work.examples * work.predicted // chunk)
-    updates = trained(shape, setup) * work.steps / rates.update + added / rates.batch
+    updates = trained(shape, setup) * (work.steps + 1) / rates.update + added / rates.batch  # 1: the check of the trained weights
     if setup.adapted:
         updates += shape.linear * setup.adapted * work.batches / rates.lora_batch
     load, save = setup.weight_bytes * shape.total / rates.files, trained_bytes(setup) * trained(shape, setup) / rates.files
