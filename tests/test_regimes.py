@@ -1,15 +1,20 @@
 """The study of regimes: its rule for the number of seeds, its choice of configurations, and its paired differences, by hand."""
 
+import re
 import sys
 
 import pytest
 from conftest import ROOT
 from scipy.stats import nct, t
 
+from drift.records import Record, read_jsonl
+from drift.report.recommend import ROWS, recommended
+
 sys.path.insert(0, str(ROOT / "experiments" / "regimes"))
 
 import figures  # noqa: E402
 import settings  # noqa: E402
+import tables  # noqa: E402
 
 
 def row(phase, arm, seed, gain, config=()):
@@ -65,3 +70,29 @@ def test_the_better_two_configurations_run_again_and_the_better_mean_is_taken():
 
 def test_all_arms_have_as_many_configurations():
     assert {len(configs) for configs in settings.CHOICES.values()} == {4} and settings.CHOICES.keys() == settings.ARMS.keys()
+
+
+def test_the_recommendations_have_the_gains_of_the_kept_runs_and_stand_in_the_readme():
+    known = read_jsonl(ROOT / "experiments" / "regimes" / "runs.jsonl")
+    for row, arms in zip(ROWS, (("DRIFT", "length-matched random"), ("SFT", "DRIFT", "SPIN"), ()), strict=True):
+        gains = [tables.interval(list(figures.gains(known, "R1", arm).values())) for arm in arms]
+        assert re.findall(r"[+-]0\.\d+ \[.*?\]", row.because) == gains
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("+.", "+0.")
+    for row in ROWS:
+        assert f"| {row.log} | `{row.use}` | {row.because} |".replace(" or method=", "` or `method=") in readme
+
+
+@pytest.mark.parametrize(("sat", "dsat", "use"), [
+    (0, 10, "method=drift,"), (2, 100, "method=drift,"), (3, 100, "method=sft or method=drift"),
+    (30, 100, "method=sft or method=drift"), (31, 100, "method=sft or method=spin"), (5, 0, "method=sft and method=spin"),
+])  # fmt: skip
+def test_a_log_gets_the_row_of_its_thanks_for_each_complaint(sat, dsat, use):
+    labels = ["sat"] * sat + ["dsat"] * dsat + ["silent"] * 50
+    records = [
+        Record(
+            id="r", conversation="c", prompt=[{"role": "user", "content": "Hi"}], reply="x", label=label, ended=True, feedback=None,
+            revised=None, satisfied=False, truth=None, provenance=None,
+        )
+        for label in labels
+    ]  # fmt: skip
+    assert use in recommended(records)

@@ -17,6 +17,7 @@ from drift.records import Record, digest, write_text
 from drift.report import page, plots
 from drift.report.card import card, kind_of, share
 from drift.report.proposals import propose
+from drift.report.recommend import recommended
 
 EXAMPLES_OF_EACH, ALIKE, WIDTH = 2, 0.8, 110
 NOT_TOLD = "too short to tell"
@@ -37,7 +38,8 @@ def describe(run: Any, overrides: Sequence[str], file: Path, out: Path) -> None:
     limits = {"max_tokens": run.train.max_tokens, "max_new_tokens": proposal.max_new_tokens}
     fit, rejected = usable(records, tokenizer, **limits)
     counts = languages(records)
-    verdict = [*sentences(records, broken, fit, rejected, limits), twins(records), *unread(counts), *proposal.why]
+    facts = [*sentences(records, broken, fit, rejected, limits), twins(records), *unread(counts)]
+    verdict = [*facts, recommended(records), *proposal.why]
     command = proposal.command(file, overrides)
     tables = [
         *card(records),

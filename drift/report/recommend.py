@@ -1,0 +1,56 @@
+"""Which method suits a log, by what its users said, as far as experiments/regimes has found out: README's table, and a sentence of
+`drift describe`.
+
+The gains are in utility (the share of replies that please) of SmolLM2-135M-Instruct after one iteration in a simulated deployment;
+tests/test_regimes.py computes them again from the study's kept runs.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from drift.records import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """`thanks`: the most SAT records for each DSAT record. `log`: what such a log has. `use`: the methods, the first at first."""
+
+    thanks: float
+    log: str
+    use: str
+    because: str
+
+
+ROWS = (
+    Row(
+        thanks=0.02,
+        log="complaints, and hardly any thanks",
+        use="method=drift",
+        because="SPIN and SFT have nothing to learn from. DRIFT gained +0.146 [+0.106, +0.186], and learning against logged "
+        "replies of the same length, whatever their users said, +0.039 [+0.008, +0.070]",
+    ),
+    Row(
+        thanks=0.3,
+        log="few thanks, about one for six complaints, and they are meant",
+        use="method=sft or method=drift",
+        because="SFT gained +0.161 [+0.123, +0.199], DRIFT +0.146 [+0.106, +0.186], SPIN +0.131 [+0.083, +0.179]: no difference is "
+        "shown. SFT is the cheapest, for it draws no replies",
+    ),
+    Row(
+        thanks=float("inf"),
+        log="about as many thanks as complaints",
+        use="method=sft or method=spin",
+        because="in an earlier study, in which everybody spoke and half of the replies pleased, SFT, SPIN and IterDPO were ahead "
+        "of the null control, and DRIFT was not shown to be",
+    ),
+)
+
+
+def recommended(records: Sequence[Record]) -> str:
+    """A sentence with the row for these records."""
+    labels = Counter(record.label for record in records)
+    if not labels["dsat"]:
+        return "There is no complaint for DRIFT to learn from: method=sft and method=spin learn from thanks."
+    row = next(row for row in ROWS if labels["sat"] <= row.thanks * labels["dsat"])
+    return f"A log with {row.log}: {row.use}, because {row.because} (small model, simulated users: experiments/regimes)."
