@@ -127,12 +127,12 @@ def test_operations_and_seconds_by_hand():
                  lora_batch=240.0, files=7200.0, source="measured")  # fmt: skip
     seconds = work.seconds(SMALLEST, setup(), WORK, rate, adapted=False)
     assert seconds["sampling"] == pytest.approx(0.5 + 1 + prompts / 1e3 + new / 500)
-    assert seconds["training"] == pytest.approx(1.5 + 1 + work.training_flops(SMALLEST, setup(), WORK) / 2e3 + 2 + 8 + 1)
+    assert seconds["training"] == pytest.approx(1.5 + 1 + work.training_flops(SMALLEST, setup(), WORK) / 2e3 + 3 + 8 + 1)
     mixed = setup(compute_bytes=2)
     assert work.seconds(SMALLEST, mixed, WORK, rate, adapted=False)["reference"] == pytest.approx(seconds["reference"] + 4 * 2 / 3)
     low = setup(adapted=1, rank=2, weight_bytes=2, compute_bytes=2)  # 232 trained numbers; 480 in the matrices beside them
     first, later = (work.seconds(SMALLEST, low, WORK, rate, adapted=adapted) for adapted in (False, True))
-    steps = work.training_flops(SMALLEST, low, WORK) / 1e3 + 232 * (2 / 1800 + 4 / 900) + 480 * 4 / 240
+    steps = work.training_flops(SMALLEST, low, WORK) / 1e3 + 232 * (3 / 1800 + 4 / 900) + 480 * 4 / 240
     assert first["training"] == later["training"] == pytest.approx(1.5 + 0.5 + steps + 928 / 7200)
     assert first["sampling"] == pytest.approx(0.5 + 0.5 + prompts / 1e3 + new / 500)
     assert later["sampling"] == pytest.approx(0.5 + 0.5 + prompts / 600 + new / 300)

@@ -70,7 +70,7 @@ def measure(device: str, kind: str, sizes: dict[str, Any]) -> Rates:
     )  # fmt: skip
     plain, other = (random_model(config, compute, device) for _ in range(2))
     adapted = Lora(rank=RANK, scale=2.0, top_share=1.0, quantization="none").attach(other)
-    rates = {"files": file_rate(plain)}
+    rates = {"files": file_rate(random_model(config, torch.bfloat16, "cpu"))}
     for model, drawn, computed in ((plain, "decode", "forward"), (adapted, "decode_adapted", "adapted")):
         rates[drawn] = decoding_flops(shape) / decoding_seconds(model, device)  # first: `forward` sets the attention of training
         batch = example_batch(shape.vocabulary, device, EXAMPLES)
@@ -162,16 +162,16 @@ def update_seconds(model: Any, device: str) -> float:
 
 
 def file_rate(model: Any) -> float:
-    """Bytes a second, of a model that is written and read."""
+    """Bytes a second of a model that is written in bfloat16, as models are published, and read in float32."""
     folder = tempfile.mkdtemp()
     try:
-        size = sum(parameter.nbytes for parameter in model.parameters())
+        numbers = sum(parameter.numel() for parameter in model.parameters())
 
         def there_and_back() -> None:
             model.save_pretrained(folder)
-            type(model).from_pretrained(folder, dtype=model.dtype)
+            type(model).from_pretrained(folder, dtype=torch.float32)
 
-        return 2 * size / timed(there_and_back, "cpu")
+        return (torch.bfloat16.itemsize + torch.float32.itemsize) * numbers / timed(there_and_back, "cpu")
     finally:
         shutil.rmtree(folder)
 

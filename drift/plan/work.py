@@ -107,8 +107,8 @@ def seconds(shape: Shape, setup: Setup, work: Workload, rates: Rates, *, adapted
     if not setup.adapted:
         chunk = max(1, CHUNK[setup.device] // shape.vocabulary)
         added += shape.vocabulary_matrix * (work.epochs * work.examples * work.predicted // chunk)
-    updated = trained(shape, setup) // (setup.devices if setup.divided else 1)
-    updates = updated * work.steps / rates.update + added / setup.devices / rates.batch
+    updated = trained(shape, setup) // (setup.devices if setup.divided else 1) * (work.steps + 1)  # 1: the check of the weights
+    updates = updated / rates.update + added / setup.devices / rates.batch
     if setup.adapted:
         updates += shape.linear * setup.adapted * work.batches / setup.devices / rates.lora_batch
     load, save = setup.weight_bytes * shape.total / rates.files, trained_bytes(setup) * trained(shape, setup) / rates.files
