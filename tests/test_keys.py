@@ -42,7 +42,13 @@ TABLE = {
     "sampler.temperature=1.1": ALL,
     "sampler.top_p=0.5": ALL,
     "sampler.max_new_tokens=7": ALL,
-    "sampler.max_prompt_tokens=900": {"same_policy", "feedback", "replies", "examples", "evaluate"},  # the same replies, so the same rows
+    "sampler.max_prompt_tokens=900": {
+        "same_policy",
+        "feedback",
+        "replies",
+        "examples",
+        "evaluate",
+    },  # the same replies, so the same rows
     "sampler.group_size=3": set(),  # float32: the same replies
     "sampler.tokens_per_batch=1": set(),
     "sampler.precision=bfloat16": ALL,
