@@ -17,7 +17,7 @@ from drift.model.precision import LEAST_BFLOAT16_RATE
 from drift.score import padded
 from drift.score.sequence import TokenSequence
 from drift.train.lora import Lora
-from drift.train.modules import adamw_8bit
+from drift.train.optimizer import adamw_8bit
 
 
 def test_weights_below_an_adapter_have_four_bits_wherever_the_policy_is_loaded(tiny, tokenizer, tmp_path):

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from drift.engine import models, ranks
 from drift.finite import need_finite
-from drift.identity import identity
 from drift.model.policy import Policy
 from drift.parts import Judge, Sampler
 from drift.randomness import Noise
@@ -74,7 +73,7 @@ class Draw:
 
 def draw(given: Draw, tick: Callable[[float], None] = lambda share: None) -> dict[str, Any]:
     """A line for each row. `tick` is called with the share of the group that each step completes."""
-    name = f"sampler {digest([identity(given.sampler), given.policy.fingerprint])}"
+    name = (given.sampler, given.policy.fingerprint)  # all of its settings, also those that no reply depends on
     generate = models.opened(name, lambda: given.sampler.open(given.policy))
     noise = [Noise(**given.noise, item=key, sample=sample) for key, _, sample in given.rows]
     replies = generate([prompt for _, prompt, _ in given.rows], noise, tick)
@@ -118,7 +117,7 @@ class Judged:
 def scores(given: Judged) -> dict[str, Any]:
     """The scores of each item's replies, checked."""
     judge, opened = given.judge, models.opened_here_alone if given.alone else models.opened
-    found = opened(f"judge {digest(identity(judge))}", judge.open)(given.items)
+    found = opened(judge, judge.open)(given.items)  # equal settings, its cap included: the same judge
     return {"items": len(given.items), "scores": _checked(judge, given.items, found)}
 
 

@@ -48,12 +48,12 @@ class OneModel:
 _of_this_rank = OneModel()
 
 
-def opened(name: str, open_model: Callable[[], AbstractContextManager[Any]]) -> Any:
+def opened(name: Any, open_model: Callable[[], AbstractContextManager[Any]]) -> Any:
     """The model of this rank with this name: what `open_model()` yields, once."""
     return _of_this_rank.get(name, open_model)
 
 
-def opened_here_alone(name: str, open_model: Callable[[], AbstractContextManager[Any]]) -> Any:
+def opened_here_alone(name: Any, open_model: Callable[[], AbstractContextManager[Any]]) -> Any:
     """The same on rank 0, when the others have closed theirs."""
     if not _of_this_rank.has(name):
         ranks.everywhere(close)
