@@ -39,7 +39,7 @@ def perform(run: Run, folder: Path, hydra: Any, config: str) -> None:
     quiet.libraries(folder / "libraries.log", sys.stderr)
     sweep = str(hydra.mode).endswith("MULTIRUN")
     overrides = [override.lstrip("+").partition("=") for override in hydra.overrides.task]
-    given = {key: value for key, _, value in overrides if not key.startswith("store.") and key != "devices"}  # change no result
+    given = {key: value for key, _, value in overrides if not key.startswith("store.")}  # the store's location changes no result
     title = masked({"method": hydra.runtime.choices["method"]} | given)
     notes = {
         "model": str(hydra.runtime.choices["model"]),

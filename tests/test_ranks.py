@@ -52,7 +52,9 @@ def test_two_devices_make_the_stages_of_one(tokenizer, cache, tmp_path):
         *given, "devices=2", f"store.dir={tmp_path}/of_two", f"hydra.run.dir={tmp_path}/two", OMP_NUM_THREADS="1", RANK="7"
     )  # a variable that a launcher may have left
     assert (done.returncode, done.stderr, foreign(done.stdout)) == (0, "", [])
-    assert "Report: " in done.stdout and "devices" not in json.loads((tmp_path / "two" / "run.json").read_text())["title"]
+    assert "Report: " in done.stdout
+    title = json.loads((tmp_path / "two" / "run.json").read_text())["title"]
+    assert title["devices"] == "2", "members of a sweep that differ in devices alone are no two seeds"
     (start,) = {json.loads(file.read_text())["inputs"]["policy"] for file in (tmp_path / "of_one").glob("feedback/*/manifest.json")}
     names = ("feedback", "replies", "examples", "evaluate", "logprobs")
     expected, found = (stages(tmp_path / store, names, policy=start) for store in ("of_one", "of_two"))
