@@ -91,6 +91,10 @@ class Journal:
         say(f"  {line}")
         self.write()
 
+    def agreed(self, place: str, stage: Stage) -> None:
+        """Links how far a judge, by its place in the config, agrees with the users."""
+        link(stage.path / "agreement.json", self.folder / place / "agreement.json")
+
     def outlook(self, meanings: Mapping[str, Mapping[str, str]], outlook: list[str]) -> None:
         """Notes what the metrics of each evaluation mean (evaluation -> metric -> sentence, the headline's first), and says what
         they can show at all."""
@@ -158,17 +162,16 @@ class Journal:
                 name=title,
                 examples=len(examples),
                 steps=trained.facts["steps"],
-                distinct_prompts=len({example.record for example in examples}),
+                distinct_prompts=len({json.dumps(list(example.prompt)) for example in examples}),
                 generated_tokens=made.facts["drawn"]["tokens"],
                 prompts_too_long=made.facts["drawn"]["prompts_too_long"],
                 counts=counts,
                 first_step={name: value for name, value in steps[0].items() if name != "step"},
             )
         )
-        rules = dropped(counts)
+        rules, done = dropped(counts) or "none dropped", trained.facts["steps"]
         self.store.say_found()
-        num_steps = trained.facts["steps"]
-        say(f"  {len(examples)} examples from {counts['seen']} candidates ({rules or 'none dropped'}), {num_steps} steps")
+        say(f"  {len(examples)} examples from {counts['seen']} candidates ({rules}), {done} steps")
         self.write()
 
     def scored(self, iteration: int, name: str, results: Mapping[str, Stage]) -> None:

@@ -19,7 +19,6 @@ from drift.errors import UserError
 from drift.evaluation import replies
 from drift.evaluation.stage import evaluation_stage, sampler_of
 from drift.examples.filters import Filters, need_enough
-from drift.files import link
 from drift.identity import identity
 from drift.intake.feedback import feedback_stage
 from drift.intake.intake import Intake
@@ -175,7 +174,7 @@ class Loop:
         run, ask = self.run, self.ask(self.start, self.run.seed, "agreement", 0)
         judges = {"method.judge": run.method.judge, "filters.judge": run.filters.judge}
         for place, stage in agreement_stages(ask, judges, records, run.num_agreement_records):
-            link(stage.path / "agreement.json", self.journal.folder / place / "agreement.json")
+            self.journal.agreed(place, stage)
 
     def improve(
         self, iteration: int, method: Method, num_examples: int | None, epochs: int, policy: Policy, records: list[Record],

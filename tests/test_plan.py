@@ -224,6 +224,8 @@ def test_a_finished_run_is_found_in_the_store_and_needs_no_memory_and_its_adapte
     assert missing is None and stages["train"] == 1 and stages["evaluate"] == 2
     stages, missing = plan.stages_of(other)
     assert missing == "examples" and "train" not in stages
+    deployed = f"data.deployed.policy={tmp_path}/run/iteration_1/policy"
+    assert plan.stages_of(build(compose(*settings, deployed)))[1] == "feedback"
     device = Device(kind="cpu", name="here", total=2**40, free=2**40, threads=1)
     found = plan.of_run(same, device)
     small = replace(device, total=1000, free=1000)

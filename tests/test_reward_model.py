@@ -5,12 +5,14 @@ import math
 import shutil
 
 import pytest
-from conftest import perform
+from conftest import compose, perform
 
+from drift.config import build
 from drift.errors import UserError
 from drift.identity import identity
 from drift.judge.reward_model import RewardModel
 from drift.model import reward
+from drift.plan.found import stages_of
 from drift.records import Record, Reply, digest, read_examples
 
 PLAIN = "{% for message in messages %}{{ message['content'] }}{% endfor %}"  # the last token is the reply's last letter
@@ -244,6 +246,8 @@ def test_iterdpo_and_the_filter_run_on_a_real_log_with_it(model, log, cache, tmp
     counts = state["points"][1]["counts"]
     assert counts["seen"] >= 6 + counts["disfavoured"] and counts["disfavoured"] > 0 == counts["unjudged"]
     assert_the_agreement_is_that_of_the_log(tmp_path / "run of copy", model)
+    found, missing = stages_of(build(compose(*small, *log, *chosen, *paths)))
+    assert (found["agreement"], missing) == (1, None), "a plan looks at the finished run"
 
 
 def assert_the_agreement_is_that_of_the_log(run, model):

@@ -4,6 +4,7 @@ import io
 from collections import Counter
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from drift.errors import UserError
@@ -31,13 +32,16 @@ class Looking:
         self.log.append(stage)
         return stage
 
+    def note(self, *paths: Path) -> None:
+        """Nothing that is looked at is used."""
+
 
 class Silent:
     """A journal that keeps nothing."""
 
     def ignore(self, *what: Any) -> None: ...
 
-    compared = feedback = leaks = outlook = sampled = log_steps = trained = scored = ignore
+    compared = feedback = leaks = agreed = outlook = sampled = log_steps = trained = scored = ignore
 
 
 def stages_of(run: Any) -> tuple[dict[str, int], str | None] | None:
