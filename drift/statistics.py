@@ -24,7 +24,8 @@ CELLS = 4 * 10**6  # numbers of a bootstrap that are in memory at once
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean and its 95 % interval; `low` and `high` are None if the data are too few. `over`: what varied, in words."""
+    """A mean and its 95 % interval; `low` and `high` are None if the data are too few, or all the same. `over`: what varied, in
+    words."""
 
     mean: float
     low: float | None
@@ -56,7 +57,8 @@ class Difference:
 
 
 def over_items(values: Sequence[float], conversations: Sequence[str] | None = None) -> Interval:
-    """The mean of per-prompt values with a BCa bootstrap interval over prompts, or over their `conversations` (one per value)."""
+    """The mean of per-prompt values with a BCa bootstrap interval over prompts, or over their `conversations` (one per value). There
+    is none if no conversation differs from another: of six replies that all fail, a bootstrap would say "0 for certain"."""
     import warnings
 
     import numpy as np
@@ -64,10 +66,9 @@ def over_items(values: Sequence[float], conversations: Sequence[str] | None = No
 
     sums, counts, over = by_conversation(values, conversations)
     mean = float(np.mean(np.asarray(values, dtype=float)))
-    if len(sums) < FEWEST or not math.isfinite(mean):
+    same = len(sums) and np.ptp(sums / counts) < NO_SPREAD  # all samples would have this mean, which says nothing of its certainty
+    if len(sums) < FEWEST or not math.isfinite(mean) or same:
         return Interval(mean=mean, low=None, high=None, over=over)
-    if np.ptp(np.asarray(values, dtype=float)) < NO_SPREAD:
-        return Interval(mean=mean, low=mean, high=mean, over=over)
 
     def ratio(sums: Any, counts: Any, axis: int) -> Any:
         return sums.sum(axis=axis) / counts.sum(axis=axis)

@@ -21,3 +21,12 @@ def test_a_large_evaluation_needs_bounded_memory_and_its_interval_covers_all_pro
         assert interval.mean == pytest.approx(mean) and interval.over == "10000 prompts"
         assert interval.high is not None and interval.low is not None
         assert interval.high - interval.low == pytest.approx(2 * half, rel=0.08)
+
+
+@pytest.mark.parametrize("values", [[0.0] * 12, [0.0, 1.0] * 6])
+def test_where_no_conversation_differs_there_is_no_interval(values):
+    """Six conversations with two prompts each. The bootstrap would give an interval of no width, or (the second) NaN."""
+    conversations = {str(i): str(i // 2) for i in range(12)}
+    found = statistics.level([{str(i): value for i, value in enumerate(values)}], conversations)
+    assert (found.mean, found.low, found.high) == (sum(values) / 12, None, None)
+    assert statistics.over_items(values).low == (None if not any(values) else pytest.approx(0.25, abs=0.1))
