@@ -11,7 +11,7 @@ from drift.report.compare import Comparison
 from drift.report.foreign import iterations
 from drift.report.members import last_gains, seeds_of, states_of
 from drift.report.state import Member, RunState
-from drift.report.verdict import unmatched
+from drift.report.verdict import established, unmatched
 
 MAX_STEPS = 3  # lines of advice
 JUDGES = {"judge": "method.judge.", "judge@filters.judge": "filters.judge."}  # the choice of a judge -> where its settings are
@@ -60,11 +60,11 @@ def next_steps(grouped: Mapping[str, Sequence[Member]], compared: Sequence[Compa
     for remedy in dict.fromkeys(REMEDIES[name] for name in raised):
         names = [name for name in raised if REMEDIES[name] == remedy]
         advice.append(f"Because of the alarm{'s' * (len(names) > 1)} {' and '.join(names)}: {remedy}.")
-    for label, change in last_gains(runs).items():
-        if change is not None and change.significant and change.mean > 0:
+    for label, change in established(last_gains(runs)).items():
+        if change.mean > 0:
             policy = last_policy(grouped[label][0].folder)
             advice.append(f"{label} is better than the start model. To continue from it: model=pretrained model.path={policy}")
-        elif change is not None and change.significant:
+        else:
             advice.append(
                 f"{label} is worse than the start model: a lower train.learning_rate or a higher objective.nll.weight keeps the "
                 "policy nearer to it."

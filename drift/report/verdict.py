@@ -19,18 +19,28 @@ def sentences(grouped: Mapping[str, Sequence[RunState]], compared: Sequence[Comp
 def against_start(grouped: Mapping[str, Sequence[RunState]]) -> list[str]:
     """A sentence per group on its last policy (that at least two seeds have) against the start model, corrected for all groups."""
     gains = last_gains(grouped)
-    tested = {label: change.p for label, change in gains.items() if change is not None and change.p is not None and not change.few}
-    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
-    lines = []
+    p, lines = corrected(gains), []
     for label, members in grouped.items():
         if (change := gains.get(label)) is None:
             some = max((len(having(members, name)) for name in scored_names(members)[1:]), default=0)
             known = f"only {some} of {len(members)} runs has" if some else "no run has"
             lines.append(f"{label}: {known} evaluated a trained policy so far.")
         else:
-            conclusion = _conclusion(headline(members), change, corrected.get(label), len(tested))
+            conclusion = _conclusion(headline(members), change, p.get(label), len(p))
             lines.append(f"{label}: after {common_name(members)}, {conclusion}")
     return lines
+
+
+def corrected(gains: Mapping[str, Difference | None]) -> dict[str, float]:
+    """Group -> the p of its gain, corrected for all groups; without those that were not tested."""
+    tested = {label: change.p for label, change in gains.items() if change is not None and change.p is not None and not change.few}
+    return dict(zip(tested, holm(list(tested.values())), strict=True))
+
+
+def established(gains: Mapping[str, Difference | None]) -> dict[str, Difference]:
+    """The gains that are significant after this correction."""
+    p = corrected(gains)
+    return {label: change for label, change in gains.items() if change is not None and change.significant and p[label] < 0.05}
 
 
 def _conclusion(metric: str, change: Difference, corrected: float | None, family: int) -> str:
@@ -96,4 +106,4 @@ def between(compared: Sequence[Comparison]) -> list[str]:
 def alarms(states: Sequence[RunState]) -> list[str]:
     """A sentence if alarms were raised."""
     count = sum(bool(state.alarms) for state in states)
-    return [f"Alarms were raised in {count} of {len(states)} runs; see below."] if count else []
+    return [f"Alarms were raised in {count} of {len(states)} runs."] if count else []
