@@ -39,14 +39,14 @@ REMEDIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Alarms:
-    """`action`: stop ends the run (finished stages stay). The thresholds, each null to turn its alarm off:
-    `chosen_shift`: log-probability of a chosen token relative to the reference, in nats; a lower one raises the alarm.
-    `entropy_share`: entropy as a share of that in the iteration's first steps. `copied_share`: copies, as a share of candidate
-    examples. `cut_share`: share of chosen replies that the length limit cut off. `cut_excess`: how much more often chosen replies
-    are cut off than rejected ones, as a share of the examples. `chosen_length_ratio`: median words of the chosen replies over
-    those of the log's replies. `length_ratio`: factor by which replies are longer or shorter than the start model's.
-    `distinct2_share`: distinct-2 as a share of the start model's. `missing_ends`: share of replies without an end, beyond the
-    start model's. `perplexity_ratio`: perplexity over that of the start model's own replies."""
+    """`action`: stop ends the run (finished stages stay). The thresholds, each null to turn its alarm off: `chosen_shift`:
+    log-probability of a chosen token relative to the reference, in nats; a lower one raises the alarm. `entropy_share`: entropy as
+    a share of that in the iteration's first steps. `copied_share`: copies, as a share of candidate examples. `cut_share`: share of
+    examples with a chosen reply that the length limit cut off. `cut_excess`: by how much the share of chosen replies that were cut
+    off is larger than that of rejected ones. `chosen_length_ratio`: median words of the chosen replies over those of the log's
+    replies. `length_ratio`: factor by which replies are longer or shorter than the start model's. `distinct2_share`: distinct-2 as
+    a share of the start model's. `missing_ends`: share of replies without an end, beyond the start model's. `perplexity_ratio`:
+    perplexity over that of the start model's own replies."""
 
     action: Literal["warn", "stop"]
     chosen_shift: float | None
@@ -91,11 +91,13 @@ class Alarms:
         raised, cut = {}, counts["kept_truncated"]
         copies = sum(counts[name] for name in ("identical", "copied", "echo", "kept_echo"))
         if self.copied_share is not None and copies > self.copied_share * counts["seen"]:
-            raised["copied_share"] = f"{copies} of {counts['seen']} fresh replies are copies or talk about the feedback"
+            raised["copied_share"] = (
+                f"in {copies} of {counts['seen']} candidate examples, a fresh reply is a copy or talks about the feedback"
+            )
         if self.cut_share is not None and cut > self.cut_share * counts["used"]:
             raised["cut_share"] = (
-                f"{cut} of {counts['used']} chosen replies were cut off by the length limit, which teaches the policy not to "
-                f"end its replies. What helps: {REMEDIES['cut_share']}"
+                f"in {cut} of {counts['used']} examples, a chosen reply was cut off by the length limit, which teaches the policy "
+                f"not to end its replies. What helps: {REMEDIES['cut_share']}"
             )
         return raised
 
@@ -104,10 +106,12 @@ class Alarms:
         raised = {}
         sides = {good: [reply for example in examples for reply in example.side(good)] for good in (True, False)}
         cut = {good: sum(not reply.ended for reply in replies) for good, replies in sides.items()}
-        if self.cut_excess is not None and sides[False] and cut[True] - cut[False] > self.cut_excess * len(examples):
+        share = {good: cut[good] / len(replies) for good, replies in sides.items() if replies}
+        if self.cut_excess is not None and len(share) == 2 and share[True] - share[False] > self.cut_excess:
             raised["cut_excess"] = (
-                f"{cut[True]} of {len(sides[True])} chosen replies were cut off by the length limit, and {cut[False]} of the "
-                f"rejected ones, so the policy learns not to end its replies. What helps: {REMEDIES['cut_excess']}"
+                f"{cut[True]} of {len(sides[True])} chosen replies were cut off by the length limit, and {cut[False]} of "
+                f"{len(sides[False])} rejected ones, so the policy learns not to end its replies. What helps: "
+                f"{REMEDIES['cut_excess']}"
             )
         chosen_words = median(len(reply.text.split()) for reply in sides[True]) if sides[True] else 0
         logged_words = median(len(record.reply.split()) for record in log)

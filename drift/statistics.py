@@ -57,8 +57,8 @@ class Difference:
 
 
 def over_items(values: Sequence[float], conversations: Sequence[str] | None = None) -> Interval:
-    """The mean of per-prompt values with a BCa bootstrap interval over prompts, or over their `conversations` (one per value). There
-    is none if no conversation differs from another: of six replies that all fail, a bootstrap would say "0 for certain"."""
+    """The mean of per-prompt values with a BCa bootstrap interval over prompts, or over their `conversations` (one per value).
+    There is none if no conversation differs from another: of six replies that all fail, a bootstrap would say "0 for certain"."""
     import warnings
 
     import numpy as np

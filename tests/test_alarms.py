@@ -58,7 +58,20 @@ def test_sampling_alarms_count_copies_of_all_kinds_and_cut_replies():
     counts = {"seen": 20, "used": 12, "identical": 1, "copied": 3, "echo": 0, "kept_echo": 3, "kept_truncated": 9}
     assert alarms(copied_share=0.35, cut_share=0.75).in_sampling(counts) == {}
     assert "7 of 20" in alarms(copied_share=0.34).in_sampling(counts)["copied_share"]
-    assert "9 of 12 chosen replies were cut off" in alarms(cut_share=0.74).in_sampling(counts)["cut_share"]
+    assert "in 9 of 12 examples, a chosen reply was cut off" in alarms(cut_share=0.74).in_sampling(counts)["cut_share"]
+
+
+def test_the_sides_of_several_replies_are_compared_by_their_shares():
+    """Three fresh replies beside each of ten disliked ones, of both kinds three tenths cut off: no side more often than the other,
+    though nine and three are more than .2 of ten examples apart."""
+    watching, log = alarms(cut_excess=0.2), [record(0, "dsat", reply="w " * 11)]
+    three = [one.replies[0] for one in pairs_of([11] * 3)]
+    examples = []
+    for i in range(10):
+        chosen = [replace(reply, ended=i == 9 or k > 0) for k, reply in enumerate(three)]
+        rejected = pairs_of([11], cut_rejected=i < 3)[0].replies[1]
+        examples.append(replace(pairs_of([11])[0], replies=(*chosen, rejected)))
+    assert watching.in_examples(examples, log) == {}
 
 
 def pairs_of(lengths, cut=0, cut_rejected=0):
@@ -74,6 +87,7 @@ def test_chosen_replies_cut_off_more_often_than_rejected_ones_raise_an_alarm_by_
     watching, log = instantiate(compose().alarms), [record(0, "dsat", reply="w " * 11)]
     found = watching.in_examples(pairs_of([11] * 76, cut=25), log)
     assert list(found) == ["cut_excess"] and "25 of 76 chosen replies were cut off" in found["cut_excess"]
+    assert "and 0 of 76 rejected ones" in found["cut_excess"]
     assert watching.in_examples(pairs_of([11] * 76, cut=25, cut_rejected=20), log) == {}
     assert (
         watching.in_examples(pairs_of([11] * 76, cut=15), log) == {}
