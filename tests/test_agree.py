@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -210,6 +210,9 @@ def test_a_run_asks_a_judge_that_costs_nothing_about_a_bounded_number_of_labelle
         row = measured(found[place].path / "agreement.json")["AUC", ""]
         assert (row["mean"], row["number"]) == (value, 20)
     assert len(list((tmp_path / "judge").iterdir())) == 2 * 20 // 4, "groups of four"
+    kinds = [replace(one, provenance={"category": f"kind {i // 2 % 2}"}) for i, one in enumerate(records)]
+    (stage, _) = (stage for _, stage in agreement_stages(asking(tmp_path), judges, kinds, 20))
+    assert not stage.hit and ("AUC", "kind 1") in measured(stage.path / "agreement.json"), "AUC also by the kind of complaint"
     same = {"method.judge": Grouped(1), "filters.judge": Grouped(1)}
     assert [place for place, _ in agreement_stages(asking(tmp_path), same, records, 20)] == ["method.judge"]
     with Server(refuse=True) as server:

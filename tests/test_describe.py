@@ -60,6 +60,9 @@ def test_the_command_has_what_is_proposed_keeps_what_the_user_said_and_can_be_ru
     said = ["sampler.max_new_tokens=99", "evaluation.heldout.share=0.3", "evaluation.heldout.max_records=10"]
     kept = propose(records, {"reply": [20] * 300}, build(compose(["data=records", override("data.path", str(file)), *said])), said)
     assert kept.settings == {} and kept.max_new_tokens == 99
+    quiet = [record(i, label="dsat" if i < 100 else "silent") for i in range(1000)]
+    asked = propose(quiet, {"reply": [20] * 1000}, run, ["model=tiny"])
+    assert asked.settings["evaluation.heldout.share"] == "0.5", "49 of the 100 users who said something"
 
 
 def test_the_page_names_languages_that_the_miner_cannot_read():

@@ -1,6 +1,7 @@
 """Which full policies a run keeps, what stays of the others, and what the disk must hold."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,9 @@ def test_sizes_of_policies_and_checkpoints_are_those_of_the_weights(tiny, cache)
     for optimizer, held in (("adamw", 3), ("rmsprop", 2)):
         _, full = sizes_of(tiny, "train=full", f"train.optimizer={optimizer}")
         assert (full.policy, full.least, full.checkpoint) == (4 * numbers, 4 * numbers, 4 * numbers * held)
+    for changed, held in (({"parameters": "float32"}, 4 + 2), ({"parameters": "bfloat16"}, 2 + 2)):  # two moments of a byte each
+        train = replace(sizes_of(tiny, "train=full")[0].train, optimizer="adamw_8bit", precision="bfloat16", **changed)
+        assert disk.sizes(train, policy_at(tiny)).checkpoint == held * numbers
     assert 0 < (tiny / "model.safetensors").stat().st_size - 4 * numbers < 3000  # its header
     run, lora = sizes_of(tiny, "train.adapter.rank=16", "train.adapter.top_share=0.5", "train.optimizer=adamw")
     expected = 4 * 16 * (2 * 64 + 2 * 48 + 3 * 96)

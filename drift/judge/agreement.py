@@ -66,5 +66,8 @@ def agreement_stage(ask: Ask, judge: Judge, records: Sequence[Record], most: int
         write_json(output / FILE, agreement.content(views, measures))
         return {"measures": len(measures)}
 
-    read = [[one.key, one.label, one.ended, one.revised, one.satisfied, one.truth, one.conversation] for one in kept]
+    read = [
+        [one.key, one.label, one.ended, one.revised, one.satisfied, one.truth, one.conversation, agreement.category(one)]
+        for one in kept
+    ]
     return ask.store.run("agreement", work, version=VERSION, settings={"judge": identity(judge)}, inputs={"records": digest(read)})

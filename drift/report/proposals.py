@@ -49,7 +49,8 @@ def propose(records: Sequence[Record], lengths: Mapping[str, list[int]], run: An
         why.append(reason)
     evaluation = run.evaluation["heldout"]
     if "evaluation.heldout.share" not in user_set:
-        evaluation = replace(evaluation, share=held_out_share(sum(map(is_pair, records)), len(records)))
+        judged = sum(record.label != "silent" for record in records)  # no other is held out
+        evaluation = replace(evaluation, share=held_out_share(sum(map(is_pair, records)), judged))
         settings["evaluation.heldout.share"] = f"{evaluation.share:g}"
     training, held_out = evaluation.separate(list(records))
     if "evaluation.heldout.max_records" not in user_set and len(held_out) > evaluation.max_records:
@@ -72,7 +73,7 @@ def reply_room(records: Sequence[Record], lengths: Sequence[int], max_tokens: in
 
 
 def held_out_share(pairs: int, records: int) -> float:
-    """The share of the conversations to hold out. In a log without pairs, the records count instead."""
+    """The share of the conversations to hold out. In a log without pairs, the liked and disliked records count instead."""
     wanted = outlook.enough_for(outlook.LIKELY)
     share = math.ceil(wanted / max(1, pairs or records) / STEP - 1e-9) * STEP
     return round(min(outlook.LARGEST_SHARE, max(LEAST_SHARE, share)), 2)

@@ -20,7 +20,7 @@ from drift.store.disk import free_bytes, in_bytes
 from drift.train.settings import Train
 
 BYTES = {"float32": 4, "bfloat16": 2}
-STATES = {"adamw": 2, "rmsprop": 1, "adamw_8bit": 0.5}  # numbers that an optimiser keeps for a trained one (8 bits: of float32)
+STATES = {"adamw": 2, "rmsprop": 1}  # numbers that an optimiser keeps for a trained one, in its format; adamw_8bit: two bytes
 SAID_FROM = 1e9  # bytes; a run that needs less says nothing, if that is free
 LAYER = re.compile(r"\.(?:layers|h)\.(\d+)\..*weight")
 
@@ -45,8 +45,8 @@ def sizes(train: Train, start: Policy) -> Sizes:
     else:
         width = BYTES["float32"]
         numbers = sure = _adapter_numbers(train, start)
-    checkpoint = width * sure * (1 + STATES[train.optimizer])
-    return Sizes(policy=width * numbers, least=width * sure, checkpoint=round(checkpoint))
+    state = 2 if train.optimizer == "adamw_8bit" else width * STATES[train.optimizer]
+    return Sizes(policy=width * numbers, least=width * sure, checkpoint=sure * (width + state))
 
 
 def _adapter_numbers(train: Train, start: Policy) -> int:
