@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from conftest import SMALL, command, compose, perform
+from conftest import ROOT, SMALL, command, compose, perform
 from test_plan_shape import QWEN, qwen, setup
 
 from drift.config import build
@@ -291,6 +291,35 @@ def test_a_judge_with_a_price_is_planned_up_to_its_cap(config_only):
     assert found.dollars == pytest.approx(200 * (448 + 128 + 500 + 2 * 400) / 1e6)
     _, capped = of(config_only, "0.5B", *priced, "method.judge.endpoint.max_dollars=0.25")
     assert capped.dollars == 0.25
+
+
+def test_a_filter_compares_all_replies_of_an_example_and_a_miner_with_a_price_may_spend_its_cap(config_only):
+    """Three fresh replies and the disliked one: six pairs in both orders."""
+    server = ["endpoint.url=http://127.0.0.1:1/v1", "endpoint.model=m", "endpoint.key_variable=null"]
+    priced = [*server, "endpoint.dollars_per_million_input=1", "endpoint.dollars_per_million_output=2"]
+    judge = ["method.num_samples=3", "judge@filters.judge=llm", *(f"filters.judge.{setting}" for setting in priced)]
+    _, found = of(config_only, "0.5B", "examples_per_iteration=100", *judge)
+    assert found.dollars == pytest.approx(1200 * (448 + 128 + 500 + 2 * 400) / 1e6)
+    log = ["data=jsonl", f"data.path={ROOT}/experiments/miner/labels.jsonl", "mine=cascade"]
+    run = build(plan.without_weights(compose(*log, *(f"mine.{setting}" for setting in priced), "mine.endpoint.max_dollars=3",
+                                             "model=pretrained", f"model.path={config_only / '0.5B'}")))  # fmt: skip
+    assert forecast(run, shape_of(qwen("0.5B")), H100, STATED["cuda"]).dollars == 3
+
+
+@pytest.mark.parametrize(("settings", "replies", "drawn"), [
+    (["method=drift"], 2, 100), (["method=drift", "method.num_samples=3"], 4, 300), (["method=iterdpo"], 2, 200),
+    (["method=spin"], 2, 100), (["method=sft"], 1, 0), (["method=unpaired"], 1, 0),
+])  # fmt: skip
+def test_fresh_replies_and_those_of_an_example_are_the_methods_and_the_start_model_is_evaluated_too(
+    config_only, settings, replies, drawn
+):
+    """A log of 240 conversations; every evaluation draws 2 replies to each of 10 prompts."""
+    counts = ["examples_per_iteration=100", "evaluation.deployment.num_prompts=10", "evaluation.deployment.num_samples=2"]
+    _, found = of(config_only, "0.5B", *settings, *counts)
+    assert (found.work.replies, found.work.samples) == (replies, drawn + 240 + 20)
+    more = replace(found.work, samples=found.work.samples + 20)
+    first = work.seconds(found.shape, found.setup, more, STATED["cuda"], adapted=False)
+    assert found.seconds == {name: first[name] for name in found.stages}
 
 
 def test_a_device_at_hand_has_memory():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from drift.engine.ranks import world
+from drift.evaluation.stage import sampler_of
 from drift.model import precision
 from drift.plan import disk, memory, work
 from drift.plan.activations import Setup
@@ -13,7 +14,7 @@ from drift.plan.device import Device
 from drift.plan.memory import Batch, Parts
 from drift.plan.shape import Shape
 from drift.plan.work import Rates, Workload
-from drift.train.disk import most_policies, trainings
+from drift.train.disk import most_policies, replies_of, samples_of, trainings
 
 BYTES = {"float32": 4, "bfloat16": 2}
 UNKNOWN_EXAMPLES = 1000  # a log that has not been read
@@ -62,7 +63,9 @@ def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
         batch = largest_batch(train, setup, loaded)
         stages["reference"] = memory.reference(shape, setup, batch)
         stages["training"] = memory.training(shape, setup, batch)
-    first, later = (work.seconds(shape, setup, loaded, rates, adapted=adapted) for adapted in (False, setup.adapted > 0))
+    begin = replace(loaded, samples=loaded.samples + evaluated(run))  # the start model is evaluated too
+    first = work.seconds(shape, setup, begin, rates, adapted=False)
+    later = work.seconds(shape, setup, loaded, rates, adapted=setup.adapted > 0)
     times = {name: first[name] + max(0, iterations - 1) * later[name] for name in stages}
     return Forecast(
         shape=shape, setup=setup, device=device, rates=rates, work=loaded, iterations=iterations,
@@ -123,29 +126,37 @@ def setup_of(train: Any, shape: Shape, device: str, loaded: Workload | None, dev
 
 def workload(run: Any) -> tuple[Workload, bool]:
     """What one iteration does, and whether the number of its examples is known. Fresh replies: the method's, the log's of a
-    simulation (once, or in every iteration), and those of the evaluations, each as in the last iteration."""
-    own, data = settings_of(run.method), settings_of(run.data)
+    simulation (once, or in every iteration), and those of the evaluations of its policy."""
+    data = settings_of(run.data)
     known = run.examples_per_iteration or data.get("num_prompts")
     examples = known or UNKNOWN_EXAMPLES
-    samples = examples * own.get("num_samples", 0) + (data["num_prompts"] if run.data.uses_policy else 0)
-    for evaluation in map(settings_of, (one for one in run.evaluation.values() if one.samples)):
-        prompts = evaluation.get("num_prompts") or evaluation.get("num_sampled_prompts", 0)
-        samples += prompts * evaluation.get("num_samples", 1)
-    train, sampler = run.train, run.sampler
+    samples = examples * samples_of(run.method) + (data["num_prompts"] if run.data.uses_policy else 0) + evaluated(run)
+    train, sampler, replies = run.train, run.sampler, replies_of(run.method)
     reply = min(sampler.max_new_tokens, train.max_tokens - 1)
     prompt = train.max_tokens - reply
     epochs = max(train.epochs, run.warmup_epochs)
     steps = epochs * -(-examples // train.examples_per_step)
     return Workload(
-        examples=examples, replies=2 if run.method.paired else 1, prompt_tokens=prompt, reply_tokens=reply, samples=samples,
+        examples=examples, replies=replies, prompt_tokens=prompt, reply_tokens=reply, samples=samples,
         sample_prompt_tokens=min(prompt, sampler.max_prompt_tokens), sample_tokens=sampler.max_new_tokens,
-        steps=steps, batches=steps * batches_of(train, prompt, reply), epochs=epochs,
+        steps=steps, batches=steps * batches_of(train, prompt, reply, replies), epochs=epochs,
     ), known is not None  # fmt: skip
 
 
-def batches_of(train: Any, prompt: int, reply: int) -> int:
-    """Batches of a step whose examples all have a prompt and two replies of these lengths."""
-    one = prompt + 2 * (reply - 1) if train.layout == "shared" else 2 * (prompt + reply)
+def evaluated(run: Any) -> int:
+    """Fresh replies of the evaluations of one policy; longer ones than the run's own count for several."""
+    count = 0.0
+    for evaluation in (one for one in run.evaluation.values() if one.samples):
+        own = settings_of(evaluation)
+        prompts = own.get("num_prompts") or len(evaluation.prompts()) or own.get("num_sampled_prompts", 0)
+        longer = sampler_of(evaluation, run.sampler).max_new_tokens / run.sampler.max_new_tokens
+        count += prompts * own.get("num_samples", 1) * max(1.0, longer)
+    return math.ceil(count)
+
+
+def batches_of(train: Any, prompt: int, reply: int, replies: int) -> int:
+    """Batches of a step whose examples all have a prompt and so many replies of these lengths."""
+    one = prompt + replies * (reply - 1) if train.layout == "shared" else replies * (prompt + reply)
     return -(-train.examples_per_step // max(1, train.tokens_per_batch // one))
 
 
@@ -163,11 +174,14 @@ def largest_batch(train: Any, setup: Setup, loaded: Workload) -> Batch:
 
 
 def judge_dollars(run: Any, loaded: Workload) -> float | None:
-    """The most that judges with a price can cost: every question at its longest, or their cap if that is less; None: no judge has
-    a price."""
-    samples = settings_of(run.method).get("num_samples", 1)
+    """The most that judges with a price can cost: of the method's and the filter's, every question at its longest, or their cap if
+    that is less; of the evaluations' and the miner's, their cap; None: no judge has a price."""
     items = loaded.examples * run.iterations
-    costs = [_dollars(judge, loaded, items * max(2, samples * (samples - 1))) for judge in (run.method.judge, run.filters.judge)]
+    judged = [(run.method.judge, samples_of(run.method)), (run.filters.judge, replies_of(run.method))]  # so many replies at once
+    costs = [_dollars(judge, loaded, items * number * (number - 1)) for judge, number in judged]
+    read = [] if run.data.uses_policy or run.data.gives_records else [run.mine]
+    ends = [end for part in (*run.evaluation.values(), *read) if (end := settings_of(part).get("endpoint")) is not None]
+    costs += [end.max_dollars for end in ends if end.dollars_per_million_input or end.dollars_per_million_output]
     priced = [cost for cost in costs if cost is not None]
     return sum(priced) if priced else None
 

@@ -65,6 +65,16 @@ def trainings(run: Any) -> int:
     return run.iterations + bool(run.warmup_epochs)
 
 
+def samples_of(method: Any) -> int:
+    """How many fresh replies a method draws for an example, about."""
+    return getattr(method, "num_samples", 1) if method.paired else 0
+
+
+def replies_of(method: Any) -> int:
+    """How many replies an example has: the fresh ones and a logged one; where a judge ranks them, the best and the worst."""
+    return 2 if method.judge is not None else 1 + samples_of(method)
+
+
 def kept_policies(run: Any) -> int:
     """How many of them stay at least, whatever they score."""
     keep = run.store.keep_policies
@@ -105,7 +115,7 @@ def check_run(run: Any, start: Policy) -> None:
 
 
 def frozen_bytes(run: Any, start: Policy) -> float:
-    """The most that the reference pass of an iteration keeps for its training (see frozen.py), for two replies an example."""
+    """The most that the reference pass of an iteration keeps for its training (see frozen.py)."""
     train = run.train
     if train.adapter is None or train.layout == "padded" or train.adapter.top_share == 1:
         return 0
@@ -113,7 +123,7 @@ def frozen_bytes(run: Any, start: Policy) -> float:
     if run.examples_per_iteration is None:
         return most
     width = config_of(start.base).get_text_config(decoder=True).hidden_size * BYTES[train.formats[1]]
-    return min(most, run.examples_per_iteration * 2 * train.max_tokens * width)
+    return min(most, run.examples_per_iteration * max(2, replies_of(run.method)) * train.max_tokens * width)
 
 
 def check_training(folder: Path, train: Train, start: Policy, *, num_steps: int, resumed: bool) -> None:
