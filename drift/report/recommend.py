@@ -14,9 +14,11 @@ from drift.records import Record
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """`thanks`: the most SAT records for each DSAT record. `log`: what such a log has. `use`: the methods, the first at first."""
+    """`thanks`: the most SAT records for each DSAT record; `number`: the most of them. `log`: what such a log has. `use`: the
+    methods, the first at first."""
 
     thanks: float
+    number: float
     log: str
     use: str
     because: str
@@ -25,6 +27,7 @@ class Row:
 ROWS = (
     Row(
         thanks=0.02,
+        number=19,  # the study's logs had 21 on average, and they were enough
         log="complaints, and hardly any thanks",
         use="method=drift",
         because="SPIN and SFT have nothing to learn from. DRIFT gained +0.145 [+0.115, +0.175], and learning against logged "
@@ -32,6 +35,7 @@ ROWS = (
     ),
     Row(
         thanks=0.3,
+        number=float("inf"),
         log="few thanks, about one for six complaints, and they are meant",
         use="method=sft or method=drift",
         because="SFT gained +0.160 [+0.132, +0.188], DRIFT +0.145 [+0.115, +0.175], SPIN +0.129 [+0.090, +0.167]: no difference is "
@@ -39,7 +43,8 @@ ROWS = (
     ),
     Row(
         thanks=float("inf"),
-        log="about as many thanks as complaints",
+        number=float("inf"),
+        log="more thanks, such as one for each complaint",
         use="method=sft or method=spin",
         because="in an earlier study, in which everybody spoke and half of the replies pleased, SFT, SPIN and IterDPO were ahead "
         "of the null control, and DRIFT was not shown to be",
@@ -51,6 +56,7 @@ def recommended(records: Sequence[Record]) -> str:
     """A sentence with the row for these records."""
     labels = Counter(record.label for record in records)
     if not labels["dsat"]:
-        return "There is no complaint for DRIFT to learn from: method=sft and method=spin learn from thanks."
-    row = next(row for row in ROWS if labels["sat"] <= row.thanks * labels["dsat"])
+        instead = ": method=sft and method=spin learn from thanks." if labels["sat"] else ", and there are no thanks either."
+        return f"There is no complaint for DRIFT to learn from{instead}"
+    row = next(row for row in ROWS if labels["sat"] <= min(row.thanks * labels["dsat"], row.number))
     return f"A log with {row.log}: {row.use}, because {row.because} (small model, simulated users: experiments/regimes)."
