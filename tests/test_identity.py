@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import SMALL, compose
@@ -115,3 +116,18 @@ def test_parts_in_lists_are_named_and_what_is_no_part_is_refused():
     assert [judge["noise"] for judge in identity({"judges": judges})["judges"]] == [0.0, 0.5]
     with pytest.raises(UserError, match="Expected a dataclass"):
         identity(object())
+
+
+@pytest.mark.parametrize(("deployed", "shared"), [("null", True), ("{directory}", False)])
+def test_a_log_of_another_assistant_depends_on_the_start_model_whose_tokens_are_counted(tiny, deployed, shared):
+    """The record's length is counted with the start model's tokenizer, which another assistant need not share."""
+    data = build(compose(*SMALL, f"data.deployed.policy={deployed.format(directory=tiny)}")).data
+    seen = []
+    store = SimpleNamespace(run=lambda name, work, **key: seen.append(key))
+    for fingerprint in ("one", "other"):
+        ask = SimpleNamespace(
+            store=store, sampler=None, compute=SimpleNamespace(max_tokens=9), policy=SimpleNamespace(fingerprint="theirs"),
+            start=SimpleNamespace(fingerprint=fingerprint),
+        )  # fmt: skip
+        loop.feedback_stage(ask, data, None, None, None)
+    assert (seen[0] == seen[1]) == shared

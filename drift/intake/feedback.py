@@ -46,4 +46,7 @@ def feedback_stage(ask: Ask, data: Any, intake: Intake, mine: Any, tokenizer: An
     key = data.key() if data.uses_policy else intake.key(data, mine, log)
     parts = [named(part) for part in ([data] if data.uses_policy else [data, intake, mine])]
     settings = {"data": key, "parts": parts, "sampler": sampler, "max_tokens": ask.compute.max_tokens}
-    return ask.store.run("feedback", work, version=VERSION, settings=settings, inputs={"policy": ask.policy.fingerprint})
+    inputs = {"policy": ask.policy.fingerprint}
+    if data.uses_policy and data.deployed.policy is not None:  # it may have another tokenizer than `usable` counts with
+        inputs["start"] = ask.start.fingerprint
+    return ask.store.run("feedback", work, version=VERSION, settings=settings, inputs=inputs)
