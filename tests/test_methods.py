@@ -119,9 +119,13 @@ def test_guided_prompts_have_reply_and_feedback_but_the_pair_keeps_the_original_
     assert first.prompt == LOG[0].prompt
 
 
-def test_the_control_rejects_logged_replies_whatever_the_user_thought():
-    pairs = list(RandomLogged(match="none", num_samples=1, guidance=UNGUIDED, rounds=1).make_examples(LOG, scripted("fresh")))
+def test_the_control_rejects_logged_replies_whatever_the_user_thought(capsys):
+    method = RandomLogged(match="none", num_samples=1, guidance=UNGUIDED, rounds=1)
+    pairs = list(method.make_examples(LOG, scripted("fresh")))
     assert [*map(sides, pairs)] == [(record.id, "fresh", record.reply, ("chosen",)) for record in LOG]
+    assert capsys.readouterr().out == ""
+    list(method.make_examples(LOG[:3], scripted("fresh")))
+    assert "Note: 2 of the log's 3 replies were disliked, so this control is mostly DRIFT" in capsys.readouterr().out
 
 
 def test_the_control_may_match_the_lengths_of_the_disliked_replies():

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from drift.console import say
 from drift.data.requests import words
 from drift.examples.guidance import Guidance
 from drift.method.drift import fresh_over_logged
@@ -35,6 +36,12 @@ class RandomLogged:
     judge = None
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
+        disliked = sum(record.label == "dsat" for record in records)
+        if 2 * disliked > len(records):
+            say(
+                f"  Note: {disliked} of the log's {len(records)} replies were disliked, so this control is mostly DRIFT, and what "
+                "DRIFT gains beyond it understates what dissatisfaction teaches. It needs the other replies too, silent users' as well."
+            )
         drawn = matched(records) if self.match == "length" else records
         return fresh_over_logged(drawn, ask, num_samples=self.num_samples, guidance=self.guidance, rounds=self.rounds)
 
