@@ -40,7 +40,7 @@ class RandomLogged:
         if 2 * disliked > len(records):
             say(
                 f"  Note: {disliked} of the log's {len(records)} replies were disliked, so this control is mostly DRIFT, and what "
-                "DRIFT gains beyond it understates what dissatisfaction teaches. It needs the other replies too, silent users' as well."
+                "DRIFT gains beyond it understates what dissatisfaction teaches. It needs the other replies too, silent users'."
             )
         drawn = matched(records) if self.match == "length" else records
         return fresh_over_logged(drawn, ask, num_samples=self.num_samples, guidance=self.guidance, rounds=self.rounds)
