@@ -65,7 +65,8 @@ def told_in(folder: Path, run: Run) -> Told:
     if (file := folder / TOLD).is_file():
         return Told(**json.loads(file.read_text(encoding="utf-8")))
     method, model, data = (type(part).__name__.lower() for part in (run.method, run.model, run.data))
-    return Told(title={"method": method, "seed": str(run.seed)}, notes={"model": model, "data": data}, study=None)
+    title = {"method": method, "seed": str(run.seed)} | ({"data.seed": str(run.data.seed)} if run.data.uses_policy else {})
+    return Told(title=title, notes={"model": model, "data": data}, study=None)
 
 
 def carry_out(run: Run, folder: Path, told: Told) -> None:

@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 
 def groups(states: Sequence[RunState]) -> dict[str, list[RunState]]:
-    """Groups of runs that differ only by seeds, named by their method and by the settings that differ between its runs."""
+    """Groups of runs that differ only by seeds, named by their method and by the settings that differ between its runs. Of runs
+    with the same seeds only one counts: the last of those with the most evaluated policies."""
     return _together(states, states)
 
 
@@ -35,12 +36,19 @@ def _together(states: Sequence[RunState], runs: Sequence[T]) -> dict[str, list[T
     for state in states:
         by_method[state.title["method"]].append(state)
     named = {method: _differing(members) for method, members in by_method.items()}
-    by_label: dict[str, list[T]] = defaultdict(list)
+    by_label: dict[str, dict[tuple[str, ...], tuple[RunState, T]]] = defaultdict(dict)
     for run, state in zip(runs, states, strict=True):
-        title = state.title
+        title, seeds = state.title, seeds_of(state)
         names = [name for name in named[title["method"]] if name in title]
-        by_label[", ".join([title["method"], *(f"{name}={title[name]}" for name in names)])].append(run)
-    return dict(by_label)
+        group = by_label[", ".join([title["method"], *(f"{name}={title[name]}" for name in names)])]
+        if seeds not in group or len(scored_names([state])) >= len(scored_names([group[seeds][0]])):
+            group[seeds] = state, run
+    return {label: [run for _, run in group.values()] for label, group in by_label.items()}
+
+
+def repeated(states: Sequence[RunState]) -> int:
+    """The number of runs with the settings and seeds of another one, which don't count."""
+    return len(states) - sum(map(len, groups(states).values()))
 
 
 def unnamed(states: Sequence[RunState]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drift.report.foreign import BENCHMARKS, Reader
+from drift.report.members import grouped
 from drift.report.state import Member
 from drift.report.tables import Table, show
 from drift.statistics import Interval, over_seeds
@@ -54,7 +55,8 @@ def sections(folder: Path, members: Sequence[Member], reader: Reader) -> list[di
     for name in dict.fromkeys(member.state.title.get("experiment", "") for member in members):
         if name in files:
             paper, ours = load(files[name]), [member for member in members if member.state.title.get("experiment") == name]
-            rows = table(paper["rows"], Study.of(folder, ours, reader))
+            once = [member for group in grouped(ours).values() for member in group]
+            rows = table(paper["rows"], Study.of(folder, once, reader))
             found.append({"experiment": name, "source": paper["source"], "about": paper["about"], "rows": rows})
     return found
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drift.report.compare import NO_DIFFERENCE, TOO_FEW, Comparison
-from drift.report.members import common_name, having, headline, last_gains, scored_names, unnamed
+from drift.report.members import common_name, having, headline, last_gains, repeated, scored_names, unnamed
 from drift.report.state import RunState
 from drift.report.tables import against, show, show_p
 from drift.statistics import Difference, holm
@@ -13,7 +13,14 @@ from drift.statistics import Difference, holm
 
 def sentences(grouped: Mapping[str, Sequence[RunState]], compared: Sequence[Comparison], states: Sequence[RunState]) -> list[str]:
     """All of them, in the order of a page."""
-    return [*unmatched(compared), *against_start(grouped), *between(compared), *not_alone(states), *alarms(states)]
+    return [
+        *unmatched(compared),
+        *against_start(grouped),
+        *between(compared),
+        *not_alone(states),
+        *repeats(states),
+        *alarms(states),
+    ]
 
 
 def against_start(grouped: Mapping[str, Sequence[RunState]]) -> list[str]:
@@ -107,6 +114,14 @@ def not_alone(states: Sequence[RunState]) -> list[str]:
     """A sentence on what differs between the methods beside themselves."""
     names = unnamed(states)
     return [f"Not only the methods differ: so do {', '.join(names)} (settings that differ, in the report)."] if names else []
+
+
+def repeats(states: Sequence[RunState]) -> list[str]:
+    """A sentence if runs were repeated."""
+    if not (count := repeated(states)):
+        return []
+    some = "one repeats" if count == 1 else f"{count} repeat"
+    return [f"Of {len(states)} runs, {some} the settings and seeds of another one, which says nothing new: they count once."]
 
 
 def alarms(states: Sequence[RunState]) -> list[str]:
