@@ -11,7 +11,7 @@ from drift.config import build
 from drift.intake.language import detect_language
 from drift.overrides import override
 from drift.records import Record
-from drift.report.describe import NOT_TOLD, languages, unread
+from drift.report.describe import NOT_TOLD, languages, sentences, unread
 from drift.report.proposals import held_out_share, propose, reply_room
 
 
@@ -63,6 +63,12 @@ def test_the_command_has_what_is_proposed_keeps_what_the_user_said_and_can_be_ru
     quiet = [record(i, label="dsat" if i < 100 else "silent") for i in range(1000)]
     asked = propose(quiet, {"reply": [20] * 1000}, run, ["model=tiny"])
     assert asked.settings["evaluation.heldout.share"] == "0.5", "49 of the 100 users who said something"
+
+
+def test_a_log_without_thanks_has_no_ratio():
+    for thanks, told in ((0, "6 DSAT and 0 SAT; "), (2, "6 DSAT and 2 SAT (3.0 : 1); ")):
+        records = [record(i, label="dsat" if i < 6 else "sat") for i in range(6 + thanks)]
+        assert told in sentences(records, [], records, [], {"max_tokens": 9, "max_new_tokens": 1})[0]
 
 
 def test_the_page_names_languages_that_the_miner_cannot_read():

@@ -263,17 +263,19 @@ def test_the_tables_compare_every_policy_with_the_first_and_correct_p_together()
     from drift.evaluation.metric import metric
     from drift.report import benchmarks, state
 
-    def scored(policy, value):
-        measured = {"score": metric({f"p{i}": value for i in range(10)})}
+    def scored(policy, value, count=10, name="quiz"):
+        measured = {"score": metric({f"p{i}": value for i in range(count)})}
         scores = state.scores({"headline": "score", "metrics": measured, "conversations": {}})
         return benchmarks.Scored(
-            policy=policy, directory=Path(policy), benchmark="quiz", scores=scores, folder=Path(policy), about="Ten questions."
+            policy=policy, directory=Path(policy), benchmark=name, scores=scores, folder=Path(policy), about="Ten questions."
         )
 
     everything = [scored("start", 0.0), scored("better", 1.0), scored("same", 0.0)]
     figures = benchmarks.ratings(everything)
     assert figures == [{}, {}, {}], "these need no other policy"
-    (table,) = benchmarks.tables(everything, figures).values()
+    few = [scored("start", 0.0, 5, "short"), scored("better", 1.0, 5, "short")]
+    table, short = benchmarks.tables([*everything, *few], [*figures, {}, {}]).values()
+    assert short[1]["against start"] == "+1.000, too few prompts", "which is no comparison, and counts for none"
     assert [row["against start"] for row in table] == [
         "-", "+1.000 [+1.000, +1.000], p 0.004", "+0.000 [+0.000, +0.000], p 1.000"
     ]  # fmt: skip

@@ -63,8 +63,8 @@ def tables(scored: Sequence[Scored], figures: Sequence[Figures]) -> dict[str, Ta
 def corrected(scored: Sequence[Scored]) -> list[Difference | None]:
     """The difference of each headline from the first policy's, with Holm's p; None for the first policy itself."""
     gains = [difference(scored, one, one.scores.headline) for one in scored]
-    known = [i for i, gain in enumerate(gains) if gain is not None and gain.p is not None]
-    adjusted = dict(zip(known, holm([gain.p for gain in gains if gain is not None and gain.p is not None]), strict=True))
+    tested = {i: gain.p for i, gain in enumerate(gains) if gain is not None and gain.p is not None and not gain.few}
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     return [replace(gain, p=adjusted[i]) if gain is not None and i in adjusted else gain for i, gain in enumerate(gains)]
 
 

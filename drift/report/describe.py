@@ -68,12 +68,12 @@ def sentences(
     labels = Counter(record.label for record in records)
     seeds = sum(record.label == "dsat" and record.satisfied for record in records)
     reasons = Counter(row["reason"] for row in rejected)
-    ratio = labels["dsat"] / max(1, labels["sat"])
+    ratio = f" ({labels['dsat'] / labels['sat']:.1f} : 1)" if labels["sat"] else ""
     silent = f"; {labels['silent']} users said nothing" if labels["silent"] else ""
     allowed = f"train.max_tokens={limits['max_tokens']} and sampler.max_new_tokens={limits['max_new_tokens']}"
     return [
         f"{len(records)} records from {len({record.conversation for record in records})} conversations: {labels['dsat']} DSAT and "
-        f"{labels['sat']} SAT ({ratio:.1f} : 1); {seeds} DSAT were followed by a reply that the user liked{silent}.",
+        f"{labels['sat']} SAT{ratio}; {seeds} DSAT were followed by a reply that the user liked{silent}.",
         f"{len(fit)} can be used without cutting anything off, with {allowed}"
         + "".join(f"; {count} {reason}" for reason, count in reasons.items())
         + (f"; {len(broken)} rows can't be read." if broken else "."),
