@@ -26,7 +26,7 @@ SMALLEST = Shape(
     biased=(), file_bytes=2,
 )  # fmt: skip
 WORK = Workload(examples=4, replies=2, prompt_tokens=6, reply_tokens=3, samples=5, sample_prompt_tokens=6, sample_tokens=2,
-                steps=2, batches=4, epochs=1)  # fmt: skip
+                steps=2, batches=4, epochs=1, hindsight=False, mismatched=False)  # fmt: skip
 H100 = Device(kind="cuda", name="a GPU of 80 GB", total=80 * GB, free=79 * GB, threads=8)
 
 
@@ -121,6 +121,10 @@ def test_operations_and_seconds_by_hand():
     lora = setup(adapted=1, rank=2)
     assert work.training_flops(SMALLEST, lora, WORK) == 4 * (once / 2 * (2 + 1) + 2 * 2 * 800 * 6)
     assert work.training_flops(SMALLEST, replace(lora, frozen=True), WORK) == 4 * (once / 2 * 2 + 2 * 2 * 800 * 6)
+    told, swapped = replace(WORK, hindsight=True), replace(WORK, mismatched=True)  # SDPO, KTO
+    assert work.reference_flops(SMALLEST, lora, told) == work.reference_flops(SMALLEST, lora, swapped) == 2 * 4 * (once + 9600)
+    assert work.training_flops(SMALLEST, lora, told) == work.training_flops(SMALLEST, lora, WORK)
+    assert work.training_flops(SMALLEST, lora, swapped) == 4 * (once / 2 * (3 + 2) + 3 * 2 * 800 * 6)
     prompts, new = work.sampling_flops(SMALLEST, WORK)
     assert prompts == 5 * 6 * 2 * (960 + 32 * 3) and new == 5 * 2 * (2 * (960 + 32 * 7) + 1600)
     rate = Rates(forward=1e3, adapted=600.0, lora=1e3, full=2e3, decode=500.0, decode_adapted=300.0, update=1800.0, batch=900.0,
@@ -145,6 +149,7 @@ def test_disk_by_artefact_by_hand():
     lora = setup(adapted=1, rank=2, frozen=True)
     assert disk.checkpoint_bytes(SMALLEST, lora) == 928 + 1856
     assert disk.frozen_bytes(SMALLEST, lora, WORK) == 4 * 10 * 8 * 4
+    assert disk.frozen_bytes(SMALLEST, lora, replace(WORK, mismatched=True)) == 2 * 4 * 10 * 8 * 4
     found = disk.run_bytes(SMALLEST, lora, WORK, 5, 3)
     assert found["policies"] == 3 * 928 and found["texts"] == 5 * 3 * 4 * (4 * 12 + 5 * 8)
 

@@ -37,7 +37,7 @@ EXAMPLES, PROMPT, REPLY, DRAWN, BEGUN, NEW = 6, 96, 48, 32, 16, 32
 RANK = 16
 WORK = Workload(
     examples=EXAMPLES, replies=2, prompt_tokens=PROMPT, reply_tokens=REPLY, samples=DRAWN, sample_prompt_tokens=BEGUN,
-    sample_tokens=NEW, steps=1, batches=1, epochs=1,
+    sample_tokens=NEW, steps=1, batches=1, epochs=1, hindsight=False, mismatched=False,
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def checkpoint_bytes(shape: Shape, setup: Setup) -> int:
 
 def frozen_bytes(shape: Shape, setup: Setup, work: Workload) -> int:
     """The kept outputs of the layers below an adapter: H c for every token of a pass; 0 if they are not kept."""
-    return work.examples * work.tokens(setup.shared) * shape.hidden * setup.compute_bytes if setup.frozen else 0
+    return work.kept_tokens(setup.shared) * shape.hidden * setup.compute_bytes if setup.frozen else 0
 
 
 def text_bytes(work: Workload) -> int:

@@ -105,7 +105,7 @@ def setup_of(train: Any, shape: Shape, device: str, loaded: Workload | None, dev
     lora = train.adapter
     adapted = len(lora.layers(shape.layers)) if lora else 0
     shared = train.layout == "shared"
-    kept = loaded.examples * loaded.tokens(shared) * shape.hidden * BYTES[compute] if loaded else math.inf
+    kept = loaded.kept_tokens(shared) * shape.hidden * BYTES[compute] if loaded else math.inf
     return Setup(
         adapted=adapted,
         rank=lora.rank if lora else 0,
@@ -140,6 +140,7 @@ def workload(run: Any) -> tuple[Workload, bool]:
         examples=examples, replies=replies, prompt_tokens=prompt, reply_tokens=reply, samples=samples,
         sample_prompt_tokens=min(prompt, sampler.max_prompt_tokens), sample_tokens=sampler.max_new_tokens,
         steps=steps, batches=steps * batches_of(train, prompt, reply, replies), epochs=epochs,
+        hindsight=run.method.hindsight, mismatched=any(one.mismatched for one in run.objective.values()),
     ), known is not None  # fmt: skip
 
 

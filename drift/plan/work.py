@@ -34,7 +34,8 @@ class Rates:
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """The examples that one iteration trains on, and their lengths in tokens. `replies`: of an example; `samples`: fresh replies
-    drawn in all; `steps` and `batches`: over all epochs."""
+    drawn in all; `steps` and `batches`: over all epochs. `hindsight`: the reference reads every reply once more, after what the
+    user said; `mismatched`: policy and reference read it once more, after another prompt."""
 
     examples: int
     replies: int
@@ -46,12 +47,18 @@ class Workload:
     steps: int
     batches: int
     epochs: int
+    hindsight: bool
+    mismatched: bool
 
     def tokens(self, shared: bool) -> int:
         """Of one example in one pass: its prompt once and its replies without their last tokens, or every reply with its prompt."""
         if shared:
             return self.prompt_tokens + self.replies * (self.reply_tokens - 1)
         return self.replies * (self.prompt_tokens + self.reply_tokens)
+
+    def kept_tokens(self, shared: bool) -> int:
+        """Of all examples, whose outputs of frozen layers may be kept."""
+        return self.examples * self.tokens(shared) * (1 + self.mismatched)
 
     @property
     def predicted(self) -> int:
@@ -70,21 +77,23 @@ def context(work: Workload) -> float:
 
 
 def reference_flops(shape: Shape, setup: Setup, work: Workload) -> float:
-    """One forward pass: 2 P a token, 2 V H a predicted token."""
+    """One forward pass: 2 P a token, 2 V H a predicted token; more of them for `hindsight` and `mismatched`."""
     body = forward_flops(shape, shape.layers, work.tokens(setup.shared), context(work))
-    return work.examples * (body + 2.0 * shape.vocabulary_matrix * work.predicted)
+    passes = 1 + work.hindsight + work.mismatched
+    return passes * work.examples * (body + 2.0 * shape.vocabulary_matrix * work.predicted)
 
 
 def training_flops(shape: Shape, setup: Setup, work: Workload) -> float:
     """All weights: three forward passes (one for each of two gradients), the head four (it is computed again). LoRA: two forward
-    passes of the adapted layers, one of those below unless their outputs are kept, the head two. Checkpointing: one more."""
+    passes of the adapted layers, one of those below unless their outputs are kept, the head two. Checkpointing: one more.
+    `mismatched`: one more of everything."""
     tokens, at = work.tokens(setup.shared), context(work)
     layers = setup.trained_layers(shape)
-    passes = (2 if setup.adapted else 3) + (1 if setup.checkpointing else 0)
+    passes = (2 if setup.adapted else 3) + setup.checkpointing + work.mismatched
     body = passes * forward_flops(shape, layers, tokens, at)
     if not setup.frozen:
-        body += forward_flops(shape, shape.layers - layers, tokens, at)
-    head = (2 if setup.adapted else 4) * 2.0 * shape.vocabulary_matrix * work.predicted
+        body += (1 + work.mismatched) * forward_flops(shape, shape.layers - layers, tokens, at)
+    head = ((2 if setup.adapted else 4) + work.mismatched) * 2.0 * shape.vocabulary_matrix * work.predicted
     return work.epochs * work.examples * (body + head)
 
 
