@@ -154,7 +154,7 @@ def estimate(folder: Path, way: str) -> dict[str, tuple[int, float]]:
         samples=DRAWN,
         sample_prompt_tokens=PROMPT,
         sample_tokens=NEW,
-        batches=loaded.steps * forecast.batches_of(run.train, PROMPT, REPLY),
+        batches=loaded.steps * forecast.batches_of(run.train, PROMPT, REPLY, loaded.replies),
     )
     setup = forecast.setup_of(run.train, shape, "cpu", loaded, 1)
     batch = forecast.largest_batch(run.train, setup, loaded)
