@@ -346,7 +346,7 @@ def test_a_server_is_asked_for_each_reply_with_a_seed_of_its_own(tiny, tmp_path)
     """The reply is what it said, its tokens (of a byte each) are counted as training does, and an answer is paid for once."""
     policy = policy_at(tiny)
     with Served(models={"base": policy}) as server:
-        sampler = server.sampler(tmp_path, "+sampler.extra.top_k=7")
+        sampler = server.sampler(tmp_path, "+sampler.endpoint.fields.top_k=7")
         replies = drawn(sampler, policy)
         says = [f"It is a fine day, number {noise.as_seed() % SEEDS % 97}." for noise in NOISE]
         assert replies == [Reply(text=text, num_tokens=len(text) + 1, ended=True) for text in says]
@@ -431,7 +431,7 @@ REFUSED = {
     "qlora": ([*SERVER, LOADS, "train=qlora"], "can't load an adapter on weights that train=qlora quantises"),
     "no adapters": (SERVER, "set sampler.load_adapters=true"),
     "deployed": ([*SERVER, LOADS, "data.deployed.policy=TINY"], "full weights"),
-    "extra": ([*SERVER, LOADS, "+sampler.extra.seed=1"], "sampler.extra.seed: this field has a setting of its own"),
+    "fields": ([*SERVER, LOADS, "+sampler.endpoint.fields.seed=1"], "endpoint.fields.seed: this field has a setting of its own"),
     "no vllm": (["sampler=vllm", "sampler.python=null"], r"needs the package vllm.*pip install 'drift\[vllm\]'"),
     "no interpreter": (["sampler=vllm", "sampler.python=/no/python"], "expected the path of a Python interpreter"),
     "no vllm there": (["sampler=vllm", f"sampler.python={sys.executable}"], "this interpreter does not find vLLM"),
@@ -571,7 +571,7 @@ def test_replies_of_transformers_serve(spoken, tmp_path):
         f"sampler.endpoint.cache_dir={tmp_path}/answers",
         "sampler.endpoint.retries=0",
     ]
-    samples = """+sampler.extra.generation_config='{"do_sample": true}'"""
+    samples = """+sampler.endpoint.fields.generation_config='{"do_sample": true}'"""
     try:
         wait_until_healthy(server, port, tmp_path / "log")
         with pytest.raises(UserError, match="sampler.temperature=0.7 changes nothing"):
