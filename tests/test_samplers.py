@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from drift.config import build
 from drift.engine import same_policy
 from drift.engine.ask import Ask
 from drift.errors import UserError
+from drift.evaluation.own_sampler import own_sampler
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, load_tokenizer, policy_at, save_policy
 from drift.randomness import Noise
@@ -184,6 +186,22 @@ def test_a_checked_policy_is_not_checked_again(tiny, tmp_path):
     first = same_policy.same_policy_stage(asking(tmp_path, policy_at(tiny)), {})
     again = same_policy.same_policy_stage(asking(tmp_path, policy_at(tiny)), {})
     assert (first.hit, again.hit, again.facts["found"]) == (False, True, first.facts["found"])
+
+
+def test_one_check_serves_all_evaluations_whatever_their_lengths_and_groups(tiny, tmp_path):
+    """In bfloat16 replies depend on the group size, so it is in their key, but six prompts of the check are always one group."""
+    sampler = build(compose(*PLAIN, "sampler.precision=bfloat16", "sampler.max_prompt_tokens=600")).sampler
+    others = replace(sampler, max_new_tokens=99, max_prompt_tokens=2048, group_size=3), replace(sampler, temperature=0.0)
+    checks = [same_policy.same_policy_stage(asking(tmp_path, policy_at(tiny), one), {}) for one in (sampler, *others)]
+    assert [check.hit for check in checks] == [False, True, False]
+
+
+def test_an_evaluation_leaves_the_groups_of_a_sampler_that_draws_them_at_once(tiny):
+    evaluation = SimpleNamespace(temperature=0.0, max_new_tokens=1280, group_size=32)
+    for given, group_size in ((PLAIN, 32), (["model=tiny", *SERVER, "iterations=0"], 192)):
+        sampler = build(compose(*given)).sampler
+        own = own_sampler(evaluation, ("temperature", "max_new_tokens", "group_size"), sampler, "evaluation.ifeval")
+        assert (own.temperature, own.max_new_tokens, own.group_size) == (0.0, 1280, group_size)
 
 
 @pytest.fixture(scope="module")

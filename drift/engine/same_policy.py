@@ -31,7 +31,7 @@ TOLERANCE = 0.06  # nats per token, on average; bfloat16 makes 0.02 to 0.03
 EXACT = 0.001  # nats per token: so near that a mistake would not matter
 FLOOR = 0.01  # of greedy replies, nats per token: less is a choice between equals
 SURE = 3.0  # standard errors
-NEW_TOKENS = 16
+NEW_TOKENS, PROMPT_TOKENS = 16, 512
 PROMPTS: list[list[dict[str, str]]] = [
     [{"role": "user", "content": "What is the difference between a lake and a pond?"}],
     [{"role": "user", "content": "Write two sentences about a day at the sea, without using the word sun."}],
@@ -60,7 +60,7 @@ def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
     be mistaken for, by name. The stage's facts: `found` and `caveats`, for the report; `apart`, `others`: nats per token."""
     once = {other.fingerprint: name for name, other in reversed(list(others.items()))}
     different = {name: others[name] for fingerprint, name in once.items() if fingerprint != ask.policy.fingerprint}
-    sampler = _changed(ask.sampler, max_new_tokens=min(NEW_TOKENS, ask.sampler.max_new_tokens))
+    sampler = _as_checked(ask.sampler)
     compute = ask.compute
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
@@ -174,8 +174,9 @@ def _need_same(ask: Ask, own: list[float], others: Mapping[str, list[float]], ov
     raise UserError(
         f"The sampler does not sample from the policy {ask.policy.directory}: {over}, its log-probabilities are {apart:.4f} nats "
         f"per token from training's (rounding makes up to {TOLERANCE:g}).{fits} Check that it has loaded this policy and its "
-        "adapter, and that a server renders prompts with the model's own chat template. Nothing was trained on its replies. Fix "
-        "that and run the same command again."
+        "adapter, and that a server renders prompts with the model's own chat template and gives log-probabilities before the "
+        "temperature (SGLANG_RETURN_ORIGINAL_LOGPROB=1 for SGLang). Nothing was trained on its replies. Fix that and run the same "
+        "command again."
     )
 
 
@@ -189,6 +190,13 @@ def _fits_better(own: list[float], other: list[float], greedy: bool) -> bool:
         return _mean_size(own) > max(FLOOR, 2 * _mean_size(other))
     way, error = share(own, other)
     return way - 0.5 > SURE * error
+
+
+def _as_checked(sampler: Any) -> Any:
+    """The sampler without what does not matter here: a check for one evaluation serves the others, and each may load a model."""
+    limits = {"max_new_tokens": NEW_TOKENS, "max_prompt_tokens": PROMPT_TOKENS}
+    shorter = {name: min(most, getattr(sampler, name)) for name, most in limits.items()}
+    return _changed(sampler, **shorter, group_size=len(PROMPTS))
 
 
 def _changed(sampler: Any, **settings: Any) -> Any:

@@ -1,7 +1,7 @@
 """Benchmarks whose replies a judge scores: MT-Bench, AlpacaEval, Arena-Hard, WildBench (drift/benchmark has one file for each).
 
 A policy answers the first turn of every task, then the second turns, if there are any; the judge is a model on an OpenAI-compatible
-server. A task with a prompt that is too long for the sampler is left out and counted. A policy's thoughts (up to "</think>") are not
+server. A task with a prompt that is too long for the sampler is left out and counted. A policy's thoughts (to "</think>") are not
 shown to the judge. The noise of the replies is the same for all runs and policies."""
 
 import re

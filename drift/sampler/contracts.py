@@ -39,3 +39,11 @@ class Selective(Protocol):
 
     def check_policy(self, trained: Trained) -> None:
         """Called before anything is loaded, if policies of this kind will be sampled from. Raises `UserError`."""
+
+
+@runtime_checkable
+class Concurrent(Protocol):
+    """A sampler that draws a whole group at once, so that small groups leave it idle: an evaluation with longer replies takes its
+    `group_size` as it is."""
+
+    draws_at_once: ClassVar[Literal[True]]

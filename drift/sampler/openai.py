@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from drift.engine.adapters import load_adapter
 from drift.engine.answer import Answer
@@ -41,6 +41,7 @@ class OpenAI:
     load_adapters: bool
     endpoint: Endpoint
 
+    draws_at_once: ClassVar[Literal[True]] = True
     caveats: ClassVar[Sequence[str]] = (
         "Sampled by a server: each request has its own seed, but the server need not heed it, and what it computes together "
         "changes the last digits, so a run that is begun anew may draw other replies.",
