@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from drift.engine import models, ranks
+from drift.engine.models import LoadsNothing
 from drift.finite import need_finite
 from drift.model.policy import Policy
 from drift.parts import Judge, Sampler
@@ -117,7 +118,11 @@ class Judged:
 def scores(given: Judged) -> dict[str, Any]:
     """The scores of each item's replies, checked."""
     judge, opened = given.judge, models.opened_here_alone if given.alone else models.opened
-    found = opened(judge, judge.open)(given.items)  # equal settings, its cap included: the same judge
+    if isinstance(judge, LoadsNothing):
+        with judge.open() as grade:
+            found = grade(given.items)
+    else:
+        found = opened(judge, judge.open)(given.items)  # equal settings, its cap included: the same judge
     return {"items": len(given.items), "scores": _checked(judge, given.items, found)}
 
 

@@ -50,6 +50,7 @@ class Llm:
     setting: str = field(init=False, compare=False, default="judge")  # where it stands in the config, for messages
 
     needs_truth: ClassVar[bool] = False
+    loads_nothing: ClassVar[Literal[True]] = True
 
     def place(self, setting: str) -> None:
         object.__setattr__(self, "setting", setting)
