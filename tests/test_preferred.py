@@ -13,8 +13,8 @@ from drift.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """Scores a reply by the number that it ends with; one that ends with a word has no score. Notes what it is asked. If it compares,
-    a score is the number of the item's other replies that are worth less."""
+    """Scores a reply by the number that it ends with; one that ends with a word has no score. Notes what it is asked. If it
+    `compares`, a score is the number of the item's other replies that are worth less."""
 
     notes: str
     group_size: int
