@@ -150,5 +150,5 @@ def test_fields_that_no_answer_can_be_read_or_capped_with_are_refused(fields, me
 def test_a_server_that_refuses_a_field_is_told_how_to_leave_it_out(tmp_path):
     with Server() as server:
         server.status = 400
-        with pytest.raises(UserError, match=r"status 400.*\+endpoint\.fields\.temperature=null"):
+        with pytest.raises(UserError, match=r"status 400.*\+\+endpoint\.fields\.temperature=null"):
             ask(endpoint(server, tmp_path), stiff(1))

@@ -364,7 +364,7 @@ def test_a_server_is_asked_for_each_reply_with_a_seed_of_its_own(tiny, tmp_path)
     """The reply is what it said, its tokens (of a byte each) are counted as training does, and an answer is paid for once."""
     policy = policy_at(tiny)
     with Served(models={"base": policy}) as server:
-        sampler = server.sampler(tmp_path, "+sampler.endpoint.fields.top_k=7")
+        sampler = server.sampler(tmp_path, "sampler.endpoint.fields.top_k=7", "sampler.endpoint.fields.min_p=null")
         replies = drawn(sampler, policy)
         says = [f"It is a fine day, number {noise.as_seed() % SEEDS % 97}." for noise in NOISE]
         assert replies == [Reply(text=text, num_tokens=len(text) + 1, ended=True) for text in says]
@@ -372,6 +372,8 @@ def test_a_server_is_asked_for_each_reply_with_a_seed_of_its_own(tiny, tmp_path)
         assert sorted(asked) == sorted(noise.as_seed() % SEEDS for noise in NOISE)
         first = asked[NOISE[0].as_seed() % SEEDS]
         assert (first["temperature"], first["top_p"], first["max_tokens"], first["top_k"]) == (0.7, 0.9, 64, 7)
+        assert first["repetition_penalty"] == 1 and first["frequency_penalty"] == first["presence_penalty"] == 0
+        assert "min_p" not in first
         assert first["messages"] == ASKED[0] and first["logprobs"] is True and "chat_template_kwargs" not in first
         assert drawn(sampler, policy) == replies and len(server.bodies) == 4
 
@@ -590,6 +592,7 @@ def test_replies_of_transformers_serve(spoken, tmp_path):
         "sampler.endpoint.retries=0",
     ]
     samples = """+sampler.endpoint.fields.generation_config='{"do_sample": true}'"""
+    served += [f"sampler.endpoint.fields.{name}=null" for name in ("top_k", "min_p", "repetition_penalty")]
     try:
         wait_until_healthy(server, port, tmp_path / "log")
         with pytest.raises(UserError, match="sampler.temperature=0.7 changes nothing"):

@@ -50,7 +50,7 @@ class Examiner:
         with Progress(label, total=len(open_ones), unit="questions") as bar:
             answers = self.endpoint.answers(self._talks(questions), bar.advance, advice="", **settings)
         if (num_empty := answers.count(None)) and self.without_answer == "stop":
-            own = f"{settings['max_tokens']} tokens: +{self.endpoint.setting}.fields.max_tokens=N allows more"
+            own = f"{settings['max_tokens']} tokens: ++{self.endpoint.setting}.fields.max_tokens=N allows more"
             limited = limit(self.endpoint.fields, self.endpoint.setting, own)
             refuse_empty(num_empty, len(answers), self.endpoint.url, self.setting, limited)
         read = [

@@ -54,7 +54,7 @@ class Questions:
             found += [invalid] if invalid else []
             found.append(
                 f"A field that it refuses is changed, or left out (null), by {setting}.fields, for example "
-                f"+{setting}.fields.temperature=null (docs/settings.md)."
+                f"++{setting}.fields.temperature=null (docs/settings.md)."
             )
         return found
 
@@ -85,7 +85,7 @@ def check_fields(fields: Mapping[str, Any], setting: str) -> None:
     if given and not any(given.values()):
         raise UserError(
             f"{setting}.fields.max_tokens=null leaves answers without a limit, so a cap could not be kept. Give the other one: "
-            f"+{setting}.fields.max_completion_tokens=4000."
+            f"++{setting}.fields.max_completion_tokens=4000."
         )
 
 
