@@ -21,6 +21,7 @@ from drift.config import build
 from drift.engine import same_policy
 from drift.engine.ask import Ask
 from drift.errors import UserError
+from drift.evaluation.judged import Turn
 from drift.evaluation.own_sampler import own_sampler
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, load_tokenizer, policy_at, save_policy
@@ -35,6 +36,7 @@ SERVER = ["sampler=openai", "sampler.endpoint.url=http://127.0.0.1:1/v1", "sampl
 LOADS = "sampler.load_adapters=true"
 THE_START = "the start model"
 ASKED = [[{"role": "user", "content": f"What is {i}?"}] for i in range(4)]
+FIRST = {"first_sample": 0, "label": "t"}
 NOISE = [Noise(0, "test", 0, str(i), 0) for i in range(4)]
 
 
@@ -438,6 +440,25 @@ def test_a_server_with_other_weights_or_another_template_stops_the_run(wrong, tr
             checked(tmp_path / "store", policy, sampler, start=base)
         server.models[name], server.template, server.loaded = policy, None, {}
         assert checked(tmp_path / "store", policy, sampler, start=base) < 1e-5
+
+
+def test_a_server_that_serves_another_model_since_the_check_stops_the_run_that_goes_on(spoken, tmp_path, monkeypatch):
+    """The check is in the store. What is in the store needs no server; before a fresh reply, a new process compares once."""
+    policy, other = spoken
+    items = [Turn(key=str(i), prompt=prompt) for i, prompt in enumerate(ASKED)]
+    draw = lambda some: list(asking(tmp_path / "store", policy, sampler).draw(some, lambda one: [one.prompt], **FIRST))  # noqa: E731
+    with Served(models={"base": policy}) as server:
+        sampler = server.sampler(tmp_path, "sampler.group_size=2")
+        assert checked(tmp_path / "store", policy, sampler) < 1e-5
+        before = len(server.bodies)
+        assert len(draw(items[:2])) == 2 and len(server.bodies) == before + 2
+        monkeypatch.setattr(same_policy, "_compared", set())
+        server.models, server.loaded = {"base": other}, {}
+        assert checked(tmp_path / "store", policy, sampler) < 1e-5 and len(draw(items[:2])) == 2
+        with pytest.raises(UserError, match="does not sample from the policy"):
+            draw(items)
+        server.models, server.loaded = {"base": policy}, {}
+        assert len(draw(items)) == 4
 
 
 def test_a_server_that_loads_no_adapters_says_how_to_start_it(trained, tiny, tmp_path):

@@ -24,6 +24,7 @@ from drift.identity import identity
 from drift.model.policy import Policy, load_tokenizer
 from drift.parts import Examiner, Judge, Sampler, T
 from drift.records import Logprob, Prompt, Record, Reply, digest
+from drift.sampler.contracts import Lasting
 from drift.score.sequence import Compute, TokenSequence
 from drift.store import Store
 
@@ -99,9 +100,15 @@ class Ask:
             settings = {"sampler": identity(self.sampler), "rows": asked} | noise
             given = groups.Draw(sampler=self.sampler, policy=self.policy, noise=noise, rows=rows)
             wanted.append(groups.Group(settings=settings, inputs=inputs, given=given))
-        found = groups.results(self.store, "replies", DRAW_VERSION, groups.draw, wanted, {"tick": tick})
+        found = groups.results(self.store, "replies", DRAW_VERSION, groups.draw, wanted, {"tick": tick}, self._before_drawing)
         # the rows are not needed in the log of stages
         return [[row["reply"] and Reply(**row["reply"]) for row in facts.pop("rows")] for facts in found]
+
+    def _before_drawing(self) -> None:
+        from drift.engine.same_policy import compare_again
+
+        if isinstance(self.sampler, Lasting):
+            compare_again(self)
 
     def _whole(self, group: Sequence[T], replies: list[Reply | None], num_samples: int) -> Iterator[tuple[T, list[Reply]]]:
         """The items with a reply to each of their prompts."""

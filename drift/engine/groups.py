@@ -38,16 +38,23 @@ def rounds(items: Sequence[Item], size: int) -> Iterator[list[Sequence[Item]]]:
 
 
 def results(
-    store: Store, name: str, version: int, function: Callable[..., dict[str, Any]], groups: Sequence[Group], here: Mapping[str, Any]
+    store: Store,
+    name: str,
+    version: int,
+    function: Callable[..., dict[str, Any]],
+    groups: Sequence[Group],
+    here: Mapping[str, Any],
+    before: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """What `function` makes of each group, from the store or fresh: those that are missing are computed at once, one by each rank.
-    `here`: keyword arguments for rank 0 alone."""
+    `here`: keyword arguments for rank 0 alone. `before`: is called there before anything is computed."""
     keys = [{"version": version, "settings": group.settings, "inputs": group.inputs} for group in groups]
     made = dict[int, dict[str, Any]]()
 
     def compute(first: int) -> dict[str, Any]:
         if first not in made:
             later = range(first + 1, len(groups))
+            before()
             missing = [first, *(i for i in later if i not in made and store.find(name, **keys[i]) is None)]
             found = ranks.share(function, [groups[i].given for i in missing], here)
             made.update(zip(missing, found, strict=True))

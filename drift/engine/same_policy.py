@@ -55,6 +55,9 @@ class Sampled:
     nats: Sequence[float]
 
 
+_compared = set[str]()  # the samplers, with their policies, that this process has compared
+
+
 def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
     """Compares sampler and training on `ask.policy`; raises `UserError` if they don't agree. `others`: the policies that it could
     be mistaken for, by name. The stage's facts: `found` and `caveats`, for the report; `apart`, `others`: nats per token."""
@@ -76,6 +79,7 @@ def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
         _need_same(ask, own, rest, f"over {len(own)} tokens of {len(drawn)} replies", greedy=not drawn[0].nats)
         vague = {name: " (too little to tell them apart)" for name, other in rest.items() if drawn[0].nats and _vague(own, other)}
         than = "".join(f", {value:.4f} from those of {name}{vague.get(name, '')}" for name, value in apart.items())
+        _compared.add(_name(sampler, ask))
         what = "log-probabilities" if drawn[0].nats else "greedy choices"
         found = f"the sampler's {what} of {len(own)} tokens are {_mean_size(own):.4f} nats per token from training's{than}."
         return {"found": found, "caveats": caveats, "apart": _mean_size(own), "others": apart}
@@ -84,6 +88,22 @@ def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
     settings = {"sampler": identity(sampler), "compute": computed}
     inputs = {"policy": ask.policy.fingerprint, "others": digest([other.fingerprint for other in different.values()])}
     return ask.store.run("same_policy", work, version=VERSION, settings=settings, inputs=inputs)
+
+
+def compare_again(ask: Ask) -> None:
+    """Raises `UserError` if a server no longer has the policy, unless this process has compared them: the stage is about the time
+    when it was made. Only the distance counts here."""
+    sampler = _as_checked(ask.sampler)
+    if (name := _name(sampler, ask)) not in _compared:
+        if drawn := _draw(sampler, ask):
+            own = _distances(ask, drawn, ask.policy)
+            _need_same(ask, own, {}, f"over {len(own)} tokens of {len(drawn)} replies", greedy=not drawn[0].nats)
+        _compared.add(name)
+
+
+def _name(sampler: Any, ask: Ask) -> str:
+    """Of the sampler with the policy, at any temperature."""
+    return digest([identity(_changed(sampler, temperature=0.0, top_p=1.0)), ask.policy.fingerprint])
 
 
 def share(own: Sequence[float], other: Sequence[float]) -> tuple[float, float]:

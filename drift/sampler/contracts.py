@@ -47,3 +47,10 @@ class Concurrent(Protocol):
     `group_size` as it is."""
 
     draws_at_once: ClassVar[Literal[True]]
+
+
+@runtime_checkable
+class Lasting(Protocol):
+    """A sampler whose engine is not started by the run, and may have been given another model since the run began."""
+
+    outlasts_runs: ClassVar[Literal[True]]

@@ -42,6 +42,7 @@ class OpenAI:
     endpoint: Endpoint
 
     draws_at_once: ClassVar[Literal[True]] = True
+    outlasts_runs: ClassVar[Literal[True]] = True
     caveats: ClassVar[Sequence[str]] = (
         "Sampled by a server: each request has its own seed, but the server need not heed it, and what it computes together "
         "changes the last digits, so a run that is begun anew may draw other replies.",
