@@ -20,6 +20,8 @@ from drift.console import Progress
 from drift.engine import groups, models, ranks
 from drift.engine.budget import Paid
 from drift.engine.models import Local
+from drift.engine.rendered import render_replies
+from drift.engine.same_policy import compare_again
 from drift.identity import identity
 from drift.model.policy import Policy, load_tokenizer
 from drift.parts import Examiner, Judge, Sampler, T
@@ -105,8 +107,6 @@ class Ask:
         return [[row["reply"] and Reply(**row["reply"]) for row in facts.pop("rows")] for facts in found]
 
     def _before_drawing(self) -> None:
-        from drift.engine.same_policy import compare_again
-
         if isinstance(self.sampler, Lasting):
             compare_again(self)
 
@@ -231,18 +231,3 @@ def _judged_digest(group: Sequence[tuple[Record, Sequence[Reply]]]) -> str:
 def _tick(progress: Progress, times: float, amount: float) -> None:
     """What is done on this rank stands for what is done at the same time on all."""
     progress.advance(times * amount)
-
-
-def render_replies(tokenizer: Any, texts: Sequence[tuple[Prompt, str, bool]]) -> dict[int, TokenSequence]:
-    """Index -> token ids, for the texts that the chat template can render to at least one token."""
-    from drift.model.chat import NotAPrefix, prompt_ids, reply_ids
-
-    sequences = {}
-    for i, (prompt, text, ended) in enumerate(texts):
-        try:
-            sequence = TokenSequence(prompt=prompt_ids(tokenizer, prompt), reply=reply_ids(tokenizer, prompt, text, ended=ended))
-        except NotAPrefix:  # the template would change the reply
-            continue
-        if sequence.reply:
-            sequences[i] = sequence
-    return sequences

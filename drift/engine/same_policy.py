@@ -13,9 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from drift.engine.ask import Ask, render_replies
+from drift.engine.rendered import render_replies
 from drift.errors import UserError
 from drift.identity import identity
 from drift.model.policy import Policy, load_tokenizer
@@ -23,8 +23,8 @@ from drift.randomness import Noise
 from drift.records import Prompt, Reply, digest
 from drift.sampler.contracts import Scored, Scoring
 from drift.score import greedy, reference
-from drift.score.sequence import TokenSequence
-from drift.store import Stage
+from drift.score.sequence import Compute, TokenSequence
+from drift.store import Stage, Store
 
 VERSION = 1
 TOLERANCE = 0.06  # nats per token, on average; bfloat16 makes 0.02 to 0.03
@@ -55,10 +55,19 @@ class Sampled:
     nats: Sequence[float]
 
 
+class Asking(Protocol):
+    """What is needed of `drift.engine.ask.Ask`."""
+
+    sampler: Any
+    compute: Compute
+    store: Store
+    policy: Policy
+
+
 _compared = set[str]()  # the samplers, with their policies, that this process has compared
 
 
-def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
+def same_policy_stage(ask: Asking, others: Mapping[str, Policy]) -> Stage:
     """Compares sampler and training on `ask.policy`; raises `UserError` if they don't agree. `others`: the policies that it could
     be mistaken for, by name. The stage's facts: `found` and `caveats`, for the report; `apart`, `others`: nats per token."""
     once = {other.fingerprint: name for name, other in reversed(list(others.items()))}
@@ -90,7 +99,7 @@ def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
     return ask.store.run("same_policy", work, version=VERSION, settings=settings, inputs=inputs)
 
 
-def compare_again(ask: Ask) -> None:
+def compare_again(ask: Asking) -> None:
     """Raises `UserError` if a server no longer has the policy, unless this process has compared them: the stage is about the time
     when it was made. Only the distance counts here."""
     sampler = _as_checked(ask.sampler)
@@ -101,7 +110,7 @@ def compare_again(ask: Ask) -> None:
         _compared.add(name)
 
 
-def _name(sampler: Any, ask: Ask) -> str:
+def _name(sampler: Any, ask: Asking) -> str:
     """Of the sampler with the policy, at any temperature."""
     return digest([identity(_changed(sampler, temperature=0.0, top_p=1.0)), ask.policy.fingerprint])
 
@@ -119,7 +128,7 @@ def share(own: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
     return way, math.sqrt(rest / len(own) / size)
 
 
-def _distances(ask: Ask, drawn: Sequence[Sampled], policy: Policy) -> list[float]:
+def _distances(ask: Asking, drawn: Sequence[Sampled], policy: Policy) -> list[float]:
     """For every token, the sampler's log-probability minus training's under this policy, in nats; of greedy replies, what the token
     lacks to the likeliest one, without the worst reply (its text may be made of other tokens than the sampler's)."""
     sequences = [one.sequence for one in drawn]
@@ -130,7 +139,7 @@ def _distances(ask: Ask, drawn: Sequence[Sampled], policy: Policy) -> list[float
     return [own - its for one, known in zip(drawn, training, strict=True) for own, its in zip(one.nats, known, strict=False)]
 
 
-def _draw(sampler: Any, ask: Ask) -> list[Sampled]:
+def _draw(sampler: Any, ask: Asking) -> list[Sampled]:
     """A few replies of the sampler; greedy ones, if it has no log-probabilities; none, if it can't draw greedily."""
     tokenizer, drawn = load_tokenizer(ask.policy), _replies(sampler, ask.policy)
     if any(isinstance(one, Scored) and one.nats for one in drawn):
@@ -146,7 +155,7 @@ def _replies(sampler: Any, policy: Policy) -> Sequence[Scored | Reply | None]:
         return generate(PROMPTS, noise, lambda share: None)
 
 
-def _greedy(sampler: Any, ask: Ask, tokenizer: Any, drawn: Sequence[Scored | Reply | None]) -> list[Sampled]:
+def _greedy(sampler: Any, ask: Asking, tokenizer: Any, drawn: Sequence[Scored | Reply | None]) -> list[Sampled]:
     """Its greedy replies. Raises `UserError` if the ones that were `drawn` are the same."""
     replies = [_reply(one) for one in _replies(_changed(sampler, temperature=0.0), ask.policy)]
     if sampler.temperature > 0 and [_reply(one) for one in drawn] == replies:
@@ -184,7 +193,7 @@ def _prompt_and(tokenizer: Any, prompt: Prompt, reply: Sequence[int]) -> TokenSe
     return TokenSequence(prompt=prompt_ids(tokenizer, prompt), reply=list(reply))
 
 
-def _need_same(ask: Ask, own: list[float], others: Mapping[str, list[float]], over: str, *, greedy: bool) -> None:
+def _need_same(ask: Asking, own: list[float], others: Mapping[str, list[float]], over: str, *, greedy: bool) -> None:
     """Raises `UserError` if the distances say that the sampler has another policy."""
     apart = _mean_size(own)
     suspect = next((name for name, other in others.items() if _fits_better(own, other, greedy)), None)

@@ -18,7 +18,8 @@ def own_sampler(evaluation: Any, names: Sequence[str], sampler: Sampler, setting
             f"{setting} sets the sampler's {', '.join(names)}, and this sampler lacks {', '.join(lacking)}. Use "
             "sampler=transformers, or leave this evaluation out."
         )
-    changed = [name for name in names if name != "group_size" or not isinstance(known, Concurrent)]
+    at_once = isinstance(sampler, Concurrent)
+    changed = [name for name in names if name != "group_size" or not at_once]
     return replace(known, **{name: getattr(evaluation, name) for name in changed})
 
 

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from drift.config import build_part
 from drift.errors import UserError
 from drift.exploration.subjects import Seed
+from drift.judge import sides
 from drift.judge.llm import Llm
-from drift.judge.sides import Compares
 from drift.judge.verifier import Verifier
 from drift.parts import Judge
 from drift.records import Record, Reply
@@ -54,7 +54,7 @@ def judge_of(config: DictConfig, truth: bool) -> tuple[Judge | None, str]:
     judge: Any = build_part(node, "judge")
     if judge.needs_truth and not truth:
         raise UserError(f"judge ({judge.label}) checks replies against a known truth, which these prompts do not have.")
-    if isinstance(judge, Compares) and judge.compares:
+    if sides.compares(judge):
         how = " Set judge.mode=absolute." if isinstance(judge, Llm) else ""
         raise UserError(f"The judge ({judge.label}) compares replies, so its scores mean nothing between prompts.{how}")
     return judge, f"scores of a judge: {judge.label}"
