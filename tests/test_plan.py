@@ -298,13 +298,13 @@ def test_a_judge_with_a_price_is_planned_up_to_its_cap(config_only):
     assert capped.dollars == 0.25
 
 
-def test_a_filter_compares_all_replies_of_an_example_and_a_miner_with_a_price_may_spend_its_cap(config_only):
-    """Three fresh replies and the disliked one: six pairs in both orders."""
+def test_a_filter_compares_fresh_replies_with_the_disliked_one_and_a_miner_with_a_price_may_spend_its_cap(config_only):
+    """Each of three fresh replies and the disliked one, in both orders."""
     server = ["endpoint.url=http://127.0.0.1:1/v1", "endpoint.model=m", "endpoint.key_variable=null"]
     priced = [*server, "endpoint.dollars_per_million_input=1", "endpoint.dollars_per_million_output=2"]
     judge = ["method.num_samples=3", "judge@filters.judge=llm", *(f"filters.judge.{setting}" for setting in priced)]
     _, found = of(config_only, "0.5B", "examples_per_iteration=100", *judge)
-    assert found.dollars == pytest.approx(1200 * (448 + 128 + 500 + 2 * 400) / 1e6)
+    assert found.dollars == pytest.approx(600 * (448 + 128 + 500 + 2 * 400) / 1e6)
     log = ["data=jsonl", f"data.path={ROOT}/experiments/miner/labels.jsonl", "mine=cascade"]
     run = build(plan.without_weights(compose(*log, *(f"mine.{setting}" for setting in priced), "mine.endpoint.max_dollars=3",
                                              "model=pretrained", f"model.path={config_only / '0.5B'}")))  # fmt: skip

@@ -179,8 +179,9 @@ def judge_dollars(run: Any, loaded: Workload) -> float | None:
     """The most that judges with a price can cost: of the method's and the filter's, every question at its longest, or their cap if
     that is less; of the evaluations' and the miner's, their cap; None: no judge has a price."""
     items = loaded.examples * run.iterations
-    judged = [(run.method.judge, samples_of(run.method)), (run.filters.judge, replies_of(run.method))]  # so many replies at once
-    costs = [_dollars(judge, loaded, items * number * (number - 1)) for judge, number in judged]
+    drawn, chosen = samples_of(run.method), replies_of(run.method) - 1  # every two; each and the disliked one
+    pairs = [(run.method.judge, drawn * (drawn - 1) // 2), (run.filters.judge, chosen)]
+    costs = [_dollars(judge, loaded, items * 2 * number) for judge, number in pairs]
     read = [] if run.data.uses_policy or run.data.gives_records else [run.mine]
     ends = [end for part in (*run.evaluation.values(), *read) if (end := settings_of(part).get("endpoint")) is not None]
     costs += [end.max_dollars for end in ends if end.dollars_per_million_input or end.dollars_per_million_output]
