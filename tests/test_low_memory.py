@@ -2,11 +2,13 @@
 
 import json
 import sys
+import weakref
 
 import pytest
 import torch
 from conftest import SMALL, compose, perform
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from drift.config import build
 from drift.errors import UserError
@@ -17,6 +19,7 @@ from drift.model.precision import LEAST_BFLOAT16_RATE
 from drift.score import padded
 from drift.score.sequence import TokenSequence
 from drift.train.lora import Lora
+from drift.train.modules import PolicyModule
 from drift.train.optimizer import adamw_8bit
 
 
@@ -106,6 +109,33 @@ def test_a_low_rate_hardly_moves_bfloat16_weights_and_a_run_says_so(rate, least,
     settings = ["train=full", "train.precision=bfloat16", f"train.learning_rate={rate}"]
     narrow, wide = (unusual(build(compose("model=tiny", *settings, *more))) for more in (["train.parameters=bfloat16"], []))
     assert any("rounded away" in note for note in narrow) == (rate < LEAST_BFLOAT16_RATE) and not wide
+
+
+class Rounded(TorchDispatchMode):
+    """Weak references to the bfloat16 copies of weights of some shape that are made inside."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.made = shape, []
+
+    def __torch_dispatch__(self, function, types, given=(), how=None):
+        result = function(*given, **(how or {}))
+        if "_to_copy" in str(function) and result.dtype == torch.bfloat16 and result.shape == self.shape:
+            self.made.append(weakref.ref(result))
+        return result
+
+
+@pytest.mark.parametrize(("checkpointing", "kept"), [(False, 2), (True, 0)])
+def test_rounded_weights_are_kept_for_the_backward_pass_only_without_checkpointing(checkpointing, kept, tiny):
+    """Of a matrix of each of two layers, after a forward pass under autocast."""
+    train = build(compose("model=tiny", "train=full", f"train.gradient_checkpointing={checkpointing}")).train
+    model = load_model(policy_at(tiny), torch.float32, trainable=True)
+    module = PolicyModule(model, train, {}, padded, num_steps=1, check_start=False, on_step=None)
+    batch = padded.collate([TokenSequence(prompt=[1, 2], reply=[3, 4])], 0)
+    with torch.autocast("cpu", torch.bfloat16), Rounded(model.base_model.layers[0].mlp.up_proj.weight.shape) as rounded:
+        found = module(batch)
+        alive = sum(weight() is not None for weight in rounded.made)
+    assert alive == 2 * kept and len(rounded.made) >= 4 and found[0].requires_grad  # gate and up have the same shape
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,19 @@ def test_chunked_gradients_are_those_of_whole_logits(monkeypatch, trained):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_chunk_of_logits_takes_no_memory_beside_its_buffers(monkeypatch, dtype):
+    """All that is allocated, in bytes: two buffers of 4 x 5,000 float32 (and one in bfloat16), the head's gradient, and little
+    else; a third float32 copy of a chunk would be 80,000 more."""
+    monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, "cpu", 4 * 5000)
+    hidden, weight = torch.randn(8, 2, dtype=dtype), torch.randn(5000, 2, dtype=dtype, requires_grad=True)
+    buffers = 4 * 5000 * (4 + 4 + (2 if dtype == torch.bfloat16 else 0))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        logprobs.token_logprobs(hidden, weight, torch.arange(8))[0].sum().backward()
+    made = sum(event.self_cpu_memory_usage for event in profile.events() if event.self_cpu_memory_usage > 0)
+    assert 2 * buffers <= made < 2 * buffers + 60_000
+
+
 PEAK = """
 import resource, sys, torch
 from transformers import LlamaConfig, LlamaForCausalLM
