@@ -15,6 +15,7 @@ from drift.masking import mask
 MOST_LISTED = 24  # names; a longer list is not helpful
 FULL = {errno.ENOSPC, errno.EDQUOT}
 CANT_WRITE = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")  # in the messages of libraries
 FULL_BYTES = 2**20  # a disk with less free space counts as full
 
 
@@ -59,7 +60,7 @@ def memory_advice(setting: str, value: int) -> Iterator[None]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python or of torch is about memory, of the machine or of a GPU."""
     text = str(error).lower()
-    said = "out of memory" in text or "can't allocate memory" in text
+    said = any(words in text for words in MEMORY)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
 
 

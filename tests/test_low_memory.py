@@ -3,6 +3,7 @@
 import json
 import sys
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from drift.errors import UserError
 from drift.job import unusual
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at, save_policy
-from drift.model.precision import LEAST_BFLOAT16_RATE
+from drift.model.precision import LEAST_BFLOAT16_RATE, resolve
 from drift.score import padded
 from drift.score.sequence import TokenSequence
 from drift.train.lora import Lora
@@ -90,6 +91,14 @@ def test_full_fine_tuning_with_bfloat16_parameters(cache, tmp_path, optimizer):
     perform(tmp_path / "run", *SMALL, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store", *settings, *more)
     weights = load_file(tmp_path / "run/iteration_1/policy/model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("major", "expected"), [(7, "float32"), (8, "bfloat16")])  # T4 and V100; A100
+def test_a_gpu_without_native_bfloat16_computes_in_float32_by_default(major, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+    assert resolve("auto") == expected and resolve("bfloat16") == "bfloat16"
 
 
 @pytest.mark.parametrize(("rate", "least", "most"), [(5e-7, 0.0, 0.2), (LEAST_BFLOAT16_RATE, 0.9, 1.0)])
