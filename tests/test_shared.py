@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import ROOT, float64_throughout
 
+from drift.errors import UserError
 from drift.model.policy import load_model, policy_at
 from drift.score import attention, logprobs, padded, shared
 from drift.score.sequence import TokenSequence
@@ -92,6 +93,19 @@ def test_first_reply_token_is_predicted_by_the_last_prompt_token():
     first = [batch["predict"][0].item(), batch["predict"][4].item()]
     assert first == [36, 36] and ids[36] == PROMPT[-1] and positions[36] == 36
     assert positions[37:].tolist() == [37, 38, 39]
+
+
+@pytest.mark.parametrize(("found", "include", "lacks"), [
+    (None, "/usr/include", "a C compiler"), ("/usr/bin/gcc", "/nowhere", r"Python's headers \(/nowhere/Python\.h\)"),
+])  # fmt: skip
+def test_a_gpu_on_a_machine_without_a_compiler_is_refused_before_anything_runs(found, include, lacks, monkeypatch):
+    attention.check_compiler()  # on a CPU nothing is compiled
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(attention.shutil, "which", lambda name: found)
+    monkeypatch.setattr(attention.sysconfig, "get_path", lambda *name: include)
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(UserError, match=f"this machine lacks {lacks}. Install both .*, or use train.layout=padded"):
+        attention.check_compiler()
 
 
 def test_token_log_probs_by_hand():
