@@ -105,8 +105,8 @@ def check_compiler() -> None:
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     if missing := "a C compiler" if not compiler else f"Python's headers ({header})" if not header.is_file() else "":
         raise UserError(
-            f"train.layout=shared compiles its attention for the GPU, and this machine lacks {missing}. Install both a compiler and "
-            "the headers (on Debian and Ubuntu: apt-get install gcc python3-dev), or use train.layout=padded."
+            f"train.layout=shared compiles its attention for the GPU, and this machine lacks {missing}. Install a compiler and the "
+            "headers (on Debian and Ubuntu: apt-get install gcc python3-dev), or use train.layout=padded."
         )
 
 

@@ -90,7 +90,7 @@ def passes(root: Root, batch: dict[str, Any], side: str, say: Callable) -> tuple
 
 
 def updated(root: Root) -> tuple[float, float]:
-    """(the norm of the gradients, how far two updates move the weights). Between them, what is divided goes through a checkpoint."""
+    """(the norm of the gradients, how far two updates move the weights). Between them, divided ones go through a checkpoint."""
     from torch.distributed.tensor import DTensor
 
     from drift.train.optimizer import optimizer_of
