@@ -57,6 +57,20 @@ def memory_advice(setting: str, value: int) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def loading_advice() -> Iterator[None]:
+    """Turns an out-of-memory error while weights are loaded, which no smaller batch would prevent, into a UserError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            "Out of memory while a model was loaded. The same command with plan=true says what takes the memory and what would fit; "
+            f"other programs may take some, too (nvidia-smi lists those on a GPU). Finished stages are kept. ({error})"
+        ) from error
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python or of torch is about memory, of the machine or of a GPU."""
     text = str(error).lower()

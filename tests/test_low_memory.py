@@ -18,10 +18,14 @@ from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at, save_policy
 from drift.model.precision import LEAST_BFLOAT16_RATE, resolve
 from drift.score import padded
-from drift.score.sequence import TokenSequence
+from drift.score.reference import sequence_logprobs
+from drift.score.sequence import Compute, TokenSequence
 from drift.train.lora import Lora
 from drift.train.modules import PolicyModule
 from drift.train.optimizer import adamw_8bit
+
+
+COMPUTE = Compute(lightning="32-true", dtype="float32", layout="shared", tokens_per_batch=100, max_tokens=100)
 
 
 def test_weights_below_an_adapter_have_four_bits_wherever_the_policy_is_loaded(tiny, tokenizer, tmp_path):
@@ -91,6 +95,17 @@ def test_full_fine_tuning_with_bfloat16_parameters(cache, tmp_path, optimizer):
     perform(tmp_path / "run", *SMALL, f"model.cache_dir={cache}", f"store.dir={tmp_path}/store", *settings, *more)
     weights = load_file(tmp_path / "run/iteration_1/policy/model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+
+def test_weights_that_do_not_fit_are_not_said_to_be_the_fault_of_a_batch(tiny, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    def full(*given, **how):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 28.00 GiB.")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(UserError, match=r"^Out of memory while a model was loaded\. The same command with plan=true says"):
+        sequence_logprobs(COMPUTE, policy_at(tiny), [TokenSequence(prompt=[1], reply=[2])], "log-probs")
 
 
 @pytest.mark.parametrize(("major", "expected"), [(7, "float32"), (8, "bfloat16")])  # T4 and V100; A100
