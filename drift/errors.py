@@ -66,8 +66,8 @@ def loading_advice() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            "Out of memory while a model was loaded. The same command with plan=true says what takes the memory and what would fit; "
-            f"other programs may take some, too (nvidia-smi lists those on a GPU). Finished stages are kept. ({error})"
+            "Out of memory while a model was loaded. The same command with plan=true says what takes the memory, and what would "
+            f"fit; other programs may take some, too (nvidia-smi lists those on a GPU). Finished stages are kept. ({error})"
         ) from error
 
 

@@ -24,7 +24,6 @@ from drift.train.lora import Lora
 from drift.train.modules import PolicyModule
 from drift.train.optimizer import adamw_8bit
 
-
 COMPUTE = Compute(lightning="32-true", dtype="float32", layout="shared", tokens_per_batch=100, max_tokens=100)
 
 
