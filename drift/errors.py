@@ -15,6 +15,7 @@ from drift.masking import mask
 MOST_LISTED = 24  # names; a longer list is not helpful
 FULL = {errno.ENOSPC, errno.EDQUOT}
 CANT_WRITE = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")  # in the messages of libraries
 FULL_BYTES = 2**20  # a disk with less free space counts as full
 
 
@@ -56,10 +57,24 @@ def memory_advice(setting: str, value: int) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def loading_advice() -> Iterator[None]:
+    """Turns an out-of-memory error while weights are loaded, which no smaller batch would prevent, into a UserError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            "Out of memory while a model was loaded. The same command with plan=true says what takes the memory, and what would "
+            f"fit; other programs may take some, too (nvidia-smi lists those on a GPU). Finished stages are kept. ({error})"
+        ) from error
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python or of torch is about memory, of the machine or of a GPU."""
     text = str(error).lower()
-    said = "out of memory" in text or "can't allocate memory" in text
+    said = any(words in text for words in MEMORY)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
 
 

@@ -115,6 +115,8 @@ def unusual(run: Run) -> list[str]:
             f"objective=[{','.join(run.objective)}] compares no replies: this is supervised fine-tuning on the chosen replies, and "
             "the rejected ones that the method makes are not used. method=sft does the same without sampling."
         )
+    if run.train.cpu_offload and run.devices == 1:
+        found.append("train.cpu_offload=true does nothing on one device: it is for numbers that are divided among several.")
     if run.train.rounds_updates_away:
         found.append(
             f"train.parameters=bfloat16 with train.learning_rate={run.train.learning_rate:g}: most updates are smaller than half "

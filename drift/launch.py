@@ -106,7 +106,8 @@ def conclude(folder: Path, code: int) -> None:
         raise stop.Stopped(rank_0.code)
     if rank_0 and rank_0.words and not rank_0.lost:
         raise UserError(rank_0.words)
-    words = failure.first(folder, patience=0) or f"The ranks ended without a message. See the end of {folder / failure.LOG}."
+    words = failure.first(folder, patience=0) or failure.of_lost(folder)
+    words = words or f"The ranks ended without a message. See the end of {folder / failure.LOG}."
     mark_failed(folder, words)
     raise UserError(words)
 

@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
     except BaseException as caught:
         error = caught
     found = failure.end(folder, number, error)
-    if found.words and (number or not given.of_job) and not found.lost:
+    if found.words and (not found.lost if number else not given.of_job):  # what rank 0 says of a loss is all that is known
         print(visible(f"\n{found.words}"), file=sys.stderr, flush=True)
     return found.code or 0
 

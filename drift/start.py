@@ -25,11 +25,15 @@ def open_start(run: Any) -> tuple[Policy, Any]:
 
 
 def check_model(run: Any, start: Policy, tokenizer: Any) -> None:
+    from drift.score.attention import check_compiler
+
     if start.is_adapter and run.train.adapter is None:
         raise UserError(f"model.path={start.directory} is an adapter, which train=full can't continue from. Use train=lora.")
     check_template(tokenizer, start.tokenizer, system=run.data.uses_policy and run.data.system is not None)
     longest = max(run.train.max_tokens, longest_sampled(run.sampler, run.evaluation.values()))
     layout = layout_module(run.train.layout)
+    if run.train.layout == "shared":
+        check_compiler()  # this machine's: what is remembered below holds for any
 
     def check() -> None:
         check_architecture(start.base, tokenizer, longest=longest)

@@ -92,6 +92,7 @@ def test_running_out_of_memory_is_recognised_under_the_advice_that_a_run_gives_a
     with pytest.raises(UserError) as told, memory_advice("train.tokens_per_batch", 4096):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     assert out_of_memory(told.value) and out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert not out_of_memory(RuntimeError("shape mismatch")) and not out_of_memory(None)
 
 

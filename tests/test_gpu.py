@@ -172,5 +172,5 @@ def test_the_measuring_script_runs_end_to_end_at_tiny_shapes(tmp_path):
     kinds = {row["part"].partition("-")[0] for row in results[1:-1]}
     assert kinds == {"training", "qlora", "fsdp", "compile", "tokens", "checkpointing", "vllm", "sampling"}
     assert {row["first_margin"] for row in results if "first_margin" in row} == {0.0}
-    assert sum("ratio" in row for row in results) == 1 + 1 + 1 + 1 + 2  # training, compile, checkpointing, fsdp, sampling
+    assert sum("ratio" in row for row in results) == 1 + 1 + 1 + 2 + 2  # training, compile, checkpointing, fsdp, sampling
     assert (tmp_path / "results.md").read_text().count("\n") == len(results) + 2

@@ -2,22 +2,29 @@
 
 import json
 import sys
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import SMALL, compose, perform
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from drift.config import build
 from drift.errors import UserError
 from drift.job import unusual
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at, save_policy
-from drift.model.precision import LEAST_BFLOAT16_RATE
+from drift.model.precision import LEAST_BFLOAT16_RATE, resolve
 from drift.score import padded
-from drift.score.sequence import TokenSequence
+from drift.score.reference import sequence_logprobs
+from drift.score.sequence import Compute, TokenSequence
 from drift.train.lora import Lora
+from drift.train.modules import PolicyModule
 from drift.train.optimizer import adamw_8bit
+
+COMPUTE = Compute(lightning="32-true", dtype="float32", layout="shared", tokens_per_batch=100, max_tokens=100)
 
 
 def test_weights_below_an_adapter_have_four_bits_wherever_the_policy_is_loaded(tiny, tokenizer, tmp_path):
@@ -89,6 +96,25 @@ def test_full_fine_tuning_with_bfloat16_parameters(cache, tmp_path, optimizer):
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
 
 
+def test_weights_that_do_not_fit_are_not_said_to_be_the_fault_of_a_batch(tiny, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    def full(*given, **how):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 28.00 GiB.")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(UserError, match=r"^Out of memory while a model was loaded\. The same command with plan=true says"):
+        sequence_logprobs(COMPUTE, policy_at(tiny), [TokenSequence(prompt=[1], reply=[2])], "log-probs")
+
+
+@pytest.mark.parametrize(("major", "expected"), [(7, "float32"), (8, "bfloat16")])  # T4 and V100; A100
+def test_a_gpu_without_native_bfloat16_computes_in_float32_by_default(major, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+    assert resolve("auto") == expected and resolve("bfloat16") == "bfloat16"
+
+
 @pytest.mark.parametrize(("rate", "least", "most"), [(5e-7, 0.0, 0.2), (LEAST_BFLOAT16_RATE, 0.9, 1.0)])
 def test_a_low_rate_hardly_moves_bfloat16_weights_and_a_run_says_so(rate, least, most):
     """Thirty steps of RMSprop that all go the same way, on weights of a usual size: the share of float32's way."""
@@ -106,6 +132,33 @@ def test_a_low_rate_hardly_moves_bfloat16_weights_and_a_run_says_so(rate, least,
     settings = ["train=full", "train.precision=bfloat16", f"train.learning_rate={rate}"]
     narrow, wide = (unusual(build(compose("model=tiny", *settings, *more))) for more in (["train.parameters=bfloat16"], []))
     assert any("rounded away" in note for note in narrow) == (rate < LEAST_BFLOAT16_RATE) and not wide
+
+
+class Rounded(TorchDispatchMode):
+    """Weak references to the bfloat16 copies of weights of some shape that are made inside."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.made = shape, []
+
+    def __torch_dispatch__(self, function, types, given=(), how=None):
+        result = function(*given, **(how or {}))
+        if "_to_copy" in str(function) and result.dtype == torch.bfloat16 and result.shape == self.shape:
+            self.made.append(weakref.ref(result))
+        return result
+
+
+@pytest.mark.parametrize(("checkpointing", "kept"), [(False, 2), (True, 0)])
+def test_rounded_weights_are_kept_for_the_backward_pass_only_without_checkpointing(checkpointing, kept, tiny):
+    """Of a matrix of each of two layers, after a forward pass under autocast."""
+    train = build(compose("model=tiny", "train=full", f"train.gradient_checkpointing={checkpointing}")).train
+    model = load_model(policy_at(tiny), torch.float32, trainable=True)
+    module = PolicyModule(model, train, {}, padded, num_steps=1, check_start=False, on_step=None)
+    batch = padded.collate([TokenSequence(prompt=[1, 2], reply=[3, 4])], 0)
+    with torch.autocast("cpu", torch.bfloat16), Rounded(model.base_model.layers[0].mlp.up_proj.weight.shape) as rounded:
+        found = module(batch)
+        alive = sum(weight() is not None for weight in rounded.made)
+    assert alive == 2 * kept and len(rounded.made) >= 4 and found[0].requires_grad  # gate and up have the same shape
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 
 from drift.batches import deal, slices
+from drift.config import build
 from drift.errors import UserError
+from drift.job import unusual
 from drift.records import read_jsonl
 from drift.train.fit import check_once
 
@@ -152,3 +154,9 @@ def test_what_fsdp_cannot_divide_is_refused():
         instantiate(compose("train=full", "train.optimizer=adamw_8bit", "train.strategy=fsdp").train).check_devices(2)
     with pytest.raises(UserError, match=r"cpu_offload=true is for train\.strategy=fsdp"):
         instantiate(compose("train=full", "train.cpu_offload=true").train).check_devices(2)
+
+
+def test_offloading_on_one_device_does_nothing_and_a_run_says_so():
+    offloaded = ["model=tiny", "train=full", "train.strategy=fsdp", "train.cpu_offload=true"]
+    one, two = (unusual(build(compose(*offloaded, f"devices={devices}"))) for devices in (1, 2))
+    assert any(note.startswith("train.cpu_offload=true does nothing on one device") for note in one) and not two

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,30 @@ def test_a_crash_inside_a_library_is_named(tmp_path):
     assert failure.first(tmp_path, patience=0).endswith(
         f") crashed: Segmentation fault. Where it was is written in {tmp_path}/ranks/1.crash."
     )
+
+
+def test_what_a_connection_lacked_is_said_if_no_rank_has_another_reason(tmp_path):
+    fate(tmp_path, 0, "Duplicate GPU detected: NCCL error", ended=2.0, lost=True)
+    fate(tmp_path, 1, "rank 1: Duplicate GPU detected: NCCL error", ended=1.0, lost=True)
+    with pytest.raises(UserError, match="^rank 1: Duplicate GPU"):
+        launch.conclude(tmp_path, 1)
+    assert not failure.was_lost(RuntimeError("NCCL error: unhandled cuda error, Cuda failure 2 'out of memory'"))
+
+
+def test_ranks_that_cannot_meet_say_so(tmp_path, monkeypatch, capsys):
+    """The port of rank 0 is taken."""
+    with socket.create_server(("", 0)) as taken:
+        place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}
+        for name, value in (place | {"MASTER_PORT": str(taken.getsockname()[1])}).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=r"^The ranks can't meet at localhost:\d+\. Expected .* that is free .*in use"):
+            ranks.join(0)
+
+
+def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_that_it_sees():
+    assert [ranks.gpu_of(local, 8) for local in range(8)] == [*range(8)] and ranks.gpu_of(3, 1) == 0
+    with pytest.raises(UserError, match="^This machine has 2 GPUs for the ranks .* this is its rank 3. Start one for each GPU"):
+        ranks.gpu_of(2, 2)
 
 
 def test_the_errors_of_a_connection_that_is_gone_are_no_reason(tmp_path):

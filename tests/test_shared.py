@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import ROOT, float64_throughout
 
+from drift.errors import UserError
 from drift.model.policy import load_model, policy_at
 from drift.score import attention, logprobs, padded, shared
 from drift.score.sequence import TokenSequence
@@ -94,6 +95,19 @@ def test_first_reply_token_is_predicted_by_the_last_prompt_token():
     assert positions[37:].tolist() == [37, 38, 39]
 
 
+@pytest.mark.parametrize(("found", "include", "lacks"), [
+    (None, "/usr/include", "a C compiler"), ("/usr/bin/gcc", "/nowhere", r"Python's headers \(/nowhere/Python\.h\)"),
+])  # fmt: skip
+def test_a_gpu_on_a_machine_without_a_compiler_is_refused_before_anything_runs(found, include, lacks, monkeypatch):
+    attention.check_compiler()  # on a CPU nothing is compiled
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(attention.shutil, "which", lambda name: found)
+    monkeypatch.setattr(attention.sysconfig, "get_path", lambda *name: include)
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(UserError, match=f"this machine lacks {lacks}. Install a .*, or use train.layout=padded"):
+        attention.check_compiler()
+
+
 def test_token_log_probs_by_hand():
     """Two classes with logits 0 and ln 3: probabilities 1/4 and 3/4, entropy ln 4 - 3/4 ln 3; d log p1 / d logit = (-3/4, 3/4)."""
     hidden = torch.tensor([[1.0]], dtype=torch.float64, requires_grad=True)
@@ -119,6 +133,19 @@ def test_chunked_gradients_are_those_of_whole_logits(monkeypatch, trained):
     assert torch.allclose(chunked, whole, rtol=1e-12)
     for one, other in zip(*(torch.autograd.grad((found * scale).sum(), wanted) for found in (chunked, whole)), strict=True):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_chunk_of_logits_takes_no_memory_beside_its_buffers(monkeypatch, dtype):
+    """All that is allocated, in bytes: two buffers of 4 x 5,000 float32 (and one in bfloat16), the head's gradient, and little
+    else; a third float32 copy of a chunk would be 80,000 more."""
+    monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, "cpu", 4 * 5000)
+    hidden, weight = torch.randn(8, 2, dtype=dtype), torch.randn(5000, 2, dtype=dtype, requires_grad=True)
+    buffers = 4 * 5000 * (4 + 4 + (2 if dtype == torch.bfloat16 else 0))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        logprobs.token_logprobs(hidden, weight, torch.arange(8))[0].sum().backward()
+    made = sum(event.self_cpu_memory_usage for event in profile.events() if event.self_cpu_memory_usage > 0)
+    assert 2 * buffers <= made < 2 * buffers + 60_000
 
 
 PEAK = """

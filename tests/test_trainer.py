@@ -6,13 +6,17 @@ import json
 import signal
 
 import pytest
+import torch
 from conftest import SMALL, compose, preference
+from lightning.fabric import accelerators as fabric
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import accelerators as pytorch
 
 from drift.config import build
 from drift.model.policy import policy_at
 from drift.score.plan import make_plan, tokenize
 from drift.score.reference import Reference, reference_stage
+from drift.score.trainer import make_trainer
 from drift.store import Store
 from drift.train.fit import fit, train_stage
 from drift.train.frozen import num_frozen
@@ -61,6 +65,14 @@ def trained(work, folder, on_step=lambda history: None):
 @pytest.fixture(scope="module")
 def plain(work, tmp_path_factory):
     return trained(work, tmp_path_factory.mktemp("plain"))
+
+
+def test_the_trainer_is_on_the_device_of_the_model_also_beside_another_accelerator(monkeypatch):
+    """That of a Mac, on which nothing here is computed."""
+    for kind in (fabric.MPSAccelerator, pytorch.MPSAccelerator):
+        monkeypatch.setattr(kind, "is_available", staticmethod(lambda: True))
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert make_trainer("32-true", enable_checkpointing=False).strategy.root_device.type == expected
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -80,7 +80,8 @@ def words_of(error: BaseException, rank: int, folder: Path) -> str:
 
 def was_lost(error: BaseException) -> bool:
     """Whether an error says no more than that another rank has ended."""
-    return isinstance(error, Lost) or (isinstance(error, RuntimeError) and any(word in str(error).lower() for word in GONE))
+    said = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in GONE)
+    return isinstance(error, Lost) or (said and not is_out_of_memory(error))
 
 
 def of_another(folder: Path, caught: BaseException) -> UserError | None:
@@ -100,6 +101,13 @@ def first(folder: Path, patience: float) -> str | None:
     while (found := _first(fates(folder), folder)) is None and time.monotonic() < until:
         time.sleep(POLL_SECONDS)
     return found
+
+
+def of_lost(folder: Path) -> str | None:
+    """What the rank said that lost the others first. Where no rank has another reason, the connection itself did not work: the
+    library's own words say why."""
+    said = sorted((one for one in fates(folder) if one.words), key=lambda one: one.ended or 0.0)
+    return said[0].words if said else None
 
 
 def _first(known: list[Fate], folder: Path) -> str | None:

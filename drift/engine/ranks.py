@@ -9,10 +9,13 @@ be in the middle of something, so nothing more is sent to them. What ranks say t
 (drift/train/fit.py).
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
+
+from drift.errors import UserError
 
 Result = TypeVar("Result")
 
@@ -38,15 +41,35 @@ def rank() -> int:
 
 def join(local_rank: int) -> None:
     """Meets the other ranks, as the environment says where (MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE). `local_rank`: the number
-    of the GPU on this machine, where there are GPUs."""
+    of this process on its machine, where there are GPUs: each rank takes one."""
     import torch
 
     global _messages
     if on_gpu := torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-    with _contact():
-        _distributed().init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=MEETING)
-        _messages = _distributed().new_group(backend="gloo", timeout=PATIENCE)
+        torch.cuda.set_device(gpu_of(local_rank, torch.cuda.device_count()))
+    try:
+        with _contact():
+            _distributed().init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=MEETING)
+            _messages = _distributed().new_group(backend="gloo", timeout=PATIENCE)
+    except Lost as error:
+        if not isinstance(error.__cause__, _distributed().DistNetworkError):
+            raise
+        raise UserError(
+            f"The ranks can't meet at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}. Expected a machine that all of them "
+            "can reach, that of rank 0, and a port that is free there: export MASTER_ADDR=HOST MASTER_PORT=PORT for all ranks. "
+            f"({error})"
+        ) from error
+
+
+def gpu_of(local_rank: int, visible: int) -> int:
+    """The number of a rank's GPU among those that it sees: one of those of the machine, or the only one that a scheduler shows it
+    (srun --gpus-per-task=1)."""
+    if visible > 1 and local_rank >= visible:
+        raise UserError(
+            f"This machine has {visible} GPUs for the ranks (see CUDA_VISIBLE_DEVICES), and this is its rank {local_rank + 1}. "
+            "Start one for each GPU (docs/devices.md)."
+        )
+    return local_rank if visible > 1 else 0
 
 
 def everywhere(function: Callable[..., Result], *arguments: Any, here: Mapping[str, Any] | None = None) -> Result:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from drift.errors import UserError
+from drift.errors import UserError, loading_advice
 from drift.files import READ_ALWAYS, hash_file
 from drift.model.adapter import BASE, CONFIG, WEIGHTS, base_of
 from drift.model.files import REMOVED, read_object, refuse_removed, removed_weights, tensors
@@ -105,6 +105,7 @@ def _read_tokenizer(directory: Path) -> Any:
     return tokenizer
 
 
+@loading_advice()
 def load_model(
     policy: Policy, dtype: Any, *, trainable: bool = False, merge: bool = False, on_host: bool = False
 ) -> Any:  # fmt: skip

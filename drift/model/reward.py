@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drift.batches import cut
-from drift.errors import UserError, memory_advice, nearest
+from drift.errors import UserError, loading_advice, memory_advice, nearest
 from drift.model.adapter import CONFIG
 from drift.model.architecture import check_vocabulary, rope_border, sequence_classification
 from drift.model.chat import conversation_ids
@@ -132,6 +132,7 @@ def open_reward_model(model: Policy, head: Head, dtype: Any, tokens_per_batch: i
         free()
 
 
+@loading_advice()
 def _load(directory: Path, dtype: Any) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification

@@ -4,8 +4,12 @@ On a CPU: tiles of plain matrix products, without a mask of the whole batch and 
 to each other; backward computes the probabilities again. On a GPU: FlexAttention with a block mask.
 """
 
+import os
+import shutil
+import sysconfig
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,6 +95,19 @@ def flex(kind: str) -> Any:
     torch._dynamo.config.recompile_limit = 64
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     return torch.compile(flex_attention)
+
+
+def check_compiler() -> None:
+    """Refuses a GPU for which nothing can be compiled: torch builds a launcher in C for every kernel."""
+    if not torch.cuda.is_available():
+        return
+    header = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h")
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if missing := "a C compiler" if not compiler else f"Python's headers ({header})" if not header.is_file() else "":
+        raise UserError(
+            f"train.layout=shared compiles its attention for the GPU, and this machine lacks {missing}. Install a compiler and the "
+            "headers (on Debian and Ubuntu: apt-get install gcc python3-dev), or use train.layout=padded."
+        )
 
 
 def block_mask(spans: Sequence[Span], device: torch.device) -> BlockMask:

@@ -33,7 +33,7 @@ class TokenLogprobs(torch.autograd.Function):
         frozen = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
         direction = torch.empty_like(hidden) if frozen else None
         for chunk in chunks:
-            logps = torch.log_softmax(chunks.logits(chunk, head), dim=1, dtype=chunks.wide, out=chunks.second(chunk))  # (n, V)
+            logps = torch.log_softmax(chunks.logits(chunk, head), dim=1, out=chunks.second(chunk))  # (n, V)
             target = targets[chunk, None]
             logp[chunk] = logps.gather(1, target).squeeze(1)
             probabilities = torch.exp(logps, out=chunks.first(chunk))
@@ -55,9 +55,7 @@ class TokenLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight)
         product = None if weight.dtype == hidden.dtype else torch.empty_like(head)
         for chunk in chunks:
-            slope = torch.softmax(chunks.logits(chunk, head), dim=1, dtype=chunks.wide, out=chunks.second(chunk)).mul_(
-                -grad[chunk, None]
-            )
+            slope = torch.softmax(chunks.logits(chunk, head), dim=1, out=chunks.second(chunk)).mul_(-grad[chunk, None])
             narrow = chunks.narrow(chunk, slope.scatter_add_(1, targets[chunk, None], grad[chunk, None]))
             if grad_hidden is not None:
                 torch.mm(narrow, head, out=grad_hidden[chunk])
@@ -83,8 +81,10 @@ class Chunks:
         return (slice(low, min(low + self.size, len(self.hidden))) for low in range(0, len(self.hidden), self.size))
 
     def logits(self, chunk: slice, weight: Tensor) -> Tensor:
-        """`(n, V)` in the format of the hidden states."""
-        return torch.mm(self.hidden[chunk], weight.t(), out=self._view(self._narrow, chunk))
+        """`(n, V)` in the wide format, rounded to that of the hidden states; in the first buffer. (Softmax with a `dtype` would
+        widen them in memory of its own.)"""
+        found = torch.mm(self.hidden[chunk], weight.t(), out=self._view(self._narrow, chunk))
+        return found if found.dtype == self.wide else self.first(chunk).copy_(found)
 
     def first(self, chunk: slice) -> Tensor:
         return self._view(self._first, chunk)

@@ -181,8 +181,7 @@ def open_logprobs(
         return [[part.tolist() for part in values.split(sizes)] for values, sizes in zip(found, lengths, strict=True)]
 
     try:
-        with memory_advice("train.tokens_per_batch", compute.tokens_per_batch):
-            loaded.append(load_model(policy, getattr(torch, dtype)))
+        loaded.append(load_model(policy, getattr(torch, dtype)))
         yield logprobs_of
     finally:
         loaded.clear()

@@ -21,13 +21,14 @@ def make_trainer(kind: Any, plugins: Sequence[Any] = (), environment: Any = None
 
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):  # after the import, which sets them to INFO
         logging.getLogger(name).setLevel(logging.ERROR)
+    gpu = torch.cuda.is_available()
     if environment is None:
         environment = LightningEnvironment()
         environment.set_global_rank(0)  # importing Lightning sets the rank from RANK or SLURM_PROCID, and only rank 0 writes
     with _unset("PL_TRAINER_"):  # such a variable would become the default of a setting that is not given below
         return lightning.Trainer(
-            accelerator="auto",
-            devices=[torch.cuda.current_device()] if torch.cuda.is_available() else 1,
+            accelerator="cuda" if gpu else "cpu",  # as load_model; "auto" would take the GPU of a Mac
+            devices=[torch.cuda.current_device()] if gpu else 1,
             precision=kind,
             logger=False,
             enable_progress_bar=False,

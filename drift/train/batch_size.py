@@ -16,7 +16,7 @@ from typing import Any
 
 from drift.console import say
 from drift.engine.ranks import world
-from drift.errors import UserError
+from drift.errors import UserError, is_out_of_memory
 from drift.identity import identity
 from drift.model import precision
 from drift.model.architecture import config_of
@@ -158,11 +158,9 @@ def batch_of(train: Train, vocabulary: int) -> dict[str, Any]:
 
 
 def out_of_memory(error: BaseException | None) -> bool:
-    """Whether the error, or one that caused it, says that a GPU's memory ran out."""
-    import torch
-
+    """Whether the error, or one that caused it, says that the memory ran out."""
     while error is not None:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             return True
         error = error.__cause__
     return False

@@ -17,6 +17,7 @@ from torch import Tensor
 from drift.engine.ranks import world
 from drift.errors import UserError, memory_advice
 from drift.finite import need_finite
+from drift.model.precision import rounded_for_each_use
 from drift.objective.batch import Batch, Step
 from drift.train import signal
 from drift.train.optimizer import optimizer_of, rate_share
@@ -55,7 +56,8 @@ class PolicyModule(lightning.LightningModule):
 
     def forward(self, tensors: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """As `reply_logprobs` of the layout: hidden states and head, in one call."""
-        return self.layout.reply_logprobs(self.model, tensors)
+        with rounded_for_each_use():
+            return self.layout.reply_logprobs(self.model, tensors)
 
     def cpu(self) -> "PolicyModule":
         """Does nothing, as in `ReferenceModule`: the policy is saved from the device."""
