@@ -162,7 +162,7 @@ def test_languages_that_are_not_wanted_are_set_aside(tmp_path):
         "de": "Bitte schreibe einen kurzen Brief an den Vermieter",
     }
     rows = [
-        {"id": k, "messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "x", "rating": 1}]}
+        {"id": k, "messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "x", "rating": -1}]}
         for k, t in said.items()
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -16,6 +16,7 @@ ROLES = {
     "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool",
 }  # fmt: skip
 NEXT = {None: ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",)}
+TEXTS = ("text", "input_text", "output_text")  # types of text parts, in OpenAI's two interfaces
 SYSTEM = ("system", "system_prompt", "system_message")  # fields of a row for the system prompt
 
 
@@ -134,7 +135,7 @@ def to_text(value: Any, field: str) -> str:
     if isinstance(value, str) and isinstance(parts := decode_list(value, "type"), list) and "text" in parts[0]:
         value = parts
     if isinstance(value, list):
-        parts = [part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None for part in value]
+        parts = [part.get("text") if isinstance(part, dict) and part.get("type", "text") in TEXTS else None for part in value]
         if not parts or not all(isinstance(part, str) for part in parts):
             raise BadRow(field, "text, or a list of text parts", quote(value))
         value = "\n".join(parts)  # type: ignore[arg-type]
