@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, command, compose, feedback_file
 from omegaconf import OmegaConf
 
+from drift.arguments import commands
 from drift.evaluation import BENCHMARKS
 
 DOCS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -41,6 +42,31 @@ def test_every_comparison_of_judges_composes():
             own = [f"method.judge.{item.removeprefix(f'{side}.')}" for item in settings if item.startswith(f"{side}.")]
             compose("method=iterdpo", *([] if name == "users" else [f"judge={name}"]), *own)
     assert found
+
+
+OTHERS = "mine|describe|evaluate|signal|explore|report|store|workspace"
+CALLS = {c.strip() for text in TEXTS for c in re.findall(rf"\b(?:drift|python -m drift) ((?:{OTHERS})\b[^`#\n)]*)", text)}
+CALLS = {call for call in CALLS if " " in call and "…" not in call and "--help" not in call}  # a name alone only mentions it
+
+
+@pytest.mark.parametrize("call", sorted(CALLS))
+def test_every_other_command_parses_and_its_settings_compose(call):
+    arguments, settings = commands(None)[0].parse_known_args(shlex.split(call))
+    pairs = [item.split("=", 1) for item in settings]
+    choices = {"mine": "data={0.source}", "evaluate": "evaluation=[{0.on}]", "explore": "method=iterdpo"}  # what the command adds
+    choice = [choices[arguments.command].format(arguments)] if arguments.command in choices else []
+    place = "method." if arguments.command == "explore" and any(key == "judge" for key, _ in pairs) else ""
+    if pairs:
+        compose(*choice, *[f"{place if key.startswith('judge.') else ''}{key}={sides(value)[0]}" for key, value in pairs])
+
+
+def test_every_other_command_is_on_a_page():
+    assert {call.split()[0] for call in CALLS} == set(OTHERS.split("|"))
+
+
+def test_every_script_that_the_pages_call_is_there():
+    called = {name for text in TEXTS for name in re.findall(r"\bpython3? ((?:\w[\w-]*/)+\w+\.py)", text)}
+    assert len(called) > 10 and not {name for name in called if not (ROOT / name).is_file()}
 
 
 def keys(node, path=""):
