@@ -116,9 +116,12 @@ class Loop:
     def iterate(self) -> None:
         """All stages, in order."""
         run, policy, previous = self.run, self.start, list[Example]()
-        self.compare_samples(0, policy, {})
+        if run.data.uses_policy:
+            self.compare_samples(0, policy, {})
         records, held_out = self.collect_feedback(1, policy)
         self.announce(records, held_out)
+        if not run.data.uses_policy:  # a mistake in a log is found before any weight is loaded
+            self.compare_samples(0, policy, {})
         self.compare_judges(records)
         self.evaluate(0, "start", policy, held_out)
         if run.warmup_epochs:
