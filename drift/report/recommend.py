@@ -39,7 +39,7 @@ ROWS = (
     ),
     Row(
         thanks=float("inf"),
-        log="about as many thanks as complaints",
+        log="about as many thanks as complaints, or more",
         use="method=sft or method=spin",
         because="in an earlier study, in which everybody spoke and half of the replies pleased, SFT, SPIN and IterDPO were ahead "
         "of the null control, and DRIFT was not shown to be",
@@ -49,8 +49,18 @@ ROWS = (
 
 def recommended(records: Sequence[Record]) -> str:
     """A sentence with the row for these records."""
-    labels = Counter(record.label for record in records)
-    if not labels["dsat"]:
+    if (row := row_of(records)) is None:
         return "There is no complaint for DRIFT to learn from: method=sft and method=spin learn from thanks."
-    row = next(row for row in ROWS if labels["sat"] <= row.thanks * labels["dsat"])
     return f"A log with {row.log}: {row.use}, because {row.because} (small model, simulated users: experiments/regimes)."
+
+
+def first_choice(records: Sequence[Record]) -> str:
+    """The method that is recommended first, as a setting."""
+    row = row_of(records)
+    return "method=sft" if row is None else row.use.partition(" or ")[0]
+
+
+def row_of(records: Sequence[Record]) -> Row | None:
+    """None: there is no complaint."""
+    labels = Counter(record.label for record in records)
+    return next(row for row in ROWS if labels["sat"] <= row.thanks * labels["dsat"]) if labels["dsat"] else None
