@@ -190,6 +190,7 @@ def test_help_lists_the_settings_with_their_values_and_comments(capsys):
     said = capsys.readouterr().out
     for words in (
         "name=value ...",
+        "displeased_up_to: null # for numbers in the log",
         "mine=classifier (or cascade, rules)",
         "near_duplicates: 0.9",
         "max_dollars: 5.0 # for",
