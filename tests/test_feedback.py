@@ -56,6 +56,9 @@ def test_no_click_is_no_feedback_and_an_unknown_word_is_set_aside(tmp_path):
         for mark in ({"rating": nothing}, {"feedback": nothing, "comment": nothing}, {"annotation": {"rating": nothing}}):
             row = {"messages": [turns[0], turns[1] | mark, *turns[2:]]}
             assert labels(collected(tmp_path / "log.jsonl", [row])) == ["dsat"], "the miner reads what the user said next"
+    for large in (10**400, math.inf, str(10**400), 1764000000123):
+        found = collected(tmp_path / "log.jsonl", log({"rating": large}), displeased_up_to=2, pleased_from=4)
+        assert reasons(found) == [("malformed row", "messages[1].rating")]
     marks = ({"thumbs": "meh"}, {"label": "travel"}, {"feedback": {"up": 0, "down": 1, "id": 3}}, {"rating": "neutral"})
     found = collected(tmp_path / "log.jsonl", log(*marks))
     fields = ["messages[1].thumbs", "messages[1].label", "messages[1].feedback"]

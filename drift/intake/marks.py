@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal
 
 from drift.errors import UserError
@@ -28,7 +29,7 @@ DOWN = frozenset(
 )
 NOTHING, NEITHER = frozenset({"", "none", "null", "nan", "unrated"}), frozenset({"neutral"})
 EXPECTED = "up or down, positive or negative, true or false, 1 or -1"
-NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+NUMBER, LARGEST = re.compile(r"[+-]?\d+(\.\d+)?"), 1e9  # a rating; a larger number is something else
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,16 +144,15 @@ def _label(value: Any, where: str, scale: Scale, place: str) -> Label | None:
     if isinstance(value, bool):
         scale.seen.setdefault("other", where)
         return "sat" if value else "dsat"
+    number = float(value) if isinstance(value, str) and NUMBER.fullmatch(value.strip()) else value
+    if isinstance(number, int | float | Decimal) and abs(number) < LARGEST:
+        return scale.label(float(number), f"{place}: {where}")
     if isinstance(value, str):
-        if NUMBER.fullmatch(value.strip()):
-            return scale.label(float(value), f"{place}: {where}")
         if (clicked := _label_of_word(value)) == "nothing":
             return None
         if clicked is not None:
             scale.seen.setdefault("other", where)
             return clicked
-    elif isinstance(value, int | float):
-        return scale.label(value, f"{place}: {where}")
     raise BadRow(where, EXPECTED, quote(value), remedy=f"correct it, or ignore the field: {ignoring(where.rpartition('.')[2])}")
 
 
