@@ -23,16 +23,17 @@ def agree(a: str, b: str, records: Path, max_records: int | None, out: Path | No
 
 def judge_of(side: str, name: str, overrides: Sequence[str]) -> Any:
     """The judge that is one side of a comparison; None for the users. `overrides`: of both sides, "a.NAME=VALUE"."""
-    for item in overrides:
+    given = [(item.lstrip("+"), "+" * (len(item) - len(item.lstrip("+")))) for item in overrides]
+    for item, _ in given:
         if not item.startswith(("a.", "b.")):
             raise UserError(f"{item}: expected a setting of one of the two judges, a.{item} or b.{item}.")
-    own = [item.removeprefix(f"{side}.") for item in overrides if item.startswith(f"{side}.")]
+    own = [(item.removeprefix(f"{side}."), plus) for item, plus in given if item.startswith(f"{side}.")]
     if name == "users":
         if own:
-            raise UserError(f"{side}.{own[0]}: users have no settings.")
+            raise UserError(f"{side}.{own[0][0]}: users have no settings.")
         return None
     try:
-        config = compose(["method=iterdpo", f"judge={name}", *(f"method.judge.{item}" for item in own)])
+        config = compose(["method=iterdpo", f"judge={name}", *(f"{plus}method.judge.{item}" for item, plus in own)])
         return build_part(config.method.judge, side)
     except UserError as error:
         raise UserError(str(error).replace("method.judge.", f"{side}.")) from error

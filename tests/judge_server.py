@@ -79,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
 def endpoint(server, folder, **settings):
     plain = {
         "url": f"http://127.0.0.1:{server.server_port}/v1", "key_variable": None, "model": "m", "answers_as": None,
-        "concurrency": 3, "timeout_seconds": 5.0, "retries": 5, "dollars_per_million_input": 1.0,
+        "concurrency": 3, "timeout_seconds": 5.0, "retries": 5, "fields": {}, "dollars_per_million_input": 1.0,
         "dollars_per_million_output": 0.0, "max_dollars": 100.0, "cache_dir": str(folder),
     }  # fmt: skip
     return Endpoint(**plain | settings)

@@ -66,6 +66,7 @@ ANSWERS = {
     "usage without end": (http(body(usage={"prompt_tokens": 10**400, "completion_tokens": 1})), "answered"),
     "usage NaN": (http(body(usage={"prompt_tokens": float("nan"), "completion_tokens": 1})), "answered"),
     "status 400": (http({"error": {"message": "filtered"}}, 400), "failed"),
+    "a question that a filter refuses": (http({"error": {"message": "x" * 900, "code": "content_filter"}}, 400), "no text"),
     "status 500 with HTML": (http("<h1>Oops</h1>", 500, "text/html"), "failed"),
     "status 429 for an hour": (http("", 429, retry_after="3600"), "failed"),
     "cut in the middle": (http(body())[:-20], "failed"),

@@ -167,11 +167,15 @@ def test_grades_are_compared_with_thumbs_by_auc_and_with_each_other_by_rank(tmp_
     assert measured(tmp_path / "c.json")["AUC", ""]["number"] == 4
 
 
+NAMED = ["users", "llm", "b.endpoint.url=http://127.0.0.1:1/v1", "b.endpoint.model=m", "b.endpoint.key_variable=null"]
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (["users", "users"], "at least one judge"), (["users", "llm"], r"^b\.endpoint\.(model|url) has no value yet"),
     (["users", "llm", "endpoint.model=m"], r"expected a setting of one of the two judges, a\.endpoint\.model=m or b\."),
     (["users", "llm", "a.endpoint.model=m"], r"a\.endpoint\.model=m: users have no settings"),
     (["users", "llm", "b.vote=3"], r"Unknown key b\.vote"), (["users", "oracle"], r"there is no conf/judge/oracle\.yaml.*llm"),
+    ([*NAMED, "+b.endpoint.fields.stream=true"], r"b\.endpoint\.fields\.stream: this field is the program's"),
     (["users", "verifier"], "against a known truth, which these records don't have"),
 ])  # fmt: skip
 def test_a_mistake_is_named_with_its_side(words, message, tmp_path):

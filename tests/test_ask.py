@@ -18,6 +18,7 @@ from drift.console import Progress
 from drift.engine import ask as engine
 from drift.engine.ask import Ask
 from drift.errors import UserError
+from drift.judge.verifier import Verifier
 from drift.model.chat import prompt_ids
 from drift.model.policy import free, load_model, load_tokenizer, policy_at
 from drift.records import Reply
@@ -157,6 +158,16 @@ def test_one_model_is_open_at_a_time(bound, reading, tmp_path):
     assert [(one.id, len(replies), len(scores)) for one, replies, scores in judged] == [(one.id, 2, 2) for one in LOG]
     found = list(ask.judge(reading, ask.draw(LOG, two, first_sample=0, label="t"), label="t"))
     assert found == judged and (tmp_path / "notes").read_text().count("open") == 6  # all of it is in the store
+
+
+def test_a_judge_that_loads_nothing_leaves_the_model_open(bound, tmp_path):
+    """It would be loaded anew for every group of the judge otherwise."""
+    drawn = Verifier(noise=0.5, seed=0, group_size=2)
+    log = [replace(one, truth={"request": "a_long_word", "topic": "tea"}) for one in LOG]
+    with bound() as ask:
+        judged = list(ask.judge(drawn, ask.draw(log, two, first_sample=0, label="t"), label="t"))
+        assert len(judged) == 5 and [stage.name for stage in ask.store.log][:3] == ["replies", "judge", "replies"]
+    assert (tmp_path / "notes").read_text().splitlines() == ["open sampler", "close sampler"]
 
 
 def test_a_judge_that_is_stopped_in_the_middle_scores_nothing_twice(bound, reading, tmp_path):

@@ -323,6 +323,17 @@ def test_arena_hard_shows_both_orders_with_the_benchmark_s_instructions(tmp_path
     assert arena_hard.read_judgements(tmp_path / "m.jsonl") == {"m": [*battles, Battle(key="w", points=(0, 2))]}
 
 
+@pytest.mark.parametrize(("answer", "points"), [
+    ("I think [[A>B]].\nMy final verdict is: [[B>>A]]", -2), ("[[A<B]]", -1), ("Verdict: [b<<a]", 2), ("[[A=B]], as in x[[0]]", 0),
+    ("[[C>A]]", None), ("A>B", None),
+])  # fmt: skip
+def test_arena_hard_takes_the_last_label_in_any_published_spelling(answer, points):
+    """Shown second, the model's reply has the opposite points."""
+    bench, found = ArenaHard(category="hard_prompt", weight=3), Answer(text=answer, top_logprobs=None)
+    shown = [Question(key="u", part="", messages=[], swapped=swapped) for swapped in (True, False)]
+    assert [bench.read(one, found) for one in shown] == [points, None if points is None else -points]
+
+
 def test_constants_are_read_without_running_the_module(tmp_path):
     (tmp_path / "m.py").write_text('raise SystemExit\nA = ("x" "y")\nB = {"k": {"p": A}}\nC = open("no")\n')
     assert constants(tmp_path / "m.py") == {"A": "xy", "B": {"k": {"p": "xy"}}, "C": None}

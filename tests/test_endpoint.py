@@ -5,6 +5,7 @@ import json
 import pytest
 from judge_server import Server, endpoint
 
+from drift.engine.questions import most_tokens, with_fields
 from drift.errors import UserError
 from drift.mine.cascade import question
 
@@ -115,3 +116,39 @@ def test_a_cached_answer_that_cannot_be_read_is_asked_for_again(tmp_path):
         for file, text in zip(tmp_path.iterdir(), ("", "[1]", '{"answer": [{"type": "text"}]}'), strict=True):
             file.write_text(text)
         assert ask(endpoint(server, tmp_path), stiff(3)) == ["dsat style 0.9"] * 3 and server.served == 6
+
+
+REASONING = {"max_tokens": None, "max_completion_tokens": 50, "temperature": None, "logit_bias": {7: -1}}
+
+
+def test_fields_change_add_and_leave_out_what_is_sent_and_belong_to_the_question(tmp_path):
+    """Models that think refuse max_tokens and temperature. The cap knows the limit that replaces the program's."""
+    with Server() as server:
+        which = endpoint(server, tmp_path, fields=REASONING, dollars_per_million_output=2.0)
+        assert ask(which, stiff(1)) == ["dsat style 0.9"]
+        (body,) = server.bodies
+        assert not {"max_tokens", "temperature", "extra_body"} & set(body) and body["max_completion_tokens"] == 50
+        assert which.budget.dearest >= 1.0 and ask(endpoint(server, tmp_path, fields=REASONING), stiff(1)) and server.served == 1
+        ask(endpoint(server, tmp_path, fields={"reasoning_effort": "low"}), stiff(1))
+        assert server.bodies[1]["reasoning_effort"] == "low" and server.bodies[1]["max_tokens"] == 20
+        assert which.key() != endpoint(server, tmp_path).key()
+    request = {"messages": [], "max_tokens": 20, "extra_body": {"top_k": 5}}
+    assert most_tokens(with_fields(request, REASONING)) == (0, 50) and most_tokens(request) == (0, 20)
+    assert with_fields(request, {"top_p": 0.5}) == request | {"extra_body": {"top_k": 5, "top_p": 0.5}}
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"stream": True}, r"endpoint.fields.stream: this field is the program's"),
+    ({"max_tokens": None}, "leaves answers without a limit.*max_completion_tokens"),
+    ({"max_completion_tokens": 0}, "max_completion_tokens=0: expected a whole number"),
+])  # fmt: skip
+def test_fields_that_no_answer_can_be_read_or_capped_with_are_refused(fields, message, tmp_path):
+    with Server() as server, pytest.raises(UserError, match=message):
+        endpoint(server, tmp_path, fields=fields).check()
+
+
+def test_a_server_that_refuses_a_field_is_told_how_to_leave_it_out(tmp_path):
+    with Server() as server:
+        server.status = 400
+        with pytest.raises(UserError, match=r"status 400.*\+\+endpoint\.fields\.temperature=null"):
+            ask(endpoint(server, tmp_path), stiff(1))

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from drift.__main__ import dispatch
 from drift.errors import UserError
 from drift.exploration.replies import NONE, TRUTH, judge_of
-from drift.exploration.subjects import refuse_foreign, seeds_in
+from drift.exploration.subjects import refuse_foreign, seeds_in, settings_of
+from drift.report.foreign import Reader
 from drift.store.inventory import take_stock
 
 os.environ["NUMBA_DISABLE_JIT"] = "1"  # UMAP of a few replies takes seconds; compiling it takes a quarter of a minute
@@ -142,6 +143,15 @@ def test_a_part_from_outside_the_program_is_not_built(tmp_path):
     settings = OmegaConf.create({"sampler": {"parts": [{"_target_": "os.system", "command": "true"}]}})
     with pytest.raises(UserError, match="names os.system"):
         refuse_foreign(settings, tmp_path)
+
+
+def test_a_field_is_added_to_the_requests_of_a_judge(tmp_path):
+    config = compose("model=tiny", "evaluation=deployment")
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    given = ["judge=llm", "+judge.endpoint.fields.reasoning_effort=low"]
+    assert settings_of(tmp_path, Reader(), given, exploration()).judge.endpoint.fields == {"reasoning_effort": "low"}
+    with pytest.raises(UserError, match="Unknown key judge.endpoint.fields.reasoning_effort"):
+        settings_of(tmp_path, Reader(), [one.lstrip("+") for one in given], exploration())
 
 
 @installed

@@ -110,6 +110,8 @@ def test_structured_answers_are_asked_for_and_read(tmp_path):
 
 @pytest.mark.parametrize(("form", "answer", "expected"), [
     (SCORE, "Good.\nScore: 7", 7), (SCORE, "**Score:** 7/10.", 7), (SCORE, "<think>Score: 2</think>\nscore: 10", 10),
+    (SCORE, "I weigh it.\nScore: 2\n</think>\nScore: 9", 9), (SCORE, "<think>\nScore: 2\nBut", None),
+    (replace(VERDICT, structured=True), '{"reason": "A ends with </think>", "verdict": "A"}', "A"),
     *((SCORE, text, None) for text in ("7", "Score: 11", "Score: 0", "Score: -3", "Score: 7.5", "Score: 7/9", "Score: 7\nScore: 7",
       "Score: 7 or 8", "Score: seven", "Score:", "Score: 3\nScore: ?", "")),
     (VERDICT, "Because.\nVerdict: B", "B"), (VERDICT, "_Verdict: TIE_", "tie"), (VERDICT, "My verdict: A", None),

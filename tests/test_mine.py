@@ -194,7 +194,7 @@ def test_the_llm_may_be_a_real_server(tiny, tmp_path):
         wait_until_healthy(server, port, tmp_path / "log")
         judge = Endpoint(
             url=f"http://127.0.0.1:{port}/v1", key_variable=None, model=str(tiny), answers_as=None,
-            concurrency=2, timeout_seconds=60.0, retries=2, dollars_per_million_input=1.0,
+            concurrency=2, timeout_seconds=60.0, retries=2, fields={}, dollars_per_million_input=1.0,
             dollars_per_million_output=1.0, max_dollars=1.0, cache_dir=str(tmp_path / "cache"),
         )  # fmt: skip
         texts = ["hmm, it reads a bit stiff though", "and the other one, I guess"]

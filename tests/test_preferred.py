@@ -13,10 +13,12 @@ from drift.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """Scores a reply by the number that it ends with; one that ends with a word has no score. Notes what it is asked."""
+    """Scores a reply by the number that it ends with; one that ends with a word has no score. Notes what it is asked. If it
+    `compares`, a score is the number of the item's other replies that are worth less."""
 
     notes: str
     group_size: int
+    compares: bool = False
 
     needs_truth = False
     label = "said"
@@ -29,7 +31,8 @@ class Said:
         def grade(groups):
             with open(self.notes, "a") as file:
                 file.writelines(f"{record.id}: {', '.join(reply.text for reply in replies)}\n" for record, replies in groups)
-            return [[number(reply.text) for reply in replies] for _, replies in groups]
+            worth = [[number(reply.text) for reply in replies] for _, replies in groups]
+            return [[float(sum(one > other for other in item)) for one in item] for item in worth] if self.compares else worth
 
         yield grade
 
@@ -63,8 +66,9 @@ def drift(one, *texts):
     return example(one, *replies, logged(one, good=False))
 
 
-def take(ask, tokenizer, candidates, records, *, limit=None, notes="", group_size=3):
-    filters = Filters(copied_words=9, truncated="keep", echo="keep", judge=Said(notes=notes, group_size=group_size))
+def take(ask, tokenizer, candidates, records, *, limit=None, notes="", group_size=3, compares=False):
+    judge = Said(notes=notes, group_size=group_size, compares=compares)
+    filters = Filters(copied_words=9, truncated="keep", echo="keep", judge=judge)
     examples, counts = filters.take(iter(candidates), limit, tokenizer, 512, ask=ask, records=records)
     return examples, {name: count for name, count in counts.items() if count}
 
@@ -86,12 +90,17 @@ def test_exactly_the_losers_are_dropped(ask, tokenizer, tmp_path):
     assert len(open(notes).read().splitlines()) == 6  # the second time, every verdict was in the store
 
 
-def test_of_several_fresh_replies_those_that_lose_are_taken_out(ask, tokenizer, tmp_path):
-    one, two = record(0), record(1)
+@pytest.mark.parametrize("compares", [False, True])
+def test_of_several_fresh_replies_those_that_lose_are_taken_out(compares, ask, tokenizer, tmp_path):
+    """Each is compared with the disliked one and not with the others: what they win or lose among themselves does not count."""
+    one, two, notes = record(0), record(1), tmp_path / "notes"
     candidates = [drift(one, "It is worth 7", "It is worth 2", "It is worth 6"), drift(two, "It is worth 1", "It is worth 2")]
-    (left,), counts = take(ask, tokenizer, candidates, [one, two], notes=str(tmp_path / "notes"))
+    (left,), counts = take(ask, tokenizer, candidates, [one, two], notes=str(notes), compares=compares)
     assert [reply.text for reply in left.replies] == ["It is worth 7", "It is worth 6", "Worth 5"]
     assert counts == {"seen": 2, "used": 1, "disfavoured": 1, "thinned": 1}
+    assert sorted(notes.read_text().splitlines()) == [f"r0: It is worth {n}, Worth 5" for n in (2, 6, 7)] + [
+        f"r1: It is worth {n}, Worth 5" for n in (1, 2)
+    ]
 
 
 def test_examples_without_a_disliked_reply_or_a_fresh_chosen_one_are_not_judged(ask, tokenizer, tmp_path):

@@ -203,6 +203,21 @@ def test_a_study_says_which_is_better_or_that_there_is_no_significant_difference
     assert "one is better" in text and "no significant difference" in text and "<svg" in text and "3 seeds" in text
 
 
+def test_groups_are_named_by_what_tells_them_apart_and_a_sentence_has_the_rest(tmp_path):
+    """Each method has a rate of its own, and drift two betas: only these are in the names."""
+    runs = [("drift", "1e-4", ".1"), ("drift", "1e-4", ".5"), ("sft", "2e-4", None)]
+    states = [state(method, seed, 0.1 + seed / 100) for method, _, _ in runs for seed in (0, 1, 2)]
+    for member, (_, rate, beta) in zip(states, [run for run in runs for _ in range(3)], strict=True):
+        member.title |= {"train.learning_rate": rate} | ({"objective.dpo.beta": beta} if beta else {})
+    named = groups(states)
+    assert {label: len(members) for label, members in named.items()} == {
+        "drift, objective.dpo.beta=.1": 3, "drift, objective.dpo.beta=.5": 3, "sft": 3
+    }  # fmt: skip
+    (said,) = verdict.not_alone(states)
+    assert said == "Not only the methods differ: so do train.learning_rate (settings that differ, in the report)."
+    assert verdict.not_alone(states[:6]) == []
+
+
 def test_rows_list_what_each_method_cost(tmp_path):
     row = tables.rows("one", [state("one", 0, 0.1)])[1]
     assert [row[name] for name in ("distinct prompts", "examples", "steps", "generated tokens")] == ["6", "8", "4", "99"]
@@ -445,7 +460,7 @@ def test_a_sweep_writes_its_numbers_to_csv_files(tmp_path):
     assert float(last["against start"]) == pytest.approx(0.3) and float(last["against start p"]) == pytest.approx(2 / 2**12)
     assert (last["words"], last["examples"], last["steps"]) == ("5.0", "8", "4")
     (row,) = comparisons
-    assert (row["one"], row["other"], row["matched"], row["over"]) == ("one", "two, train.loss.beta=0.05", "True", "12 prompts")
+    assert (row["one"], row["other"], row["matched"], row["over"]) == ("one", "two", "True", "12 prompts")
     assert float(row["difference"]) == pytest.approx(-0.2) and row["p"] == row["p (Holm)"] and row["verdict"].startswith("two")
 
 

@@ -122,15 +122,25 @@ def test_inverse_cdf_picks_the_token_whose_interval_contains_the_uniform():
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 @pytest.mark.parametrize("spread", [0.01, 3.0])  # nearly flat: a nucleus of thousands of tokens; peaked: a few
-def test_choosing_by_blocks_equals_choosing_by_the_full_running_sum(top_p, spread):
+@pytest.mark.parametrize("size", [3001, 20_001])  # of the larger one, only the blocks with the largest maxima are looked at
+def test_choosing_by_blocks_equals_choosing_by_the_full_running_sum(top_p, spread, size):
     generator = torch.Generator().manual_seed(0)
-    logits, shares = spread * torch.randn(50, 3001, generator=generator), torch.rand(50, generator=generator)
-    probabilities, ids = torch.softmax(logits, dim=1).double().sort(dim=1, descending=True)
-    if top_p == 1:
-        probabilities, ids = torch.softmax(logits, dim=1).double(), torch.arange(3001).expand(50, -1)
+    logits, shares = spread * torch.randn(50, size, generator=generator), torch.rand(50, generator=generator)
+    by_token = torch.softmax(logits, dim=1).double()
+    probabilities, ids = by_token.sort(dim=1, descending=True) if top_p < 1 else (by_token, torch.arange(size).expand(50, -1))
     kept = probabilities.masked_fill(probabilities.cumsum(dim=1) - probabilities >= top_p, 0.0).cumsum(dim=1)
     plain = ids.gather(1, torch.searchsorted(kept, shares[:, None].double() * kept[:, -1:], right=True)).squeeze(1)
-    assert choose(logits, shares, 1.0, top_p).tolist() == plain.tolist()
+    chosen = choose(logits, shares, 1.0, top_p)
+    assert by_token.gather(1, chosen[:, None]).equal(by_token.gather(1, plain[:, None]))  # equal ones may come in any order
+
+
+def test_a_reply_with_a_wide_nucleus_changes_none_beside_it():
+    """Temperature 1, top_p .9: a row of 20,000 equal logits needs 18,000 tokens, the others a few."""
+    generator = torch.Generator().manual_seed(0)
+    logits, shares = 4 * torch.randn(6, 20_000, generator=generator).bfloat16(), torch.rand(6, generator=generator)
+    logits[2] = 0
+    together = choose(logits, shares, 1.0, 0.9)
+    assert together.tolist() == [int(choose(logits[i : i + 1], shares[i : i + 1], 1.0, 0.9)) for i in range(6)]
 
 
 def test_sampled_frequencies_follow_the_softmax_at_the_temperature():

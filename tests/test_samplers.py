@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from drift.config import build
 from drift.engine import same_policy
 from drift.engine.ask import Ask
 from drift.errors import UserError
+from drift.evaluation.judged import Turn
+from drift.evaluation.own_sampler import own_sampler
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, load_tokenizer, policy_at, save_policy
 from drift.randomness import Noise
@@ -33,6 +36,7 @@ SERVER = ["sampler=openai", "sampler.endpoint.url=http://127.0.0.1:1/v1", "sampl
 LOADS = "sampler.load_adapters=true"
 THE_START = "the start model"
 ASKED = [[{"role": "user", "content": f"What is {i}?"}] for i in range(4)]
+FIRST = {"first_sample": 0, "label": "t"}
 NOISE = [Noise(0, "test", 0, str(i), 0) for i in range(4)]
 
 
@@ -184,6 +188,22 @@ def test_a_checked_policy_is_not_checked_again(tiny, tmp_path):
     first = same_policy.same_policy_stage(asking(tmp_path, policy_at(tiny)), {})
     again = same_policy.same_policy_stage(asking(tmp_path, policy_at(tiny)), {})
     assert (first.hit, again.hit, again.facts["found"]) == (False, True, first.facts["found"])
+
+
+def test_one_check_serves_all_evaluations_whatever_their_lengths_and_groups(tiny, tmp_path):
+    """In bfloat16 replies depend on the group size, so it is in their key, but six prompts of the check are always one group."""
+    sampler = build(compose(*PLAIN, "sampler.precision=bfloat16", "sampler.max_prompt_tokens=600")).sampler
+    others = replace(sampler, max_new_tokens=99, max_prompt_tokens=2048, group_size=3), replace(sampler, temperature=0.0)
+    checks = [same_policy.same_policy_stage(asking(tmp_path, policy_at(tiny), one), {}) for one in (sampler, *others)]
+    assert [check.hit for check in checks] == [False, True, False]
+
+
+def test_an_evaluation_leaves_the_groups_of_a_sampler_that_draws_them_at_once(tiny):
+    evaluation = SimpleNamespace(temperature=0.0, max_new_tokens=1280, group_size=32)
+    for given, group_size in ((PLAIN, 32), (["model=tiny", *SERVER, "iterations=0"], 192)):
+        sampler = build(compose(*given)).sampler
+        own = own_sampler(evaluation, ("temperature", "max_new_tokens", "group_size"), sampler, "evaluation.ifeval")
+        assert (own.temperature, own.max_new_tokens, own.group_size) == (0.0, 1280, group_size)
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +366,7 @@ def test_a_server_is_asked_for_each_reply_with_a_seed_of_its_own(tiny, tmp_path)
     """The reply is what it said, its tokens (of a byte each) are counted as training does, and an answer is paid for once."""
     policy = policy_at(tiny)
     with Served(models={"base": policy}) as server:
-        sampler = server.sampler(tmp_path, "+sampler.extra.top_k=7")
+        sampler = server.sampler(tmp_path, "sampler.endpoint.fields.top_k=7", "sampler.endpoint.fields.min_p=null")
         replies = drawn(sampler, policy)
         says = [f"It is a fine day, number {noise.as_seed() % SEEDS % 97}." for noise in NOISE]
         assert replies == [Reply(text=text, num_tokens=len(text) + 1, ended=True) for text in says]
@@ -354,6 +374,8 @@ def test_a_server_is_asked_for_each_reply_with_a_seed_of_its_own(tiny, tmp_path)
         assert sorted(asked) == sorted(noise.as_seed() % SEEDS for noise in NOISE)
         first = asked[NOISE[0].as_seed() % SEEDS]
         assert (first["temperature"], first["top_p"], first["max_tokens"], first["top_k"]) == (0.7, 0.9, 64, 7)
+        assert first["repetition_penalty"] == 1 and first["frequency_penalty"] == first["presence_penalty"] == 0
+        assert "min_p" not in first
         assert first["messages"] == ASKED[0] and first["logprobs"] is True and "chat_template_kwargs" not in first
         assert drawn(sampler, policy) == replies and len(server.bodies) == 4
 
@@ -420,6 +442,25 @@ def test_a_server_with_other_weights_or_another_template_stops_the_run(wrong, tr
         assert checked(tmp_path / "store", policy, sampler, start=base) < 1e-5
 
 
+def test_a_server_that_serves_another_model_since_the_check_stops_the_run_that_goes_on(spoken, tmp_path, monkeypatch):
+    """The check is in the store. What is in the store needs no server; before a fresh reply, a new process compares once."""
+    policy, other = spoken
+    items = [Turn(key=str(i), prompt=prompt) for i, prompt in enumerate(ASKED)]
+    draw = lambda some: list(asking(tmp_path / "store", policy, sampler).draw(some, lambda one: [one.prompt], **FIRST))  # noqa: E731
+    with Served(models={"base": policy}) as server:
+        sampler = server.sampler(tmp_path, "sampler.group_size=2")
+        assert checked(tmp_path / "store", policy, sampler) < 1e-5
+        before = len(server.bodies)
+        assert len(draw(items[:2])) == 2 and len(server.bodies) == before + 2
+        monkeypatch.setattr(same_policy, "_compared", set())
+        server.models, server.loaded = {"base": other}, {}
+        assert checked(tmp_path / "store", policy, sampler) < 1e-5 and len(draw(items[:2])) == 2
+        with pytest.raises(UserError, match="does not sample from the policy"):
+            draw(items)
+        server.models, server.loaded = {"base": policy}, {}
+        assert len(draw(items)) == 4
+
+
 def test_a_server_that_loads_no_adapters_says_how_to_start_it(trained, tiny, tmp_path):
     with Served(models={"base": policy_at(tiny)}) as server:
         with pytest.raises(UserError, match=r"did not load the adapter .*status 404: .*VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"):
@@ -431,7 +472,7 @@ REFUSED = {
     "qlora": ([*SERVER, LOADS, "train=qlora"], "can't load an adapter on weights that train=qlora quantises"),
     "no adapters": (SERVER, "set sampler.load_adapters=true"),
     "deployed": ([*SERVER, LOADS, "data.deployed.policy=TINY"], "full weights"),
-    "extra": ([*SERVER, LOADS, "+sampler.extra.seed=1"], "sampler.extra.seed: this field has a setting of its own"),
+    "fields": ([*SERVER, LOADS, "+sampler.endpoint.fields.seed=1"], "endpoint.fields.seed: this field has a setting of its own"),
     "no vllm": (["sampler=vllm", "sampler.python=null"], r"needs the package vllm.*pip install 'drift\[vllm\]'"),
     "no interpreter": (["sampler=vllm", "sampler.python=/no/python"], "expected the path of a Python interpreter"),
     "no vllm there": (["sampler=vllm", f"sampler.python={sys.executable}"], "this interpreter does not find vLLM"),
@@ -571,7 +612,8 @@ def test_replies_of_transformers_serve(spoken, tmp_path):
         f"sampler.endpoint.cache_dir={tmp_path}/answers",
         "sampler.endpoint.retries=0",
     ]
-    samples = """+sampler.extra.generation_config='{"do_sample": true}'"""
+    samples = """+sampler.endpoint.fields.generation_config='{"do_sample": true}'"""
+    served += [f"sampler.endpoint.fields.{name}=null" for name in ("top_k", "min_p", "repetition_penalty")]
     try:
         wait_until_healthy(server, port, tmp_path / "log")
         with pytest.raises(UserError, match="sampler.temperature=0.7 changes nothing"):

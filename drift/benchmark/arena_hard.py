@@ -26,7 +26,8 @@ DATA = "tasks/arena_hard/data/arena-hard-v2.0"  # in the package eval_framework
 INSTRUCTIONS = "tasks/arena_hard_task.py"
 SWAP = {"A>>B": "B>>A", "A>B": "B>A", "A=B": "A=B", "B>A": "A>B", "B>>A": "A>>B"}
 POINTS = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}  # of the reply shown first
-SAME = {"A<<B": "B>>A", "A<B": "B>A", "B=A": "A=B", "B<A": "A>B", "B<<A": "A>>B"}  # other spellings in judgement files
+LABELS = (r"\[\[([AB<>=]+)\]\]", r"\[([AB<>=]+)\]")
+SAME = {"A<<B": "B>>A", "A<B": "B>A", "B=A": "A=B", "B<A": "A>B", "B<<A": "A>>B"}  # other spellings
 
 Points = Literal[2, 1, 0, -1, -2]  # of the model's reply: 2 much better, 1 better, 0 a tie
 Category = Literal["hard_prompt", "creative_writing"]
@@ -98,11 +99,11 @@ class ArenaHard:
         return found
 
     def read(self, question: Question, answer: Answer) -> int | None:
-        """The points of the model's reply, from the last label in double square brackets."""
-        labels = re.findall(r"\[\[([^\[\]]*)\]\]", answer.text)
-        if not labels or labels[-1] not in POINTS:
-            return None
-        return POINTS[labels[-1] if question.swapped else SWAP[labels[-1]]]
+        """The points of the model's reply, from the last label in double square brackets, or in single ones, as published."""
+        found = (re.findall(pattern, answer.text.upper()) for pattern in LABELS)
+        label = next((labels[-1] for labels in found if labels), "")
+        label = SAME.get(label, label)
+        return POINTS[label if question.swapped else SWAP[label]] if label in POINTS else None
 
     def score(self, judged: Sequence[Judged]) -> dict[str, Any]:
         fought = [battle for one in judged if (battle := as_battle(one)) is not None]

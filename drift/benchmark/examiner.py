@@ -5,14 +5,15 @@ run (or, with `without_answer=skip`, has the verdict None, too). Every answer is
 a kill loses the requests under way at most, and no question is paid for twice."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from drift.benchmark.judged import JudgedBenchmark, Question
 from drift.console import Progress
+from drift.engine.answer import without_thoughts
 from drift.engine.budget import Budget
 from drift.engine.endpoint import Endpoint
-from drift.engine.questions import refuse_empty, say_unread
+from drift.engine.questions import limit, refuse_empty, say_unread
 
 Items = Sequence[tuple[Any, Sequence[str]]]  # tasks with the replies to their turns
 
@@ -49,9 +50,12 @@ class Examiner:
         with Progress(label, total=len(open_ones), unit="questions") as bar:
             answers = self.endpoint.answers(self._talks(questions), bar.advance, advice="", **settings)
         if (num_empty := answers.count(None)) and self.without_answer == "stop":
-            refuse_empty(num_empty, len(answers), self.endpoint.url, self.setting, f"{settings['max_tokens']} tokens")
+            own = f"{settings['max_tokens']} tokens: ++{self.endpoint.setting}.fields.max_tokens=N allows more"
+            limited = limit(self.endpoint.fields, self.endpoint.setting, own)
+            refuse_empty(num_empty, len(answers), self.endpoint.url, self.setting, limited)
         read = [
-            None if answer is None else self.benchmark.read(one, answer) for one, answer in zip(open_ones, answers, strict=True)
+            None if answer is None else self.benchmark.read(one, replace(answer, text=without_thoughts(answer.text)))
+            for one, answer in zip(open_ones, answers, strict=True)
         ]
         texts = [None if answer is None else answer.text for answer in answers]
         unread = [text for text, verdict in zip(texts, read, strict=True) if verdict is None and text is not None]

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
-
-from drift.errors import UserError
 
 MOST_BYTES = 4 * 2**20  # of an answer; 20 tokens take about a thousand
 SHOWN = 200  # characters of a server's message
 PASSING = {408, 409, 425, 429}  # statuses below 500 that are worth a retry
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between tries, unless the server asks for a pause
 MOST_TOKENS = 10**9  # plausible for one request; larger counts are ignored
+FILTERED = re.compile(r'"code"\s*:\s*"(content_filter|content_policy_violation|data_inspection_failed|invalid_prompt)"')
+HELD_BACK = "held back by a filter"  # the kind of a failure that no retry can help
 
 
 class Failure(Exception):
@@ -58,22 +57,6 @@ class Received:
     tokens: tuple[int, int] | None
 
 
-def check_url(url: str, setting: str) -> None:
-    """Refuses a URL that may contain a secret, because URLs are stored with the results. `setting`: the endpoint's, for
-    the message."""
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        parts, valid = urlsplit(""), False
-    if not valid or parts.query or parts.fragment or "@" in parts.netloc:
-        raise UserError(
-            f"{setting}.url: expected http://HOST:PORT/v1 or https://…, without user name, password, ? or #. The "
-            "value is not repeated here, since it may contain a secret. A secret belongs in the environment variable named by "
-            f"{setting}.key_variable: a key, or 'Basic …' with user:password in base64."
-        )
-
-
 def open_client(url: str, key: str | None, seconds: float) -> Any:
     """An asynchronous openai client that tries once and follows no redirects. A key that begins with "Basic " is sent unchanged."""
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
@@ -94,7 +77,10 @@ async def ask(client: Any, request: dict[str, Any], seconds: float, name: str) -
             async with client.chat.completions.with_streaming_response.create(**request) as response:
                 body = await start_of(response.iter_bytes(), MOST_BYTES + 1)
     except Exception as error:  # of any of three layers of libraries: in each case there is no answer
-        raise as_failure(error, seconds) from error
+        failure = as_failure(error, seconds)
+        if failure.kind == HELD_BACK:
+            return Received(answer=None, tokens=None)
+        raise failure from error
     if len(body) > MOST_BYTES:
         raise Failure(f"an answer of more than {MOST_BYTES >> 20} MiB", paid=True)
     return read(body, name, logprobs="top_logprobs" in request, reply=of_reply(request))
@@ -114,8 +100,9 @@ async def refuse(response: Any) -> None:
     if response.is_redirect:
         raise Failure(f"status {status}, a redirect", text_of(headers.get("location", "").partition("?")[0].encode()))
     if not response.is_success:
-        said = text_of(await start_of(response.aiter_bytes(), 4 * SHOWN))
-        raise Failure(f"status {status}", said, passes=status in PASSING or status >= 500, pause=_pause(headers))
+        said = await start_of(response.aiter_bytes(), 20 * SHOWN)
+        kind = HELD_BACK if status in (400, 403) and FILTERED.search(said.decode("utf-8", "replace")) else f"status {status}"
+        raise Failure(kind, text_of(said), passes=status in PASSING or status >= 500, pause=_pause(headers))
 
 
 async def start_of(parts: AsyncIterator[bytes], most: int) -> bytes:
@@ -199,6 +186,15 @@ def same_model(given: Any, asked: str) -> bool:
         return False
     short, wanted = (name.lower().rstrip("/").rpartition("/")[2] for name in (given, asked))
     return re.fullmatch(rf"{re.escape(wanted)}([-@:._](\d[\w.-]*|v\d[\w.-]*|latest|main))?", short) is not None
+
+
+def without_thoughts(text: str) -> str:
+    """What a model says after its thoughts, which a server without a parser for them sends along; nothing, if they don't end. The
+    template may have written the tag that begins them."""
+    if text.lstrip().startswith("<think>"):
+        return text.partition("</think>")[2]
+    _, found, rest = text.partition("</think>")
+    return rest if found and not text.lstrip().startswith(("{", "```")) else text  # JSON that quotes the tag
 
 
 def text_of(said: bytes) -> str:

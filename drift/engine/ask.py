@@ -20,10 +20,13 @@ from drift.console import Progress
 from drift.engine import groups, models, ranks
 from drift.engine.budget import Paid
 from drift.engine.models import Local
+from drift.engine.rendered import render_replies
+from drift.engine.same_policy import compare_again
 from drift.identity import identity
 from drift.model.policy import Policy, load_tokenizer
 from drift.parts import Examiner, Judge, Sampler, T
 from drift.records import Logprob, Prompt, Record, Reply, digest
+from drift.sampler.contracts import Lasting
 from drift.score.sequence import Compute, TokenSequence
 from drift.store import Store
 
@@ -99,9 +102,13 @@ class Ask:
             settings = {"sampler": identity(self.sampler), "rows": asked} | noise
             given = groups.Draw(sampler=self.sampler, policy=self.policy, noise=noise, rows=rows)
             wanted.append(groups.Group(settings=settings, inputs=inputs, given=given))
-        found = groups.results(self.store, "replies", DRAW_VERSION, groups.draw, wanted, {"tick": tick})
+        found = groups.results(self.store, "replies", DRAW_VERSION, groups.draw, wanted, {"tick": tick}, self._before_drawing)
         # the rows are not needed in the log of stages
         return [[row["reply"] and Reply(**row["reply"]) for row in facts.pop("rows")] for facts in found]
+
+    def _before_drawing(self) -> None:
+        if isinstance(self.sampler, Lasting):
+            compare_again(self)
 
     def _whole(self, group: Sequence[T], replies: list[Reply | None], num_samples: int) -> Iterator[tuple[T, list[Reply]]]:
         """The items with a reply to each of their prompts."""
@@ -224,18 +231,3 @@ def _judged_digest(group: Sequence[tuple[Record, Sequence[Reply]]]) -> str:
 def _tick(progress: Progress, times: float, amount: float) -> None:
     """What is done on this rank stands for what is done at the same time on all."""
     progress.advance(times * amount)
-
-
-def render_replies(tokenizer: Any, texts: Sequence[tuple[Prompt, str, bool]]) -> dict[int, TokenSequence]:
-    """Index -> token ids, for the texts that the chat template can render to at least one token."""
-    from drift.model.chat import NotAPrefix, prompt_ids, reply_ids
-
-    sequences = {}
-    for i, (prompt, text, ended) in enumerate(texts):
-        try:
-            sequence = TokenSequence(prompt=prompt_ids(tokenizer, prompt), reply=reply_ids(tokenizer, prompt, text, ended=ended))
-        except NotAPrefix:  # the template would change the reply
-            continue
-        if sequence.reply:
-            sequences[i] = sequence
-    return sequences

@@ -16,7 +16,7 @@ from typing import Any
 
 from drift.claim import claimed
 from drift.console import say
-from drift.engine import answer, kept
+from drift.engine import answer, kept, questions
 from drift.engine.answer import Answer
 from drift.engine.budget import Budget, Prices
 from drift.engine.kept import Entry
@@ -26,17 +26,16 @@ from drift.files import remove_unfinished
 from drift.masking import mask
 from drift.records import Message, digest
 
-INVALID = ("status 400", "status 422")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """`url`: up to and including /v1. `key_variable`: the environment variable with the key (null: none is sent). `model`: its name
     on the server. `answers_as`: the model name in the answers, if different (null: `model`, or a dated version of it).
     `concurrency`: simultaneous requests. `timeout_seconds`: for a complete answer. `retries`: of a request that failed for a
-    temporary reason (429, 5xx, timeout), with growing pauses, or those that the server asks for. `dollars_per_million_input`,
-    `…_output`: the price of tokens. `max_dollars`: what all answers of a run may cost, including what it paid before an
-    interruption; no request that might exceed it is sent. `cache_dir`: for the answers."""
+    temporary reason (429, 5xx, timeout), with growing pauses, or those that the server asks for. `fields`: of a request, added,
+    replaced or (null) left out. `dollars_per_million_input`, `…_output`: the price of tokens. `max_dollars`: what all answers of a
+    run may cost, including what it paid before an interruption; no request that might exceed it is sent. `cache_dir`: for the
+    answers."""
 
     url: str
     key_variable: str | None
@@ -45,6 +44,7 @@ class Endpoint:
     concurrency: int
     timeout_seconds: float
     retries: int
+    fields: dict[str, Any]
     dollars_per_million_input: float
     dollars_per_million_output: float
     max_dollars: float
@@ -60,7 +60,7 @@ class Endpoint:
         object.__setattr__(self, "setting", setting)
 
     def check(self) -> None:
-        answer.check_url(self.url, self.setting)
+        questions.check_url(self.url, self.setting)
         if self.key_variable is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable):
             raise UserError(
                 f"{self.setting}.key_variable: expected the name of an environment variable like OPENAI_API_KEY. The value is not "
@@ -81,10 +81,11 @@ class Endpoint:
             raise UserError(
                 f"{self.setting}: expected concurrency >= 1, retries >= 0, timeout_seconds > 0, prices >= 0 and max_dollars >= 0."
             )
+        questions.check_fields(self.fields, self.setting)
 
     def key(self) -> dict[str, Any]:
         """The settings that an answer depends on."""
-        return {"url": self.url, "model": self.model}
+        return {"url": self.url, "model": self.model, "fields": self.fields}
 
     @property
     def prices(self) -> Prices:
@@ -126,6 +127,7 @@ class Endpoint:
         requests = [{"model": self.model, "messages": [sendable(m) for m in messages], **settings} for messages in talks]
         for request, seed in zip(requests, seeds, strict=bool(seeds)):
             request["seed"] = seed
+        requests = [questions.with_fields(request, self.fields) for request in requests]
         return [(digest([self.url, request])[:32], request) for request in requests]
 
     async def _ask_all(self, requests: dict[str, Any], asked: Questions) -> None:
@@ -227,10 +229,7 @@ class Endpoint:
     def _stopped(self, asked: Questions, wanted: int, advice: str) -> str:
         answered = sum(map(bool, asked.answers.values()))
         why = [f"{self.url} (model {self.model}) {asked.describe_failures(wanted)}"] if asked.failures else []
-        if any("of the model" in kind for kind in asked.failures):
-            why.append(f"If that is the right model under another name, set {self.setting}.answers_as=NAME.")
-        if advice and not asked.failures.keys().isdisjoint(INVALID):
-            why.append(advice)
+        why += asked.advice(self.setting, advice)
         if asked.capped:
             why.append(
                 f"The budget is reached: {self.setting}.max_dollars={self.max_dollars:g}, and the next one may cost "

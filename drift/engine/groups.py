@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from drift.engine import models, ranks
+from drift.engine.models import LoadsNothing
 from drift.finite import need_finite
 from drift.model.policy import Policy
 from drift.parts import Judge, Sampler
@@ -37,16 +38,23 @@ def rounds(items: Sequence[Item], size: int) -> Iterator[list[Sequence[Item]]]:
 
 
 def results(
-    store: Store, name: str, version: int, function: Callable[..., dict[str, Any]], groups: Sequence[Group], here: Mapping[str, Any]
+    store: Store,
+    name: str,
+    version: int,
+    function: Callable[..., dict[str, Any]],
+    groups: Sequence[Group],
+    here: Mapping[str, Any],
+    before: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """What `function` makes of each group, from the store or fresh: those that are missing are computed at once, one by each rank.
-    `here`: keyword arguments for rank 0 alone."""
+    `here`: keyword arguments for rank 0 alone. `before`: is called there before anything is computed."""
     keys = [{"version": version, "settings": group.settings, "inputs": group.inputs} for group in groups]
     made = dict[int, dict[str, Any]]()
 
     def compute(first: int) -> dict[str, Any]:
         if first not in made:
             later = range(first + 1, len(groups))
+            before()
             missing = [first, *(i for i in later if i not in made and store.find(name, **keys[i]) is None)]
             found = ranks.share(function, [groups[i].given for i in missing], here)
             made.update(zip(missing, found, strict=True))
@@ -117,7 +125,11 @@ class Judged:
 def scores(given: Judged) -> dict[str, Any]:
     """The scores of each item's replies, checked."""
     judge, opened = given.judge, models.opened_here_alone if given.alone else models.opened
-    found = opened(judge, judge.open)(given.items)  # equal settings, its cap included: the same judge
+    if isinstance(judge, LoadsNothing):
+        with judge.open() as grade:
+            found = grade(given.items)
+    else:
+        found = opened(judge, judge.open)(given.items)  # equal settings, its cap included: the same judge
     return {"items": len(given.items), "scores": _checked(judge, given.items, found)}
 
 

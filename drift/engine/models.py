@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from drift.engine import ranks
 
@@ -14,6 +14,13 @@ class Local(Protocol):
 
     def model(self) -> Any:
         """The model, a `drift.model.policy.Policy`."""
+
+
+@runtime_checkable
+class LoadsNothing(Protocol):
+    """A judge that needs no memory in this process, so that whatever model is open stays open while it judges."""
+
+    loads_nothing: ClassVar[Literal[True]]
 
 
 class OneModel:

@@ -13,9 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from drift.engine.ask import Ask, render_replies
+from drift.engine.rendered import render_replies
 from drift.errors import UserError
 from drift.identity import identity
 from drift.model.policy import Policy, load_tokenizer
@@ -23,15 +23,15 @@ from drift.randomness import Noise
 from drift.records import Prompt, Reply, digest
 from drift.sampler.contracts import Scored, Scoring
 from drift.score import greedy, reference
-from drift.score.sequence import TokenSequence
-from drift.store import Stage
+from drift.score.sequence import Compute, TokenSequence
+from drift.store import Stage, Store
 
 VERSION = 1
 TOLERANCE = 0.06  # nats per token, on average; bfloat16 makes 0.02 to 0.03
 EXACT = 0.001  # nats per token: so near that a mistake would not matter
 FLOOR = 0.01  # of greedy replies, nats per token: less is a choice between equals
 SURE = 3.0  # standard errors
-NEW_TOKENS = 16
+NEW_TOKENS, PROMPT_TOKENS = 16, 512
 PROMPTS: list[list[dict[str, str]]] = [
     [{"role": "user", "content": "What is the difference between a lake and a pond?"}],
     [{"role": "user", "content": "Write two sentences about a day at the sea, without using the word sun."}],
@@ -55,12 +55,24 @@ class Sampled:
     nats: Sequence[float]
 
 
-def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
+class Asking(Protocol):
+    """What is needed of `drift.engine.ask.Ask`."""
+
+    sampler: Any
+    compute: Compute
+    store: Store
+    policy: Policy
+
+
+_compared = set[str]()  # the samplers, with their policies, that this process has compared
+
+
+def same_policy_stage(ask: Asking, others: Mapping[str, Policy]) -> Stage:
     """Compares sampler and training on `ask.policy`; raises `UserError` if they don't agree. `others`: the policies that it could
     be mistaken for, by name. The stage's facts: `found` and `caveats`, for the report; `apart`, `others`: nats per token."""
     once = {other.fingerprint: name for name, other in reversed(list(others.items()))}
     different = {name: others[name] for fingerprint, name in once.items() if fingerprint != ask.policy.fingerprint}
-    sampler = _changed(ask.sampler, max_new_tokens=min(NEW_TOKENS, ask.sampler.max_new_tokens))
+    sampler = _as_checked(ask.sampler)
     compute = ask.compute
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
@@ -76,6 +88,7 @@ def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
         _need_same(ask, own, rest, f"over {len(own)} tokens of {len(drawn)} replies", greedy=not drawn[0].nats)
         vague = {name: " (too little to tell them apart)" for name, other in rest.items() if drawn[0].nats and _vague(own, other)}
         than = "".join(f", {value:.4f} from those of {name}{vague.get(name, '')}" for name, value in apart.items())
+        _compared.add(_name(sampler, ask))
         what = "log-probabilities" if drawn[0].nats else "greedy choices"
         found = f"the sampler's {what} of {len(own)} tokens are {_mean_size(own):.4f} nats per token from training's{than}."
         return {"found": found, "caveats": caveats, "apart": _mean_size(own), "others": apart}
@@ -84,6 +97,22 @@ def same_policy_stage(ask: Ask, others: Mapping[str, Policy]) -> Stage:
     settings = {"sampler": identity(sampler), "compute": computed}
     inputs = {"policy": ask.policy.fingerprint, "others": digest([other.fingerprint for other in different.values()])}
     return ask.store.run("same_policy", work, version=VERSION, settings=settings, inputs=inputs)
+
+
+def compare_again(ask: Asking) -> None:
+    """Raises `UserError` if a server no longer has the policy, unless this process has compared them: the stage is about the time
+    when it was made. Only the distance counts here."""
+    sampler = _as_checked(ask.sampler)
+    if (name := _name(sampler, ask)) not in _compared:
+        if drawn := _draw(sampler, ask):
+            own = _distances(ask, drawn, ask.policy)
+            _need_same(ask, own, {}, f"over {len(own)} tokens of {len(drawn)} replies", greedy=not drawn[0].nats)
+        _compared.add(name)
+
+
+def _name(sampler: Any, ask: Asking) -> str:
+    """Of the sampler with the policy, at any temperature."""
+    return digest([identity(_changed(sampler, temperature=0.0, top_p=1.0)), ask.policy.fingerprint])
 
 
 def share(own: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
@@ -99,7 +128,7 @@ def share(own: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
     return way, math.sqrt(rest / len(own) / size)
 
 
-def _distances(ask: Ask, drawn: Sequence[Sampled], policy: Policy) -> list[float]:
+def _distances(ask: Asking, drawn: Sequence[Sampled], policy: Policy) -> list[float]:
     """For every token, the sampler's log-probability minus training's under this policy, in nats; of greedy replies, what the token
     lacks to the likeliest one, without the worst reply (its text may be made of other tokens than the sampler's)."""
     sequences = [one.sequence for one in drawn]
@@ -110,7 +139,7 @@ def _distances(ask: Ask, drawn: Sequence[Sampled], policy: Policy) -> list[float
     return [own - its for one, known in zip(drawn, training, strict=True) for own, its in zip(one.nats, known, strict=False)]
 
 
-def _draw(sampler: Any, ask: Ask) -> list[Sampled]:
+def _draw(sampler: Any, ask: Asking) -> list[Sampled]:
     """A few replies of the sampler; greedy ones, if it has no log-probabilities; none, if it can't draw greedily."""
     tokenizer, drawn = load_tokenizer(ask.policy), _replies(sampler, ask.policy)
     if any(isinstance(one, Scored) and one.nats for one in drawn):
@@ -126,7 +155,7 @@ def _replies(sampler: Any, policy: Policy) -> Sequence[Scored | Reply | None]:
         return generate(PROMPTS, noise, lambda share: None)
 
 
-def _greedy(sampler: Any, ask: Ask, tokenizer: Any, drawn: Sequence[Scored | Reply | None]) -> list[Sampled]:
+def _greedy(sampler: Any, ask: Asking, tokenizer: Any, drawn: Sequence[Scored | Reply | None]) -> list[Sampled]:
     """Its greedy replies. Raises `UserError` if the ones that were `drawn` are the same."""
     replies = [_reply(one) for one in _replies(_changed(sampler, temperature=0.0), ask.policy)]
     if sampler.temperature > 0 and [_reply(one) for one in drawn] == replies:
@@ -164,7 +193,7 @@ def _prompt_and(tokenizer: Any, prompt: Prompt, reply: Sequence[int]) -> TokenSe
     return TokenSequence(prompt=prompt_ids(tokenizer, prompt), reply=list(reply))
 
 
-def _need_same(ask: Ask, own: list[float], others: Mapping[str, list[float]], over: str, *, greedy: bool) -> None:
+def _need_same(ask: Asking, own: list[float], others: Mapping[str, list[float]], over: str, *, greedy: bool) -> None:
     """Raises `UserError` if the distances say that the sampler has another policy."""
     apart = _mean_size(own)
     suspect = next((name for name, other in others.items() if _fits_better(own, other, greedy)), None)
@@ -174,8 +203,9 @@ def _need_same(ask: Ask, own: list[float], others: Mapping[str, list[float]], ov
     raise UserError(
         f"The sampler does not sample from the policy {ask.policy.directory}: {over}, its log-probabilities are {apart:.4f} nats "
         f"per token from training's (rounding makes up to {TOLERANCE:g}).{fits} Check that it has loaded this policy and its "
-        "adapter, and that a server renders prompts with the model's own chat template. Nothing was trained on its replies. Fix "
-        "that and run the same command again."
+        "adapter, and that a server renders prompts with the model's own chat template and gives log-probabilities before the "
+        "temperature (SGLANG_RETURN_ORIGINAL_LOGPROB=1 for SGLang). Nothing was trained on its replies. Fix that and run the same "
+        "command again."
     )
 
 
@@ -189,6 +219,13 @@ def _fits_better(own: list[float], other: list[float], greedy: bool) -> bool:
         return _mean_size(own) > max(FLOOR, 2 * _mean_size(other))
     way, error = share(own, other)
     return way - 0.5 > SURE * error
+
+
+def _as_checked(sampler: Any) -> Any:
+    """The sampler without what does not matter here: a check for one evaluation serves the others, and each may load a model."""
+    limits = {"max_new_tokens": NEW_TOKENS, "max_prompt_tokens": PROMPT_TOKENS}
+    shorter = {name: min(most, getattr(sampler, name)) for name, most in limits.items()}
+    return _changed(sampler, **shorter, group_size=len(PROMPTS))
 
 
 def _changed(sampler: Any, **settings: Any) -> Any:

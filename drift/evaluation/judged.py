@@ -1,8 +1,8 @@
 """Benchmarks whose replies a judge scores: MT-Bench, AlpacaEval, Arena-Hard, WildBench (drift/benchmark has one file for each).
 
 A policy answers the first turn of every task, then the second turns, if there are any; the judge is a model on an OpenAI-compatible
-server. A task with a prompt that is too long for the sampler is left out and counted. The noise of the replies is the same for all
-runs and policies."""
+server. A task with a prompt that is too long for the sampler is left out and counted. A policy's thoughts (to "</think>") are not
+shown to the judge. The noise of the replies is the same for all runs and policies."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from drift.benchmark.examiner import Examiner
 from drift.benchmark.judged import Judged, JudgedBenchmark, turn_prompt
-from drift.engine.answer import same_model
+from drift.engine.answer import same_model, without_thoughts
 from drift.engine.endpoint import Endpoint
 from drift.errors import UserError
 from drift.evaluation.metric import Measured, metric
@@ -110,7 +110,7 @@ class JudgedEvaluation:
                 f"None of the {len(panel)} prompts of {self.benchmark.title} got a reply: they are longer than "
                 f"{self.setting}.max_prompt_tokens={self.max_prompt_tokens}, or the chat template can't render them."
             )
-        replies = {task.key: [reply.text for _, reply in drawn[task.key]] for task in whole}
+        replies = {task.key: [without_thoughts(reply.text).strip() for _, reply in drawn[task.key]] for task in whole}
         examined = ask.verdicts(
             self._examiner(), [(task, replies[task.key]) for task in whole], label=f"{self.benchmark.title} verdicts"
         )

@@ -6,17 +6,21 @@ from typing import Any
 
 from drift.errors import UserError
 from drift.parts import Sampler
+from drift.sampler.contracts import Concurrent
 
 
 def own_sampler(evaluation: Any, names: Sequence[str], sampler: Sampler, setting: str) -> Any:
-    """The run's sampler with the evaluation's values of `names`. `setting`: where the evaluation stands in the config."""
+    """The run's sampler with the evaluation's values of `names`, but for the `group_size` of one that draws a group at once.
+    `setting`: where the evaluation stands in the config."""
     known: Any = sampler
     if lacking := sorted(set(names) - {item.name for item in fields(known)}):
         raise UserError(
             f"{setting} sets the sampler's {', '.join(names)}, and this sampler lacks {', '.join(lacking)}. Use "
             "sampler=transformers, or leave this evaluation out."
         )
-    return replace(known, **{name: getattr(evaluation, name) for name in names})
+    at_once = isinstance(sampler, Concurrent)
+    changed = [name for name in names if name != "group_size" or not at_once]
+    return replace(known, **{name: getattr(evaluation, name) for name in changed})
 
 
 def how(temperature: float, max_new_tokens: int) -> str:

@@ -14,15 +14,14 @@ def preferred(judge: Judge, examples: Sequence[Example], ask: Ask, records: Mapp
     """The examples without the fresh chosen replies that do not beat the reply that the user disliked; removed where none is left.
     An example without a fresh chosen reply, or from a record whose user did not complain, stays as it is. `records`: by id."""
     asked = {i: _asked(one, records[one.record]) for i, one in enumerate(examples) if _is_asked(one, records[one.record])}
-    judged = ask.judge(judge, asked.values(), label="judging")
-    scores = {(record.id, *(reply.text for reply in replies)): found for record, replies, found in judged}
+    judged = ask.judge(judge, [item for items in asked.values() for item in items], label="judging")
+    won = {(record.id, fresh.text): score > other for record, (fresh, _), (score, other) in judged}
     ruled: list[Ruled] = []
     for i, one in enumerate(examples):
-        if i not in asked:
+        if i in asked:
+            ruled.append(_without_losers(one, [won.get((record.id, fresh.text)) for record, (fresh, _) in asked[i]]))
+        else:
             ruled.append((one, None, []))
-            continue
-        record, replies = asked[i]
-        ruled.append(_without_losers(one, scores.get((record.id, *(reply.text for reply in replies)))))
     return ruled
 
 
@@ -30,19 +29,20 @@ def _is_asked(one: Example, record: Record) -> bool:
     return record.label == "dsat" and any(reply.fresh for reply in one.side(True))
 
 
-def _asked(one: Example, record: Record) -> tuple[Record, list[Reply]]:
-    """An item for the judge: the fresh chosen replies, and last the disliked one. (Judges do not look at `num_tokens`.)"""
+def _asked(one: Example, record: Record) -> list[tuple[Record, list[Reply]]]:
+    """Items for the judge: each fresh chosen reply beside the disliked one. So they are compared with that one only, and not with
+    one another. (Judges do not look at `num_tokens`.)"""
+    disliked = Reply(text=record.reply, num_tokens=0, ended=record.ended)
     fresh = [Reply(text=reply.text, num_tokens=0, ended=reply.ended) for reply in one.side(True) if reply.fresh]
-    return record, [*fresh, Reply(text=record.reply, num_tokens=0, ended=record.ended)]
+    return [(record, [reply, disliked]) for reply in fresh]
 
 
-def _without_losers(one: Example, scores: list[float] | None) -> Ruled:
-    """`scores`: those of `_asked`; None: the judge has none."""
-    if scores is None:
+def _without_losers(one: Example, won: Sequence[bool | None]) -> Ruled:
+    """`won`: for each fresh chosen reply, whether it is preferred to the disliked one; None: the judge can't say."""
+    if None in won:
         return one, "unjudged", []
-    *fresh, disliked = scores
-    won = iter([score > disliked for score in fresh])
-    left = tuple(reply for reply in one.replies if not (reply.good and reply.fresh) or next(won))
+    verdicts = iter(won)
+    left = tuple(reply for reply in one.replies if not (reply.good and reply.fresh) or next(verdicts))
     if not any(reply.good for reply in left):
         return one, "disfavoured", []
     return replace(one, replies=left), None, ["thinned"] * (len(left) < len(one.replies))

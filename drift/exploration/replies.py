@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from drift.config import build_part
 from drift.errors import UserError
 from drift.exploration.subjects import Seed
+from drift.judge import sides
 from drift.judge.llm import Llm
 from drift.judge.verifier import Verifier
 from drift.parts import Judge
@@ -53,8 +54,9 @@ def judge_of(config: DictConfig, truth: bool) -> tuple[Judge | None, str]:
     judge: Any = build_part(node, "judge")
     if judge.needs_truth and not truth:
         raise UserError(f"judge ({judge.label}) checks replies against a known truth, which these prompts do not have.")
-    if isinstance(judge, Llm) and judge.mode == "pairwise":
-        raise UserError("judge.mode=pairwise gives scores that mean nothing between prompts. Set judge.mode=absolute.")
+    if sides.compares(judge):
+        how = " Set judge.mode=absolute." if isinstance(judge, Llm) else ""
+        raise UserError(f"The judge ({judge.label}) compares replies, so its scores mean nothing between prompts.{how}")
     return judge, f"scores of a judge: {judge.label}"
 
 

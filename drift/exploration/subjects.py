@@ -140,7 +140,7 @@ def settings_of(folder: Path, reader: Reader, overrides: Sequence[str], defaults
 
             value = compose(["method=iterdpo", f"judge={value}"]).method.judge
         try:
-            OmegaConf.update(config, key, value, merge=False)
+            OmegaConf.update(config, key, value, merge=False, force_add=item.is_add() or item.is_force_add())
         except OmegaConfBaseException as error:
             group, _, name = key.rpartition(".")
             known = OmegaConf.select(config, group)

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 from drift.console import Progress
 from drift.engine.budget import Budget
 from drift.engine.endpoint import Endpoint
-from drift.engine.questions import refuse_empty, say_unread
+from drift.engine.questions import limit, refuse_empty, say_unread
 from drift.errors import UserError
 from drift.identity import code
 from drift.judge import questions
@@ -50,6 +50,7 @@ class Llm:
     setting: str = field(init=False, compare=False, default="judge")  # where it stands in the config, for messages
 
     needs_truth: ClassVar[bool] = False
+    loads_nothing: ClassVar[Literal[True]] = True
 
     def place(self, setting: str) -> None:
         object.__setattr__(self, "setting", setting)
@@ -143,8 +144,9 @@ class Llm:
     def _read(self, answers: Sequence[str | None], form: Form) -> list[Any]:
         num_empty = answers.count(None)
         if num_empty and self.without_answer == "stop":
-            limit = f"{self.setting}.max_answer_tokens={self.max_answer_tokens}"
-            refuse_empty(num_empty, len(answers), self.endpoint.url, self.setting, limit)
+            own = f"{self.setting}.max_answer_tokens={self.max_answer_tokens}"
+            limited = limit(self.endpoint.fields, self.endpoint.setting, own)
+            refuse_empty(num_empty, len(answers), self.endpoint.url, self.setting, limited)
         verdicts = [None if answer is None else form.read(answer) for answer in answers]
         if None in verdicts and self.budget.first("unreadable"):
             say_unread([str(answer) for answer, found in zip(answers, verdicts, strict=True) if found is None], len(answers))

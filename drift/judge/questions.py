@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from drift.engine.answer import without_thoughts
 from drift.errors import UserError
 from drift.records import Prompt
 
@@ -22,7 +23,6 @@ FIELDS = {"absolute": ("conversation", "reply", "form"), "pairwise": ("conversat
 CHOICES = ("A", "B", "tie")
 TAGS = re.compile(r"<(?=\s*/?\s*(?:conversation|system|user|assistant|reply(?:_[ab])?)\b)", re.IGNORECASE)
 FIELD = re.compile(r"\{(conversation|reply|first|second|form|scale)\}")
-THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)  # which some servers send along
 FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
 DECORATION = r"[ \t*_`#>\"']*"  # of Markdown
 
@@ -58,7 +58,7 @@ class Form:
 
     def read(self, answer: str) -> Any:
         """The verdict in an answer, one of `values`; None if there is not exactly one in the form that was asked for."""
-        text = THOUGHTS.sub("", answer).strip()
+        text = without_thoughts(answer).strip()
         found = self._read_json(text) if self.structured else self._read_lines(text)
         known = {str(value).lower(): value for value in self.values}
         return known.get(str(found[0]).lower()) if len(found) == 1 else None

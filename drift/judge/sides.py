@@ -96,6 +96,11 @@ def ask(judge: Judge, name: str, pairs: Sequence[Pair], singles: Sequence[Record
     return Side(name=name, pairs=ahead, singles=scores[2 * len(pairs) :], orders=None)
 
 
+def compares(judge: object) -> bool:
+    """Whether a judge compares replies to one prompt, so that its scores mean nothing between prompts."""
+    return isinstance(judge, Compares) and judge.compares
+
+
 def both(pair: Pair) -> tuple[str, str]:
     return pair.first, pair.second
 

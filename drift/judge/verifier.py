@@ -6,7 +6,7 @@ With `noise` 0 it is an oracle, the same function as the metric: useful as an up
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from drift.data.requests import verify
 from drift.errors import UserError
@@ -24,6 +24,7 @@ class Verifier:
     group_size: int
 
     needs_truth: ClassVar[bool] = True
+    loads_nothing: ClassVar[Literal[True]] = True
 
     def check(self) -> None:
         if self.group_size < 1:

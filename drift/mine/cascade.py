@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from drift.console import Progress
+from drift.engine.answer import without_thoughts
 from drift.engine.endpoint import Endpoint
+from drift.engine.questions import limit
 from drift.errors import UserError
 from drift.intake.conversations import CATEGORIES, Label, Opinion
 from drift.mine import rules
@@ -72,14 +74,15 @@ class Cascade:
             answers = self.endpoint.ask(questions, bar.advance, temperature=0.0, max_tokens=MAX_TOKENS, advice="")
         num_empty = answers.count(None)
         if num_empty and self.without_answer == "stop":
+            most = limit(self.endpoint.fields, self.endpoint.setting, f"{MAX_TOKENS} tokens")
             raise UserError(
                 f"{num_empty} of {len(answers)} questions got an answer without a text from {self.endpoint.url} (a filter, or a "
-                f"model that thinks for longer than {MAX_TOKENS} tokens). The other answers are kept. The same command asks these "
+                f"model that thinks for longer than {most}). The other answers are kept. The same command asks these "
                 "questions again; mine.without_answer=keep uses the classifier instead; another mine.endpoint.model may "
                 "answer."
             )
         for (number, i), answer in zip(uncertain, answers, strict=True):
-            opinion = parse_answer(answer) if answer is not None else None
+            opinion = parse_answer(without_thoughts(answer)) if answer is not None else None
             self.counts["replies that the LLM was asked about"] += 1
             if opinion is not None:
                 classified[number][i] = opinion

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from drift.engine.questions import LIMITS
 from drift.engine.ranks import world
 from drift.model import precision
 from drift.plan import disk, memory, work
@@ -178,6 +179,7 @@ def _dollars(judge: Any, loaded: Workload, questions: int) -> float | None:
     if "endpoint" not in known:
         return None
     endpoint = known["endpoint"]
-    sent, answered = loaded.prompt_tokens + 2 * loaded.reply_tokens + QUESTION, known["max_answer_tokens"]
+    sent = loaded.prompt_tokens + 2 * loaded.reply_tokens + QUESTION
+    answered = max(endpoint.fields.get(name) or 0 for name in LIMITS) or known["max_answer_tokens"]
     price = sent * endpoint.dollars_per_million_input + answered * endpoint.dollars_per_million_output
     return min(questions * known["votes"] * price / 1e6, endpoint.max_dollars) if price else None

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def groups(states: Sequence[RunState]) -> dict[str, list[RunState]]:
-    """Groups of runs that differ only by seeds, named by their method and by the settings that differ between runs."""
+    """Groups of runs that differ only by seeds, named by their method and by the settings that differ between its runs."""
     return _together(states, states)
 
 
@@ -31,13 +31,29 @@ def states_of(members: Mapping[str, Sequence[Member]]) -> dict[str, list[RunStat
 
 
 def _together(states: Sequence[RunState], runs: Sequence[T]) -> dict[str, list[T]]:
-    titles = [state.title for state in states]
-    names = sorted({name for title in titles for name in title} - {"method", *SEEDS})
-    differing = [name for name in names if len({title.get(name) for title in titles}) > 1]
+    by_method: dict[str, list[RunState]] = defaultdict(list)
+    for state in states:
+        by_method[state.title["method"]].append(state)
+    named = {method: _differing(members) for method, members in by_method.items()}
     by_label: dict[str, list[T]] = defaultdict(list)
-    for run, title in zip(runs, titles, strict=True):
-        by_label[", ".join([title["method"], *(f"{name}={title[name]}" for name in differing if name in title)])].append(run)
+    for run, state in zip(runs, states, strict=True):
+        title = state.title
+        names = [name for name in named[title["method"]] if name in title]
+        by_label[", ".join([title["method"], *(f"{name}={title[name]}" for name in names)])].append(run)
     return dict(by_label)
+
+
+def unnamed(states: Sequence[RunState]) -> list[str]:
+    """The settings that differ between methods, and that no group is named by."""
+    methods = {state.title["method"] for state in states}
+    named = {name for method in methods for name in _differing([state for state in states if state.title["method"] == method])}
+    return [name for name in _differing(states) if name not in named]
+
+
+def _differing(states: Sequence[RunState]) -> list[str]:
+    """The settings that differ between these runs, without the method and the seeds."""
+    names = sorted({name for state in states for name in state.title} - {"method", *SEEDS})
+    return [name for name in names if len({state.title.get(name) for state in states}) > 1]
 
 
 def by_seed(states: Sequence[RunState]) -> dict[tuple[str, ...], RunState]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drift.report.compare import NO_DIFFERENCE, TOO_FEW, Comparison
-from drift.report.members import common_name, having, headline, last_gains, scored_names
+from drift.report.members import common_name, having, headline, last_gains, scored_names, unnamed
 from drift.report.state import RunState
 from drift.report.tables import against, show, show_p
 from drift.statistics import Difference, holm
@@ -13,7 +13,7 @@ from drift.statistics import Difference, holm
 
 def sentences(grouped: Mapping[str, Sequence[RunState]], compared: Sequence[Comparison], states: Sequence[RunState]) -> list[str]:
     """All of them, in the order of a page."""
-    return [*unmatched(compared), *against_start(grouped), *between(compared), *alarms(states)]
+    return [*unmatched(compared), *against_start(grouped), *between(compared), *not_alone(states), *alarms(states)]
 
 
 def against_start(grouped: Mapping[str, Sequence[RunState]]) -> list[str]:
@@ -91,6 +91,12 @@ def between(compared: Sequence[Comparison]) -> list[str]:
     one_seed = "prompt" in matched[0].gap.over
     alone = " This compares single policies. To compare methods, run several seeds." if one_seed else ""
     return [f"{groups}: {'; '.join(decided)}.{others}{alone}"]
+
+
+def not_alone(states: Sequence[RunState]) -> list[str]:
+    """A sentence on what differs between the methods beside themselves."""
+    names = unnamed(states)
+    return [f"Not only the methods differ: so do {', '.join(names)} (settings that differ, in the report)."] if names else []
 
 
 def alarms(states: Sequence[RunState]) -> list[str]:

@@ -39,3 +39,18 @@ class Selective(Protocol):
 
     def check_policy(self, trained: Trained) -> None:
         """Called before anything is loaded, if policies of this kind will be sampled from. Raises `UserError`."""
+
+
+@runtime_checkable
+class Concurrent(Protocol):
+    """A sampler that draws a whole group at once, so that small groups leave it idle: an evaluation with longer replies takes its
+    `group_size` as it is."""
+
+    draws_at_once: ClassVar[Literal[True]]
+
+
+@runtime_checkable
+class Lasting(Protocol):
+    """A sampler whose engine is not started by the run, and may have been given another model since the run began."""
+
+    outlasts_runs: ClassVar[Literal[True]]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from drift.engine.adapters import load_adapter
 from drift.engine.answer import Answer
@@ -23,14 +23,15 @@ from drift.sampler.contracts import Scored, Trained
 from drift.sampler.transformers import fitting_ids
 
 SEEDS = 2**31  # some servers take no larger ones
-ADVICE = "If it does not know a field of sampler.extra, leave that out; if a prompt is too long, lower sampler.max_prompt_tokens."
+ADVICE = "If a prompt is too long, lower sampler.max_prompt_tokens."
+OWN = {"temperature", "top_p", "seed", "logprobs", "top_logprobs", "max_tokens", "max_completion_tokens", "chat_template_kwargs"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenAI:
     """`temperature` 0 is greedy. `group_size`: the number of replies in a group, which is stored as a whole. `max_prompt_tokens`:
     as counted here; longer prompts get no reply and are counted. `load_adapters`: the server is vLLM, which loads adapters while
-    it runs. `extra`: more fields of each request, for what a server needs besides OpenAI's."""
+    it runs. `endpoint.fields`: what a server needs besides OpenAI's fields."""
 
     temperature: float
     top_p: float
@@ -38,9 +39,10 @@ class OpenAI:
     max_prompt_tokens: int
     group_size: int
     load_adapters: bool
-    extra: dict[str, Any]
     endpoint: Endpoint
 
+    draws_at_once: ClassVar[Literal[True]] = True
+    outlasts_runs: ClassVar[Literal[True]] = True
     caveats: ClassVar[Sequence[str]] = (
         "Sampled by a server: each request has its own seed, but the server need not heed it, and what it computes together "
         "changes the last digits, so a run that is begun anew may draw other replies.",
@@ -51,8 +53,10 @@ class OpenAI:
             raise UserError("sampler: expected temperature >= 0 and 0 < top_p <= 1.")
         if min(self.max_new_tokens, self.max_prompt_tokens, self.group_size) < 1:
             raise UserError("sampler: max_new_tokens, max_prompt_tokens and group_size must be at least 1.")
-        if own := sorted(set(self.extra) & {"model", "messages", "temperature", "top_p", "max_tokens", "seed", "logprobs", "n"}):
-            raise UserError(f"sampler.extra.{own[0]}: this field has a setting of its own, or is the program's. Leave it out.")
+        if own := sorted(set(self.endpoint.fields) & OWN):
+            raise UserError(
+                f"sampler.endpoint.fields.{own[0]}: this field has a setting of its own, or is the program's. Leave it out."
+            )
 
     def check_policy(self, trained: Trained) -> None:
         ways = "Use sampler=vllm or sampler=transformers"
@@ -67,7 +71,7 @@ class OpenAI:
 
     def key(self) -> dict[str, Any]:
         """The settings that a reply depends on."""
-        names = ("temperature", "top_p", "max_new_tokens", "max_prompt_tokens", "extra")
+        names = ("temperature", "top_p", "max_new_tokens", "max_prompt_tokens")
         return {name: getattr(self, name) for name in names} | {"endpoint": self.endpoint.key()}
 
     @contextmanager
@@ -107,7 +111,7 @@ class OpenAI:
         """The reply to each prompt that can be sent, by its place."""
         known = [i for i, prompt in enumerate(prompts) if self._can_be_sent(tokenizer, prompt)]
         arguments = {name: value for name, value in policy.template.items() if name in tokenizer.chat_template}
-        extra = dict(self.extra) | ({"chat_template_kwargs": arguments} if arguments else {})
+        extra = {"chat_template_kwargs": arguments} if arguments else {}
         answers = endpoint.answers(
             [prompts[i] for i in known], lambda count: tick(count / len(known)), advice=ADVICE,
             seeds=[noise[i].as_seed() % SEEDS for i in known], temperature=self.temperature, top_p=self.top_p,

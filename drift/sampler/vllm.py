@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from drift.engine import ranks
 from drift.errors import UserError, need_package
@@ -51,6 +51,7 @@ class VLLM:
     python: str | None
     log_dir: str
 
+    draws_at_once: ClassVar[Literal[True]] = True
     caveats: ClassVar[Sequence[str]] = (
         "Sampled by vLLM: each reply has its own seed, but what is computed together changes the last digits, so a run that is "
         "begun anew may draw other replies.",

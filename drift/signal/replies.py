@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from drift.compose import CONF
-from drift.engine.ask import Ask, render_replies
+from drift.engine.ask import Ask
+from drift.engine.rendered import render_replies
 from drift.errors import UserError
 from drift.model.policy import load_tokenizer
 from drift.randomness import order
