@@ -95,7 +95,11 @@ def test_every_setting_that_the_pages_name_is_one():
             for s in spans
             if re.fullmatch(r"(train|sampler|alarms|intake|mine|evaluation|store|logger|method|filters)\.[\w.]+", s)
         }
-        wrong = {key for key in named | dotted if key not in known and not key.endswith(("NAME", "KEY"))}
+        wrong = {
+            key
+            for key in named | dotted
+            if key not in known and not key.endswith(("NAME", "KEY")) and ".endpoint.fields." not in key
+        }
         assert not wrong, (page.name, wrong)
 
 
