@@ -87,6 +87,7 @@ def test_every_setting_that_the_pages_name_is_one():
     others = ("data=messages", "data=preference", "method=sdpo", "method=random_logged", "judge=reward_model", "judge=llm")
     others += ("sampler=vllm", "sampler=openai")
     known |= {key for choice in others for key in keys(compose(choice))}
+    known |= set(compose("sampler=openai").sampler.endpoint.fields)  # of a server's requests
     for page in DOCS:
         spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text())
         named = {key for span in spans for key in re.findall(r"(?:^|\s)\+?([a-z_]+(?:\.\w+)*)=(?!=)", span)}
