@@ -317,6 +317,17 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "functi
 RESULT = {"role": "tool", "tool_call_id": "1", "content": "2.50"}
 
 
+def test_turns_that_do_not_alternate_are_set_aside_with_what_to_do(tmp_path):
+    for messages, words in (
+        ([ASSISTANT, USER, ASSISTANT], "leave a greeting out"),
+        ([USER, ASSISTANT, ASSISTANT], "join messages of one speaker"),
+        ([USER, {"role": "model", "content": REPLY}], "rename the role: system, user, assistant"),
+        ([USER, {"role": "system", "content": REPLY}], "correct the row"),
+    ):
+        (row,) = collected(tmp_path / "log.jsonl", [{"messages": messages, "feedback": "down"}]).set_aside
+        assert row["field"].endswith(".role") and words in row["remedy"], messages
+
+
 def test_text_parts_of_both_of_openais_interfaces_are_text(tmp_path):
     parts = [
         {"role": r, "content": [{"type": f"{t}put_text", "text": x}]}
