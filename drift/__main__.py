@@ -87,12 +87,21 @@ def _targets_and_settings(given: Sequence[str]) -> tuple[list[str], list[str]]:
     return [item for item in given if item not in settings], settings
 
 
+def _refuse(overrides: Sequence[str], **instead: str) -> None:
+    """Refuses settings whose values the command has from elsewhere."""
+    for item in overrides:
+        key = item.partition("=")[0].lstrip("+")
+        if key.replace(".", "_") in instead:
+            raise UserError(f"{item}: this command takes it from {instead[key.replace('.', '_')]}. Leave one of the two out.")
+
+
 def _mine(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from drift.compose import compose
     from drift.config import build
     from drift.intake import mined
     from drift.overrides import literal, override, quote_paths
 
+    _refuse(overrides, data="--source", data_path=f"LOGS ({arguments.logs})")
     quote_paths([arguments.logs, str(arguments.out)])  # refuses a name that is not UTF-8
     run = build(compose([f"data={arguments.source}", override("data.path", literal(arguments.logs)), *overrides]))
     mined.mine(run, arguments.out, arguments.overwrite)
@@ -117,9 +126,12 @@ def _describe(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from drift.overrides import literal, override, quote_paths
     from drift.report import describe
 
-    quote_paths([str(arguments.records), str(arguments.out)])
-    run = build(compose(["data=records", override("data.path", literal(str(arguments.records))), *overrides]))
-    describe.describe(run, overrides, arguments.records, arguments.out or arguments.records.with_suffix(".html"))
+    records = arguments.records
+    _refuse(overrides, data="RECORDS", data_path=f"RECORDS ({records})")
+    quote_paths([str(records), str(arguments.out)])
+    run = build(compose(["data=records", override("data.path", literal(str(records))), *overrides]))
+    page = arguments.out or (records if records.suffix else records.resolve()).with_suffix(".html")  # "." has no name
+    describe.describe(run, overrides, records, page)
 
 
 COMMANDS = {

@@ -76,12 +76,14 @@ def benchmark_settings() -> list[tuple[str, str]]:
 
 def mine_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     config, miners = (CONF / "config.yaml").read_text(encoding="utf-8"), ("classifier", "cascade")
+    log = textwrap.dedent((CONF / "data/messages.yaml").read_text(encoding="utf-8").split("\n  path: ???\n")[1])
     mine = commands.add_parser(
         "mine",
         usage="drift mine LOGS --out FILE [--source KIND] [--overwrite] [name=value ...]",
         help="find the replies in chat logs that users liked or disliked, and write them as records",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=SETTINGS
+        + block("data.… (with --source messages; the other kinds have some of them)", log)
         + choices("mine")
         + block("intake.…", textwrap.dedent(config.split("\nintake:")[1].partition("\n")[2].split("\n\n")[0]))
         + "".join(block(f"mine.… (with mine={name})", (CONF / f"mine/{name}.yaml").read_text("utf-8")) for name in miners)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from drift import chosen
 from drift.errors import UserError, nearest
@@ -58,7 +58,8 @@ def explain(error: Exception) -> str:
     if "is not in struct" in text:
         wrong = text.split("full_key: ")[1].splitlines()[0].strip()
         typed = str(error).split("'")[1] if "Could not override '" in str(error) else wrong
-        hint = DEVICES if typed.rpartition(".")[2] in OF_DEVICES else chosen.belongs(wrong, CONF) or nearest(typed, all_keys())
+        known = [*all_keys(), *keys_of_options(typed.partition(".")[0])]
+        hint = DEVICES if typed.rpartition(".")[2] in OF_DEVICES else chosen.belongs(wrong, CONF) or nearest(typed, known)
         return f"Unknown key {typed}.{hint} ({EVERY_KEY})"
     if "Could not find" in str(error):
         name = str(error).split("Could not find '")[1].split("'")[0]
@@ -83,6 +84,12 @@ def _plugin(group: str, option: str) -> str:
     if option in PLUGINS[group]:
         return f"{group}={option} needs a plugin of Hydra that is not installed. Install it: pip install {PLUGINS[group][option]}."
     return f"{group}={option}: there is no such choice.{nearest(option, ['basic', *PLUGINS[group]])}"
+
+
+def keys_of_options(group: str) -> list[str]:
+    """The keys that the options of a config group set themselves, dotted."""
+    options = [OmegaConf.load(file) for file in sorted((CONF / group).glob("*.yaml"))]
+    return [f"{group}.{key}" for option in options if isinstance(option, DictConfig) for key in option.get(group, option)]
 
 
 def all_keys() -> list[str]:

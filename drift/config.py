@@ -55,7 +55,8 @@ def build_part(config: DictConfig, setting: str) -> Any:
 
 def need_values(config: DictConfig, setting: str) -> None:
     if missing := sorted(OmegaConf.missing_keys(config)):
-        name = f"{setting}.{missing[0]}".strip(".")
+        inner = missing[0].removeprefix(str(config._get_full_key(""))).strip(".")  # they are named from the root on
+        name = f"{setting}.{inner}".strip(".")
         raise UserError(f"{name} has no value yet. Give one: {name}=VALUE.")
 
 

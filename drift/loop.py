@@ -115,9 +115,12 @@ class Loop:
     def iterate(self) -> None:
         """All stages, in order."""
         run, policy, previous = self.run, self.start, list[Example]()
-        self.compare_samples(0, policy, {})
+        if run.data.uses_policy:
+            self.compare_samples(0, policy, {})
         records, held_out = self.collect_feedback(1, policy)
         self.announce(records, held_out)
+        if not run.data.uses_policy:  # a mistake in a log is found before any weight is loaded
+            self.compare_samples(0, policy, {})
         self.compare_judges(records)
         self.evaluate(0, "start", policy, held_out)
         if run.warmup_epochs:
@@ -188,14 +191,10 @@ class Loop:
         num_old = round(len(new) * run.previous_share) if previous else 0
         examples = new[: len(new) - num_old] + previous[:num_old]
         plan = make_plan(
-            tokenize(self.tokenizer, examples),
-            layout=run.train.layout,
-            examples_per_step=run.train.examples_per_step,
-            tokens_per_batch=run.train.compute.tokens_per_batch,
-            example_order=run.train.example_order,
-            seed=run.seed,
+            tokenize(self.tokenizer, examples), layout=run.train.layout, examples_per_step=run.train.examples_per_step,
+            tokens_per_batch=run.train.compute.tokens_per_batch, example_order=run.train.example_order, seed=run.seed,
             longest_mismatched=run.train.max_tokens if any(one.mismatched for one in run.objective.values()) else None,
-        )
+        )  # fmt: skip
         reference = policy if run.reference == "iteration" else self.start
         scored = reference_stage(run.store, run.train.compute, reference, plan, layers=num_frozen(run.train, policy, plan))
         on_step = partial(journal.log_steps, iteration)

@@ -46,10 +46,10 @@ def unreadable(error: Exception) -> str:
     key, sign, value = error.override.partition("=")
     if not sign:
         return f"{error.override} is not a setting. Expected the form key=value."
-    return (
-        f"{error.override}: Hydra can't read this value. Give it in quotes, for the shell and for Hydra: "
-        f"{shlex.quote(override(key, value))}"
-    )
+    quoted = override(key, value)
+    if value.startswith("[") and value.endswith("]"):  # a list stays a list: its items are quoted
+        quoted = f"{key}=[{','.join(override('', item.strip())[1:] for item in value[1:-1].split(','))}]"
+    return f"{error.override}: Hydra can't read this value. Give it in quotes, for the shell and for Hydra: {shlex.quote(quoted)}"
 
 
 def _quoted(argument: str) -> str:

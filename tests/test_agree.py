@@ -171,7 +171,7 @@ NAMED = ["users", "llm", "b.endpoint.url=http://127.0.0.1:1/v1", "b.endpoint.mod
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["users", "users"], "at least one judge"), (["users", "llm"], r"b\.endpoint\.(model|url) has no value yet"),
+    (["users", "users"], "at least one judge"), (["users", "llm"], r"^b\.endpoint\.(model|url) has no value yet"),
     (["users", "llm", "endpoint.model=m"], r"expected a setting of one of the two judges, a\.endpoint\.model=m or b\."),
     (["users", "llm", "a.endpoint.model=m"], r"a\.endpoint\.model=m: users have no settings"),
     (["users", "llm", "b.vote=3"], r"Unknown key b\.vote"), (["users", "oracle"], r"there is no conf/judge/oracle\.yaml.*llm"),

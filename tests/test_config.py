@@ -130,6 +130,7 @@ def test_an_experiment_sets_what_the_chosen_method_takes_and_leaves_out_the_rest
         ("hydra/sweeper=zzz", "Known: ax, basic, nevergrad, optuna.$"),
         ("num_gpus=4", "^Unknown key num_gpus. devices=N shares one run"),
         ("+trainer.devices=4", "Unknown key trainer"),
+        ("data.ignore_field=[x]", "Did you mean data.ignore_fields"),
         ("num_nodes=2", "for several machines see docs/devices.md"),
         ("qwertyuiop=1", r"^Unknown key qwertyuiop. \(drift run --cfg job shows every key.\)$"),
     ],

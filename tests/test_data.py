@@ -74,8 +74,7 @@ def test_three_malformed_rows_among_thirty_are_named_and_the_others_used(cache, 
     assert all(f"row {number}" in said for number in (5, 12, 18))
 
 
-def test_a_file_without_a_usable_row_stops_the_run(cache, tmp_path):
-
+def test_a_file_without_a_usable_row_stops_the_run_before_a_weight_is_loaded(cache, tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text("{}\n")
     with pytest.raises(UserError, match="No usable record: all 1 rows were set aside"):
@@ -83,6 +82,7 @@ def test_a_file_without_a_usable_row_stops_the_run(cache, tmp_path):
             tmp_path / "run", "model=tiny", f"model.cache_dir={cache}", "data=jsonl", f"data.path={path}",
             f"store.dir={tmp_path}/store", "sampler.max_new_tokens=8",
         )  # fmt: skip
+    assert not (tmp_path / "store/same_policy").exists(), "nothing was sampled or scored"
 
 
 def intake(**settings):
@@ -162,7 +162,7 @@ def test_languages_that_are_not_wanted_are_set_aside(tmp_path):
         "de": "Bitte schreibe einen kurzen Brief an den Vermieter",
     }
     rows = [
-        {"id": k, "messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "x", "rating": 1}]}
+        {"id": k, "messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "x", "rating": -1}]}
         for k, t in said.items()
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

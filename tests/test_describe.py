@@ -51,13 +51,18 @@ def test_the_command_has_what_is_proposed_keeps_what_the_user_said_and_can_be_ru
     half = dataclasses.replace(run.evaluation["heldout"], share=0.5)
     held = [r for r in records if r.conversation in {h.conversation for h in half.separate(records)[1]}]
     assert found.settings == {
-        "sampler.max_new_tokens": "32", "evaluation.heldout.share": "0.5", "evaluation.heldout.max_records": str(len(held))
+        "sampler.max_new_tokens": "32", "evaluation.heldout.share": "0.5", "evaluation.heldout.max_records": str(len(held)),
+        "method": "drift",
     } and found.max_new_tokens == 32  # fmt: skip
     program, command, *rest = shlex.split(found.command(file, ["model=tiny"]))
     again = build(compose(rest))
     assert (program, command, again.data.path, again.sampler.max_new_tokens) == ("drift", "run", str(file), 32)
     assert (again.evaluation["heldout"].share, again.evaluation["heldout"].max_records) == (0.5, len(held))
-    said = ["sampler.max_new_tokens=99", "evaluation.heldout.share=0.3", "evaluation.heldout.max_records=10"]
+    liked = [dataclasses.replace(r, label="sat") for r in records]
+    assert "method=sft" in propose(liked, {"reply": [20] * 300}, run, []).command(file, []), (
+        "DRIFT would have nothing to learn from"
+    )
+    said = ["method=spin", "sampler.max_new_tokens=99", "evaluation.heldout.share=0.3", "evaluation.heldout.max_records=10"]
     kept = propose(records, {"reply": [20] * 300}, build(compose(["data=records", override("data.path", str(file)), *said])), said)
     assert kept.settings == {} and kept.max_new_tokens == 99
     quiet = [record(i, label="dsat" if i < 100 else "silent") for i in range(1000)]

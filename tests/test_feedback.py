@@ -40,10 +40,8 @@ DOWN = [
 @pytest.mark.parametrize("name", ["feedback", "thumbs", "rating", "label"])
 def test_marks_in_their_usual_words_are_read(name, tmp_path):
     for values, label in ((UP, "sat"), (DOWN, "dsat")):
-        for marks in (
-            [{name: value} for value in values],
-            [{"annotation": {name: value}} for value in values if name != "feedback"],
-        ):
+        inside = [[{"annotation": {name: value}} for value in values]] if name != "feedback" else []
+        for marks in ([{name: value} for value in values], *inside):
             rows = [
                 row | {"messages": [{"role": "user", "content": f"Day {i}?"}, row["messages"][1]]}
                 for i, row in enumerate(log(*marks))
@@ -58,6 +56,9 @@ def test_no_click_is_no_feedback_and_an_unknown_word_is_set_aside(tmp_path):
         for mark in ({"rating": nothing}, {"feedback": nothing, "comment": nothing}, {"annotation": {"rating": nothing}}):
             row = {"messages": [turns[0], turns[1] | mark, *turns[2:]]}
             assert labels(collected(tmp_path / "log.jsonl", [row])) == ["dsat"], "the miner reads what the user said next"
+    for large in (10**400, math.inf, str(10**400), 1764000000123):
+        found = collected(tmp_path / "log.jsonl", log({"rating": large}), displeased_up_to=2, pleased_from=4)
+        assert reasons(found) == [("malformed row", "messages[1].rating")]
     marks = ({"thumbs": "meh"}, {"label": "travel"}, {"feedback": {"up": 0, "down": 1, "id": 3}}, {"rating": "neutral"})
     found = collected(tmp_path / "log.jsonl", log(*marks))
     fields = ["messages[1].thumbs", "messages[1].label", "messages[1].feedback"]
@@ -79,6 +80,28 @@ def test_a_scale_that_is_not_known_is_refused_with_the_settings_that_say_what_it
     assert labels(collected(tmp_path / "log.jsonl", log({"rating": 0}), displeased_up_to=0, pleased_from=1)) == ["dsat"]
     with pytest.raises(UserError, match="expected both, the first one lower"):
         collected(tmp_path / "log.jsonl", signed, displeased_up_to=2, pleased_from=None)
+
+
+def test_a_file_of_nothing_but_ones_may_be_complaints_and_is_asked_about(tmp_path):
+    """The rows `WHERE rating = 1` of five-star ratings are the disliked replies; taken for thumbs up they would be praise."""
+    ones = [{"messages": [USER | {"content": f"Day {i}?"}, ASSISTANT | {"rating": 1}]} for i in range(3)]
+    with pytest.raises(
+        UserError, match=r"log.jsonl, row 1: messages\[1\].rating is 1, and so is every mark .* worst of five stars"
+    ):
+        collected(tmp_path / "log.jsonl", ones)
+    assert labels(collected(tmp_path / "log.jsonl", ones, displeased_up_to=2, pleased_from=4)) == ["dsat"] * 3
+    assert labels(collected(tmp_path / "log.jsonl", ones, displeased_up_to=-1, pleased_from=1)) == ["sat"] * 3
+    for other in ({"rating": -1}, {"rating": "up"}, {"thumbs": False}, {"thumbs": 1}):
+        found = collected(tmp_path / "log.jsonl", [*ones, *log(other)])
+        assert labels(found)[:3] == ["sat"] * 3, "thumbs, as the other mark shows"
+
+
+def test_a_row_without_the_fields_of_its_source_is_refused_with_those_that_it_has(tmp_path):
+    row = {"question": ASK, "answer": REPLY, "rating": "bad"}
+    with pytest.raises(
+        UserError, match="row 1: answer looks like a reply, .* has no field messages. It has question, answer, rating"
+    ):
+        collected(tmp_path / "log.jsonl", [row])
 
 
 def test_marks_that_contradict_one_another_or_stand_on_no_reply_are_set_aside(tmp_path):
@@ -162,7 +185,7 @@ def test_an_unrelated_question_after_a_click_is_no_complaint_and_its_answer_no_b
 LOOKS_LIKE_FEEDBACK = [
     "vote", "reaction", "userRating", "user_score", "thumbs_down_count", "satisfaction", "is_liked", "stars", "annotations",
     "dislikes", "review", "chosen", "rejected_messages", "expected_response", "better_answer", "instruction", "systemInstruction",
-    "developer_prompt", "user_comment", "critique", "CSAT",
+    "developer_prompt", "user_comment", "critique", "CSAT", "evaluation", "was_useful", "resolved", "survey",
 ]  # fmt: skip
 HARMLESS = {
     "model": "m", "timestamp": 3, "tokens": 5, "completion_tokens": 7, "response_time": 0.2, "response_id": "r", "name": "x",
@@ -176,7 +199,7 @@ def test_a_field_that_looks_like_feedback_a_reply_or_a_system_prompt_is_asked_ab
     for row in (log({})[0] | {name: "x"}, *log({name: False}), log({})[0] | {"meta": {"inner": [{name: 0}]}}):
         with pytest.raises(UserError, match=rf"row 1: the field \S*{name} looks like .* data.ignore_fields=\["):
             collected(tmp_path / "log.jsonl", [row])
-    assert collected(tmp_path / "log.jsonl", [log({"rating": 1})[0] | {name: "x"}], ignore_fields=[name]).records
+    assert collected(tmp_path / "log.jsonl", [log({"rating": -1})[0] | {name: "x"}], ignore_fields=[name]).records
 
 
 def test_harmless_fields_are_passed_over_in_every_source(tmp_path):
@@ -184,7 +207,7 @@ def test_harmless_fields_are_passed_over_in_every_source(tmp_path):
     human, wrong = {"from": "human", "value": ASK}, {"from": "human", "value": "That is wrong."}
     shared = [human | HARMLESS, {"from": "gpt", "value": REPLY}, wrong]
     rows = {
-        "messages": {"messages": [USER | HARMLESS, ASSISTANT | HARMLESS | {"rating": 1}]},
+        "messages": {"messages": [USER | HARMLESS, ASSISTANT | HARMLESS | {"rating": -1}]},
         "sharegpt": {"conversations": shared},
         "wildchat": {"conversation": [USER, ASSISTANT, {"role": "user", "content": "That is wrong."}]},
         "jsonl": {"prompt": [USER], "rejected": [ASSISTANT]},
@@ -227,7 +250,7 @@ def test_a_worse_reply_beside_the_messages_makes_a_pair(tmp_path):
     (dsat, sat) = collected(tmp_path / "log.jsonl", [log({})[0] | {"rejected_response": "I do not know."}]).records
     assert (dsat.label, dsat.reply, dsat.revised, dsat.satisfied) == ("dsat", "I do not know.", REPLY, True)
     assert (sat.label, sat.reply) == ("sat", REPLY)
-    wrong = [log({})[0] | {"rejected_response": REPLY}, log({"rating": 1})[0] | {"rejected_response": "I do not know."},
+    wrong = [log({})[0] | {"rejected_response": REPLY}, log({"rating": -1})[0] | {"rejected_response": "I do not know."},
              log({})[0] | {"rejected_response": {"role": "user", "content": "x"}}]  # fmt: skip
     found = collected(tmp_path / "log.jsonl", wrong)
     fields = ["rejected_response", "rejected_response", "rejected_response[0].role"]
@@ -292,6 +315,26 @@ def test_lists_of_messages_and_marks_that_came_as_text_are_read(tmp_path):
 
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "price", "arguments": "{}"}}]}
 RESULT = {"role": "tool", "tool_call_id": "1", "content": "2.50"}
+
+
+def test_turns_that_do_not_alternate_are_set_aside_with_what_to_do(tmp_path):
+    for messages, words in (
+        ([ASSISTANT, USER, ASSISTANT], "leave a greeting out"),
+        ([USER, ASSISTANT, ASSISTANT], "join messages of one speaker"),
+        ([USER, {"role": "model", "content": REPLY}], "rename the role: system, user, assistant"),
+        ([USER, {"role": "system", "content": REPLY}], "correct the row"),
+    ):
+        (row,) = collected(tmp_path / "log.jsonl", [{"messages": messages, "feedback": "down"}]).set_aside
+        assert row["field"].endswith(".role") and words in row["remedy"], messages
+
+
+def test_text_parts_of_both_of_openais_interfaces_are_text(tmp_path):
+    parts = [
+        {"role": r, "content": [{"type": f"{t}put_text", "text": x}]}
+        for r, t, x in (("user", "in", ASK), ("assistant", "out", REPLY))
+    ]
+    (record,) = collected(tmp_path / "log.jsonl", [{"messages": parts, "feedback": "down"}]).records
+    assert (record.prompt, record.reply) == ([USER], REPLY)
 
 
 def test_a_tool_call_costs_its_reply_and_no_other(tmp_path):

@@ -115,6 +115,28 @@ def test_files_that_are_not_logs_are_reported_with_what_to_do(tmp_path):
     assert not good and bad[0][1].found == "a bzip2 file"
 
 
+def test_ratings_of_a_database_are_numbers(tmp_path):
+    """Columns of the type NUMERIC come as decimals."""
+    rows = [talk(i)["messages"] for i in range(2)]
+    ratings = pyarrow.array([-1, 1], pyarrow.decimal128(3, 0))
+    pyarrow.parquet.write_table(pyarrow.table({"messages": rows, "rating": ratings}), tmp_path / "log.parquet")
+    assert [record.label for record in collected(tmp_path / "log.parquet").records] == ["dsat", "sat"]
+
+
+def test_an_empty_file_is_named(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"messages": pyarrow.array([], pyarrow.string())}), tmp_path / "none.parquet")
+    assert [row.reason for _, row in read_rows(tmp_path / "none.parquet")] == ["empty file"]
+    for name, data in (
+        ("a.jsonl", b""),
+        ("a.jsonl", b"\n \n"),
+        ("a.json", b""),
+        ("a.json", b"[]"),
+        ("a.jsonl.gz", gzip.compress(b"")),
+    ):
+        good, bad = rows_of(tmp_path / name, data)
+        assert not good and [(row.field, row.reason) for _, row in bad] == [("(file)", "empty file")], (name, data)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_byte_order_mark_decides_the_encoding(encoding, tmp_path):
     rows = [talk("é 日本 😀"), talk(2)]

@@ -40,5 +40,19 @@ def test_every_example_of_the_page_becomes_what_it_says(number, tmp_path):
     assert said == expected
 
 
+def test_the_conversion_of_a_table_makes_a_log(tmp_path, monkeypatch):
+    """As Excel writes it: with a byte-order mark, quoted cells over several lines, and empty cells."""
+    code = PAGE.split("```python\n")[1].split("```")[0]
+    table = 'conversation,time,role,text,thumb,comment\r\nb,2,assistant,"It is a long,\n long story.",down,Too long.\r\n'
+    table += "a,1,user,Was kostet Käse?,,\r\na,2,assistant,Zwei Euro.,up,\r\nb,1,user,Sum it up.,,\r\n"
+    (tmp_path / "chats.csv").write_bytes(table.encode("utf-8-sig"))
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    run = build(compose("data=messages", "data.path=logs.jsonl", "mine=rules"))
+    found = run.intake.collect(run.data, run.mine)
+    said = ['SAT "Zwei Euro."', 'DSAT "It is a long,\n long story.", feedback "Too long."']
+    assert [said_of(record) for record in found.records] == said and not found.set_aside
+
+
 def test_the_page_has_an_example_of_every_form():
     assert len(EXAMPLES) == PAGE.count("```json") == 15

@@ -54,6 +54,15 @@ def test_copies_of_a_growing_conversation_stay_one_and_keep_records_of_their_own
     assert len({record.id for record in records}) == 2
 
 
+def test_a_conversations_id_says_more_than_a_rows(tmp_path):
+    """Rows of a table often have both; records of one conversation must not be split between training and evaluation."""
+    turns = said("Where is Bonn?", "On the Rhine.", "And Trier?", "On the Mosel.")
+    talks = ([turns[0], turns[1] | DOWN], [*turns[:3], turns[3] | DOWN])
+    rows = [{"id": f"row {i}", "conversation_id": "a", "messages": messages} for i, messages in enumerate(talks)]
+    records = collected(tmp_path / "log.jsonl", rows).records
+    assert [record.conversation for record in records] == ["a", "a"] and len({record.id for record in records}) == 2
+
+
 def test_files_of_one_name_in_two_folders_are_two_files(tmp_path):
     for month in (1, 2):
         rows = [talk(f"What is sold in month {month}, stall {i}?", f"Fish {month}{i}.") for i in range(6)]

@@ -39,6 +39,15 @@ CASES = [
     ("perfect", "sat", None),
     ("Great! But you forgot the milk", "both", "ignored"),
     ("Thanks but can you make sure that these are real words", "none", None),
+    ("Not very good.", "dsat", "quality"),
+    ("useless answer", "dsat", "quality"),
+    ("not accurate", "dsat", "factual"),
+    ("Good, but too long", "both", "style"),
+    ("thanks for nothing", "both", "negative"),
+    ("👎", "dsat", "negative"),
+    ("👍🏽", "sat", None),
+    ("very helpful!", "sat", None),
+    ("Not good at maths, can you explain?", "none", None),
     ("What is wrong with my car?", "none", None),
     ("How do I make it more useful?", "none", None),
     ("sorry, I meant the other file", "none", None),
@@ -110,6 +119,15 @@ def test_the_classifier_finds_complaints_and_praise_with_evidence():
     assert (bad.label, good.label, neither.label) == ("dsat", "sat", "none")
     assert bad.category == "ignored" and bad.evidence and good.evidence and neither.evidence is None
     assert bad.confidence > 0.7 and good.confidence > 0.9 and neither.confidence > 0.8
+
+
+def test_praise_that_is_denied_or_taken_back_is_no_praise():
+    """The classifier alone takes each for praise: it counts words."""
+    said = ["Not great", "not very good", "no good", "thanks for nothing", "That was not great.", "good, but I wanted a poem"]
+    lenient = Classifier(dsat_threshold=0.68, sat_threshold=0.4)
+    assert [opinion.label for opinion in judged(*said, miner=lenient)] == ["dsat", "dsat", "dsat", "both", "dsat", "none"]
+    scores = classifier.probabilities([features.Reading((REQUEST, REPLY, text)) for text in said])
+    assert all(score["sat"] >= 0.4 and score["dsat"] < 0.68 for score in scores)
 
 
 def test_thresholds_change_labels_and_batches_do_not():

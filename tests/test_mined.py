@@ -76,6 +76,52 @@ def test_the_second_of_two_minings_into_one_file_is_refused(tmp_path, monkeypatc
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
 
 
+def test_rows_that_are_all_set_aside_are_not_said_to_lack_feedback(mine, tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"messages": 3}\n')
+    (tmp_path / "table.jsonl").write_text("question,answer\nWhat?,That.\n")
+    for name, words in (("log", "malformed row: 1; the first is row 1"), ("table", "log-format.md shows how to convert a table")):
+        with pytest.raises(UserError, match=words) as error:
+            mine(f"{name}.jsonl", "--out", "r.jsonl", "--overwrite")
+        assert "No reply has feedback" not in str(error.value)
+
+
+def test_a_second_log_among_the_settings_is_refused(mine, tmp_path):
+    for name in ("log", "other"):
+        (tmp_path / f"{name}.jsonl").write_text(ONE)
+    for given in ("data.path=other.jsonl", "data=sharegpt"):
+        with pytest.raises(UserError, match=f"{given}: this command takes it from .* Leave one of the two out"):
+            mine("log.jsonl", "--out", "r.jsonl", given)
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_what_mine_wrote_into_the_folder_of_the_logs_is_no_log(mine, tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/log.jsonl").write_text(ONE + '{"messages": 3}\n')
+    mine("logs", "--out", "logs/old.jsonl")
+    with pytest.raises(UserError, match="logs/old.jsonl holds records that `drift mine` wrote.*move the file out of the folder"):
+        mine("logs", "--out", "r.jsonl")
+    (tmp_path / "logs/old.jsonl").unlink()
+    mine("logs", "--out", "r.jsonl")
+    aside = [json.loads(line) for line in (tmp_path / "r.quarantine.jsonl").read_text().splitlines()]
+    assert [Path(row["file"]).name for row in aside] == ["log.jsonl"], "and old.quarantine.jsonl is passed over"
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("log.csv", "shows how to convert a table"), ("log.XLSX", "shows how to convert a table"), ("log.jsonl.zst", "Unpack it first"),
+])  # fmt: skip
+def test_a_file_of_another_kind_is_refused_with_what_to_do(name, words, mine, tmp_path):
+    (tmp_path / name).write_text("a,b\n")
+    with pytest.raises(UserError, match=f"expected a file that ends with .*{words}"):
+        mine(name, "--out", "r.jsonl")
+
+
+def test_a_folder_may_be_described_by_any_of_its_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.jsonl").write_text('{"id": 1}\n')
+    with pytest.raises(UserError, match=r"^\. contains no records \(1 unreadable rows\)"):
+        command.dispatch(["describe", ".", "model=tiny"])
+
+
 def test_a_log_without_user_turns_after_replies_is_explained(mine, tmp_path):
     (tmp_path / "log.jsonl").write_text(rows(["Hi", "Yo"], ["Hello", "Good day"]))
     with pytest.raises(UserError, match="No reply has feedback or is followed by a user turn"):
@@ -144,6 +190,7 @@ def test_help_lists_the_settings_with_their_values_and_comments(capsys):
     said = capsys.readouterr().out
     for words in (
         "name=value ...",
+        "displeased_up_to: null # for numbers in the log",
         "mine=classifier (or cascade, rules)",
         "near_duplicates: 0.9",
         "max_dollars: 5.0 # for",

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from drift.compose import compose, explain
 from drift.config import build
 from drift.errors import UserError
+from drift.intake.fields import ignoring
 from drift.overrides import literal, override, quote_paths
 
 NAMES = (
@@ -116,6 +117,19 @@ def test_a_value_that_hydra_cannot_read_is_refused_with_the_quotes_that_it_needs
     with pytest.raises(UserError, match="foo is not a setting. Expected the form key=value."):
         compose(["foo"])
     assert explain(ValueError("as it is")) == "as it is"
+
+
+@pytest.mark.parametrize(
+    "name", ["rating", "user-feedback", "Rating (1-5)", "score: user, total", "rating=", "Bewertung für", '"', "1"]
+)
+def test_a_field_to_ignore_is_written_as_a_shell_and_hydra_read_it(name):
+    (typed,) = shlex.split(ignoring(name))
+    assert compose(["data=messages", "data.path=x", typed]).data.ignore_fields == [name]
+    if name.endswith(")"):
+        with pytest.raises(UserError) as error:
+            compose(["data=messages", "data.path=x", f"data.ignore_fields=[{name}, b]"])
+        (better,) = shlex.split(str(error.value).split("for Hydra: ")[1])
+        assert compose(["data=messages", "data.path=x", better]).data.ignore_fields == [name, "b"]
 
 
 def test_a_name_that_is_not_utf8_is_refused():

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, command, compose, feedback_file
 from omegaconf import OmegaConf
 
+from drift.arguments import commands
 from drift.evaluation import BENCHMARKS
 
 DOCS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -43,6 +44,31 @@ def test_every_comparison_of_judges_composes():
     assert found
 
 
+OTHERS = "mine|describe|evaluate|signal|explore|report|store|workspace"
+CALLS = {c.strip() for text in TEXTS for c in re.findall(rf"\b(?:drift|python -m drift) ((?:{OTHERS})\b[^`#\n)]*)", text)}
+CALLS = {call for call in CALLS if " " in call and "…" not in call and "--help" not in call}  # a name alone only mentions it
+
+
+@pytest.mark.parametrize("call", sorted(CALLS))
+def test_every_other_command_parses_and_its_settings_compose(call):
+    arguments, settings = commands(None)[0].parse_known_args(shlex.split(call))
+    pairs = [item.split("=", 1) for item in settings]
+    choices = {"mine": "data={0.source}", "evaluate": "evaluation=[{0.on}]", "explore": "method=iterdpo"}  # what the command adds
+    choice = [choices[arguments.command].format(arguments)] if arguments.command in choices else []
+    place = "method." if arguments.command == "explore" and any(key == "judge" for key, _ in pairs) else ""
+    if pairs:
+        compose(*choice, *[f"{place if key.startswith('judge.') else ''}{key}={sides(value)[0]}" for key, value in pairs])
+
+
+def test_every_other_command_is_on_a_page():
+    assert {call.split()[0] for call in CALLS} == set(OTHERS.split("|"))
+
+
+def test_every_script_that_the_pages_call_is_there():
+    called = {name for text in TEXTS for name in re.findall(r"\bpython3? ((?:\w[\w-]*/)+\w+\.py)", text)}
+    assert len(called) > 10 and not {name for name in called if not (ROOT / name).is_file()}
+
+
 def keys(node, path=""):
     """Every key of a composed config, dotted, groups included."""
     for name in node:
@@ -61,6 +87,7 @@ def test_every_setting_that_the_pages_name_is_one():
     others = ("data=messages", "data=preference", "method=sdpo", "method=random_logged", "judge=reward_model", "judge=llm")
     others += ("sampler=vllm", "sampler=openai")
     known |= {key for choice in others for key in keys(compose(choice))}
+    known |= set(compose("sampler=openai").sampler.endpoint.fields)  # of a server's requests
     for page in DOCS:
         spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text())
         named = {key for span in spans for key in re.findall(r"(?:^|\s)\+?([a-z_]+(?:\.\w+)*)=(?!=)", span)}
@@ -69,7 +96,11 @@ def test_every_setting_that_the_pages_name_is_one():
             for s in spans
             if re.fullmatch(r"(train|sampler|alarms|intake|mine|evaluation|store|logger|method|filters)\.[\w.]+", s)
         }
-        wrong = {key for key in named | dotted if key not in known and not key.endswith(("NAME", "KEY"))}
+        wrong = {
+            key
+            for key in named | dotted
+            if key not in known and not key.endswith(("NAME", "KEY")) and ".endpoint.fields." not in key
+        }
         assert not wrong, (page.name, wrong)
 
 

@@ -1,5 +1,6 @@
 """Every source of feedback, on a small file in its published form with its traps in it: what comes out, and that no row is lost."""
 
+import dataclasses
 import gzip
 import json
 import random
@@ -239,6 +240,19 @@ def test_records_come_back_as_they_were_written(tmp_path):
         file.write(json.dumps({"id": "x"}) + "\n")
     found = collected(Records(path=str(tmp_path / "records.jsonl")))
     assert found.records == records and [row["row"] for row in found.set_aside] == [2]
+
+
+def test_records_of_two_logs_with_one_name_keep_ids_of_their_own_and_none_is_there_twice(tmp_path):
+    """Filters and reports find a record by its id; 1/log.jsonl and 2/log.jsonl, mined one by one, give the same ids."""
+    (tmp_path / "chats.json").write_text(json.dumps([VALID[ShareGpt]]))
+    (record,) = collected(source(ShareGpt, tmp_path / "chats.json")).records
+    (tmp_path / "mined").mkdir()
+    write_jsonl(tmp_path / "mined/a.jsonl", [record])
+    write_jsonl(tmp_path / "mined/b.jsonl", [dataclasses.replace(record, reply="Another one."), record])
+    found = collected(Records(path=str(tmp_path / "mined")))
+    assert [(r.id, r.reply) for r in found.records] == [(record.id, "Yes"), (f"{record.id} (2)", "Another one.")]
+    assert [(row["reason"], row["found"]) for row in found.set_aside] == [("duplicate", f"equal to {record.id}")]
+    assert found.facts["records with the id of an earlier one"] == 1
 
 
 VALID = {

@@ -45,7 +45,7 @@ class Messages:
     ignore_fields: list[str]
 
     name = "messages"
-    version = 2
+    version = 3
     knows_truth = False
     uses_policy = False
     gives_records = False
@@ -61,14 +61,16 @@ class Messages:
         return find_files(self.path, "*", config=self.config, split=self.split)
 
     def conversations(self, file: Path) -> Iterator[Any]:
-        read = partial(parse, scale=self.scale())
-        return parse_rows(file, read, option="messages", path=self.path, fields=FIELDS, ignore=self.ignore_fields)
+        scale = self.scale()
+        read = partial(parse, scale=scale)
+        yield from parse_rows(file, read, option="messages", path=self.path, fields=FIELDS, ignore=self.ignore_fields)
+        scale.check_ones()
 
 
 def parse(row: dict[str, Any], file: str, number: int, *, scale: Scale) -> Conversation:
     """One row; raises BadRow."""
     turns = to_turns(row.get("messages"), role="role", content="content", field="messages", system=row)
-    name = next((printable(row[key]) for key in ("id", "conversation_id") if not is_empty(row.get(key))), f"{file}:{number}")
+    name = next((printable(row[key]) for key in ("conversation_id", "id") if not is_empty(row.get(key))), f"{file}:{number}")
     marks = marks_of(row, turns, scale, f"{file}, row {number}")
     row_mark = read_mark(row, ROW_MARKS, "", scale, f"{file}, row {number}")
     replies = [at for at, message in enumerate(turns.messages) if message["role"] == "assistant"]

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drift.intake.conversations import Conversation
 from drift.intake.rows import Aside
 from drift.records import Record, digest
 
@@ -109,10 +108,10 @@ def _compared(record: Record) -> tuple[Compared, Any]:
     return compared, minhash(bytes([number]) + shingle for number, items in enumerate(shingle_sets) for shingle in items)
 
 
-def set_aside_duplicate(conversation: Conversation, twin: Twin) -> Aside:
+def set_aside_duplicate(file: str, row: int, twin: Twin) -> Aside:
     nearly = twin.likeness != "equal to"
     return Aside(
-        file=conversation.file, row=conversation.row, field="messages", expected="a record that is not a duplicate",
+        file=file, row=row, field="messages", expected="a record that is not a duplicate",
         found=f"{twin.likeness} {twin.id}", reason="duplicate",
         remedy="intake.near_duplicates=null keeps it" if nearly else "none: training would use it twice",
     )  # fmt: skip

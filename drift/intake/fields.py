@@ -7,6 +7,7 @@ for inside unknown objects ("metadata": {"rating": -1}). Only English names are 
 import ast
 import json
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -21,7 +22,8 @@ LOOKS = {
         annotations reaction reactions satisfied satisfaction unsatisfied dissatisfied dissatisfaction disatisfaction verdict
         verdicts judgement judgment preference preferences preferred helpful unhelpful helpfulness review reviews reviewed grade
         sentiment opinion reward emoji emojis csat nps approved approval accepted good bad correct incorrect quality winner loser
-        rank ranking""",
+        rank ranking evaluation evaluations survey surveys useful useless usefulness resolved unresolved solved unsolved happy
+        unhappy reported""",
     "a user's comment": "comment comments complaint complaints critique critiques remark remarks",
     "a reply": """
         chosen rejected response responses reply replies answer answers completion completions output outputs revised revision
@@ -86,8 +88,9 @@ def unread_fields(given: Mapping[str, Any], known: Collection[str], path: str = 
                 yield from ((name, place, seems) for _, place, seems in unread_fields(part, (), where))
 
 
-def check_fields(row: Mapping[str, Any], fields: Fields, place: str) -> None:
-    """Refuses a row with an unknown field that looks like feedback. `place`: file and row, for the message."""
+def check_fields(row: Mapping[str, Any], fields: Fields, place: str, option: str) -> None:
+    """Refuses a row with an unknown field that looks like feedback. `place`: file and row, for the message; `option`: of the config
+    group data."""
     for key, known in fields.items():
         parts = row.get(key) if key else [row]
         for i, part in enumerate(parts if isinstance(parts, list) else [parts]):
@@ -95,10 +98,26 @@ def check_fields(row: Mapping[str, Any], fields: Fields, place: str) -> None:
                 continue
             all_known = known | fields.keys() if not key else known
             for name, where, seems in unread_fields(part, all_known, f"{key}[{i}]" if key else ""):
+                needed = SIGNATURES.get(option, ())[:2]
+                if needed and not any(field in row for field in needed):
+                    raise UserError(
+                        f"{place}: {where} looks like {seems}, but this is no row of data={option}: it has no field {needed[0]}. "
+                        f"It has {', '.join(map(str, row))}. docs/log-format.md lists the forms that are read, and shows how to "
+                        "convert another one."
+                    )
                 raise UserError(
                     f"{place}: the field {where} looks like {seems} but is not read. docs/log-format.md lists the fields that are: "
-                    f"rename it, or ignore it with data.ignore_fields=[{name}]."
+                    f"rename it, or ignore it with {ignoring(name)}."
                 )
+
+
+def ignoring(name: str) -> str:
+    """The setting that ignores a field, as it is typed into a shell."""
+    if re.fullmatch(r"[\w-]*[a-z][\w-]*", name, re.ASCII | re.IGNORECASE):
+        return f"data.ignore_fields=[{name}]"
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return shlex.quote(f"data.ignore_fields=[{QuotedString(text=name, quote=Quote.double).with_quotes()}]")
 
 
 def drop_fields(value: Any, names: Collection[str]) -> Any:

@@ -19,6 +19,8 @@ from drift.intake.aside import Aside, printable
 TEXTS = (".json", ".jsonl", ".ndjson")
 SUFFIXES = (*TEXTS, *(f"{suffix}.gz" for suffix in TEXTS), ".parquet", ".arrow")
 NOT_LOG_SUFFIXES = (".md", ".html", ".txt", ".py", ".yaml", ".yml")  # files that often lie beside logs
+TABLES, PACKED = (".csv", ".tsv", ".xlsx", ".xls", ".ods"), (".zip", ".zst", ".bz2", ".xz", ".tar", ".tgz", ".7z", ".tar.gz")
+MINED = ".quarantine.jsonl"  # written by `drift mine` beside records, which may lie beside the logs
 SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # written by datasets.save_to_disk beside its .arrow files
 PIECE = 1 << 20  # bytes hashed at a time
 KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"))
@@ -33,7 +35,7 @@ def find_files(path: str, pattern: str, *, config: str | None = None, split: str
         raise UserError(f"data.config={config} selects from a hub data set, but {path} is a file or directory. Leave it out.")
     if os.path.isfile(local):
         if not has_log_suffix(local):
-            raise UserError(f"data.path={path}: expected a file that ends with {', '.join(SUFFIXES)}.")
+            raise UserError(f"data.path={path}: expected a file that ends with {', '.join(SUFFIXES)}.{_advice(local)}")
         return [local]
     if not os.path.isdir(local):
         if os.path.lexists(local):
@@ -46,11 +48,19 @@ def find_files(path: str, pattern: str, *, config: str | None = None, split: str
         local = cached
     pattern = pattern if split is None else f"*{split}*"
     found = [file for file in _walk(local) if has_log_suffix(file) and file.match(pattern) and why_not_a_file(file) is None]
+    found = [file for file in found if not file.name.endswith(MINED)]
     tables = {file.parent for file in found if file.name.lower().endswith(".arrow")}
     found = [file for file in found if file.name not in SAVED or not any(file.parent in (at, *at.parents) for at in tables)]
     if not found:
         raise UserError(f"data.path={path}: no file named {pattern} in {local}. Expected one that ends with {', '.join(SUFFIXES)}.")
     return found
+
+
+def _advice(file: Path) -> str:
+    """What to do with a file that is no log yet."""
+    if file.name.lower().endswith(PACKED):
+        return " Unpack it first."
+    return " docs/log-format.md shows how to convert a table." if file.name.lower().endswith(TABLES) else ""
 
 
 def _local(path: str) -> Path:
@@ -110,7 +120,7 @@ def unread_files(path: str | None, used: Collection[Path]) -> Iterator[Aside]:
             continue
         kind, hidden = why_not_a_file(file), any(part.startswith(".") for part in file.relative_to(root).parts)
         if kind is None and (
-            hidden or file.name.upper().startswith(("README", "LICENSE")) or file.name.lower().endswith(NOT_LOG_SUFFIXES)
+            hidden or file.name.upper().startswith(("README", "LICENSE")) or file.name.lower().endswith((*NOT_LOG_SUFFIXES, MINED))
         ):
             continue
         expected = f"a name that this source reads ({', '.join(SUFFIXES)})"

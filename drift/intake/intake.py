@@ -23,7 +23,7 @@ from drift.intake.opinions import Votes, keep_majority, why_unused, with_opinion
 from drift.intake.rows import bytes_read, read_at_most
 from drift.records import Record, digest
 
-VERSION = 3
+VERSION = 4
 BATCH_SIZE = 512  # conversations that the miner gets at a time
 
 
@@ -88,7 +88,7 @@ class Intake:
                 if (twin := seen.find_twin(record)) is None:
                     records.append(record)
                 else:
-                    aside.append(set_aside_duplicate(conversation, twin))
+                    aside.append(set_aside_duplicate(conversation.file, conversation.row, twin))
             if self.records_per_conversation == "one":
                 records = sorted(records, key=lambda record: digest([self.seed, record.key]))[:1]
             for record in records:
@@ -104,10 +104,12 @@ class Intake:
         self, source: Any, log: Sequence[Snapshot], aside: Asides, counts: Counter[str], selected: "Selection"
     ) -> Iterator[Conversation]:
         """Well-formed conversations whose language and flags are wanted; finished records go straight to the selection."""
+        finished = Finished()
         for item in read_with_progress(source, log):
             counts["rows read" if isinstance(item, Record) else "conversations read"] += 1
             if isinstance(item, Record):
-                selected.offer(item)
+                item = finished.unique(item, counts)
+                selected.offer(item) if isinstance(item, Record) else aside.append(item)
             elif isinstance(item, Aside):
                 aside.append(item)
             elif (reason := self._unwanted(item)) is not None:
@@ -188,6 +190,24 @@ def read_with_progress(source: Any, log: Sequence[Snapshot]) -> Iterator[Any]:
                         bar.reach(sum(sizes[:i]) + bytes_read(file.file) / 1e6)
             file.check()
         bar.reach(sum(sizes))
+
+
+class Finished:
+    """The records of a source that gives finished ones. Several files of them may hold the same record, or other ones by its id."""
+
+    def __init__(self) -> None:
+        self.seen, self.ids = SeenRecords(None), Counter[str]()
+
+    def unique(self, record: Record, counts: Counter[str]) -> Record | Aside:
+        """The record with an id of its own, or, if an earlier one is equal, that it is set aside."""
+        if (twin := self.seen.find_twin(record)) is not None:
+            place = record.provenance or {}
+            return set_aside_duplicate(str(place.get("file", record.id)), int(place.get("row", 0)), twin)
+        self.ids[record.id] += 1
+        if (number := self.ids[record.id]) == 1:
+            return record
+        counts["records with the id of an earlier one"] += 1
+        return replace(record, id=f"{record.id} ({number})")
 
 
 class Selection:

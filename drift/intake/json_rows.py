@@ -29,8 +29,8 @@ def json_rows(pieces: Iterator[bytes], name: str) -> Iterator[tuple[int, Any]]:
     head, pieces = peek(pieces, CHUNK)
     start = head.decode("utf-8", "surrogateescape").lstrip(BLANK)
     as_array = name.lower().removesuffix(".gz").endswith(".json")
-    if as_array and not start.startswith(("[", "{")):
-        yield 0, BadRow("(file)", "a JSON array", ascii(start[:20]) if start else "nothing")
+    if as_array and start and not start.startswith(("[", "{")):
+        yield 0, BadRow("(file)", "a JSON array", ascii(start[:20]))
     elif _has_lines(start, as_array):
         yield from _lines(pieces)
     else:

@@ -9,12 +9,13 @@ docs/log-format.md lists all forms, and what each one becomes.
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
 
 from drift.errors import UserError
 from drift.intake.conversations import Label
-from drift.intake.fields import is_empty, is_harmless, unread_fields
+from drift.intake.fields import ignoring, is_empty, is_harmless, unread_fields
 from drift.intake.rows import BadRow
 from drift.intake.turns import quote, to_text
 
@@ -28,16 +29,17 @@ DOWN = frozenset(
 )
 NOTHING, NEITHER = frozenset({"", "none", "null", "nan", "unrated"}), frozenset({"neutral"})
 EXPECTED = "up or down, positive or negative, true or false, 1 or -1"
-NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+NUMBER, LARGEST = re.compile(r"[+-]?\d+(\.\d+)?"), 1e9  # a rating; a larger number is something else
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
     """What numbers mean: up to `displeased_up_to` is DSAT, from `pleased_from` on is SAT, in between is neither. Null: only 1 and
-    -1 are understood."""
+    -1 are understood. `seen`: where the first mark that is 1 stands in a file, and the first of any other kind."""
 
     displeased_up_to: float | None
     pleased_from: float | None
+    seen: dict[Literal["1", "other"], str] = field(default_factory=dict, init=False, compare=False)
 
     def check(self) -> None:
         low, high = self.displeased_up_to, self.pleased_from
@@ -51,12 +53,23 @@ class Scale:
         if self.displeased_up_to is not None and self.pleased_from is not None:
             return "dsat" if number <= self.displeased_up_to else "sat" if number >= self.pleased_from else "none"
         if number in (-1, 1):
+            self.seen.setdefault("1" if number == 1 and not place.endswith("thumbs") else "other", place)
             return "sat" if number == 1 else "dsat"
         raise UserError(
             f"{place} is {number:g}. Without settings, only 1 (pleased) and -1 (displeased) are understood. Say what the numbers "
             "in this log mean: data.displeased_up_to=2 data.pleased_from=4 for one to five stars, 0 and 1 if 0 means displeased, "
             "-1 and 1 if 0 means no opinion."
         )
+
+    def check_ones(self) -> None:
+        """Refuses a file whose marks are all 1, unless the settings say what that means: it may hold nothing but thumbs up, or
+        nothing but the worst of five stars."""
+        if self.displeased_up_to is None and "1" in self.seen and "other" not in self.seen:
+            raise UserError(
+                f"{self.seen['1']} is 1, and so is every mark in this file: thumbs up, or the worst of five stars? Say which: "
+                "data.displeased_up_to=-1 data.pleased_from=1 if 1 means pleased, data.displeased_up_to=2 data.pleased_from=4 for "
+                "one to five stars."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,16 +142,18 @@ def _object(value: Any) -> Any:
 
 def _label(value: Any, where: str, scale: Scale, place: str) -> Label | None:
     if isinstance(value, bool):
+        scale.seen.setdefault("other", where)
         return "sat" if value else "dsat"
+    number = float(value) if isinstance(value, str) and NUMBER.fullmatch(value.strip()) else value
+    if isinstance(number, int | float | Decimal) and abs(number) < LARGEST:
+        return scale.label(float(number), f"{place}: {where}")
     if isinstance(value, str):
-        if NUMBER.fullmatch(value.strip()):
-            return scale.label(float(value), f"{place}: {where}")
-        if (clicked := _label_of_word(value)) is not None:
-            return None if clicked == "nothing" else clicked
-    elif isinstance(value, int | float):
-        return scale.label(value, f"{place}: {where}")
-    setting = f"data.ignore_fields=[{where.rpartition('.')[2]}]"
-    raise BadRow(where, EXPECTED, quote(value), remedy=f"correct it, or ignore the field: {setting}")
+        if (clicked := _label_of_word(value)) == "nothing":
+            return None
+        if clicked is not None:
+            scale.seen.setdefault("other", where)
+            return clicked
+    raise BadRow(where, EXPECTED, quote(value), remedy=f"correct it, or ignore the field: {ignoring(where.rpartition('.')[2])}")
 
 
 def _label_of_word(text: str) -> Any:

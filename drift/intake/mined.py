@@ -78,11 +78,12 @@ def explain_no_records(collected: Collected, log: str, quarantine: Path) -> str:
             f"{row['expected']}, found {row['found']} ({row['remedy']})"
         )
     advice = []
-    if collected.facts.get("conversations read") and not collected.facts.get("replies classified"):
+    silent = collected.facts.get("conversations without feedback")
+    if silent and not collected.facts.get("replies classified"):
         advice.append(
             "No reply has feedback or is followed by a user turn. Labels come from what the user clicked, commented or said next."
         )
-    elif collected.facts.get("replies classified"):
+    elif silent:
         advice.append("The user turns contain no complaint or praise that the miner understands.")
     if any(name.startswith(UNREAD) for name in collected.facts):
         advice.append(

@@ -117,7 +117,7 @@ def why_unused(conversation: Conversation, tools: bool) -> Aside:
     comment = next(iter(conversation.comments.values()))
     return Aside(
         **place, expected="a click beside the comment, or a comment that the miner understands", found=repr(comment[:60]),
-        reason="unclear comment", remedy='add "feedback": "up" or "down"',
+        reason="unclear comment", remedy='add a mark, "feedback": "up" or "down", and keep the words as "comment"',
     )  # fmt: skip
 
 

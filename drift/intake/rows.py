@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from drift.errors import UserError
-from drift.intake.aside import Aside, BadRow, damaged, malformed
+from drift.intake.aside import MALFORMED, Aside, BadRow, damaged, malformed
 from drift.intake.contents import ARROW, BEGINNING, PARQUET, STREAM, refuse_other_formats, utf8_pieces
 from drift.intake.fields import Fields, check_fields, decode_list, drop_fields, other_source
 from drift.intake.files import display_name
 from drift.intake.json_rows import json_rows
 from drift.intake.tables import table_rows
 
+CONVERT = "write one JSON object a line; docs/log-format.md shows how to convert a table"
 MOST_HELD = 10_000  # unreadable rows at the beginning of a file that are kept until one can be read
 
 __all__ = ["Aside", "BadRow", "bytes_read", "malformed", "parse_rows", "read_at_most", "read_rows"]
@@ -46,7 +47,7 @@ def parse_rows(
             for key in fields:
                 if isinstance(row.get(key), str):
                     row = row | {key: decode_list(row[key], "role", "from")}
-            check_fields(row, fields, f"{file}, row {number}")
+            check_fields(row, fields, f"{file}, row {number}", option)
             yield parse(row, name, number)
         except BadRow as error:
             yield malformed(str(file), number, error)
@@ -56,6 +57,11 @@ def parse_rows(
 
 def _wrong_source_message(file: Path, option: str, other: str) -> str:
     """The error message for a file that seems to come from another source."""
+    if other == "records":
+        return (
+            f"{file} holds records that `drift mine` wrote, and no rows of data={option}. Learn from them with data=records "
+            f"data.path={file}, or move the file out of the folder with the logs."
+        )
     text = f"{file}: its rows look like data={other}, not like data={option}. Use data={other} (in drift mine: --source {other})"
     logs = other in ("messages", "sharegpt", "wildchat") and option == "records"
     return text + (f", or mine them first: drift mine {file} --source {other} --out records.jsonl" if logs else "") + "."
@@ -65,6 +71,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
     """(number, row) for every row; the row is a BadRow if it can't be read. A file without any readable row yields a single BadRow.
     Whatever ends the reading early is a BadRow too."""
     unreadable: list[tuple[int, BadRow]] | None = []
+    number = None
     for number, row in _rows_before_damage(file):
         if unreadable is not None and isinstance(row, BadRow) and row.field == "(row)" and len(unreadable) < MOST_HELD:
             unreadable.append((number, row))
@@ -72,11 +79,13 @@ def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
         yield from unreadable or ()
         unreadable = None
         yield number, row
-    if unreadable and len(unreadable) > 1:
+    if number is None:
+        yield 0, BadRow("(file)", "rows", "none", "empty file", "none, if nothing was logged; otherwise export it again")
+    elif unreadable and len(unreadable) > 1:
         reason = Counter(row.reason for _, row in unreadable).most_common(1)[0][0]
         at, row = next(item for item in unreadable if item[1].reason == reason)
         found = f"none of {len(unreadable)} rows can be read; row {at}: {row.found}"
-        yield 0, BadRow("(file)", row.expected, found, row.reason, row.remedy)
+        yield 0, BadRow("(file)", row.expected, found, row.reason, CONVERT if reason == MALFORMED else row.remedy)
     else:
         yield from unreadable or ()
 

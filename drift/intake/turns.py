@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drift.intake.aside import BadRow, printable
+from drift.intake.aside import CORRECT, BadRow, printable
 from drift.intake.fields import decode_list, is_empty
 from drift.records import Message
 
@@ -16,6 +16,7 @@ ROLES = {
     "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool",
 }  # fmt: skip
 NEXT = {None: ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",)}
+TEXTS = ("text", "input_text", "output_text")  # types of text parts, in OpenAI's two interfaces
 SYSTEM = ("system", "system_prompt", "system_message")  # fields of a row for the system prompt
 
 
@@ -53,7 +54,7 @@ def to_turns(rows: Any, *, role: str, content: str, field: str, system: Mapping[
             said, last = None, "assistant"
         repeated = who == "system" and i == 0 and given == 1
         if who not in NEXT[last] and not repeated:
-            raise BadRow(f"{field}[{i}].{role}", " or ".join(NEXT[last]), quote(row.get(role)))
+            raise BadRow(f"{field}[{i}].{role}", " or ".join(NEXT[last]), quote(row.get(role)), remedy=_in_turn(who, last))
         text = to_text(row.get(content), at)
         if repeated:
             if text != messages[0]["content"]:
@@ -69,6 +70,15 @@ def to_turns(rows: Any, *, role: str, content: str, field: str, system: Mapping[
         _end_tool_call(messages, from_tools, said, field)
     held = [at if at < len(messages) else None for at in places]
     return Turns(messages=messages, places=held, from_tools=frozenset(from_tools))
+
+
+def _in_turn(who: str | None, last: str | None) -> str:
+    """What to do with a message that follows one by `last` (None: with the first one)."""
+    if who is None:
+        return "rename the role: system, user, assistant or tool"
+    if who == last:
+        return "join messages of one speaker that follow one another"
+    return "leave a greeting out, or put it into the system prompt" if who == "assistant" else CORRECT
 
 
 def _speaker(row: Any, role: str, field: str) -> str | None:
@@ -134,7 +144,7 @@ def to_text(value: Any, field: str) -> str:
     if isinstance(value, str) and isinstance(parts := decode_list(value, "type"), list) and "text" in parts[0]:
         value = parts
     if isinstance(value, list):
-        parts = [part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None for part in value]
+        parts = [part.get("text") if isinstance(part, dict) and part.get("type", "text") in TEXTS else None for part in value]
         if not parts or not all(isinstance(part, str) for part in parts):
             raise BadRow(field, "text, or a list of text parts", quote(value))
         value = "\n".join(parts)  # type: ignore[arg-type]

@@ -59,6 +59,9 @@ class Classifier:
 
     def opinion(self, reading: features.Reading, scores: dict[str, float]) -> Opinion:
         displeased, pleased = scores["dsat"] >= self.dsat_threshold, scores["sat"] >= self.sat_threshold
+        by_rule = reading.by_rule
+        if pleased and not displeased and (by_rule.category is not None or rules.taken_back(reading.said)):
+            return by_rule  # "thanks for nothing": words of praise, but no praise
         label: Label = "both" if displeased and pleased else "dsat" if displeased else "sat" if pleased else "none"
         confidence = {
             "dsat": scores["dsat"], "sat": scores["sat"], "both": min(scores["dsat"], scores["sat"]),
@@ -66,7 +69,6 @@ class Classifier:
         }[label]  # fmt: skip
         if label == "none":
             return Opinion(label=label, category=None, confidence=confidence, detector="classifier", evidence=None)
-        by_rule = reading.by_rule
         category = (by_rule.category or max(CATEGORIES, key=scores.__getitem__)) if displeased else None
         evidence = by_rule.evidence if by_rule.label == label else evidence_of(reading, "dsat" if displeased else "sat")
         return Opinion(label=label, category=category, confidence=confidence, detector="classifier", evidence=evidence)

@@ -15,7 +15,7 @@ from drift.intake.conversations import Label, Opinion
 from drift.mine.unread import count_unread
 from drift.records import Message
 
-VERSION = 1
+VERSION = 2
 FIRST, LONG = 25, 200  # words
 MEASURED = {"dsat": ".79 [.55, .98]", "sat": "1.00 (no error in 56)"}  # precision, experiments/miner
 
@@ -29,6 +29,10 @@ YOUR = (
     r"(that'?s|that is|this is|it'?s|it is|you'?re|you are|your \w+ (is|are|was)|(this|the) \w+ (is|are|was))"
     r"( still| all| just| way| a bit)*"
 )
+NOT_GOOD = (
+    r"(not|isn'?t|wasn'?t) ((very|really|so|that|all that|too|particularly|even) )?"
+    r"(good|great|helpful|useful)(?! (at|for|to)\b)"
+)
 PLEASE = r"^\W*(please |can you |could you |ok(ay)? |now |no,? |let'?s |try to )*"
 COMPLAINTS = {
     "not_working": any_of(
@@ -41,7 +45,7 @@ COMPLAINTS = {
     "factual": any_of(
         rf"\b{YOUR} (wrong|incorrect|not (right|correct|true|accurate)|false|inaccurate)\b",
         r"\byou made (a|an|some) (mistake|error)|\byou (are|were) wrong\b",
-        r"^\W*(wrong|incorrect|false|are you sure)\b",
+        r"^\W*(wrong|incorrect|false|inaccurate|not (accurate|correct|true)|are you sure)\b",
     ),
     "ignored": any_of(
         r"\byou (forgot|missed|ignored|misunderst(oo|an)d|skipped|left out|omitted|only (gave|wrote|did|provided))\b",
@@ -59,6 +63,8 @@ COMPLAINTS = {
     "style": any_of(
         rf"^(?!\W*(how|is there)\b)(?!.*:).*\b{YOUR} (too|so) "
         r"(long|short|formal|informal|complicated|complex|wordy|verbose|repetitive|robotic|technical)\b",
+        r"(^\W*|\bbut )((that'?s|this is|it'?s|it is) )?((a bit|way|much|far|still) )*"
+        r"too (long|short|complicated|wordy|verbose|technical)\b",
         PLEASE + r"make (it|this|that|them|the \w+)( \w+)? (shorter|longer|simpler|less|more|sound|funnier|clearer)\b(?!.*:)",
         PLEASE + r"((shorten|simplify|condense) (it|this|that|them)|be (more|less) \w+)\b(?!.*:)",
         PLEASE + r"(shorter|longer|simpler|less formal|more (?!please)\w+)\W*$",
@@ -67,8 +73,13 @@ COMPLAINTS = {
         PLEASE + r"try( it| this| that)? again\b",
         PLEASE + r"(re-?write|rephrase|re-?do|re-?word|revise|regenerate)( it| this| that)?( again)?( please)?\W*$",
     ),
-    "quality": any_of(rf"^\W*{YOUR} (bad|terrible|awful|boring|useless|nonsense|stupid|garbage|not good|not helpful)\b"),
-    "negative": any_of(r"^\W*(wtf|what the (hell|fuck)|ugh|that'?s not it)\b"),
+    "quality": any_of(
+        rf"^\W*{YOUR} (bad|terrible|awful|boring|useless|nonsense|stupid|garbage|not good|not helpful)\b",
+        rf"^\W*((that|this|it)('s| is| was)? )?{NOT_GOOD}\b",
+        r"^\W*no good\b",
+        r"^\W*(bad|terrible|awful|horrible|useless|unhelpful|irrelevant|nonsense|garbage)( (answer|reply|response))?\W*$",
+    ),
+    "negative": any_of(r"^\W*(wtf|what the (hell|fuck)|ugh|that'?s not it)\b", r"\bthank(s| you) for nothing\b", r"^\W*👎"),
 }
 # Every match contains one of these; searching for them first takes a tenth of the time.
 TRACES = {
@@ -78,8 +89,23 @@ TRACES = {
     "detail": ("vague", "generic", "general", "broad", "more"),
     "style": ("too ", "so ", "make ", "shorte", "simpl", "condense", "be ", "longer", "less", "more "),
     "revision": ("try", "write", "phrase", "redo", "re-do", "word", "revise", "regenerate"),
-    "quality": ("bad", "terrible", "awful", "boring", "useless", "nonsense", "stupid", "garbage", "not good", "not helpful"),
-    "negative": ("wtf", "what the", "ugh", "not it"),
+    "quality": (
+        "bad",
+        "terrible",
+        "awful",
+        "boring",
+        "useless",
+        "nonsense",
+        "stupid",
+        "garbage",
+        "good",
+        "great",
+        "helpful",
+        "useful",
+        "horrible",
+        "irrelevant",
+    ),
+    "negative": ("wtf", "what the", "ugh", "not it", "for nothing", "👎"),
 }
 CONTINUES = any_of("continue", "go on", "next")
 PRAISE = any_of(
@@ -88,7 +114,7 @@ PRAISE = any_of(
     r"|(great|good|nice|excellent) (job|work|answer|start|one)"
     r"|(that|this|it)('s| is| was) (really |very |so )?(great|perfect|awesome|helpful|excellent|exactly|good|amazing)"
     r"|(it|that|this) work(s|ed)|i (really )?(like|love) (it|this|that|the|number)|you('re| are) (amazing|great|the best))\b"
-    r"|^\W*(great|nice|good|cool)\W*($|[.,!])"
+    r"|^\W*(great|cool|love it|((very|really|so) )?(nice|good|helpful))\W*($|[.,!])|^\W*👍"
 )
 BUT = any_of(r"\W*but\b")
 WORD = re.compile(r"\w+")
@@ -137,11 +163,17 @@ def opinion(request: str, reply: str, said: str) -> Opinion:
         evidence = words_of(hit or praise, first_words)
         if category is None and len(words) > 5 and not CONTINUES.search(start) and same_words(request, said):
             category, evidence = "revision", "the request sent again"
-        but = praise is not None and BUT.match(start, praise.end())
-        label: Label = ("both" if praise else "dsat") if category else ("sat" if praise and not but else "none")
+        label: Label = ("both" if praise else "dsat") if category else ("sat" if praise and not taken_back(said) else "none")
         if label != "none":
             return Opinion(label=label, category=category, confidence=0.8, detector="rules", evidence=evidence)
     return Opinion(label="none", category=None, confidence=0.8, detector="rules", evidence=None)
+
+
+def taken_back(said: str) -> bool:
+    """Whether a turn begins with praise that is followed by "but"."""
+    start = plain(" ".join(said.split()[:FIRST])).lower()
+    praise = PRAISE.search(start)
+    return praise is not None and BUT.match(start, praise.end()) is not None
 
 
 def complaint(start: str) -> tuple[str | None, re.Match[str] | None]:

@@ -1,5 +1,6 @@
 """The settings that `describe` proposes for a run on a log: the length of replies, the held-out share, and a command with both.
 
+- `method`: the first one that is recommended for such a log (drift/report/recommend.py).
 - `sampler.max_new_tokens`: room for 95 of 100 liked replies of the log (of all replies, if fewer than 20 are liked) and their
   end-of-turn token, rounded up to a multiple of 16; at most half of `train.max_tokens`.
 - `evaluation.heldout.share`: enough to hold out the number of pairs that can show a likely change (`outlook.LIKELY`), in steps of
@@ -18,6 +19,7 @@ from typing import Any
 from drift.evaluation import outlook
 from drift.evaluation.heldout import is_pair
 from drift.records import Record
+from drift.report.recommend import first_choice
 
 OF_REPLIES, FEW, ROUND = 0.95, 20, 16
 LEAST_SHARE, STEP = 0.1, 0.05
@@ -56,6 +58,8 @@ def propose(records: Sequence[Record], lengths: Mapping[str, list[int]], run: An
     if "evaluation.heldout.max_records" not in user_set and len(held_out) > evaluation.max_records:
         evaluation = replace(evaluation, max_records=len(held_out))
         settings["evaluation.heldout.max_records"] = str(len(held_out))
+    if not {"method", "experiment"} & user_set:
+        settings["method"] = first_choice(records).partition("=")[2]
     why += evaluation.outlook(training, held_out)
     return Proposal(settings=settings, why=why, max_new_tokens=longest)
 

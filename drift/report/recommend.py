@@ -54,9 +54,22 @@ ROWS = (
 
 def recommended(records: Sequence[Record]) -> str:
     """A sentence with the row for these records."""
+    if (row := row_of(records)) is None:
+        liked = any(record.label == "sat" for record in records)
+        instead = ": method=sft and method=spin learn from thanks." if liked else ", and there are no thanks either."
+        return f"There is no complaint for DRIFT to learn from{instead}"
+    return f"A log with {row.log}: {row.use}, because {row.because} (small model, simulated users: experiments/regimes)."
+
+
+def first_choice(records: Sequence[Record]) -> str:
+    """The method that is recommended first, as a setting."""
+    row = row_of(records)
+    return "method=sft" if row is None else row.use.partition(" or ")[0]
+
+
+def row_of(records: Sequence[Record]) -> Row | None:
+    """None: there is no complaint."""
     labels = Counter(record.label for record in records)
     if not labels["dsat"]:
-        instead = ": method=sft and method=spin learn from thanks." if labels["sat"] else ", and there are no thanks either."
-        return f"There is no complaint for DRIFT to learn from{instead}"
-    row = next(row for row in ROWS if labels["sat"] <= min(row.thanks * labels["dsat"], row.number))
-    return f"A log with {row.log}: {row.use}, because {row.because} (small model, simulated users: experiments/regimes)."
+        return None
+    return next(row for row in ROWS if labels["sat"] <= min(row.thanks * labels["dsat"], row.number))
