@@ -213,7 +213,7 @@ def test_alpacaeval_asks_the_package_s_question_and_equal_replies_are_draws():
     ("text", "points"),
     [
         ("[[A>>B]]", -2), ("I say [[A>B]]", -1), ("tie: [[A=B]].", 0), ("[[B>A]]", 1), ("First [[A>B]], finally [[B>>A]]", 2),
-        ("[A>B]", None), ("[[A>>>B]]", None), ("[[a>b]]", None), ("[[B>>A]] or [[?]]", None), ("A is better", None),
+        ("[A>B]", -1), ("[[A>>>B]]", None), ("[[a>b]]", -1), ("[[B>>A]] or [[?]]", 2), ("A is better", None),
     ],
 )  # fmt: skip
 def test_a_label_is_read_strictly_and_the_last_one_counts(text, points):

@@ -74,8 +74,12 @@ def test_all_arms_have_as_many_configurations():
 
 def test_the_recommendations_have_the_gains_of_the_kept_runs_and_stand_in_the_readme():
     known = read_jsonl(ROOT / "experiments" / "regimes" / "runs.jsonl")
-    for row, arms in zip(ROWS, (("DRIFT", "length-matched random"), ("SFT", "DRIFT", "SPIN"), ()), strict=True):
-        gains = [tables.interval(list(figures.gains(known, "R1", arm).values())) for arm in arms]
+    sources = (
+        ("R1", ("DRIFT", "length-matched random")), ("R1", ("SFT", "DRIFT", "SPIN")), ("R2", ("SPIN", "DRIFT", "SFT")),
+        ("R0", ("SFT", "SPIN", "DRIFT")),
+    )  # fmt: skip
+    for row, (regime, arms) in zip(ROWS, sources, strict=True):
+        gains = [tables.interval(list(figures.gains(known, regime, arm).values())) for arm in arms]
         assert re.findall(r"[+-]0\.\d+ \[.*?\]", row.because) == gains
     readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("+.", "+0.")
     for row in ROWS:
@@ -84,7 +88,7 @@ def test_the_recommendations_have_the_gains_of_the_kept_runs_and_stand_in_the_re
 
 @pytest.mark.parametrize(("sat", "dsat", "use"), [
     (0, 10, "method=drift,"), (2, 100, "method=drift,"), (3, 100, "method=sft or method=drift"),
-    (30, 100, "method=sft or method=drift"), (31, 100, "method=sft or method=spin"), (5, 0, "method=sft and method=spin"),
+    (30, 100, "method=sft or method=drift"), (31, 100, "method=drift or method=spin"), (76, 100, "method=sft or method=spin"), (5, 0, "method=sft and method=spin"),
     (19, 2000, "method=drift,"), (20, 2000, "method=sft or method=drift"), (0, 0, "no thanks either"),
 ])  # fmt: skip
 def test_a_log_gets_the_row_of_its_thanks_for_each_complaint(sat, dsat, use):
