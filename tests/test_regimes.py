@@ -88,7 +88,8 @@ def test_the_recommendations_have_the_gains_of_the_kept_runs_and_stand_in_the_re
 
 @pytest.mark.parametrize(("sat", "dsat", "use"), [
     (0, 10, "method=drift,"), (2, 100, "method=drift,"), (3, 100, "method=sft or method=drift"),
-    (30, 100, "method=sft or method=drift"), (31, 100, "method=drift or method=spin"), (76, 100, "method=sft or method=spin"), (5, 0, "method=sft and method=spin"),
+    (30, 100, "method=sft or method=drift"), (31, 100, "method=drift or method=spin"),
+    (76, 100, "method=sft or method=spin"), (5, 0, "method=sft and method=spin"),
     (19, 2000, "method=drift,"), (20, 2000, "method=sft or method=drift"), (0, 0, "no thanks either"),
 ])  # fmt: skip
 def test_a_log_gets_the_row_of_its_thanks_for_each_complaint(sat, dsat, use):
