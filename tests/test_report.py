@@ -218,7 +218,7 @@ def test_groups_are_named_by_what_tells_them_apart_and_a_sentence_has_the_rest(t
     assert verdict.not_alone(states[:6]) == []
 
 
-def test_a_run_that_was_repeated_counts_once(tmp_path):
+def test_a_run_that_was_repeated_counts_once(tmp_path, capsys):
     """Six times seed 0, as a folder of all runs may have it, are one seed: the interval is over its prompts, not over six seeds. Of
     repeats the one that came furthest counts."""
     runs = [state("one", 0, 0.1) for _ in range(6)]
@@ -227,7 +227,10 @@ def test_a_run_that_was_repeated_counts_once(tmp_path):
     assert group == [runs[4]] and verdict.against_start(groups(runs)) == verdict.against_start({"one": [runs[0]]})
     text = study(tmp_path, runs)
     assert "12 prompts" in text and "6 seeds" not in text
-    assert "Of 6 runs, 5 repeat the settings and seeds of another one, which says nothing new: they count once." in text
+    once = "Of 6 runs, 5 repeat the settings and seeds of another one, which says nothing new: they count once."
+    closing.sweep(tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert once in text and once in said and "Cost: 12 s of computing" in said, "2 s each: a repeat has its cost"
     assert verdict.repeats([state("one", seed, 0.1) for seed in (0, 1)]) == []
 
 

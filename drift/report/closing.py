@@ -31,7 +31,8 @@ def sweep(folder: Path) -> None:
 
 def summary(folder: Path, *, brief: bool) -> None:
     """`brief`: only the table."""
-    groups = grouped(members_of(folder))
+    members = members_of(folder)
+    groups, runs = grouped(members), [member.state for member in members]
     states = states_of(groups)
     evaluated = {label: group for label, group in states.items() if scored_names(group)}
     rows = [row for label, group in evaluated.items() for row in tables.rows(label, group)]
@@ -43,7 +44,6 @@ def summary(folder: Path, *, brief: bool) -> None:
     table([{name: row.get(name, "-") for name in columns if name != "run" or len(groups) > 1} for row in rows])
     if brief:
         return
-    runs = [state for group in states.values() for state in group]
     for line in verdict.sentences(evaluated, compared, runs):
         say(f"Verdict: {line}")
     for line in (advice.cost(runs), *(f"Next: {line}" for line in advice.next_steps(groups, compared))):
