@@ -48,14 +48,16 @@ Grade = Callable[[Sequence[tuple[Record, Sequence[Reply]]]], Sequence[Sequence[f
 
 class Ask(Protocol):
     """The service through which a method, a data set or an evaluation asks models, bound to a policy, a seed, a purpose and an
-    iteration. Work is done in fixed groups, each a stage of the store (nothing is paid for twice); one model is open at a time."""
+    iteration. Work is done in groups, each a stage of the store (nothing is paid for twice); one model is open at a time."""
+
+    missing: int | None  # usable examples that are still to be made: little more is drawn ahead than they need; None: no bound
 
     def draw(
-        self, items: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], *, first_sample: int, label: str
+        self, items: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], *, label: str, rounds: int = 1
     ) -> Iterator[tuple[T, list[Reply]]]:
-        """Every item, in order, with a fresh reply to each of its prompts (every item has the same number). Lazy: a group is drawn
-        when its first item is asked for. The j-th reply has the noise of sample `first_sample + j`. An item with a prompt longer
-        than `sampler.max_prompt_tokens`, or one that can't be rendered, is skipped and counted. `label`: the progress bar's."""
+        """Every item, in order, with a fresh reply to each of its prompts (every item has the same number); `rounds` times, with
+        other replies. Lazy: a group is drawn when its first item is asked for. An item with a prompt longer than
+        `sampler.max_prompt_tokens`, or one that can't be rendered, is skipped and counted. `label`: the progress bar's."""
 
     def logprobs(
         self, texts: Sequence[tuple[Prompt, str, bool]], *, of: Literal["policy", "start"], label: str
@@ -115,8 +117,7 @@ class Judge(Protocol):
 
 
 class Examiner(Protocol):
-    """Has a judge answer the questions of a benchmark (drift/benchmark/judged.py). `group_size`: the number of tasks that it gets
-    at once. One whose answers cost money has a `budget` (drift/engine/budget.py)."""
+    """Has a judge answer a benchmark's questions (drift/benchmark/judged.py). `group_size`, `budget`: as of a judge, in tasks."""
 
     @property
     def group_size(self) -> int: ...
@@ -236,8 +237,7 @@ class Miner(Keyed, Protocol):
 
 
 class Logger(Protocol):
-    """Logs a run while it runs. `begin` is called once per run; the object that it returns gets everything else: see
-    drift/logger/csv.py."""
+    """Logs a run while it runs. `begin` is called once per run; what it returns gets everything else: see drift/logger/csv.py."""
 
     def begin(self, folder: Path, title: Mapping[str, str], notes: Mapping[str, str]) -> Any: ...
 

@@ -148,15 +148,57 @@ def two(one):
     return [one.prompt] * 2
 
 
+def asked_for(ask, items, count, **settings):
+    """The first `count` drawn items, and the sizes of the groups that were drawn for them."""
+    before = len(stages(ask))
+    drawn = ask.draw(items, lambda one: [one.prompt], label="t", **settings)
+    found = [next(drawn) for _ in range(count)]
+    return found, [len(rows) for rows in stages(ask)[before:]]
+
+
+def stages(ask):
+    """The replies of each group of the store, oldest first."""
+    manifests = sorted(Path(ask.store.dir).glob("replies/*/manifest.json"), key=lambda file: file.stat().st_mtime_ns)
+    return [json.loads(file.read_text())["facts"]["rows"] for file in manifests]
+
+
+def test_passes_have_other_replies_and_share_groups(bound):
+    """Three items twice: 4 + 2 replies. Every reply is that of a pass by itself; the item's sample is the pass."""
+    ask = bound()
+    found, sizes = asked_for(ask, LOG[:3], 6, rounds=2)
+    assert [one.id for one, _ in found] == ["r0", "r1", "r2"] * 2 and sizes == [4, 2]
+    once = list(bound("another").draw(LOG[:3], two, label="t"))
+    assert [reply.text for _, (reply,) in found] == [replies[k].text for k in (0, 1) for _, replies in once]
+
+
+def test_no_more_is_drawn_than_the_missing_examples_probably_need(bound, monkeypatch):
+    """An eighth more than what is missing, in groups of at most 4, and at least LEAST; then what is missing by then."""
+    monkeypatch.setattr(engine, "LEAST", 2)
+    ask = bound()
+    ask.missing = 5
+    found, sizes = asked_for(ask, LOG, 5, rounds=4)
+    assert len(found) == 5 and sizes == [4, 2]  # 5 * 9/8, rounded up
+
+    ask = bound("another")
+    ask.missing = 3
+    drawn = ask.draw(LOG, lambda one: [one.prompt], label="t", rounds=4)
+    assert [next(drawn)[0].id for _ in range(4)] == ["r0", "r1", "r2", "r3"] and [*map(len, stages(ask))] == [4]
+    ask.missing = 1
+    assert next(drawn)[0].id == "r4" and [*map(len, stages(ask))] == [4, 2]
+
+    ask = bound("all")
+    assert asked_for(ask, LOG, 1)[1] == [4], "a group at a time where everything is wanted"
+
+
 def test_one_model_is_open_at_a_time(bound, reading, tmp_path):
     """Five records, two replies each; both sampler (of four replies) and judge work on two records at once. Then log-probs."""
     with bound() as ask:
-        judged = list(ask.judge(reading, ask.draw(LOG, two, first_sample=0, label="t"), label="t"))
+        judged = list(ask.judge(reading, ask.draw(LOG, two, label="t"), label="t"))
         ask.logprobs([(one.prompt, "Good", True) for one in LOG], of="policy", label="t")
         moves = [line for line in (tmp_path / "notes").read_text().splitlines() if line.startswith(("open", "close"))]
     assert moves == ["open sampler", "close sampler", "open judge", "close judge"] * 3
     assert [(one.id, len(replies), len(scores)) for one, replies, scores in judged] == [(one.id, 2, 2) for one in LOG]
-    found = list(ask.judge(reading, ask.draw(LOG, two, first_sample=0, label="t"), label="t"))
+    found = list(ask.judge(reading, ask.draw(LOG, two, label="t"), label="t"))
     assert found == judged and (tmp_path / "notes").read_text().count("open") == 6  # all of it is in the store
 
 
@@ -165,7 +207,7 @@ def test_a_judge_that_loads_nothing_leaves_the_model_open(bound, tmp_path):
     drawn = Verifier(noise=0.5, seed=0, group_size=2)
     log = [replace(one, truth={"request": "a_long_word", "topic": "tea"}) for one in LOG]
     with bound() as ask:
-        judged = list(ask.judge(drawn, ask.draw(log, two, first_sample=0, label="t"), label="t"))
+        judged = list(ask.judge(drawn, ask.draw(log, two, label="t"), label="t"))
         assert len(judged) == 5 and [stage.name for stage in ask.store.log][:3] == ["replies", "judge", "replies"]
     assert (tmp_path / "notes").read_text().splitlines() == ["open sampler", "close sampler"]
 

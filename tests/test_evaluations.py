@@ -46,7 +46,7 @@ class Length:
         return {"questions": self.questions}
 
     def measure(self, ask, held_out):
-        drawn = list(ask.draw([Question(t) for t in self.questions], lambda q: [q.prompt], first_sample=0, label="answers"))
+        drawn = list(ask.draw([Question(t) for t in self.questions], lambda q: [q.prompt], label="answers"))
         letters = metric({question.key: len(reply.text) for question, (reply,) in drawn})
         rows = [{"prompt": question.prompt, "reply": reply.text, "ended": reply.ended} for question, (reply,) in drawn]
         return Measured(headline="letters", metrics={"letters": letters}, drawn=drawn, rows=rows, conversations={})

@@ -31,7 +31,7 @@ class Drift:  # named like the one that is shipped
     hindsight = False
 
     def make_examples(self, records, ask):
-        for record, (reply,) in ask.draw(records, lambda record: [record.prompt], first_sample=0, label="fresh replies"):
+        for record, (reply,) in ask.draw(records, lambda record: [record.prompt], label="fresh replies"):
             chosen = Labelled(text=reply.text, ended=True, fresh=True, good=True)
             rejected = Labelled(text={rejected}, ended=True, fresh=False, good=False)
             yield Example(prompt=record.prompt, replies=(chosen, rejected), feedback=None, record=record.id)

@@ -44,10 +44,10 @@ def scripted(*texts, ended=True):
     """An `ask` that answers with the given texts in turn, and remembers the prompts that it was asked for."""
     script, asked = itertools.cycle(texts), []
 
-    def draw(items, prompts_of, *, first_sample, label):
-        for item in items:
+    def draw(items, prompts_of, *, label, rounds=1):
+        for k, item in itertools.product(range(rounds), items):
             prompts = prompts_of(item)
-            asked.extend((item.id, first_sample + j, prompt) for j, prompt in enumerate(prompts))
+            asked.extend((item.id, k * len(prompts) + j, prompt) for j, prompt in enumerate(prompts))
             yield item, [Reply(text=next(script), num_tokens=3, ended=ended) for _ in prompts]
 
     def judge(judge, drawn, *, label):
@@ -226,7 +226,7 @@ def test_an_example_whose_feedback_leaves_no_room_for_the_reply_is_counted(token
     (made,) = Sdpo(rounds=1, context=" {feedback}").make_examples([record(0, "dsat", reply="Hello")], None)
     room = len(prompt_ids(tokenizer, made.hindsight)) + 6
     for max_tokens, used in ((room, 1), (room - 1, 0)):
-        examples, counts = FILTERS.take([made], None, tokenizer, max_tokens, ask=None, records=[])
+        examples, counts = FILTERS.take([made], None, tokenizer, max_tokens, ask=SimpleNamespace(), records=[])
         assert (len(examples), counts["too_long"]) == (used, 1 - used)
 
 
@@ -260,7 +260,9 @@ def test_every_rule_for_unusable_pairs(candidate, reason):
 
 def test_take_stops_at_the_wanted_number_and_counts_everything(tokenizer):
     candidates = iter([None, pair(chosen=""), pair(record="a"), pair(chosen="five six seven"), pair(record="b"), pair(record="c")])
-    pairs, counts = FILTERS.take(candidates, 2, tokenizer, 512, ask=None, records=[])
+    ask = SimpleNamespace()
+    pairs, counts = FILTERS.take(candidates, 2, tokenizer, 512, ask=ask, records=[])
+    assert ask.missing == 0
     assert [p.record for p in pairs] == ["a", "b"]
     assert {name: n for name, n in counts.items() if n} == {"seen": 5, "used": 2, "tie": 1, "empty": 1, "identical": 1}
     assert next(candidates).record == "c"  # nothing was drawn beyond what was needed
@@ -269,5 +271,5 @@ def test_take_stops_at_the_wanted_number_and_counts_everything(tokenizer):
 def test_kept_rules_are_counted_too(tokenizer):
     keep = Filters(copied_words=3, truncated="keep", echo="keep", judge=None)
     candidates = [pair(chosen_ended=False), pair(chosen="Sorry, here.")]
-    pairs, counts = keep.take(candidates, None, tokenizer, 512, ask=None, records=[])
+    pairs, counts = keep.take(candidates, None, tokenizer, 512, ask=SimpleNamespace(), records=[])
     assert len(pairs) == 2 and counts["kept_truncated"] == counts["kept_echo"] == 1

@@ -190,7 +190,7 @@ def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
         "    judge = None\n"
         "    needs = 'anything'\n\n"
         "    def make_examples(self, records, ask):\n"
-        "        for record, replies in ask.draw(records, lambda r: [r.prompt] * self.num_samples, first_sample=0, label='f'):\n"
+        "        for record, replies in ask.draw(records, lambda r: [r.prompt] * self.num_samples, label='f'):\n"
         "            short, *_, long = sorted(replies, key=lambda reply: len(reply.text))\n"
         "            yield example(record, fresh(long, good=True), fresh(short, good=False))\n"
     )

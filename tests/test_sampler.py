@@ -36,9 +36,7 @@ def draw_all(tiny, folder, group_size, count=12, samples=2, temperature=1.0, tok
     store = Store(dir=str(folder), strict=False, verify=False, lease_seconds=30.0, keep_policies="all")
     with asking(sampler, tiny, store, purpose="test", iteration=1) as ask:
         items = [Question(i) for i in range(count)]
-        found = [
-            (i.key, [r.text for r in rs]) for i, rs in ask.draw(items, lambda i: [i.prompt] * samples, first_sample=0, label="t")
-        ]
+        found = [(i.key, [r.text for r in rs]) for i, rs in ask.draw(items, lambda i: [i.prompt] * samples, label="t")]
     return found, store
 
 
@@ -171,7 +169,7 @@ def test_items_with_unequal_numbers_of_prompts_are_refused(tiny, tmp_path):
     )  # fmt: skip
     store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0, keep_policies="all")
     with asking(sampler, tiny, store, purpose="t", iteration=0) as ask:
-        drawing = ask.draw([Question(1), Question(2)], lambda item: [item.prompt] * int(item.key), first_sample=0, label="t")
+        drawing = ask.draw([Question(1), Question(2)], lambda item: [item.prompt] * int(item.key), label="t")
         with pytest.raises(AssertionError, match="1 prompts for the first item"):
             next(drawing)
 
@@ -190,7 +188,7 @@ def test_too_long_prompts_are_skipped_and_counted(tiny, tokenizer, tmp_path):
     store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0, keep_policies="all")
     items = [Question(0), Question(4), Question(5)]
     with asking(sampler, tiny, store, purpose="t", iteration=0) as ask:
-        kept = [item.key for item, _ in ask.draw(items, lambda i: [i.prompt], first_sample=0, label="t")]
+        kept = [item.key for item, _ in ask.draw(items, lambda i: [i.prompt], label="t")]
     assert kept == ["0", "5"] and ask.drawn["prompts_too_long"] == 1
 
 

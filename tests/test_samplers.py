@@ -36,7 +36,6 @@ SERVER = ["sampler=openai", "sampler.endpoint.url=http://127.0.0.1:1/v1", "sampl
 LOADS = "sampler.load_adapters=true"
 THE_START = "the start model"
 ASKED = [[{"role": "user", "content": f"What is {i}?"}] for i in range(4)]
-FIRST = {"first_sample": 0, "label": "t"}
 NOISE = [Noise(0, "test", 0, str(i), 0) for i in range(4)]
 
 
@@ -446,7 +445,7 @@ def test_a_server_that_serves_another_model_since_the_check_stops_the_run_that_g
     """The check is in the store. What is in the store needs no server; before a fresh reply, a new process compares once."""
     policy, other = spoken
     items = [Turn(key=str(i), prompt=prompt) for i, prompt in enumerate(ASKED)]
-    draw = lambda some: list(asking(tmp_path / "store", policy, sampler).draw(some, lambda one: [one.prompt], **FIRST))  # noqa: E731
+    draw = lambda some: list(asking(tmp_path / "store", policy, sampler).draw(some, lambda one: [one.prompt], label="t"))  # noqa: E731
     with Served(models={"base": policy}) as server:
         sampler = server.sampler(tmp_path, "sampler.group_size=2")
         assert checked(tmp_path / "store", policy, sampler) < 1e-5

@@ -137,7 +137,7 @@ class Deployment:
         """The log: a reply to every prompt and the user's feedback; with `second_tries`, also a second, checked reply to
         complaints."""
         tasks = self.tasks("train", self.num_prompts)
-        drawn = [(task, reply) for task, (reply,) in ask.draw(tasks, self._as_deployed, first_sample=0, label="first replies")]
+        drawn = [(task, reply) for task, (reply,) in ask.draw(tasks, self._as_deployed, label="first replies")]
         checks = [verify(task.truth, reply.text, ended=reply.ended) for task, reply in drawn]
         said = self.rates.labels(self.seed, [(task.key, check.useful) for (task, _), check in zip(drawn, checks, strict=True)])
         records = [
@@ -146,7 +146,7 @@ class Deployment:
         ]
         to_retry = [record for record in records if record.label == "dsat" and self.second_tries]
         second: dict[str, Record] = {}
-        for record, (reply,) in ask.draw(to_retry, after_complaint, first_sample=0, label="second tries"):
+        for record, (reply,) in ask.draw(to_retry, after_complaint, label="second tries"):
             satisfied = verify(record.truth or {}, reply.text, ended=reply.ended).useful
             second[record.id] = dataclasses.replace(record, revised=reply.text, satisfied=satisfied)
         records = [second.get(record.id, record) for record in records]

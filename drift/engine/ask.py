@@ -1,18 +1,20 @@
 """`Ask`: what a method, a data set or an evaluation asks of models (its contract: drift/parts.py).
 
-    for item, replies in ask.draw(items, prompts_of, first_sample=0, label="fresh replies"): ...
+    for item, replies in ask.draw(items, prompts_of, label="fresh replies"): ...
     ask.logprobs([(prompt, reply, ended), ...], of="start", label="perplexity")
     for record, replies, scores in ask.judge(judge, drawn, label="judging"): ...
     ask.verdicts(examiner, [(task, replies), ...], label="verdicts")
 
-The items are split into fixed groups in the given order. Each group is a stage of the store: it is computed when it is reached, and
-reused by everyone who asks the same of the same model. Its results are in its manifest, which saves a file per group.
+The items are split into groups in the given order, the same for any number of ranks. Each group is a stage of the store: it is
+computed when it is reached, and reused by everyone who asks the same of the same model. Its results are in its manifest, which
+saves a file per group.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,12 +34,13 @@ from drift.store import Store
 
 DRAW_VERSION, LOGPROBS_VERSION, JUDGE_VERSION = 2, 1, 3
 SEQUENCES = 256  # per stage of log-probabilities
+SPARE, LEAST = 1 / 8, 16  # items drawn beyond the missing examples, because some are dropped; the fewest that are drawn at once
 
 
 class Ask:
     """Bound to a policy, the run's start model, and the seed, purpose and iteration of fresh replies. Use as a context manager.
     `compute`: the settings for log-probabilities. `drawn`: counts replies, their tokens, prompts that were too long, and
-    items that a judge could not score."""
+    items that a judge could not score. `missing`: the examples that are still to be made; see parts.py."""
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Ask:
         self.sampler, self.compute, self.store, self.start, self.policy = sampler, compute, store, start, policy
         self.seed, self.purpose, self.iteration = seed, purpose, iteration
         self.drawn = {"replies": 0, "tokens": 0, "prompts_too_long": 0, "unjudged": 0}
+        self.missing: int | None = None
 
     def __enter__(self) -> "Ask":
         return self
@@ -65,31 +69,38 @@ class Ask:
             models.close()
 
     def draw(
-        self, items: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], *, first_sample: int, label: str
+        self, items: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], *, label: str, rounds: int = 1
     ) -> Iterator[tuple[T, list[Reply]]]:
         """Every item, in order, with a fresh reply to each of its prompts; see parts.py."""
         if not items:
             return
         num_samples = len(prompts_of(items[0]))
         size = max(1, self.sampler.group_size // num_samples)
-        with Progress(label, total=len(items) * num_samples, unit="replies") as progress:
-            for at_once in groups.rounds(items, size):
-                rows = [self._rows(group, prompts_of, num_samples, first_sample, label) for group in at_once]
-                begun, count = progress.done, sum(map(len, rows))
-                found = self._replies(rows, partial(_tick, progress, count))
-                progress.reach(begun + count)
-                for group, replies in zip(at_once, found, strict=True):
-                    yield from self._whole(group, replies, num_samples)
+        passes = chain.from_iterable(((k, item) for item in items) for k in range(rounds))
+        while turn := list(islice(passes, self._needed())):
+            with Progress(label, total=len(turn) * num_samples, unit="replies") as progress:
+                for at_once in groups.rounds(turn, size):
+                    rows = [self._rows(group, prompts_of, num_samples, label) for group in at_once]
+                    begun, count = progress.done, sum(map(len, rows))
+                    found = self._replies(rows, partial(_tick, progress, count))
+                    progress.reach(begun + count)
+                    for group, replies in zip(at_once, found, strict=True):
+                        yield from self._whole([item for _, item in group], replies, num_samples)
+
+    def _needed(self) -> int | None:
+        """How many items are probably enough for the missing examples. None: all are wanted."""
+        return None if self.missing is None else max(LEAST, ceil(self.missing * (1 + SPARE)))
 
     def _rows(
-        self, group: Sequence[T], prompts_of: Callable[[T], Sequence[Prompt]], num_samples: int, first_sample: int, label: str
+        self, group: Sequence[tuple[int, T]], prompts_of: Callable[[T], Sequence[Prompt]], num_samples: int, label: str
     ) -> list[tuple[str, Prompt, int]]:
-        prompts = [prompts_of(item) for item in group]
+        """`group`: (number of the pass, item)."""
+        prompts = [prompts_of(item) for _, item in group]
         counts = {len(item_prompts) for item_prompts in prompts}
         assert counts == {num_samples}, f"{label}: {num_samples} prompts for the first item, but not for all"
         return [
-            (item.key, prompt, first_sample + j)
-            for item, item_prompts in zip(group, prompts, strict=True)
+            (item.key, prompt, k * num_samples + j)
+            for (k, item), item_prompts in zip(group, prompts, strict=True)
             for j, prompt in enumerate(item_prompts)
         ]
 

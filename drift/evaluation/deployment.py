@@ -65,7 +65,7 @@ class Deployment:
         """Its `rows` are every reply with its verdict."""
         tasks = self.data.tasks(self.split, self.num_prompts)
         prompts_of = lambda task: [task.prompt] * self.num_samples  # noqa: E731
-        drawn = list(ask.draw(tasks, prompts_of, first_sample=0, label="evaluation replies"))
+        drawn = list(ask.draw(tasks, prompts_of, label="evaluation replies"))
         if not drawn:
             raise UserError("No evaluation prompt fits sampler.max_prompt_tokens.")
         rows = [as_row(task, reply) for task, replies in drawn for reply in replies]

@@ -96,7 +96,7 @@ class Heldout:
         if not used:
             raise UserError(f"No record was held out (evaluation.heldout.share={self.share}): use more records or a larger share.")
         label = "replies to held-out prompts"
-        drawn = list(ask.draw(self._sampled(used), lambda record: [record.prompt], first_sample=0, label=label))
+        drawn = list(ask.draw(self._sampled(used), lambda record: [record.prompt], label=label))
         metrics = logged_metrics(ask, used)
         return Measured(
             headline=next(name for name, measured in metrics.items() if measured["per_item"]),

@@ -123,7 +123,7 @@ class InstructionFollowing:
     def measure(self, ask: Ask, held_out: Sequence[Record]) -> Measured:
         """Its `rows` are the replies with the verdicts of their instructions."""
         benchmark, asked = BENCHMARKS[self.benchmark], tasks(self.benchmark, self.num_prompts)
-        drawn = list(ask.draw(asked, lambda task: [task.prompt], first_sample=0, label=f"{benchmark.title} replies"))
+        drawn = list(ask.draw(asked, lambda task: [task.prompt], label=f"{benchmark.title} replies"))
         if len(drawn) < len(asked):
             raise UserError(
                 f"{len(asked) - len(drawn)} of the {len(asked)} prompts of {benchmark.title} got no reply, so its accuracy would "

@@ -145,7 +145,7 @@ class JudgedEvaluation:
                     key = f"{task.key}, turn {number + 1}" if number else task.key
                     turns[key] = (task, Turn(key=key, prompt=prompt))
             asked, label = [turn for _, turn in turns.values()], f"{self.benchmark.title} replies"
-            for turn, (reply,) in ask.draw(asked, lambda turn: [turn.prompt], first_sample=0, label=label):
+            for turn, (reply,) in ask.draw(asked, lambda turn: [turn.prompt], label=label):
                 drawn[turns[turn.key][0].key].append((turn, reply))
         return drawn
 

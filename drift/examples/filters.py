@@ -65,8 +65,9 @@ class Filters:
         records: Sequence[Record],
     ) -> tuple[list[Example], dict[str, int]]:
         """The first `limit` usable examples (None: all), and the counts: seen, used, one per rule, and what was kept. `records`:
-        those that the candidates come from."""
+        those that the candidates come from. `ask` is told how many are missing."""
         examples: list[Example] = []
+        ask.missing = limit
         counts = dict.fromkeys(("seen", "used", *NOTED), 0)
         for candidate, reason, notes in self._ruled(candidates, tokenizer, max_tokens, ask, {one.id: one for one in records}):
             counts["seen"] += 1
@@ -76,7 +77,9 @@ class Filters:
                 continue
             assert candidate is not None
             examples.append(candidate)
-            if len(examples) == limit:
+            if limit is not None:
+                ask.missing = limit - len(examples)
+            if ask.missing == 0:
                 break
         counts["used"] = len(examples)
         return examples, counts

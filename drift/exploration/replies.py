@@ -93,7 +93,7 @@ def of_policy(seed: Seed, name: str, judge: Judge | None, num_samples: int) -> d
     """Prompt -> its replies and their rewards (1 without a judge)."""
     with seed.ask(seed.policies[name]) as ask:
         label = f"{name}, {seed.name}: replies"
-        drawn = list(ask.draw(seed.records, lambda record: [record.prompt] * num_samples, first_sample=0, label=label))
+        drawn = list(ask.draw(seed.records, lambda record: [record.prompt] * num_samples, label=label))
         if judge is None:
             return {record.key: [(reply, 1.0) for reply in replies] for record, replies in drawn}
         judged = ask.judge(judge, drawn, label=f"{name}, {seed.name}: rewards")

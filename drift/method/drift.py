@@ -42,7 +42,6 @@ def fresh_over_logged(
     records: Sequence[Record], ask: Ask, *, num_samples: int, guidance: Guidance, rounds: int
 ) -> Iterator[Example]:
     """Examples of a record's own reply (rejected) and `num_samples` fresh ones (chosen), which are new ones in every round."""
-    for k in range(rounds):
-        prompts_of = lambda record: guidance.prompts(record, num_samples)  # noqa: E731
-        for record, replies in ask.draw(records, prompts_of, first_sample=k * num_samples, label="fresh replies"):
-            yield example(record, *(fresh(reply, good=True) for reply in replies), logged(record, good=False))
+    prompts_of = lambda record: guidance.prompts(record, num_samples)  # noqa: E731
+    for record, replies in ask.draw(records, prompts_of, label="fresh replies", rounds=rounds):
+        yield example(record, *(fresh(reply, good=True) for reply in replies), logged(record, good=False))

@@ -32,15 +32,13 @@ class IterDpo:
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example | None]:
         disliked = [record for record in records if record.label == "dsat"]
-        for k in range(self.rounds):
-            first = k * self.num_samples
-            drawn = ask.draw(disliked, self.prompts_of, first_sample=first, label="fresh replies")
-            for record, replies, scores in ask.judge(self.judge, drawn, label="judging"):
-                best, worst = (pick(range(len(scores)), key=scores.__getitem__) for pick in (max, min))
-                if scores[best] == scores[worst]:
-                    yield None  # a tie
-                    continue
-                yield example(record, fresh(replies[best], good=True), fresh(replies[worst], good=False))
+        drawn = ask.draw(disliked, self.prompts_of, label="fresh replies", rounds=self.rounds)
+        for record, replies, scores in ask.judge(self.judge, drawn, label="judging"):
+            best, worst = (pick(range(len(scores)), key=scores.__getitem__) for pick in (max, min))
+            if scores[best] == scores[worst]:
+                yield None  # a tie
+                continue
+            yield example(record, fresh(replies[best], good=True), fresh(replies[worst], good=False))
 
     def prompts_of(self, record: Record) -> list[Prompt]:
         return self.guidance.prompts(record, self.num_samples)

@@ -25,6 +25,5 @@ class Spin:
 
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
         liked = [record for record in records if record.label == "sat"]
-        for k in range(self.rounds):
-            for record, (reply,) in ask.draw(liked, lambda record: [record.prompt], first_sample=k, label="fresh replies"):
-                yield example(record, logged(record, good=True), fresh(reply, good=False))
+        for record, (reply,) in ask.draw(liked, lambda record: [record.prompt], label="fresh replies", rounds=self.rounds):
+            yield example(record, logged(record, good=True), fresh(reply, good=False))

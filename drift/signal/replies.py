@@ -45,7 +45,7 @@ def fresh_replies(ask: Ask, records: Sequence[Record], num_prompts: int, num_rep
     with ask:
         tokenizer = load_tokenizer(ask.policy)
         prompts_of = lambda record: [record.prompt] * num_replies  # noqa: E731
-        for record, replies in ask.draw(asked, prompts_of, first_sample=0, label="fresh replies for the directions"):
+        for record, replies in ask.draw(asked, prompts_of, label="fresh replies for the directions"):
             sequences = render_replies(tokenizer, [(record.prompt, reply.text, reply.ended) for reply in replies])
             if len(sequences) == num_replies:
                 found.append(Drawn(record=record, replies=replies, sequences=list(sequences.values())))
