@@ -18,7 +18,7 @@ from drift.engine.same_policy import same_policy_stage
 from drift.errors import UserError
 from drift.evaluation import replies
 from drift.evaluation.stage import evaluation_stage, sampler_of
-from drift.examples.filters import Filters, need_enough
+from drift.examples.filters import Filters, need_enough, need_feedback
 from drift.identity import identity
 from drift.intake.feedback import feedback_stage
 from drift.intake.intake import Intake
@@ -166,6 +166,8 @@ class Loop:
 
     def announce(self, records: list[Record], held_out: HeldOut) -> None:
         """Says what the metrics mean and what the evaluations can show at all, before anything is computed for them."""
+        learning = [(self.run.method, self.run.iterations), (Warmup(), self.run.warmup_epochs)]
+        need_feedback([method for method, times in learning if times], records)
         meanings, outlook = {}, []
         for name, evaluation in self.run.evaluation.items():
             meanings[name] = dict(evaluation.meanings) | (replies.MEANINGS if evaluation.samples else {})

@@ -79,8 +79,8 @@ class Ask(Protocol):
 
 class Method(Protocol):
     """Makes examples from records and what it asks models. `paired`: each has a good and a bad reply. `hindsight`: each has a
-    prompt with the user's feedback in view, too. `needs`: the feedback that it learns from, in words that end the error message
-    where there is none ("DSAT"). `judge`: the judge that it asks, or None."""
+    prompt with the user's feedback in view, too. `needs`: the feedback that it learns from, in words ("DSAT"); a log
+    without a record that it `learns_from` is refused. `judge`: the judge that it asks, or None."""
 
     paired: ClassVar[bool]
     hindsight: ClassVar[bool]
@@ -89,10 +89,11 @@ class Method(Protocol):
     @property
     def judge(self) -> "Judge | None": ...
 
+    def learns_from(self, record: Record) -> bool: ...
+
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example | None]:
-        """Candidate examples, lazily: the caller stops when it has enough, so ask for replies as late as possible. None is a tie
-        (of a judge, say): it is counted and makes no example. `records` are those of this iteration, in an order that depends on
-        its seed. Unusable candidates (empty, copied, cut off, …) are removed by drift/examples/filters.py, not here."""
+        """Candidate examples, lazily: the caller stops when it has enough. None: a tie of its judge's, which is counted. `records`:
+        in an order that depends on seed and iteration. drift/examples/filters.py removes candidates that are unusable."""
 
 
 @runtime_checkable
@@ -162,8 +163,7 @@ class Objective(Protocol):
 
     def loss(self, batch: Any, step: Any) -> tuple[Any, Mapping[str, Any]]:
         """(scalar tensor: the sum over the batch's examples, before the weight; metrics: name -> sum over the batch's examples,
-        plotted in the report and in W&B under that name). `batch`: `drift.objective.batch.Batch`; `step`:
-        `drift.objective.batch.Step`, the totals of the optimiser step."""
+        plotted under that name). `batch`, `step` (totals of the optimiser step): drift/objective/batch.py."""
 
 
 class Evaluation(Protocol):

@@ -170,13 +170,14 @@ def test_a_log_without_words_is_refused_by_a_method_that_needs_them(logs, cache,
     """Thumbs alone."""
     settings = ["method=sdpo", f"model.cache_dir={cache}", f"store.dir={tmp_path}/store"]
     with pytest.raises(
-        UserError, match=r"no usable example from \d+ records.*what the user said after the reply, in words \(a rating"
+        UserError,
+        match=r"nothing to learn from: it needs what the user said after the reply, in words \(a rating alone is not enough\)",
     ):
         perform(tmp_path / "run", *SMALL, *logs["records"], *settings)
 
 
 def test_sft_without_a_liked_reply_says_what_it_needs(logs, cache, tmp_path):
-    with pytest.raises(UserError, match="no usable example from 16 records.*the feedback that it learns from: SAT"):
+    with pytest.raises(UserError, match="it needs SAT, and the 16 records for training are 16 DSAT"):
         perform(
             tmp_path / "run", *SMALL, *logs["deployment"], "method=sft", f"model.cache_dir={cache}", f"store.dir={tmp_path}/store"
         )

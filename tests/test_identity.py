@@ -30,6 +30,9 @@ class Drift:  # named like the one that is shipped
     paired = True
     hindsight = False
 
+    def learns_from(self, record):
+        return True
+
     def make_examples(self, records, ask):
         for record, (reply,) in ask.draw(records, lambda record: [record.prompt], label="fresh replies"):
             chosen = Labelled(text=reply.text, ended=True, fresh=True, good=True)

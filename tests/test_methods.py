@@ -8,7 +8,8 @@ from conftest import ROOT, compose, preference
 from hydra.utils import instantiate
 
 from drift.config import build
-from drift.examples.filters import Filters
+from drift.errors import UserError
+from drift.examples.filters import Filters, need_enough
 from drift.examples.guidance import Guidance
 from drift.judge.verifier import Verifier
 from drift.loop import Loop, one_pass
@@ -273,3 +274,9 @@ def test_kept_rules_are_counted_too(tokenizer):
     candidates = [pair(chosen_ended=False), pair(chosen="Sorry, here.")]
     pairs, counts = keep.take(candidates, None, tokenizer, 512, ask=SimpleNamespace(), records=[])
     assert len(pairs) == 2 and counts["kept_truncated"] == counts["kept_echo"] == 1
+
+
+def test_examples_of_which_none_is_usable_are_refused_with_the_reasons():
+    counts = {"seen": 3, "used": 0, "empty": 2, "tie": 1}
+    with pytest.raises(UserError, match="no usable example from 2 records: of 3 candidates, 2 empty, 1 ties of the judge"):
+        need_enough(counts, made=0, wanted=4, num_records=2, needs="DSAT")

@@ -189,6 +189,8 @@ def test_a_method_is_one_file_and_one_yaml(cache, tmp_path):
         "    hindsight = False\n"
         "    judge = None\n"
         "    needs = 'anything'\n\n"
+        "    def learns_from(self, record):\n"
+        "        return True\n\n"
         "    def make_examples(self, records, ask):\n"
         "        for record, replies in ask.draw(records, lambda r: [r.prompt] * self.num_samples, label='f'):\n"
         "            short, *_, long = sorted(replies, key=lambda reply: len(reply.text))\n"
@@ -212,7 +214,11 @@ def test_a_member_that_fails_is_named_and_the_others_finish(cache, tmp_path):
     log = feedback_file(tmp_path / "log.jsonl", dsat=8, sat=0)
     rows = settings(cache, log, tmp_path / "store")
     done = command("-m", "method=spin,drift", *rows, "iterations=1", f"hydra.sweep.dir={tmp_path}/study")
-    assert done.returncode == 1 and "The method made no usable example" in done.stdout and "1 of 2 members failed" in done.stderr
+    assert (
+        done.returncode == 1
+        and "The method has nothing to learn from: it needs SAT" in done.stdout
+        and "1 of 2 members failed" in done.stderr
+    )
     assert "Traceback" not in done.stderr and "Error executing job" not in done.stderr
     text = (tmp_path / "study" / "report.html").read_text()
     assert "spin failed: UserError" in text and "drift: after iteration 1, log-prob lost per disliked token" in text

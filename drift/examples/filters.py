@@ -1,6 +1,7 @@
 """Removes unusable examples by fixed rules, the same for every method, and counts what each rule removed."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from drift.console import say
 from drift.errors import UserError
 from drift.examples.preferred import Ruled, preferred
-from drift.parts import Ask, Judge
+from drift.parts import Ask, Judge, Method
 from drift.records import Example, Record
 
 APOLOGY = re.compile(
@@ -17,6 +18,7 @@ APOLOGY = re.compile(
     re.IGNORECASE,
 )
 
+LABELS = {"sat": "SAT", "dsat": "DSAT", "silent": "of silent users"}
 NOTED = {
     "tie": "ties of the judge", "empty": "empty", "identical": "identical to the other reply",
     "copied": "copies of the other reply's beginning", "echo": "that talk about the feedback",
@@ -125,6 +127,18 @@ class Filters:
     def _copies(self, one: str, other: str) -> bool:
         head = one.split()[: self.copied_words]
         return len(head) == self.copied_words and head == other.split()[: self.copied_words]
+
+
+def need_feedback(methods: Sequence[Method], records: Sequence[Record]) -> None:
+    """Refuses a method that can learn from none of the records for training."""
+    for method in methods:
+        if not any(map(method.learns_from, records)):
+            labels = Counter(record.label for record in records)
+            found = ", ".join(f"{labels[label]} {word}" for label, word in LABELS.items() if labels[label])
+            raise UserError(
+                f"The method has nothing to learn from: it needs {method.needs}, and the {len(records)} records for training are "
+                f"{found or 'none'}. Choose a method that suits the log: `drift describe` proposes one."
+            )
 
 
 def need_enough(counts: dict[str, int], *, made: int, wanted: int | None, num_records: int, needs: str) -> None:

@@ -33,8 +33,11 @@ class Drift:
         if self.num_samples < 1:
             raise UserError(f"method.num_samples={self.num_samples}: expected at least 1.")
 
+    def learns_from(self, record: Record) -> bool:
+        return record.label == "dsat"
+
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
-        disliked = [record for record in records if record.label == "dsat"]
+        disliked = [record for record in records if self.learns_from(record)]
         return fresh_over_logged(disliked, ask, num_samples=self.num_samples, guidance=self.guidance, rounds=self.rounds)
 
 

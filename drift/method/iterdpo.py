@@ -30,8 +30,11 @@ class IterDpo:
         if self.num_samples < 2:
             raise UserError(f"method.num_samples={self.num_samples}: ranking needs at least 2.")
 
+    def learns_from(self, record: Record) -> bool:
+        return record.label == "dsat"
+
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example | None]:
-        disliked = [record for record in records if record.label == "dsat"]
+        disliked = [record for record in records if self.learns_from(record)]
         drawn = ask.draw(disliked, self.prompts_of, label="fresh replies", rounds=self.rounds)
         for record, replies, scores in ask.judge(self.judge, drawn, label="judging"):
             best, worst = (pick(range(len(scores)), key=scores.__getitem__) for pick in (max, min))

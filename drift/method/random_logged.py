@@ -35,6 +35,9 @@ class RandomLogged:
     needs: ClassVar[str] = "DSAT (with method.match=none, any)"
     judge = None
 
+    def learns_from(self, record: Record) -> bool:
+        return self.match == "none" or record.label == "dsat"
+
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
         disliked = sum(record.label == "dsat" for record in records)
         if 2 * disliked > len(records):

@@ -34,8 +34,11 @@ class Sdpo:
         if FEEDBACK not in self.context:
             raise UserError(f"method.context={self.context!r}: expected {FEEDBACK} in it, where the user's words belong.")
 
+    def learns_from(self, record: Record) -> bool:
+        return bool(record.feedback)
+
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
-        answered = [record for record in records if record.feedback]
+        answered = [record for record in records if self.learns_from(record)]
         for _ in range(self.rounds):
             for record in answered:
                 made = example(record, logged(record, good=record.label == "sat"))

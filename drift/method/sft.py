@@ -22,7 +22,10 @@ class Sft:
     needs: ClassVar[str] = "SAT"
     judge = None
 
+    def learns_from(self, record: Record) -> bool:
+        return record.label == "sat"
+
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
-        liked = [record for record in records if record.label == "sat"]
+        liked = [record for record in records if self.learns_from(record)]
         for _ in range(self.rounds):
             yield from (example(record, logged(record, good=True)) for record in liked)

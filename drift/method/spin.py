@@ -23,7 +23,10 @@ class Spin:
     needs: ClassVar[str] = "SAT"
     judge = None
 
+    def learns_from(self, record: Record) -> bool:
+        return record.label == "sat"
+
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
-        liked = [record for record in records if record.label == "sat"]
+        liked = [record for record in records if self.learns_from(record)]
         for record, (reply,) in ask.draw(liked, lambda record: [record.prompt], label="fresh replies", rounds=self.rounds):
             yield example(record, logged(record, good=True), fresh(reply, good=False))

@@ -22,7 +22,10 @@ class Unpaired:
     needs: ClassVar[str] = "DSAT or SAT"
     judge = None
 
+    def learns_from(self, record: Record) -> bool:
+        return record.label != "silent"
+
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
-        spoken_of = [record for record in records if record.label != "silent"]
+        spoken_of = [record for record in records if self.learns_from(record)]
         for _ in range(self.rounds):
             yield from (example(record, logged(record, good=record.label == "sat")) for record in spoken_of)

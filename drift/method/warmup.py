@@ -20,8 +20,11 @@ class Warmup:
     needs: ClassVar[str] = "DSAT followed by a reply that the user liked (or set warmup_epochs=0)"
     judge = None
 
+    def learns_from(self, record: Record) -> bool:
+        return record.label == "dsat" and bool(record.satisfied and record.revised)
+
     def make_examples(self, records: Sequence[Record], ask: Ask) -> Iterator[Example]:
         for record in records:
-            if record.label == "dsat" and record.satisfied and record.revised:
+            if self.learns_from(record) and record.revised:
                 later = Labelled(text=record.revised, ended=True, fresh=False, good=True)
                 yield example(record, later, logged(record, good=False))
