@@ -112,6 +112,24 @@ def judged(*said, miner=MINER):
     return [opinions[1] for opinions in miner.classify([conversation(text) for text in said])]
 
 
+@pytest.mark.parametrize("said", ["useless", "Wrong answer.", "wrong", "👎", "this  is wrong", "Terrible", "not helpful", "wtf"])
+def test_a_verdict_and_nothing_else_is_read_by_the_rules(said):
+    """The classifier alone finds no opinion in any of them: turns of a word or two were rare among those that it was fitted on."""
+    shipped = Classifier(dsat_threshold=0.68, sat_threshold=0.4)
+    (scores,) = classifier.probabilities([features.Reading((REQUEST, REPLY, said))])
+    assert scores["dsat"] < 0.68 and scores["sat"] < 0.4
+    (found,) = shipped.classify([conversation(said)])
+    assert (found[1].label, found[1].detector) == ("dsat", "rules")
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [(REPLY, "useless facts about cats"), (REPLY, "more questions"), (REPLY, "shorter"), ("True or false: tea is blue?", "false")],
+)
+def test_words_of_a_verdict_inside_more_words_wishes_and_answers_are_left_to_the_classifier(reply, said):
+    assert not classifier.is_verdict(features.Reading((REQUEST, reply, said)))
+
+
 def test_the_classifier_finds_complaints_and_praise_with_evidence():
     bad, good, neither = judged(
         "No, you didn't answer my question. I asked about green tea.", "wow, amazing, thank you so much", "continue"

@@ -5,6 +5,7 @@ Two logistic regressions give the probabilities of DSAT and SAT, calibrated to r
 of a complaint. Only their weights ship, in `classifier.safetensors`; experiments/miner/README.md says how they were fitted and how
 accurate they are."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,8 +18,11 @@ from drift.mine import features, rules
 from drift.mine.unread import count_unread
 from drift.records import Message
 
+VERSION = 2
 FILE = Path(__file__).with_suffix(".safetensors")
 HEADS = ("dsat", "sat", *CATEGORIES)
+VERDICTS = ("factual", "quality", "negative")  # complaints that say what a reply is like, and not what is wanted instead
+BESIDE = re.compile(r"\W*((answer|reply|response)\W*)?")
 MEASURED_FROM = {"dsat": 0.68, "sat": 0.40}  # the thresholds of conf/mine/classifier.yaml, at which precision was measured
 MEASURED = {"dsat": ".93 [.88, .97]", "sat": ".98 [.94, 1.00]"}  # experiments/miner
 
@@ -43,7 +47,7 @@ class Classifier:
     def key(self) -> dict[str, Any]:
         from drift.files import hash_file
 
-        versions = [rules.VERSION, features.VERSION, hash_file(FILE)]
+        versions = [VERSION, rules.VERSION, features.VERSION, hash_file(FILE)]
         return {"miner": "classifier", "versions": versions, "thresholds": [self.dsat_threshold, self.sat_threshold]}
 
     def classify(self, conversations: list[list[Message]]) -> list[dict[int, Opinion]]:
@@ -67,11 +71,23 @@ class Classifier:
             "dsat": scores["dsat"], "sat": scores["sat"], "both": min(scores["dsat"], scores["sat"]),
             "none": 1 - max(scores["dsat"], scores["sat"]),
         }[label]  # fmt: skip
+        if label == "none" and is_verdict(reading):
+            return by_rule  # "useless": hardly any of the turns that the weights come from is so short
         if label == "none":
             return Opinion(label=label, category=None, confidence=confidence, detector="classifier", evidence=None)
         category = (by_rule.category or max(CATEGORIES, key=scores.__getitem__)) if displeased else None
         evidence = by_rule.evidence if by_rule.label == label else evidence_of(reading, "dsat" if displeased else "sat")
         return Opinion(label=label, category=category, confidence=confidence, detector="classifier", evidence=evidence)
+
+
+def is_verdict(reading: features.Reading) -> bool:
+    """Whether a turn is a verdict by the rules and nothing else ("useless", "wrong answer", 👎). Where the reply asks something, as
+    a quiz does, "false" may be the answer."""
+    found = reading.by_rule
+    if found.category not in VERDICTS or found.evidence is None or reading.reply.endswith("?"):
+        return False
+    before, _, after = rules.plain(" ".join(reading.said.split())).partition(found.evidence)
+    return not re.search(r"\w", before) and BESIDE.fullmatch(after) is not None
 
 
 def probabilities(readings: list[features.Reading]) -> list[dict[str, float]]:
