@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 import two_ranks
-from conftest import ROOT, compose
+from conftest import ROOT, compose, write_model
 from hydra.utils import instantiate
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from drift.batches import deal, slices
 from drift.config import build
 from drift.errors import UserError
 from drift.job import unusual
+from drift.model.policy import policy_at
 from drift.records import read_jsonl
+from drift.train import fit, parallel
 from drift.train.fit import check_once
 
 pytestmark = pytest.mark.slow
@@ -113,6 +116,38 @@ def test_a_checkpoint_of_divided_weights_has_the_trained_numbers_of_a_single_dev
     for number, moments in before["state"].items():
         for name, values in moments.items():
             torch.testing.assert_close(after["state"][number][name], values, rtol=1e-9, atol=1e-15)
+
+
+class Held(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids):
+        return self.model(ids).logits
+
+
+def test_trained_weights_become_wide_only_when_they_are_divided(tokenizer, tmp_path, monkeypatch):
+    """Otherwise every rank would hold all float32 weights in the host's memory before it keeps its share."""
+    write_model("llama", tokenizer, tmp_path / "model")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16).save_pretrained(tmp_path / "model")
+    start, train = policy_at(tmp_path / "model"), instantiate(compose("train=full", "train.precision=float32").train)
+    alone = fit.trainable(train, start)
+    monkeypatch.setattr(parallel, "is_sharded", lambda strategy: True)
+    module = Held(fit.trainable(train, start))
+    assert {p.dtype for p in alone.parameters()} == {torch.float32} and {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    with_adapter = fit.trainable(instantiate(compose("train=lora", "train.precision=float32").train), start)
+    assert {p.dtype for p in with_adapter.parameters()} == {torch.float32}, "a new adapter begins the same in any number of ranks"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        parallel.shard(module, mesh, dtype=torch.float32, offload=False)
+        for (name, one), (_, other) in zip(alone.named_parameters(), module.model.named_parameters(), strict=True):
+            assert other.to_local().dtype == torch.float32 and torch.equal(other.to_local(), one), name
+        ids = torch.tensor([[5, 6, 7]])
+        assert torch.equal(module(ids), alone(ids).logits)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_batches_are_dealt_so_that_counts_and_sizes_are_nearly_the_same():

@@ -167,12 +167,16 @@ def run_steps(module: Any, loader: "Steps", checkpoints: Any, folder: Path, *, r
 
 
 def trainable(train: Train, start: Policy) -> Any:
-    """The start policy's model, ready to train all parameters, those of its own adapter, or those of a new adapter."""
+    """The start policy's model, ready to train all parameters, those of its own adapter, or those of a new adapter. Before weights
+    are divided among ranks, trained ones are as narrow as in their file, from which they are then read only where they are used."""
     import torch
 
     from drift.model.policy import load_model
     from drift.train.parallel import is_sharded
 
     assert train.adapter is not None or not start.is_adapter  # refused before anything ran
-    model = load_model(start, getattr(torch, train.compute.dtype), trainable=True, on_host=is_sharded(train.strategy))
+    divided, dtype = is_sharded(train.strategy), getattr(torch, train.compute.dtype)
+    if divided and train.adapter is None and dtype == torch.float32:
+        dtype = "auto"  # `shard` makes them float32
+    model = load_model(start, dtype, trainable=True, on_host=divided)
     return train.adapter.attach(model) if train.adapter is not None and not start.is_adapter else model

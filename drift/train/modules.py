@@ -52,7 +52,8 @@ class PolicyModule(lightning.LightningModule):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # of the ranks that divide the weights
-            shard(self, self.device_mesh["data_parallel"], offload=self.settings.cpu_offload)
+            dtype = getattr(torch, self.settings.compute.dtype)
+            shard(self, self.device_mesh["data_parallel"], dtype=dtype, offload=self.settings.cpu_offload)
 
     def forward(self, tensors: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """As `reply_logprobs` of the layout: hidden states and head, in one call."""

@@ -83,18 +83,21 @@ class Sharded(ModelParallelStrategy):
         return told(held)
 
 
-def shard(module: Any, mesh: Any, *, offload: bool) -> None:
+def shard(module: Any, mesh: Any, *, dtype: torch.dtype, offload: bool) -> None:
     """Divides a module's weights among the ranks of a mesh: each of the model's layers a group, which is brought together when it
-    is computed, and everything else (embedding, head, last norm) another. `offload`: the divided numbers stay in the host's
-    memory, and the optimiser works there."""
+    is computed, and everything else (embedding, head, last norm) another. Narrower trained weights become `dtype`, a group at a
+    time, so that no rank holds more than its share and a group. `offload`: the divided numbers stay in the host's memory, and the
+    optimiser works there."""
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     (wide,) = {torch.promote_types(p.dtype, torch.float32) for p in module.parameters() if p.requires_grad}  # to add gradients up
     place = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
     settings: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=wide), "offload_policy": place}
-    for layer in sharded_layers(module.model):
-        fully_shard(layer, **settings)
-    fully_shard(module, **settings)
+    for part in (*sharded_layers(module.model), module):
+        for parameter in part.parameters():
+            if parameter.requires_grad and not isinstance(parameter, DTensor):
+                parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, dtype))
+        fully_shard(part, **settings)
 
 
 def divide_again(module: Any) -> None:
