@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -177,8 +178,8 @@ def file_rate(model: Any) -> float:
 
 
 def timed(what: Callable[[], Any], device: str) -> float:
-    """The seconds of the fastest of a few calls, after one that is not counted. On a CPU those of its threads' own work: other
-    programs on the machine count only as far as they slow it down."""
+    """The median of the seconds of a few calls, after one that is not counted: a stage has slow calls, too. On a CPU those of its
+    threads' own work: other programs on the machine count only as far as they slow it down."""
     clock = time.perf_counter if device == "cuda" else lambda: time.process_time() / torch.get_num_threads()
     what()
     seconds: list[float] = []
@@ -188,4 +189,4 @@ def timed(what: Callable[[], Any], device: str) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(clock() - begun)
-    return min(seconds)
+    return median(seconds)
