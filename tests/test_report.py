@@ -189,7 +189,7 @@ def compared(grouped):
 
 def study(folder, states):
     for i, member in enumerate(states):
-        (folder / str(i)).mkdir()
+        (folder / str(i)).mkdir(parents=True)
         write(folder / str(i), member)
     return html.study_report(folder).read_text()
 
@@ -288,6 +288,8 @@ def test_only_runs_with_the_same_evaluation_and_prompts_are_compared(tmp_path):
     assert compared(groups([*one, *other, *third])) == []
     text = study(tmp_path, [*one, *other, *third])
     assert "other: after iteration 1, margin" in text and "Between groups" not in text
+    assert "NOT COMPARED with another group: one, other, third. Groups need seeds in common" in text
+    assert "NOT COMPARED" not in study(tmp_path / "again", [*one, *(state("four", seed, 0.2) for seed in (0, 1))])
 
 
 def test_a_warm_start_alone_is_compared_with_iterations(tmp_path):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drift.report.compare import NO_DIFFERENCE, TOO_FEW, Comparison
+from drift.report.compare import NO_DIFFERENCE, SAME_PROMPTS, TOO_FEW, Comparison
 from drift.report.members import common_name, having, headline, last_gains, repeated, scored_names, unnamed
 from drift.report.state import RunState
 from drift.report.tables import against, show, show_p
@@ -15,6 +15,7 @@ def sentences(grouped: Mapping[str, Sequence[RunState]], compared: Sequence[Comp
     """All of them, in the order of a page."""
     return [
         *unmatched(compared),
+        *uncompared(grouped, compared),
         *against_start(grouped),
         *between(compared),
         *not_alone(states),
@@ -88,6 +89,19 @@ def unmatched(compared: Sequence[Comparison]) -> list[str]:
     else:
         remedy = "To match them, run all with the same train.examples_per_step, train.epochs and warmup_epochs"
     return [f"NOT RANKED, because they did not train on the same amount: {amounts}. {remedy}."]
+
+
+def uncompared(grouped: Mapping[str, Sequence[RunState]], compared: Sequence[Comparison]) -> list[str]:
+    """A sentence on the groups with a trained policy that could be compared with no other group."""
+    trained = [label for label, members in grouped.items() if len(scored_names(members)) > 1]
+    named = {side.label for this in compared for side in (this.one, this.other)}
+    alone = [label for label in trained if label not in named]
+    if len(trained) < 2 or not alone:
+        return []
+    return [
+        f"NOT COMPARED with another group: {', '.join(alone)}. Groups need seeds in common, the same first evaluation, and "
+        f"{SAME_PROMPTS:.0%} of its prompts in common: the same data.seed and evaluation settings."
+    ]
 
 
 def between(compared: Sequence[Comparison]) -> list[str]:
