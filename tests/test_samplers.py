@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -122,6 +122,20 @@ def asking(folder, policy, sampler=None, **changes):
 def checked(folder, policy, sampler=None, **others):
     """The check's distance in nats per token."""
     return same_policy.same_policy_stage(asking(folder, policy, sampler), others).facts["apart"]
+
+
+def test_a_policy_that_is_rounded_more_than_usual_is_not_taken_for_another(trained, tiny, tmp_path, monkeypatch):
+    """A far too high rate makes weights whose rounding is beyond the usual limit, here by lowering that: training's own rounding
+    counts then, and a sampler of another policy is still found."""
+    monkeypatch.setattr(same_policy, "TOLERANCE", 1e-5)
+    policy, rounded = trained(8), build(compose("model=tiny", "sampler.precision=bfloat16")).sampler
+    found = []
+    for name, sampler in (("right", rounded), ("wrong", Mistaken(inner=rounded, opens=policy_at(tiny)))):
+        ask = asking(tmp_path / name, policy, sampler)
+        ask.compute = replace(ask.compute, dtype="bfloat16")
+        with pytest.raises(UserError, match="does not sample from the policy") if name == "wrong" else nullcontext():
+            found.append(same_policy.same_policy_stage(ask, {}).facts["apart"])
+    assert len(found) == 1 and found[0] > 1e-5
 
 
 def test_the_share_of_the_way_is_a_least_squares_slope_with_its_error():
