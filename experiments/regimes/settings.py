@@ -18,8 +18,10 @@ PREFERENCE = [
 ]
 RATES = [[f"train.learning_rate={rate}"] for rate in (4e-4, 8e-4, 1.6e-3, 3e-3)]
 WORDS_ALONE = ["train.learning_rate=0.0005", 'method.context=" {feedback}"']  # no text around the user's words
-HINDSIGHT = [*([f"train.learning_rate={rate}"] for rate in (2e-4, 5e-4, 2e-3)), WORDS_ALONE]
-CHOICES = dict.fromkeys(ARMS, PREFERENCE) | {"SFT": RATES, "KTO": RATES, "SDPO": HINDSIGHT}
+# KTO's and SDPO's were 4e-4 to 3e-3 and 2e-4 to 2e-3 at first, and the lowest was the best of them: both were moved down.
+LOW_RATES = [[f"train.learning_rate={rate}"] for rate in (5e-5, 1e-4, 2e-4, 4e-4)]
+HINDSIGHT = [*([f"train.learning_rate={rate}"] for rate in (1e-4, 2e-4, 5e-4)), WORDS_ALONE]
+CHOICES = dict.fromkeys(ARMS, PREFERENCE) | {"SFT": RATES, "KTO": LOW_RATES, "SDPO": HINDSIGHT}
 SCARCE = ["data.praise_rate=0.125"]
 REGIMES = {
     "R1": SCARCE,

@@ -106,12 +106,12 @@ def jobs(phase: str, known: list[dict[str, Any]], arms: list[str]) -> list[Job]:
     if phase == "old":
         tuned = {name: merged(chosen[PRIMARY], changes) for name, changes in OLD.items()} if PRIMARY in chosen else {}
         return [Job(phase=phase, arm=name, config=tuple(config), seed=seed) for seed in OLD_SEEDS for name, config in tuned.items()]
-    seeds = TEST_SEEDS[: wanted(known) if phase == "R1" else FIRST]
-    groups = [[PRIMARY, *RIVALS], [arm for arm in ARMS if arm not in (PRIMARY, *RIVALS)]]
+    groups = [(wanted(known) if phase == "R1" else FIRST, [PRIMARY, *RIVALS])]
+    groups += [(FIRST, [arm for arm in ARMS if arm not in (PRIMARY, *RIVALS)])]
     return [
         Job(phase=phase, arm=arm, config=tuple(chosen[arm]), seed=seed)
-        for group in groups
-        for seed in seeds
+        for count, group in groups
+        for seed in TEST_SEEDS[:count]
         for arm in group
         if arm in chosen
     ]
