@@ -121,11 +121,10 @@ def load_model(
     device = "cuda" if torch.cuda.is_available() and not on_host else "cpu"
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, by name
-    if (
-        policy.quantization == "nf4" or device == "cuda"
-    ):  # each tensor goes to the device at once, without a copy in the host's memory
-        options["device_map"] = {"": f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device}
+    if device == "cuda":  # each tensor goes there at once, without a copy in the host's memory
+        options["device_map"] = {"": f"cuda:{torch.cuda.current_device()}"}
     if policy.quantization == "nf4":
+        options.setdefault("device_map", {"": device})
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
