@@ -174,7 +174,7 @@ def test_fsdp_divides_the_papers_models_as_planned(size, way, eight_ranks):
         planned = replace(planned, adapted=shape.layers, rank=16)
     module = torch.nn.Module()
     module.model = model
-    shard(module, eight_ranks, offload=False)
+    shard(module, eight_ranks, dtype=torch.float32, offload=False)
     wrapped = [name for name, part in module.named_modules() if isinstance(part, FSDPModule)]
     path = "model.base_model.model.model.layers" if way == "lora" else "model.model.layers"
     assert wrapped == ["", *(f"{path}.{i}" for i in range(shape.layers))]

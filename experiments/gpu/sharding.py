@@ -60,7 +60,7 @@ def divided_root(size: str, offload: bool) -> Root:
     from drift.train.parallel import shard
 
     root = root_of(size)
-    shard(root, init_device_mesh(DEVICE, (1,)), offload=offload)
+    shard(root, init_device_mesh(DEVICE, (1,)), dtype=next(root.parameters()).dtype, offload=offload)
     return root
 
 
