@@ -136,6 +136,11 @@ def test_trained_weights_become_wide_only_when_they_are_divided(tokenizer, tmp_p
     monkeypatch.setattr(parallel, "is_sharded", lambda strategy: True)
     module = Held(fit.trainable(train, start))
     assert {p.dtype for p in alone.parameters()} == {torch.float32} and {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    exact = write_model("llama", tokenizer, tmp_path / "exact")
+    config = json.loads((exact / "config.json").read_text())
+    (exact / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    wide = fit.trainable(train, policy_at(exact))
+    assert {p.dtype for p in wide.parameters()} == {torch.float32}, "what the files hold counts, not what config.json says"
     with_adapter = fit.trainable(instantiate(compose("train=lora", "train.precision=float32").train), start)
     assert {p.dtype for p in with_adapter.parameters()} == {torch.float32}, "a new adapter begins the same in any number of ranks"
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)

@@ -168,15 +168,17 @@ def run_steps(module: Any, loader: "Steps", checkpoints: Any, folder: Path, *, r
 
 def trainable(train: Train, start: Policy) -> Any:
     """The start policy's model, ready to train all parameters, those of its own adapter, or those of a new adapter. Before weights
-    are divided among ranks, trained ones are as narrow as in their file, from which they are then read only where they are used."""
+    are divided among ranks, those to be trained stay in bfloat16 if their files are, and are read only where they are used."""
     import torch
 
+    from drift.model.files import tensors
     from drift.model.policy import load_model
     from drift.train.parallel import is_sharded
 
     assert train.adapter is not None or not start.is_adapter  # refused before anything ran
     divided, dtype = is_sharded(train.strategy), getattr(torch, train.compute.dtype)
-    if divided and train.adapter is None and dtype == torch.float32:
-        dtype = "auto"  # `shard` makes them float32
+    if divided and train.adapter is None:
+        kinds = {kind for file in start.base.glob("*.safetensors") for kind, _ in tensors(file).values()}
+        dtype = torch.bfloat16 if kinds == {"BF16"} else dtype  # `shard` makes them as wide as training wants them
     model = load_model(start, dtype, trainable=True, on_host=divided)
     return train.adapter.attach(model) if train.adapter is not None and not start.is_adapter else model
