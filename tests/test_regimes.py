@@ -102,3 +102,12 @@ def test_a_log_gets_the_row_of_its_thanks_for_each_complaint(sat, dsat, use):
         for label in labels
     ]  # fmt: skip
     assert use in recommended(records)
+
+
+def test_the_prediction_is_the_correlation_of_ranks():
+    """Of 1..6 against 1, 2, 3, 4, 6, 5: one pair of neighbours is swapped, so 1 - 6 * 2 / (6 * 35) = 33 / 35."""
+    cells = [(1.0, 0.1), (2.0, 0.2), (30.0, 0.3), (40.0, 0.4), (50.0, 0.6), (60.0, 0.5)]
+    found = figures.prediction(cells)
+    assert found.mean == pytest.approx(33 / 35)
+    assert found.low is not None and found.high is not None and -1 <= found.low < found.mean <= found.high <= 1
+    assert figures.prediction(cells[:4]).low is None, "four cells allow no interval"

@@ -4,7 +4,7 @@ weights, by the program's own forward, backward and decoding."""
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -32,7 +32,7 @@ SIZES = {
     "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 4, "num_attention_heads": 14, "num_key_value_heads": 2,
     "vocab_size": 32000, "tie_word_embeddings": True, "max_position_embeddings": 4096,
 }  # fmt: skip
-LEAST_CALLS, LEAST_SECONDS, MOST_CALLS = 3, 3.0, 12
+LEAST_CALLS, LEAST_PAIRS, LEAST_SECONDS, MOST_CALLS = 3, 9, 3.0, 12
 # Examples of a batch, tokens of their prompt and of each of two replies; replies drawn at once, tokens of their prompts, new tokens
 EXAMPLES, PROMPT, REPLY, DRAWN, BEGUN, NEW = 6, 96, 48, 32, 16, 32
 RANK = 16
@@ -77,26 +77,23 @@ def measure(device: str, kind: str, sizes: dict[str, Any]) -> Rates:
         batch = example_batch(shape.vocabulary, device, EXAMPLES)
         rates[computed] = work.reference_flops(shape, setup, WORK) / timed(partial(forward, model, batch), device)
     rates["lora"], rates["lora_batch"] = by_two_batches(
-        shape, setup, shape.linear * shape.layers, lambda batch: timed(lambda: backward(adapted, batch, nullcontext()), device)
+        shape, setup, shape.linear * shape.layers, lambda batch: backward(adapted, batch, nullcontext())
     )
     whole, every = random_model(config, torch.float32, device), replace(setup, adapted=0, weight_bytes=4)
     mixed = torch.autocast(device, torch.bfloat16, cache_enabled=False) if kind == "bfloat16" else nullcontext()
-    rates["full"], rates["batch"] = by_two_batches(
-        shape, every, shape.total, lambda batch: timed(lambda: backward(whole, batch, mixed), device)
-    )
+    rates["full"], rates["batch"] = by_two_batches(shape, every, shape.total, lambda batch: backward(whole, batch, mixed))
     rates["update"] = shape.total / update_seconds(whole, device)
     return Rates(**rates, source="measured")
 
 
-def by_two_batches(
-    shape: Shape, setup: Setup, numbers: int, seconds_of: Callable[[dict[str, Any]], float]
-) -> tuple[float, float]:  # fmt: skip
+def by_two_batches(shape: Shape, setup: Setup, numbers: int, train_on: Callable[[dict[str, Any]], None]) -> tuple[float, float]:
     """(operations a second, `numbers` a second): what a batch takes grows with its tokens, and has a part that does not; two
-    batches of different sizes tell them apart."""
-    large, small = (seconds_of(example_batch(shape.vocabulary, setup.device, examples)) for examples in (EXAMPLES, 1))
+    batches of different sizes tell them apart. They take turns, and each pair gives a difference: a machine is slow for a while."""
+    batches = [example_batch(shape.vocabulary, setup.device, examples) for examples in (EXAMPLES, 1)]
+    pairs = rounds_of([partial(train_on, batch) for batch in batches], setup.device, least=LEAST_PAIRS)
     flops = work.training_flops(shape, setup, WORK) / EXAMPLES
-    rate = flops * (EXAMPLES - 1) / max(large - small, 1e-9)
-    return rate, numbers / max(small - flops / rate, 1e-9)
+    rate = flops * (EXAMPLES - 1) / max(median(large - small for large, small in pairs), 1e-9)
+    return rate, numbers / max(median(small for _, small in pairs) - flops / rate, 1e-9)
 
 
 @torch.no_grad()
@@ -178,15 +175,25 @@ def file_rate(model: Any) -> float:
 
 
 def timed(what: Callable[[], Any], device: str) -> float:
-    """The median of the seconds of a few calls, after one that is not counted: a stage has slow calls, too. On a CPU those of its
-    threads' own work: other programs on the machine count only as far as they slow it down."""
+    """The median of the seconds of a few calls: a stage has slow calls, too."""
+    return median(seconds for (seconds,) in rounds_of([what], device, least=LEAST_CALLS))
+
+
+def rounds_of(calls: Sequence[Callable[[], Any]], device: str, *, least: int) -> list[list[float]]:
+    """Seconds of each call in each of some rounds, after one that is not counted. On a CPU those of its threads' own work: other
+    programs on the machine count only as far as they slow it down."""
     clock = time.perf_counter if device == "cuda" else lambda: time.process_time() / torch.get_num_threads()
-    what()
-    seconds: list[float] = []
-    while len(seconds) < LEAST_CALLS or (sum(seconds) < LEAST_SECONDS and len(seconds) < MOST_CALLS):
+
+    def seconds_of(call: Callable[[], Any]) -> float:
         begun = clock()
-        what()
+        call()
         if device == "cuda":
             torch.cuda.synchronize()
-        seconds.append(clock() - begun)
-    return median(seconds)
+        return clock() - begun
+
+    for call in calls:
+        seconds_of(call)
+    rounds: list[list[float]] = []
+    while len(rounds) < least or (sum(map(sum, rounds)) < LEAST_SECONDS and len(rounds) < MOST_CALLS):
+        rounds.append([seconds_of(call) for call in calls])
+    return rounds

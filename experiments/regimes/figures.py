@@ -1,11 +1,14 @@
 """What the kept runs say: gains, paired differences, the choice of configurations, and how many seeds are wanted."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from math import ceil
 from statistics import stdev
 from typing import Any
 
 from settings import CHOICES, FIRST, PRIMARY, RIVALS, TEST_SEEDS, TUNE_SEEDS
+
+from drift.statistics import FEWEST, RESAMPLES, Interval
 
 Row = dict[str, Any]  # a line of runs.jsonl
 
@@ -64,3 +67,27 @@ def choose(known: Sequence[Row], arm: str) -> list[str] | None:
         return None
     means = [sum(one[seed] for seed in TUNE_SEEDS) / len(TUNE_SEEDS) for one in found]
     return last_two[means.index(max(means))]
+
+
+def prediction(cells: Sequence[tuple[float, float]]) -> Interval:
+    """Spearman's rank correlation of what was predicted and what came, with a BCa bootstrap interval over the cells."""
+    import numpy as np
+    from scipy.stats import bootstrap, spearmanr
+
+    expected, obtained = map(np.asarray, zip(*cells, strict=True))
+
+    def correlation(one: Any, other: Any) -> Any:
+        found: Any = spearmanr(one, other)
+        return np.nan_to_num(found[0])  # 0 where nothing varies
+
+    ends: dict[str, Any] = {"low": None, "high": None}
+    if len(cells) >= FEWEST:
+        rng = np.random.default_rng(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of samples in which nothing varies
+            found = bootstrap(
+                (expected, obtained), correlation, paired=True, vectorized=False,
+                n_resamples=RESAMPLES, method="BCa", rng=rng,
+            ).confidence_interval  # fmt: skip
+        ends = {"low": float(found.low), "high": float(found.high)}
+    return Interval(mean=float(correlation(expected, obtained)), **ends, over="cells")
