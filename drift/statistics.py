@@ -49,8 +49,7 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """The interval excludes 0 and p is below .05. Both are needed: with equal seeds the interval may have no width, which
-        proves nothing."""
+        """The interval excludes 0 and p is below .05. Both are needed: the one may be there without the other."""
         if self.few or self.p is None or self.low is None or self.high is None:
             return False
         return (self.low > 0 or self.high < 0) and self.p < 0.05
@@ -115,12 +114,13 @@ def over_weights(statistic: Callable[[Any], Any], conversations: Sequence[str]) 
 
 
 def over_seeds(means: Sequence[float]) -> Interval:
-    """The mean of one value per seed, with a t interval of n - 1 degrees of freedom."""
+    """The mean of one value per seed, with a t interval of n - 1 degrees of freedom. There is none if all seeds have the same value:
+    it would say "for certain"."""
     import numpy as np
     from scipy.stats import t
 
     data, over = np.asarray(means, dtype=float), f"{len(means)} seeds"
-    if len(data) < 2 or not np.isfinite(data).all():
+    if len(data) < 2 or not np.isfinite(data).all() or np.ptp(data) < NO_SPREAD:
         return Interval(mean=float(data.mean()), low=None, high=None, over=over)
     half = float(t.ppf(0.975, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
     return Interval(mean=float(data.mean()), low=float(data.mean()) - half, high=float(data.mean()) + half, over=over)
