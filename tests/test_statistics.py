@@ -30,3 +30,9 @@ def test_where_no_conversation_differs_there_is_no_interval(values):
     found = statistics.level([{str(i): value for i, value in enumerate(values)}], conversations)
     assert (found.mean, found.low, found.high) == (sum(values) / 12, None, None)
     assert statistics.over_items(values).low == (None if not any(values) else pytest.approx(0.25, abs=0.1))
+
+
+def test_seeds_that_are_all_the_same_have_no_interval():
+    """An interval of no width would say "for certain"."""
+    found = statistics.over_seeds([0.3, 0.3, 0.3])
+    assert (found.mean, found.low, found.high) == (pytest.approx(0.3), None, None)
