@@ -114,8 +114,8 @@ def over_weights(statistic: Callable[[Any], Any], conversations: Sequence[str]) 
 
 
 def over_seeds(means: Sequence[float]) -> Interval:
-    """The mean of one value per seed, with a t interval of n - 1 degrees of freedom. There is none if all seeds have the same value:
-    it would say "for certain"."""
+    """The mean of one value per seed, with a t interval of n - 1 degrees of freedom. There is none if all seeds have the same
+    value: it would say "for certain"."""
     import numpy as np
     from scipy.stats import t
 
