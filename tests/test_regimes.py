@@ -9,10 +9,12 @@ from scipy.stats import nct, t
 
 from drift.records import Record, read_jsonl
 from drift.report.recommend import ROWS, recommended
+from drift.signal.measure import common
 
 sys.path.insert(0, str(ROOT / "experiments" / "regimes"))
 
 import figures  # noqa: E402
+import prediction  # noqa: E402
 import settings  # noqa: E402
 import tables  # noqa: E402
 
@@ -111,3 +113,13 @@ def test_the_prediction_is_the_correlation_of_ranks():
     assert found.mean == pytest.approx(33 / 35)
     assert found.low is not None and found.high is not None and -1 <= found.low < found.mean <= found.high <= 1
     assert figures.prediction(cells[:4]).low is None, "four cells allow no interval"
+
+
+def test_the_signal_of_all_arms_is_measured_on_one_log_with_one_adapter(tmp_path):
+    known = read_jsonl(ROOT / "experiments" / "regimes" / "runs.jsonl")
+    arms = {arm: figures.choose(known, arm) for arm in settings.ARMS}
+    runs = prediction.runs_of(tmp_path, "R1", 1200, arms, tmp_path)
+    first = common(runs["DRIFT"])
+    assert all(common(run) == first for run in runs.values()) and list(runs) == list(settings.ARMS)
+    assert runs["DRIFT"].data.praise_rate == 0.125 and runs["DRIFT x 3"].method.num_samples == 3
+    assert runs["KTO"].train.learning_rate == 2e-4, "an arm has its own configuration"

@@ -28,18 +28,25 @@ KEPT = ("examples", "records", "noise", "shorter", "signal", "signal_error", "pr
 CONTROLS = ("length-matched random", "random")
 
 
-def measured(folder: Path, regime: str, seed: int, arms: dict[str, list[str]]) -> dict[str, Any]:
-    """The line of a regime's log of a seed."""
+def runs_of(folder: Path, regime: str, seed: int, arms: dict[str, list[str]], start: Path) -> dict[str, Any]:
+    """Arm -> its run, as the study starts it. `arms`: arm -> its configuration."""
     from drift.compose import compose
     from drift.config import build
-    from drift.signal.measure import measure
-    from drift.store import used_together
 
-    start, runs = good_start(folder) if regime == "R3" else Path(), {}
+    runs = {}
     for arm, config in arms.items():
         job = Job(phase=regime, arm=arm, config=tuple(config), seed=seed)
         given = [*job.overrides(start), f"seed={seed}", f"data.seed={seed}", f"store.dir={folder / 'store'}"]
         runs[arm] = build(compose(given), given)
+    return runs
+
+
+def measured(folder: Path, regime: str, seed: int, arms: dict[str, list[str]]) -> dict[str, Any]:
+    """The line of a regime's log of a seed."""
+    from drift.signal.measure import measure
+    from drift.store import used_together
+
+    runs = runs_of(folder, regime, seed, arms, good_start(folder) if regime == "R3" else Path())
     users = used_together([run.store for run in runs.values()], folder / f"signal-{regime}-{seed}")
     found = measure(runs, num_prompts=60, num_replies=6, num_splits=20)
     for user in users:
