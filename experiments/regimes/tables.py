@@ -27,6 +27,7 @@ def show(known: Sequence[dict[str, Any]]) -> None:
         if rows:
             say(f"\n{phase}: {log_of(known, phase)}")
             table(rows)
+            by_round(known, phase)
             comparisons(known, phase)
     contrast(known)
     old_log(known)
@@ -39,6 +40,18 @@ def line(known: Sequence[dict[str, Any]], phase: str, arm: str) -> dict[str, str
     for metric in ("request met", "on topic", "words", "missing ends"):
         shown[metric] = f"{sum(gain(row, metric) for row in rows) / len(rows):+.2f}"
     return shown | {"by seed": ", ".join(f"{value:+.3f}" for _, value in values)}
+
+
+def by_round(known: Sequence[dict[str, Any]], phase: str) -> None:
+    """Where there are several rounds: mean utility after each."""
+    lines = []
+    for arm in ARMS:
+        rows = [row for row in known if (row["phase"], row["arm"]) == (phase, arm)]
+        if rows and len(rows[0]["points"]) > 2:
+            means = {name: sum(row["points"][name]["utility"] for row in rows) / len(rows) for name in rows[0]["points"]}
+            lines.append({"utility": arm} | {name: f"{mean:.3f}" for name, mean in means.items()})
+    if lines:
+        table(lines)
 
 
 def interval(values: Sequence[float]) -> str:
