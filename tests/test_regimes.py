@@ -87,8 +87,11 @@ def test_the_recommendations_have_the_gains_of_the_kept_runs_and_stand_in_the_re
     for row in ROWS:
         assert f"| {row.log} | `{row.use}` | {row.because} |".replace(" or method=", "` or `method=") in readme
     told = {
-        "R1": ("DRIFT x 3", "IterDPO", "KTO", "SDPO"), "R3": ("SFT", "DRIFT"), "R4": ("DRIFT", "SFT"), "R5": ("DRIFT", "SPIN", "SFT"),
-    }  # fmt: skip
+        "R1": ("DRIFT x 3", "IterDPO", "KTO", "SDPO"),
+        "R3": ("SFT", "DRIFT"),
+        "R4": ("DRIFT", "SFT"),
+        "R5": ("DRIFT", "SPIN", "SFT"),
+    }
     for regime, arms in told.items():
         for arm in arms:
             assert tables.interval(list(figures.gains(known, regime, arm).values())) in readme.replace("-.", "-0."), (regime, arm)
