@@ -11,7 +11,8 @@ from drift.records import Record, read_jsonl
 from drift.report.recommend import ROWS, recommended
 from drift.signal.measure import common
 
-sys.path.insert(0, str(ROOT / "experiments" / "regimes"))
+FOLDER = ROOT / "experiments" / "regimes"
+sys.path.insert(0, str(FOLDER))
 
 import figures  # noqa: E402
 import prediction  # noqa: E402
@@ -75,7 +76,7 @@ def test_all_arms_have_as_many_configurations():
 
 
 def test_the_recommendations_have_the_gains_of_the_kept_runs_and_stand_in_the_readme():
-    known = read_jsonl(ROOT / "experiments" / "regimes" / "runs.jsonl")
+    known = read_jsonl(FOLDER / "runs.jsonl")
     sources = (
         ("R1", ("DRIFT", "length-matched random")), ("R1", ("SFT", "DRIFT", "SPIN")), ("R2", ("SPIN", "DRIFT", "SFT")),
         ("R0", ("SFT", "SPIN", "DRIFT")),
@@ -124,8 +125,15 @@ def test_the_prediction_is_the_correlation_of_ranks():
     assert figures.prediction(cells[:4]).low is None, "four cells allow no interval"
 
 
+def test_the_correlations_of_the_page_are_those_of_the_kept_signals(capsys):
+    prediction.show(read_jsonl(FOLDER / "runs.jsonl"), read_jsonl(prediction.SIGNALS))
+    shown = re.findall(r"all regimes: (\S+ \[.*?\])", capsys.readouterr().out)
+    page = re.sub(r"([+-])\.", r"\g<1>0.", (FOLDER / "README.md").read_text(encoding="utf-8"))
+    assert len(shown) == 2 and all(one in page for one in shown)
+
+
 def test_the_signal_of_all_arms_is_measured_on_one_log_with_one_adapter(tmp_path):
-    known = read_jsonl(ROOT / "experiments" / "regimes" / "runs.jsonl")
+    known = read_jsonl(FOLDER / "runs.jsonl")
     arms = {arm: figures.choose(known, arm) for arm in settings.ARMS}
     runs = prediction.runs_of(tmp_path, "R1", 1200, arms, tmp_path)
     first = common(runs["DRIFT"])
