@@ -25,7 +25,7 @@ def commands(description: str | None) -> tuple[argparse.ArgumentParser, dict[str
     }
     report = known.add_parser("report", help="rebuild the report of a run or a study, finished or not")
     report.add_argument("folder", type=Path, help="the folder of a run, or of a sweep")
-    known.add_parser("calibrate", help="measure how fast this machine is, in about a minute: `drift run plan=true` uses it")
+    known.add_parser("calibrate", help="measure how fast this machine is, in about two minutes: `drift run plan=true` uses it")
     workspace = known.add_parser("workspace", help="create a W&B workspace that compares the methods of a project")
     workspace.add_argument("folder", type=Path, help="the folder of a run, or of a sweep, whose metrics are drawn")
     workspace.add_argument("--entity", required=True, help="user or team")

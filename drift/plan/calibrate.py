@@ -1,4 +1,4 @@
-"""`drift calibrate`: the rates of this machine, measured in about a minute on four layers of Qwen2.5-0.5B's sizes with random
+"""`drift calibrate`: the rates of this machine, measured in about two minutes on four layers of Qwen2.5-0.5B's sizes with random
 weights, by the program's own forward, backward and decoding."""
 
 import shutil
@@ -45,7 +45,7 @@ WORK = Workload(
 def calibrate() -> Rates:
     """Measures, keeps and shows the rates at the precision that `auto` is on this machine."""
     device, kind = device_at_hand(), precision.resolve("auto")
-    say(f"Measuring {device.name} in {kind}, {device.threads} threads: about a minute.")
+    say(f"Measuring {device.name} in {kind}, {device.threads} threads: about two minutes.")
     rates = measure(device.kind, kind, SIZES)
     keep(kind, rates, device.place, kept_file())
     for name, value in (("forward", rates.forward), ("decoding", rates.decode), ("LoRA", rates.lora), ("full", rates.full)):
