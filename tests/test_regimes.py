@@ -123,6 +123,8 @@ def test_the_prediction_is_the_correlation_of_ranks():
     assert found.mean == pytest.approx(33 / 35)
     assert found.low is not None and found.high is not None and -1 <= found.low < found.mean <= found.high <= 1
     assert figures.prediction(cells[:4]).low is None, "four cells allow no interval"
+    perfect = figures.prediction([(float(i), -float(i)) for i in range(7)])
+    assert (perfect.mean, perfect.low, perfect.high) == (-1.0, None, None), "and so do cells that all agree"
 
 
 def test_the_correlations_of_the_page_are_those_of_the_kept_signals(capsys):

@@ -89,5 +89,6 @@ def prediction(cells: Sequence[tuple[float, float]]) -> Interval:
                 (expected, obtained), correlation, paired=True, vectorized=False,
                 n_resamples=RESAMPLES, method="BCa", rng=rng,
             ).confidence_interval  # fmt: skip
-        ends = {"low": float(found.low), "high": float(found.high)}
+        if np.isfinite(found).all():  # not if all cells agree
+            ends = {"low": float(found.low), "high": float(found.high)}
     return Interval(mean=float(correlation(expected, obtained)), **ends, over="cells")
