@@ -116,6 +116,28 @@ def test_a_log_gets_the_row_of_its_thanks_for_each_complaint(sat, dsat, use):
     assert use in recommended(records)
 
 
+@pytest.mark.parametrize(
+    ("utilities", "distinct", "holds"),
+    [
+        ((0.5, 0.7, 0.66), 0.8, True),
+        ((0.5, 0.7, 0.64), 0.8, False),
+        ((0.5, 0.52, 0.49), 0.8, False),
+        ((0.5, 0.7, 0.9), 0.65, False),
+    ],
+    ids=["a little lower", "lower", "below the start", "repeats itself"],
+)
+def test_what_holds_from_an_old_log(utilities, distinct, holds):
+    names = ("start", "iteration 1", "iteration 5")
+    points = {name: {"utility": value, "distinct-2": 0.8} for name, value in zip(names, utilities, strict=True)}
+    points["iteration 5"]["distinct-2"] = distinct
+    first, second, third = settings.OLD_SEEDS
+    run = {"phase": "old", "arm": "some", "seed": first, "points": points}
+    assert figures.held(run) == holds
+    assert figures.still_held([], "some", first), "the first seed has none before it"
+    assert figures.still_held([run], "some", second) == holds
+    assert not figures.still_held([run], "some", third), "a run is missing"
+
+
 def test_the_prediction_is_the_correlation_of_ranks():
     """Of 1..6 against 1, 2, 3, 4, 6, 5: one pair of neighbours is swapped, so 1 - 6 * 2 / (6 * 35) = 33 / 35."""
     cells = [(1.0, 0.1), (2.0, 0.2), (30.0, 0.3), (40.0, 0.4), (50.0, 0.6), (60.0, 0.5)]

@@ -6,7 +6,7 @@ from math import ceil
 from statistics import stdev
 from typing import Any
 
-from settings import CHOICES, FIRST, PRIMARY, RIVALS, TEST_SEEDS, TUNE_SEEDS
+from settings import CHOICES, FIRST, OLD_SEEDS, PRIMARY, RIVALS, TEST_SEEDS, TUNE_SEEDS
 
 from drift.statistics import FEWEST, RESAMPLES, Interval
 
@@ -67,6 +67,21 @@ def choose(known: Sequence[Row], arm: str) -> list[str] | None:
         return None
     means = [sum(one[seed] for seed in TUNE_SEEDS) / len(TUNE_SEEDS) for one in found]
     return last_two[means.index(max(means))]
+
+
+def held(row: Row) -> bool:
+    """Whether a run from an old log held: after its last iteration utility is above the start model's and at most .05 below that
+    after the first, and distinct-2 at most .1 below the start model's (few words, again and again, can still meet a request)."""
+    start, first, end = (row["points"][name] for name in ("start", "iteration 1", last(row)))
+    good = end["utility"] > start["utility"] and end["utility"] >= first["utility"] - 0.05
+    return good and end["distinct-2"] >= start["distinct-2"] - 0.1
+
+
+def still_held(known: Sequence[Row], arm: str, seed: int) -> bool:
+    """Whether a setting for an old log held in every seed before `seed`; not while one of those runs is missing."""
+    runs = {row["seed"]: row for row in known if (row["phase"], row["arm"]) == ("old", arm)}
+    before = OLD_SEEDS[: OLD_SEEDS.index(seed)]
+    return all(one in runs and held(runs[one]) for one in before)
 
 
 def prediction(cells: Sequence[tuple[float, float]]) -> Interval:

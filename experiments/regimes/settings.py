@@ -39,8 +39,9 @@ REGIMES = {
 }
 # What may keep DRIFT from collapsing on a log that grows old: five iterations, and the log stays the start model's.
 OLD_LOG = ["iterations=5", "refresh_log=false", *SCARCE]
+OLD_AS_IT_IS = "as it is"
 OLD = {
-    "as it is": [],
+    OLD_AS_IT_IS: [],
     "decaying rate": ["train.rate_decay=0.6"],
     "start as reference": ["reference=start"],
     "start as reference, beta .5": ["reference=start", "objective.dpo.beta=0.5"],

@@ -12,7 +12,7 @@ fresh machine goes on where another stopped. FOLDER holds what can be thrown awa
 `tune`: validation topics, regime R1, four configurations an arm on one seed, the better two on a second; the best mean gain is the
 arm's configuration in every regime. `R0` to `R5`: test topics, fresh seeds, which vary the log, the prompts and training. R1's
 first eight seeds decide how many there are (`wanted`): the rule was written down before they ran. `old`: five iterations from one
-log, validation topics, with what may keep DRIFT from collapsing.
+log, validation topics, with what may keep DRIFT from collapsing; what did not hold in one seed is not run with the next.
 """
 
 import argparse
@@ -30,13 +30,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from figures import choose, finalists, wanted  # noqa: E402
+from figures import choose, finalists, still_held, wanted  # noqa: E402
 from settings import (  # noqa: E402
     ARMS,
     CHOICES,
     COMMON,
     FIRST,
     OLD,
+    OLD_AS_IT_IS,
     OLD_LOG,
     OLD_SEEDS,
     PHASES,
@@ -105,7 +106,12 @@ def jobs(phase: str, known: list[dict[str, Any]], arms: list[str]) -> list[Job]:
     chosen = {arm: found for arm in arms if (found := choose(known, arm)) is not None}
     if phase == "old":
         tuned = {name: merged(chosen[PRIMARY], changes) for name, changes in OLD.items()} if PRIMARY in chosen else {}
-        return [Job(phase=phase, arm=name, config=tuple(config), seed=seed) for seed in OLD_SEEDS for name, config in tuned.items()]
+        return [
+            Job(phase=phase, arm=name, config=tuple(config), seed=seed)
+            for seed in OLD_SEEDS
+            for name, config in tuned.items()
+            if name == OLD_AS_IT_IS or still_held(known, name, seed)
+        ]
     groups = [(wanted(known) if phase == "R1" else FIRST, [PRIMARY, *RIVALS])]
     groups += [(FIRST, [arm for arm in ARMS if arm not in (PRIMARY, *RIVALS)])]
     return [
@@ -202,11 +208,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     latest = time.monotonic() + 60 * arguments.minutes
     for phase in [] if arguments.show else arguments.phases:
-        while True:  # finalists and R1's number of seeds are known once earlier runs are there
+        while True:  # earlier runs decide on finalists, R1's number of seeds, settings for an old log
             before = len(read_known())
             start = good_start(arguments.folder) if phase == "R3" else Path()
             perform(arguments.folder, phase, arguments.arms, latest, start)
-            if len(read_known()) == before or phase not in ("tune", "R1"):
+            if len(read_known()) == before or phase not in ("tune", "R1", "old"):
                 break
     show(read_known())
 
