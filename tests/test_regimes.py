@@ -117,19 +117,19 @@ def test_a_log_gets_the_row_of_its_thanks_for_each_complaint(sat, dsat, use):
 
 
 @pytest.mark.parametrize(
-    ("utilities", "distinct", "holds"),
+    ("utilities", "perplexity", "holds"),
     [
-        ((0.5, 0.7, 0.66), 0.8, True),
-        ((0.5, 0.7, 0.64), 0.8, False),
-        ((0.5, 0.52, 0.49), 0.8, False),
-        ((0.5, 0.7, 0.9), 0.65, False),
+        ((0.5, 0.7, 0.66), 6.0, True),
+        ((0.5, 0.7, 0.64), 3.0, False),
+        ((0.5, 0.52, 0.49), 3.0, False),
+        ((0.5, 0.7, 0.9), 6.1, False),
     ],
-    ids=["a little lower", "lower", "below the start", "repeats itself"],
+    ids=["a little lower", "lower", "below the start", "ruined text"],
 )
-def test_what_holds_from_an_old_log(utilities, distinct, holds):
+def test_what_holds_from_an_old_log(utilities, perplexity, holds):
     names = ("start", "iteration 1", "iteration 5")
-    points = {name: {"utility": value, "distinct-2": 0.8} for name, value in zip(names, utilities, strict=True)}
-    points["iteration 5"]["distinct-2"] = distinct
+    points = {name: {"utility": value, figures.PERPLEXITY: 3.0} for name, value in zip(names, utilities, strict=True)}
+    points["iteration 5"][figures.PERPLEXITY] = perplexity
     first, second, third = settings.OLD_SEEDS
     run = {"phase": "old", "arm": "some", "seed": first, "points": points}
     assert figures.held(run) == holds

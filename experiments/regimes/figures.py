@@ -11,6 +11,7 @@ from settings import CHOICES, FIRST, OLD_SEEDS, PRIMARY, RIVALS, TEST_SEEDS, TUN
 from drift.statistics import FEWEST, RESAMPLES, Interval
 
 Row = dict[str, Any]  # a line of runs.jsonl
+PERPLEXITY = "perplexity under start"
 
 
 def wanted(known: Sequence[Row]) -> int:
@@ -71,10 +72,10 @@ def choose(known: Sequence[Row], arm: str) -> list[str] | None:
 
 def held(row: Row) -> bool:
     """Whether a run from an old log held: after its last iteration utility is above the start model's and at most .05 below that
-    after the first, and distinct-2 at most .1 below the start model's (few words, again and again, can still meet a request)."""
+    after the first, and the replies' perplexity under the start model at most doubled (ruined text can still meet a request)."""
     start, first, end = (row["points"][name] for name in ("start", "iteration 1", last(row)))
     good = end["utility"] > start["utility"] and end["utility"] >= first["utility"] - 0.05
-    return good and end["distinct-2"] >= start["distinct-2"] - 0.1
+    return good and end[PERPLEXITY] <= 2 * start[PERPLEXITY]
 
 
 def still_held(known: Sequence[Row], arm: str, seed: int) -> bool:

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from statistics import stdev
 from typing import Any
 
-from figures import gain, gains, gaps
+from figures import PERPLEXITY, gain, gains, gaps, held
 from settings import ARMS, CHOICES, OLD, PRIMARY, REGIMES, RIVALS, TEST_SEEDS
 
 from drift.console import say, table
 from drift.statistics import holm, over_seeds, t_test
+
+
+OF_AN_OLD_LOG = {"utility": ".2f", "words": ".0f", "distinct-2": ".2f", PERPLEXITY: ".1f"}
 
 
 def show(known: Sequence[dict[str, Any]]) -> None:
@@ -101,9 +104,9 @@ def contrast(known: Sequence[dict[str, Any]]) -> None:
 def old_log(known: Sequence[dict[str, Any]]) -> None:
     """Utility after each of five iterations from one log, by seed."""
     lines = [
-        {"setting": arm, "seed": str(row["seed"])}
+        {"setting": arm, "seed": str(row["seed"]), "holds": "yes" if held(row) else "no"}
         | {
-            name.removeprefix("iteration "): f"{point['utility']:.2f}, {point['words']:.0f}, {point['distinct-2']:.2f}"
+            name.removeprefix("iteration "): ", ".join(f"{point[metric]:{form}}" for metric, form in OF_AN_OLD_LOG.items())
             for name, point in row["points"].items()
         }
         for arm in OLD
@@ -111,5 +114,5 @@ def old_log(known: Sequence[dict[str, Any]]) -> None:
         if (row["phase"], row["arm"]) == ("old", arm)
     ]
     if lines:
-        say("\nold: utility, words, distinct-2 after each iteration from one log, validation topics")
+        say(f"\nold: {', '.join(OF_AN_OLD_LOG)} after each iteration from one log, validation topics")
         table(lines)
