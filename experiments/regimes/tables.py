@@ -10,7 +10,6 @@ from settings import ARMS, CHOICES, OLD, PRIMARY, REGIMES, RIVALS, TEST_SEEDS
 from drift.console import say, table
 from drift.statistics import holm, over_seeds, t_test
 
-
 OF_AN_OLD_LOG = {"utility": ".2f", "words": ".0f", "distinct-2": ".2f", PERPLEXITY: ".1f"}
 
 
