@@ -42,6 +42,7 @@ OLD_LOG = ["iterations=5", "refresh_log=false", *SCARCE]
 OLD_AS_IT_IS = "as it is"
 OLD = {
     OLD_AS_IT_IS: [],
+    "weak anchor (the default)": ["objective.nll.weight=0.1"],
     "decaying rate": ["train.rate_decay=0.6"],
     "start as reference": ["reference=start"],
     "start as reference, beta .5": ["reference=start", "objective.dpo.beta=0.5"],
