@@ -19,7 +19,7 @@ SHARED = {  # the module of evaluations that differ by the benchmark alone
     **dict.fromkeys(("mtbench", "alpacaeval", "arena_hard", "wildbench", "wildbench_reward"), "judged"),
 }  # fmt: skip
 STUDIES = {"paper-0.5b": "paper", "paper-7b": "paper", "paper-14b": "paper"}
-STUDIES |= {"paper-7b-lora-1gpu": "paper", "paper-14b-qlora-1gpu": "paper"}  # experiments that share a folder
+STUDIES |= {"paper-7b-lora-1gpu": "paper", "paper-14b-qlora-1gpu": "paper", "fixed-log": "regimes"}
 
 
 @pytest.mark.parametrize("file", OPTIONS, ids=lambda file: f"{file.parent.name}={file.stem}")

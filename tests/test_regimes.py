@@ -4,7 +4,7 @@ import re
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, compose
 from scipy.stats import nct, t
 
 from drift.records import Record, read_jsonl
@@ -136,6 +136,21 @@ def test_what_holds_from_an_old_log(utilities, perplexity, holds):
     assert figures.still_held([], "some", first), "the first seed has none before it"
     assert figures.still_held([run], "some", second) == holds
     assert not figures.still_held([run], "some", third), "a run is missing"
+
+
+def test_the_page_has_the_utilities_of_the_kept_runs_from_an_old_log():
+    page = (FOLDER / "README.md").read_text()
+    rows = [row for row in read_jsonl(FOLDER / "runs.jsonl") if row["phase"] == "old"]
+    for row in rows:
+        utilities = " | ".join(f"{point['utility']:.2f}".lstrip("0") for point in row["points"].values())
+        assert re.search(
+            rf"(?m)^\|.*\| {row['seed']} \| {re.escape(utilities)} \|.*\| {'yes' if figures.held(row) else 'no'} \|$", page
+        )
+    in_all = [arm for arm in settings.OLD if sum(row["arm"] == arm and figures.held(row) for row in rows) == 3]
+    assert in_all == [settings.OLD_AS_IT_IS], "experiment=fixed-log is this one"
+    assert figures.choose(read_jsonl(FOLDER / "runs.jsonl"), "DRIFT") == ["train.learning_rate=0.0008", "objective.nll.weight=0.4"]
+    config = compose("experiment=fixed-log")
+    assert (config.train.learning_rate, config.objective.nll.weight, config.refresh_log) == (8e-4, 0.4, False)
 
 
 def test_the_prediction_is_the_correlation_of_ranks():
