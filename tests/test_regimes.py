@@ -166,9 +166,27 @@ def test_the_prediction_is_the_correlation_of_ranks():
 
 def test_the_correlations_of_the_page_are_those_of_the_kept_signals(capsys):
     prediction.show(read_jsonl(FOLDER / "runs.jsonl"), read_jsonl(prediction.SIGNALS))
-    shown = re.findall(r"all regimes: (\S+ \[.*?\])", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    shown = re.findall(r"all regimes: (\S+ \[.*?\])", printed)
     page = re.sub(r"([+-])\.", r"\g<1>0.", (FOLDER / "README.md").read_text(encoding="utf-8"))
     assert len(shown) == 2 and all(one in page for one in shown)
+    [logs] = re.findall(r"seeds' logs: (\S+ \[.*?\])", printed)
+    [(off, deviation)] = re.findall(r"standard errors: mean (\S+), SD (\S+) ", printed)
+    assert logs in page and f"mean {off}), but scatters twice as much as that error says (SD {deviation})" in page
+
+
+def test_two_logs_by_hand(capsys):
+    """Ratios 1, 2, 3 and 2, 1, 3: one swap of neighbours, so 1 - 6 * 2 / (3 * 8) = .5. Signals off by 1 and -1 errors."""
+    arms, seeds = ("DRIFT", "SFT", "SPIN"), prediction.SEEDS
+    signals = [
+        {"phase": "R1", "seed": seed, "arms": {arm: ratio | {"signal": 3.0 + 2 * sign, "predicted": 3.0, "signal_error": 2.0}
+         for arm, ratio in zip(arms, ({"snr": one} for one in ratios), strict=True)}}
+        for seed, ratios, sign in zip(seeds, ((1.0, 2.0, 3.0), (2.0, 1.0, 3.0)), (1, -1), strict=True)
+    ]  # fmt: skip
+    prediction.two_logs(signals)
+    printed = capsys.readouterr().out
+    assert "two seeds' logs: +0.50 (3 cells)" in printed
+    assert "mean +0.0, SD 1.1 (6 measurements)" in printed, "(6 / 5) ** .5"
 
 
 def test_the_signal_of_all_arms_is_measured_on_one_log_with_one_adapter(tmp_path):

@@ -10,6 +10,7 @@ experiments/regimes/signals.jsonl, and one that is there is not made again. R5 i
 import argparse
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +80,25 @@ def show(known: list[dict[str, Any]], signals: list[dict[str, Any]]) -> None:
                 found = prediction(pairs)
                 between = f" [{found.low:+.2f}, {found.high:+.2f}]" if found.low is not None else ""
                 say(f"rank correlation of SNR and gain, {name}, {part}: {found.mean:+.2f}{between} ({len(pairs)} cells)")
+    two_logs(signals)
+
+
+def two_logs(signals: list[dict[str, Any]]) -> None:
+    """How far the two seeds' ratios agree, and how far signals are from theory, in their standard errors."""
+    rows = {
+        (line["phase"], arm, line["seed"]): row
+        for line in signals
+        for arm, row in line["arms"].items()
+        if arm in ARMS and "snr" in row
+    }
+    first, second = SEEDS
+    both = [key[:2] for key in rows if key[2] == first and (*key[:2], second) in rows]
+    if len(both) > 2:
+        found = prediction([(rows[*key, first]["snr"], rows[*key, second]["snr"]) for key in both])
+        between = f" [{found.low:+.2f}, {found.high:+.2f}]" if found.low is not None else ""
+        say(f"rank correlation of the SNR of the two seeds' logs: {found.mean:+.2f}{between} ({len(both)} cells)")
+        off = [(row["signal"] - row["predicted"]) / row["signal_error"] for row in rows.values()]
+        say(f"signal less predicted, in standard errors: mean {mean(off):+.1f}, SD {stdev(off):.1f} ({len(off)} measurements)")
 
 
 def main() -> None:
