@@ -18,6 +18,7 @@ SHARED = {  # the module of evaluations that differ by the benchmark alone
     "ifeval": "instructions", "ifbench": "instructions",
     **dict.fromkeys(("mtbench", "alpacaeval", "arena_hard", "wildbench", "wildbench_reward"), "judged"),
 }  # fmt: skip
+# Experiments without a folder of their own.
 STUDIES = {"paper-0.5b": "paper", "paper-7b": "paper", "paper-14b": "paper"}
 STUDIES |= {"paper-7b-lora-1gpu": "paper", "paper-14b-qlora-1gpu": "paper", "fixed-log": "regimes"}
 

@@ -173,6 +173,8 @@ def test_the_correlations_of_the_page_are_those_of_the_kept_signals(capsys):
     [logs] = re.findall(r"seeds' logs: (\S+ \[.*?\])", printed)
     [(off, deviation)] = re.findall(r"standard errors: mean (\S+), SD (\S+) ", printed)
     assert logs in page and f"mean {off}), but scatters twice as much as that error says (SD {deviation})" in page
+    guide = re.sub(r"([+-])\.", r"\g<1>0.", (ROOT / "docs/signal.md").read_text(encoding="utf-8"))
+    assert shown[0] in guide and logs in guide
 
 
 def test_two_logs_by_hand(capsys):

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from figures import choose, gains, prediction  # noqa: E402
 from settings import ARMS, REGIMES, TEST_SEEDS  # noqa: E402
 from study import HERE, Job, good_start, read_known  # noqa: E402
+from tables import shown  # noqa: E402
 
 from drift.console import say, table  # noqa: E402
 from drift.records import read_jsonl, write_jsonl  # noqa: E402
@@ -66,8 +67,8 @@ def show(known: list[dict[str, Any]], signals: list[dict[str, Any]]) -> None:
             ratios = [row[arm]["snr"] for row in rows if "snr" in row.get(arm, {})]
             if ratios and (won := gains(known, regime, arm)):
                 cells[regime][arm] = sum(ratios) / len(ratios), sum(won.values()) / len(won)
-                shown = {"regime": regime, "arm": arm, "SNR by seed": ", ".join(f"{ratio:+.2f}" for ratio in ratios)}
-                lines.append(shown | {"SNR": f"{cells[regime][arm][0]:+.2f}", "gain": f"{cells[regime][arm][1]:+.3f}"})
+                row = {"regime": regime, "arm": arm, "SNR by seed": ", ".join(f"{ratio:+.2f}" for ratio in ratios)}
+                lines.append(row | {"SNR": f"{cells[regime][arm][0]:+.2f}", "gain": f"{cells[regime][arm][1]:+.3f}"})
     if not lines:
         return
     table(lines)
@@ -77,9 +78,8 @@ def show(known: list[dict[str, Any]], signals: list[dict[str, Any]]) -> None:
         for part, some in (("all regimes", chosen), *((regime, {regime: row}) for regime, row in chosen.items())):
             pairs = [cell for row in some.values() for cell in row.values()]
             if len(pairs) > 2:
-                found = prediction(pairs)
-                between = f" [{found.low:+.2f}, {found.high:+.2f}]" if found.low is not None else ""
-                say(f"rank correlation of SNR and gain, {name}, {part}: {found.mean:+.2f}{between} ({len(pairs)} cells)")
+                found = shown(prediction(pairs), digits=2)
+                say(f"rank correlation of SNR and gain, {name}, {part}: {found} ({len(pairs)} cells)")
     two_logs(signals)
 
 
@@ -94,9 +94,8 @@ def two_logs(signals: list[dict[str, Any]]) -> None:
     first, second = SEEDS
     both = [key[:2] for key in rows if key[2] == first and (*key[:2], second) in rows]
     if len(both) > 2:
-        found = prediction([(rows[*key, first]["snr"], rows[*key, second]["snr"]) for key in both])
-        between = f" [{found.low:+.2f}, {found.high:+.2f}]" if found.low is not None else ""
-        say(f"rank correlation of the SNR of the two seeds' logs: {found.mean:+.2f}{between} ({len(both)} cells)")
+        found = shown(prediction([(rows[*key, first]["snr"], rows[*key, second]["snr"]) for key in both]), digits=2)
+        say(f"rank correlation of the SNR of the two seeds' logs: {found} ({len(both)} cells)")
         off = [(row["signal"] - row["predicted"]) / row["signal_error"] for row in rows.values()]
         say(f"signal less predicted, in standard errors: mean {mean(off):+.1f}, SD {stdev(off):.1f} ({len(off)} measurements)")
 

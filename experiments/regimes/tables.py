@@ -8,7 +8,7 @@ from figures import PERPLEXITY, gain, gains, gaps, held
 from settings import ARMS, CHOICES, OLD, PRIMARY, REGIMES, RIVALS, TEST_SEEDS
 
 from drift.console import say, table
-from drift.statistics import holm, over_seeds, t_test
+from drift.statistics import Interval, holm, over_seeds, t_test
 
 OF_AN_OLD_LOG = {"utility": ".2f", "words": ".0f", "distinct-2": ".2f", PERPLEXITY: ".1f"}
 
@@ -57,8 +57,13 @@ def by_round(known: Sequence[dict[str, Any]], phase: str) -> None:
 
 
 def interval(values: Sequence[float]) -> str:
-    found = over_seeds(values)
-    return f"{found.mean:+.3f}" + (f" [{found.low:+.3f}, {found.high:+.3f}]" if found.low is not None else "")
+    return shown(over_seeds(values), digits=3)
+
+
+def shown(found: Interval, *, digits: int) -> str:
+    """The mean with its interval, if there is one: +0.145 [+0.115, +0.175]."""
+    values = [f"{value:+.{digits}f}" for value in (found.mean, found.low, found.high) if value is not None]
+    return values[0] if found.low is None else f"{values[0]} [{values[1]}, {values[2]}]"
 
 
 def log_of(known: Sequence[dict[str, Any]], phase: str) -> str:
