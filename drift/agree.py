@@ -16,6 +16,8 @@ def agree(a: str, b: str, records: Path, max_records: int | None, out: Path | No
     quote_paths([str(records), str(out or "")])  # refuses a name that is not UTF-8
     if a == b == "users":
         raise UserError("Expected at least one judge: drift agree users llm RECORDS.")
+    if max_records is not None and max_records < 1:
+        raise UserError(f"--max-records {max_records}: expected at least 1.")
     judges = [(name, judge_of(side, name, overrides)) for side, name in (("a", a), ("b", b))]
     log = compose(["data=records", override("data.path", literal(str(records)))]).data
     agreement.agree(judges, build_part(log, "data"), max_records, out or records.with_suffix(f".{a}-{b}.json"))

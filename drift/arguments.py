@@ -58,7 +58,7 @@ def evaluate_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPa
         + block("evaluation.BENCHMARK.endpoint.…, of those that need a judge", (CONF / "endpoint.yaml").read_text("utf-8"))
         + "  sampler.precision=…, sampler.tokens_per_batch=…, store.dir=…  as in `drift run`",
     )
-    evaluate.add_argument("targets", nargs="+", metavar="RUN_OR_MODEL", help="folder of a run, of a model or of a policy")
+    evaluate.add_argument("targets", nargs="+", metavar="RUN_OR_MODEL", help="folder of a run, a sweep, a model or a policy")
     evaluate.add_argument("--on", required=True, metavar="BENCHMARK,...", help=f"{', '.join(BENCHMARKS)}; several with commas")
     evaluate.add_argument(
         "--policies",
@@ -66,7 +66,7 @@ def evaluate_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPa
         default="all",
         help="of a run: all (the default), or its start model and the last one",
     )
-    evaluate.add_argument("--out", type=Path, help="the folder to write (default: benchmarks/ in the folder of the first run)")
+    evaluate.add_argument("--out", type=Path, help="the folder to write (default: benchmarks/ in the first run or sweep)")
     return evaluate
 
 

@@ -7,7 +7,7 @@ a killed command continues where it was, and what a run has evaluated with the s
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,15 +28,16 @@ from drift.model.files import HOW_BACK, lacks_weights
 from drift.model.policy import Policy, policy_at
 from drift.model.pretrained import Pretrained
 from drift.records import write_text
-from drift.report import benchmarks, state
+from drift.report import benchmarks, foreign, state
 from drift.report.benchmarks import Scored
 from drift.report.foreign import SETTINGS, Reader, need_members
 from drift.report.results import write_csv
-from drift.report.state import RUN
+from drift.report.state import RUN, Scores
 from drift.start import check_sampled
 from drift.train.batch_size import numbered
 
 Which = Literal["all", "last"]
+BENCHMARKS_FOLDER, TABLE = foreign.BENCHMARKS.split("/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +50,20 @@ class Candidate:
 
 
 def evaluate(targets: Sequence[str], names: Sequence[str], which: Which, out: Path | None, overrides: Sequence[str]) -> None:
-    """`targets`: run folders, model or policy directories, hub ids in the cache; `which`: of a run's policies, all or the last one,
+    """`targets`: folders of runs or sweeps, model or policy directories, hub ids in the cache; `which`: of a run's policies, all or the last one,
     besides its start model. Raises `UserError` before any weight is loaded."""
     for wrong in (name for name in names if name not in BENCHMARKS):
         raise UserError(f"--on {wrong}: there is no such benchmark.{nearest(wrong, BENCHMARKS)}")
     whole = [f"evaluation.{name}.num_prompts=null" for name in names]
     run = build(compose([f"evaluation=[{','.join(names)}]", *whole, *overrides]))
-    candidates = without_repeats([found for target in targets for found in candidates_of(target, run, which, len(targets) > 1)])
+    named = [one for target in targets for one in runs_in(target)]
+    candidates = without_repeats([found for target in named for found in candidates_of(target, run, which, len(named) > 1)])
     for candidate in candidates:
         check_sampled(candidate.policy, longest_sampled(run.sampler, run.evaluation.values()))
-    folder = out or next((Path(target) / "benchmarks" for target in targets if (Path(target) / RUN).exists()), None)
+    own = (Path(target).expanduser() for target in targets)
+    folder = out or next((place / BENCHMARKS_FOLDER for place in own if (place / RUN).exists() or is_sweep(place)), None)
     if folder is None:
-        raise UserError("Where shall the scores go? Add --out FOLDER (for a run, the default is benchmarks/ in its folder).")
+        raise UserError("Where shall the scores go? Add --out FOLDER (for a run or a sweep, the default is benchmarks/ in it).")
     with writable(folder, "--out"):
         folder.mkdir(parents=True, exist_ok=True)
         user = run.store.used_by(folder)
@@ -70,8 +73,8 @@ def evaluate(targets: Sequence[str], names: Sequence[str], which: Which, out: Pa
 
 
 def measure(run: Run, candidates: Sequence[Candidate], folder: Path) -> None:
-    """Evaluates all; the tables are written anew after every evaluation."""
-    scored: list[Scored] = []
+    """Evaluates all; the tables are written anew after every evaluation, with what earlier commands measured in other benchmarks."""
+    before, scored = earlier(folder, run.evaluation), list[Scored]()
     about = {name: evaluation.outlook([], []) for name, evaluation in run.evaluation.items()}
     notes = [line for lines in about.values() for line in lines]
     for line in notes:
@@ -87,20 +90,57 @@ def measure(run: Run, candidates: Sequence[Candidate], folder: Path) -> None:
             if evaluation.samples:
                 say(f"  {same_policy_stage(ask, {'the start model': candidate.start}).facts['found']}")
             stage = evaluation_stage(ask, evaluation, [], run.num_perplexity_prompts)
-            place = folder / re.sub(r"[^A-Za-z0-9_.-]+", "_", candidate.name) / name
+            place = place_of(folder, candidate.name, name)
             scored.append(
                 Scored(
                     policy=candidate.name, directory=candidate.policy.directory, benchmark=name,
                     scores=state.scores(link_scores(stage, place)), folder=place, about=" ".join(about[name]),
                 )
             )  # fmt: skip
-            figures = benchmarks.ratings(scored)
-            write_csv(folder / "benchmarks.csv", benchmarks.rows(scored, figures))
-            write_text(folder / "benchmarks.md", benchmarks.page(scored, figures, notes))
+            everything = [*before, *scored]
+            figures = benchmarks.ratings(everything)
+            write_csv(folder / TABLE, benchmarks.rows(everything, figures))
+            write_text(
+                folder / "benchmarks.md",
+                benchmarks.page(everything, figures, [*notes, *dict.fromkeys(one.about for one in before)]),
+            )
     for name, rows in benchmarks.tables(scored, benchmarks.ratings(scored)).items():
         say(f"\n{name}")
         table(rows)
-    say(f"\nTables: {folder / 'benchmarks.md'}, {folder / 'benchmarks.csv'}")
+    say(f"\nTables: {folder / 'benchmarks.md'}, {folder / TABLE}")
+
+
+def place_of(folder: Path, policy: str, benchmark: str) -> Path:
+    """Where the scores of a policy are."""
+    return folder / re.sub(r"[^A-Za-z0-9_.-]+", "_", policy) / benchmark
+
+
+def earlier(folder: Path, names: Collection[str]) -> list[Scored]:
+    """What earlier commands measured in this folder, but for the benchmarks `names`, which are measured anew. Scores that are not
+    there any more, or of another version, are left out."""
+    found = dict[tuple[str, str], Scored]()
+    reader = Reader()
+    for row in reader.table(folder, TABLE):
+        policy, benchmark = row.get("policy") or "", row.get("benchmark") or ""
+        if benchmark not in BENCHMARKS or benchmark in names or (policy, benchmark) in found:
+            continue
+        place = place_of(folder, policy, benchmark)
+        if (scores := reader.json(place, "scores.json", Scores)) is not None:
+            found[policy, benchmark] = Scored(
+                policy=policy, directory=Path(row.get("directory") or ""), benchmark=benchmark, scores=scores, folder=place,
+                about=row.get("about") or "",
+            )  # fmt: skip
+    return list(found.values())
+
+
+def is_sweep(folder: Path) -> bool:
+    return not (folder / RUN).exists() and any(folder.glob(f"*/{RUN}"))
+
+
+def runs_in(target: str) -> list[str]:
+    """The runs of a sweep; of anything else, itself."""
+    folder = Path(target).expanduser()
+    return [str(member.folder) for member in need_members(Reader(), folder)] if is_sweep(folder) else [target]
 
 
 def candidates_of(target: str, run: Run, which: Which, several: bool) -> Iterator[Candidate]:
@@ -108,8 +148,6 @@ def candidates_of(target: str, run: Run, which: Which, several: bool) -> Iterato
     are named after its folder too."""
     folder = Path(target).expanduser()
     if not (folder / RUN).exists():
-        if any(folder.glob(f"*/{RUN}")):
-            raise UserError(f"{target} is a sweep. Name its runs: {target}/*.")
         model = Pretrained(path=target, revision=None, template=run.model.template)
         model.check()
         policy = policy_at(directory := model.directory(), template=run.model.template)

@@ -14,6 +14,8 @@ from test_methods import record
 from test_report import state
 
 from drift.__main__ import dispatch
+from drift.compose import compose
+from drift.config import build_part
 from drift.errors import UserError
 from drift.judge.agreement import agreement_stages
 from drift.judge.sides import pairs_of
@@ -177,6 +179,7 @@ NAMED = ["users", "llm", "b.endpoint.url=http://127.0.0.1:1/v1", "b.endpoint.mod
     (["users", "llm", "b.vote=3"], r"Unknown key b\.vote"), (["users", "oracle"], r"there is no conf/judge/oracle\.yaml.*llm"),
     ([*NAMED, "+b.endpoint.fields.stream=true"], r"b\.endpoint\.fields\.stream: this field is the program's"),
     (["users", "verifier"], "against a known truth, which these records don't have"),
+    ([*NAMED, "--max-records", "-5"], r"--max-records -5: expected at least 1"),
 ])  # fmt: skip
 def test_a_mistake_is_named_with_its_side(words, message, tmp_path):
     write_jsonl(tmp_path / "log.jsonl", [pair(i, truth=None) for i in range(3)])
@@ -184,13 +187,31 @@ def test_a_mistake_is_named_with_its_side(words, message, tmp_path):
         dispatch(["agree", *words[:2], str(tmp_path / "log.jsonl"), *words[2:]])
 
 
+def test_rows_that_are_no_records_are_counted_and_never_left_out_in_silence(tmp_path, capsys):
+    log = tmp_path / "log.jsonl"
+    write_jsonl(log, [record(i, "sat" if i % 2 else "dsat") for i in range(6)])
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps(row | ({"note": ""} if i < 2 else {})) + "\n" for i, row in enumerate(rows)))
+    config = compose(["data=records", f"data.path={log}"]).data
+    agree([("long", Long(1)), ("users", None)], build_part(config, "data"), None, tmp_path / "a.json")
+    assert "2 of 6 rows are set aside. The first is row 1 of" in capsys.readouterr().out
+    assert measured(tmp_path / "a.json")["AUC", ""]["number"] == 4
+    log.write_text("".join(json.dumps(row | {"note": ""}) + "\n" for row in rows))
+    with pytest.raises(
+        UserError, match=r"No usable record: all 6 rows were set aside. The first is row 1 of .*log\.jsonl, note: expected"
+    ):
+        agree([("long", Long(1)), ("users", None)], build_part(config, "data"), None, tmp_path / "b.json")
+
+
 def test_the_report_of_a_run_with_a_judge_ends_with_the_command_for_its_own_log(tmp_path):
     ran = state("iterdpo", 0, 0.0)
     ran.title |= {"judge": "llm", "method.judge.endpoint.model": "m", "method.judge.template": "my file.txt"}
+    ran.title["method.judge.endpoint.fields.max_completion_tokens"] = "4000"
     members = {"iterdpo": [Member(folder=tmp_path, state=ran)]}
     assert how_far_to_trust(members) == [], "there are no records"
     (tmp_path / "records.jsonl").touch()
     command = f"drift agree users llm {tmp_path}/records.jsonl b.endpoint.model=m 'b.template=my file.txt'"
+    command += " ++b.endpoint.fields.max_completion_tokens=4000"
     assert how_far_to_trust(members) == [f"How far the judge agrees with the users of this log: {command}"]
     assert how_far_to_trust({"drift": [Member(folder=tmp_path, state=state("drift", 0, 0.0))]}) == []
     filtered = state("drift", 0, 0.0)
@@ -255,6 +276,9 @@ def test_the_report_shows_what_runs_measured_of_judges_and_what_the_command_wrot
     ]
     assert agreed.meanings(groups, reader) == {"AUC": "how often"}
     (tmp_path / "2/records.users-llm.json").write_text(json.dumps(content | {"b": "llm (m)"}))
-    assert [row["judge"] for row in agreed.rows(groups, reader)] == ["judge (long)", "llm (m)"]
+    (tmp_path / "2/records.reward_model-llm.json").write_text(json.dumps(content | {"a": "other", "b": "llm (m)"}))
+    assert [row["judge"] for row in agreed.rows(groups, reader)] == ["judge (long)", "llm (m)"], (
+        "two judges are not a judge and users"
+    )
     (tmp_path / "2/records.users-llm.json").write_text("{}")
     assert len(agreed.rows(groups, reader)) == 1 and "lacks a, b, meanings, measures" in str(reader.problems)

@@ -235,6 +235,13 @@ def test_evaluate_finds_what_the_run_has_drawn_and_resumes_after_a_kill(finished
     panel = json.loads((folder / "iteration_0/ifeval/scores.json").read_text())["metrics"]["prompt-level strict"]
     assert len(scores["per_item"]) == 60 and panel["per_item"].items() <= scores["per_item"].items()
     assert "Tables: " in capsys.readouterr().out
+    sampler = [item for item in settings if not item.startswith("evaluation.")]
+    ifbench = ["evaluation.ifbench.num_prompts=5", "evaluation.ifbench.max_new_tokens=8"]
+    evaluate([str(folder.parent)], ["ifbench"], "last", tmp_path / "out", [*sampler, *ifbench])  # a sweep's folder: its runs
+    both = (tmp_path / "out/benchmarks.md").read_text()
+    assert "IFEval: 60 of 541 prompts" in both and "IFBench: 5 of 300 prompts" in both, "the earlier table stays"
+    (row,) = (line for line in page.splitlines() if line.startswith("| run iteration 1 |"))
+    assert row.partition(", p ")[0] in both and both.count("| run start |") == 1 and both.count("| start |") == 1
 
 
 @needs_extra
@@ -244,16 +251,15 @@ def test_evaluate_finds_what_the_run_has_drawn_and_resumes_after_a_kill(finished
     [
         (["."], ["ifevel"], "Did you mean ifeval"),
         (["nowhere"], ["ifeval"], "neither a directory nor a hub id"),
-        (["{study}"], ["ifeval"], "is a sweep. Name its runs"),
         (["{model}"], ["ifeval"], "Add --out FOLDER"),
     ],
 )
 def test_what_evaluate_cannot_do_is_said_in_a_sentence(targets, names, why, finished, tiny):
     from drift.evaluate import evaluate
 
-    folder, settings = finished
+    _, settings = finished
     with pytest.raises(UserError, match=why):
-        evaluate([text.format(study=folder.parent, model=tiny) for text in targets], names, "all", None, settings)
+        evaluate([text.format(model=tiny) for text in targets], names, "all", None, settings)
 
 
 @needs_extra
@@ -282,3 +288,27 @@ def test_the_tables_compare_every_policy_with_the_first_and_correct_p_together()
     rows = {row["policy"]: row for row in benchmarks.rows(everything, figures)}
     assert rows["better"]["difference"] == 1 and rows["better"]["p"] == 2 / 1024 and "difference" not in rows["start"]
     assert "| better | 1.000 | +1.000" in benchmarks.page(everything, figures, ["A note."])
+
+
+@needs_extra
+def test_two_turns_of_a_conversation_count_as_one_in_the_tables():
+    """Sixteen turns of eight conversations, both turns alike: intervals are those of the eight values."""
+    from drift.evaluation.metric import metric
+    from drift.report import benchmarks, state
+    from drift.statistics import over_items, paired
+
+    def scored(policy, low):
+        words = metric({f"{i}:{turn}": float(low + i * i) for i in range(8) for turn in (1, 2)}, digits=1)
+        of = {f"{i}:{turn}": str(i) for i in range(8) for turn in (1, 2)}
+        scores = state.scores({"headline": "words", "metrics": {"words": words}, "conversations": of})
+        return benchmarks.Scored(
+            policy=policy, directory=Path(policy), benchmark="turns", scores=scores, folder=Path(policy), about=""
+        )
+
+    both = [scored("start", 0), scored("better", 1)]
+    _, row = benchmarks.rows(both, [{}, {}])
+    by_conversation = over_items([float(1 + i * i) for i in range(8)])
+    assert (row["value low"], row["value high"]) == pytest.approx((by_conversation.low, by_conversation.high))
+    assert (
+        row["p"] == paired([{str(i): float(1 + i * i) for i in range(8)}], [{str(i): float(i * i) for i in range(8)}]).p == 2 / 2**8
+    )

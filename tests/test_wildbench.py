@@ -100,6 +100,16 @@ def test_the_metrics_leave_out_what_the_judge_did_not_say_and_count_it(bench):
     assert metrics["reply length"]["value"] == (4 + 6 + 5) / 3
 
 
+def test_a_policy_that_says_nothing_is_no_better_than_a_bad_one(bench, versus):
+    """The published figures would be 0 for both: the grades count instead (1 is -80), and an empty reply loses."""
+    silent = [Judged(task=task, replies=[""], verdicts=[1.0]) for task in bench.tasks()]
+    measured = bench.score(silent)
+    assert measured["WB-Score"]["value"] == pytest.approx(-80) and measured["WB-Score"]["value"] < 10 * -4 * 1
+    silent = [Judged(task=task, replies=[""], verdicts=[0.0]) for task in versus.tasks()]
+    measured = versus.score(silent)
+    assert measured["WB-Reward"]["value"] == pytest.approx(-100) and measured["left out"]["value"] == len(silent)
+
+
 @pytest.mark.parametrize(
     ("text", "grade"),
     [

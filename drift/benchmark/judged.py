@@ -71,9 +71,11 @@ class JudgedBenchmark(Protocol):
 
     title: ClassVar[str]
     licence: ClassVar[str]
-    published_judge: ClassVar[str]
     judge_settings: ClassVar[Mapping[str, Any]]
     meanings: ClassVar[Mapping[str, str]]
+
+    @property
+    def published_judge(self) -> str: ...
 
     @property
     def headline(self) -> str: ...

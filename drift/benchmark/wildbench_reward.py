@@ -136,13 +136,16 @@ class WildBenchReward:
             raise UserError("WildBench: none of the judge's answers can be read, so there is no reward.")
         groups = {one.task.key: one.task.groups for one in judged}
         rewards = summarise(rows, groups, self.length_margin)
-        points = {row.key: penalised(row, self.length_margin) * 100 for row in rows if compares(row)}
-        compared = max(1, len(points))
+        counted = [row for row in rows if compares(row)]
+        points = {row.key: penalised(row, self.length_margin) * 100 for row in counted or rows}
+        if not counted:  # the published reward would be 0, a draw: a policy that says nothing loses
+            points |= {row.key: -100.0 for row in rows if row.reply == EMPTY}
+        compared = max(1, len(counted))
         return {
-            "WB-Reward": metric(contributions(points, groups), value=rewards.macro * 100, digits=1),
+            "WB-Reward": metric(contributions(points, groups), value=rewards.macro * 100 if counted else None, digits=1),
             "plain reward": metric(None, value=rewards.reward * 100, digits=1),
             **{name: metric(None, value=rewards.outcomes[name] / compared) for name in NAMES.values()},
-            "left out": metric(None, value=float(len(rows) - len(points)), digits=0),
+            "left out": metric(None, value=float(len(rows) - len(counted)), digits=0),
             **unread(judged),
         }
 

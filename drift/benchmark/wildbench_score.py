@@ -104,9 +104,10 @@ class WildBenchScore:
         if not rows:
             raise UserError("WildBench: none of the judge's answers can be read, so there is no score.")
         scores = summarise(rows, groups)
-        whole = {row.key: (row.grade - 5) * 20 for row in rows if counts(row.reply)}
+        counted = [row for row in rows if counts(row.reply)]
+        whole = {row.key: (row.grade - 5) * 20 for row in counted or rows}  # if no reply counts, their grades do
         return {
-            "WB-Score": metric(contributions(whole, groups), value=scores.macro * 10, digits=1),
+            "WB-Score": metric(contributions(whole, groups), value=scores.macro * 10 if counted else None, digits=1),
             **{
                 f"WB-Score: {name}": metric({key: value for key, value in whole.items() if name in groups[key]} or None, digits=1)
                 for name in GROUPS

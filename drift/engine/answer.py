@@ -20,6 +20,7 @@ PASSING = {408, 409, 425, 429}  # statuses below 500 that are worth a retry
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between tries, unless the server asks for a pause
 MOST_TOKENS = 10**9  # plausible for one request; larger counts are ignored
 FILTERED = re.compile(r'"code"\s*:\s*"(content_filter|content_policy_violation|data_inspection_failed|invalid_prompt)"')
+VERSION = r"\d{4}-?\d\d-?\d\d|\d{6}|\d{3,4}|\d\d-\d\d|v\d[\d.:]*|latest|main"  # of a model: what may follow its name
 HELD_BACK = "held back by a filter"  # the kind of a failure that no retry can help
 
 
@@ -180,12 +181,12 @@ def are_logprobs(found: Any) -> bool:
 
 
 def same_model(given: Any, asked: str) -> bool:
-    """Whether the model name in an answer matches the one asked for: the name itself, a dated or tagged version of it, or either
-    with a path in front, as gateways add."""
+    """Whether the model name in an answer matches the one asked for: the name itself, a version of it (a date, a three-digit number,
+    "v2", "latest"), or either with a path in front, as gateways add. Not another model of the family: gpt-4.1-mini is no gpt-4."""
     if not isinstance(given, str):
         return False
     short, wanted = (name.lower().rstrip("/").rpartition("/")[2] for name in (given, asked))
-    return re.fullmatch(rf"{re.escape(wanted)}([-@:._](\d[\w.-]*|v\d[\w.-]*|latest|main))?", short) is not None
+    return re.fullmatch(rf"{re.escape(wanted.removesuffix('-latest'))}([-@:]({VERSION}))*", short) is not None
 
 
 def without_thoughts(text: str) -> str:

@@ -82,7 +82,8 @@ def how_far_to_trust(grouped: Mapping[str, Sequence[Member]]) -> list[str]:
         title, log = member.state.title, member.folder / "records.jsonl"
         for chosen, settings in JUDGES.items():
             if chosen in title and log.is_file() and not agreed.files(member.folder):
-                own = [f"b.{key.removeprefix(settings)}={value}" for key, value in title.items() if key.startswith(settings)]
+                given = {key.removeprefix(settings): value for key, value in title.items() if key.startswith(settings)}
+                own = [f"{'++' * key.startswith('endpoint.fields.')}b.{key}={value}" for key, value in given.items()]
                 command = shlex.join([*"drift agree users".split(), title[chosen], str(log), *own])
                 return [f"How far the judge agrees with the users of this log: {command}"]
     return []

@@ -1,5 +1,5 @@
 """The table of how far judges agree with users: what the runs measured (METHOD.judge/agreement.json), and what `drift agree` wrote
-beside their records (records.A-B.json)."""
+beside their records (records.A-B.json, one side of which is the users)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from drift.report.state import Member
 from drift.report.tables import Table, show
 from drift.statistics import Interval, over_seeds
 
-PATTERNS = ("*.judge/agreement.json", "records.*-*.json")
+PATTERNS = ("*.judge/agreement.json", "records.users-*.json", "records.*-users.json")
 MOST = 20  # files of one run
 
 

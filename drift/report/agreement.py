@@ -44,7 +44,14 @@ class Measure:
 def agree(chosen: Sequence[tuple[str, Judge | None]], log: Log, most: int | None, out: Path) -> None:
     """Asks both sides (a name, and a judge or None for the users) about the records of a file, at most so many; prints the
     measures and writes them to `out`."""
-    records = [item for file in log.files() for item in log.conversations(file) if isinstance(item, Record)]
+    items = [item for file in log.files() for item in log.conversations(file)]
+    records = [item for item in items if isinstance(item, Record)]
+    if aside := [item for item in items if not isinstance(item, Record)]:
+        one = aside[0]
+        why = f"row {one.row} of {one.file}, {one.field}: expected {one.expected}, found {one.found}"
+        if not records:
+            raise UserError(f"No usable record: all {len(aside)} rows were set aside. The first is {why}.")
+        say(f"{len(aside)} of {len(items)} rows are set aside. The first is {why}.")
     kept = sorted(records, key=lambda record: digest(record.key))[:most]
     pairs, singles = sides.pairs_of(kept), sides.singles_of(kept)
     if any(judge is None for _, judge in chosen):

@@ -1,4 +1,5 @@
-"""The tables of `drift evaluate`: a row per policy and benchmark, with intervals over prompts and paired differences.
+"""The tables of `drift evaluate`: a row per policy and benchmark, with intervals over prompts (or conversations) and paired
+differences.
 
 Every policy is compared with the first one, on the same prompts; the p of all comparisons of headlines are corrected together.
 """
@@ -44,7 +45,7 @@ def ratings(scored: Sequence[Scored]) -> list[Figures]:
 def tables(scored: Sequence[Scored], figures: Sequence[Figures]) -> dict[str, Table]:
     """Benchmark -> a row per policy: the headline, its difference from the first policy with the corrected p, the other metrics,
     and the figures that depend on the other policies."""
-    gains = corrected(scored)
+    gains, firsts = corrected(scored), {one.benchmark: one.policy for one in reversed(scored)}
     found: dict[str, Table] = {}
     for one, gain, together in zip(scored, gains, figures, strict=True):
         main = one.scores.headline
@@ -52,9 +53,9 @@ def tables(scored: Sequence[Scored], figures: Sequence[Figures]) -> dict[str, Ta
         for name, metric in one.scores.metrics.items():
             values = metric.per_item or {}
             shown = f"{metric.value:.{metric.digits}f}" if metric.value is not None else "-"
-            row[name] = show(level([values]), metric.digits) if values else shown
+            row[name] = show(level([values], one.scores.conversations), metric.digits) if values else shown
             if name == main:
-                row[f"against {scored[0].policy}"] = show_difference(gain, metric.digits) if gain else "-"
+                row[f"against {firsts[one.benchmark]}"] = show_difference(gain, metric.digits) if gain else "-"
         row |= {name: show(interval, rated.DIGITS[name]) for name, interval in together.items()}
         found.setdefault(one.benchmark, []).append(row)
     return found
@@ -72,7 +73,7 @@ def difference(scored: Sequence[Scored], one: Scored, metric: str) -> Difference
     """A metric of a policy minus the first policy's."""
     first = next(other for other in scored if other.benchmark == one.benchmark)
     now, before = one.scores.metrics[metric].per_item, first.scores.metrics[metric].per_item
-    return paired([now], [before]) if first is not one and now and before else None
+    return paired([now], [before], one.scores.conversations) if first is not one and now and before else None
 
 
 def rows(scored: Sequence[Scored], figures: Sequence[Figures]) -> list[dict[str, Any]]:
@@ -83,7 +84,7 @@ def rows(scored: Sequence[Scored], figures: Sequence[Figures]) -> list[dict[str,
         for name, metric in one.scores.metrics.items():
             row: dict[str, Any] = {"policy": one.policy, "benchmark": one.benchmark, "metric": name, "value": metric.value}
             if metric.per_item:
-                row |= bounds("value", level([metric.per_item])) | {"prompts": len(metric.per_item)}
+                row |= bounds("value", level([metric.per_item], one.scores.conversations)) | {"prompts": len(metric.per_item)}
             if (gain := difference(scored, one, name)) is not None:
                 row |= {"difference": gain.mean} | bounds("difference", gain) | {"p": gain.p}
             found.append(row | rest)
@@ -103,8 +104,8 @@ def page(scored: Sequence[Scored], figures: Sequence[Figures], notes: Sequence[s
     known = {name for together in figures for name in together}
     lines += [
         "",
-        f"In brackets: 95 % intervals over prompts. Differences from {scored[0].policy} are paired, prompt by prompt; their p are "
-        f"corrected for all comparisons on this page (Holm).",
+        f"In brackets: 95 % intervals over prompts. Differences from a table's first policy are paired, prompt by prompt; their p are "
+        "corrected for all comparisons on this page (Holm).",
         *(f"\n{name}: {text}." for name, text in rated.MEANINGS.items() if name in known),
     ]
     return "\n".join(lines) + "\n"
