@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 
 
-def cut(items: Sequence[int], sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """Consecutive batches with a total size of at most `limit`; a larger item is a batch by itself."""
+def cut(items: Sequence[int], sizes: Sequence[int], limit: int, *, padded: bool = False) -> list[list[int]]:
+    """Consecutive batches with a total size of at most `limit`; a larger item is a batch by itself. `padded`: every item takes as
+    much as the largest of its batch."""
     batches: list[list[int]] = []
-    used = 0
+    used = largest = 0
     for item, size in zip(items, sizes, strict=True):
-        if not batches or used + size > limit:
+        taken = (len(batches[-1]) + 1) * max(largest, size) if padded and batches else used + size
+        if not batches or taken > limit:
             batches.append([])
-            used = 0
+            taken, largest = size, 0
         batches[-1].append(item)
-        used += size
+        used, largest = taken, max(largest, size)
     return batches
 
 

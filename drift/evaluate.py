@@ -50,8 +50,8 @@ class Candidate:
 
 
 def evaluate(targets: Sequence[str], names: Sequence[str], which: Which, out: Path | None, overrides: Sequence[str]) -> None:
-    """`targets`: folders of runs or sweeps, model or policy directories, hub ids in the cache; `which`: of a run's policies, all or the last one,
-    besides its start model. Raises `UserError` before any weight is loaded."""
+    """`targets`: folders of runs or sweeps, model or policy directories, hub ids in the cache; `which`: of a run's policies, all or
+    the last one, besides its start model. Raises `UserError` before any weight is loaded."""
     for wrong in (name for name in names if name not in BENCHMARKS):
         raise UserError(f"--on {wrong}: there is no such benchmark.{nearest(wrong, BENCHMARKS)}")
     whole = [f"evaluation.{name}.num_prompts=null" for name in names]
@@ -73,7 +73,7 @@ def evaluate(targets: Sequence[str], names: Sequence[str], which: Which, out: Pa
 
 
 def measure(run: Run, candidates: Sequence[Candidate], folder: Path) -> None:
-    """Evaluates all; the tables are written anew after every evaluation, with what earlier commands measured in other benchmarks."""
+    """Evaluates all; the tables are written anew after every evaluation, with those of other benchmarks from earlier commands."""
     before, scored = earlier(folder, run.evaluation), list[Scored]()
     about = {name: evaluation.outlook([], []) for name, evaluation in run.evaluation.items()}
     notes = [line for lines in about.values() for line in lines]

@@ -44,18 +44,26 @@ def owned(folder: Path, settings: Any, key: str) -> Iterator[Path]:
 
 @contextmanager
 def kept(folder: Path) -> Iterator[None]:
-    """Owns a folder that has its config.yaml already, and nothing else that an earlier run wrote there."""
+    """Owns a folder that has its config.yaml already, and removes what an earlier run with the same settings wrote there. Refuses
+    a folder with other files that a run would write: they may be the user's own, or another run's."""
     with writable(folder, "RUN_DIR"):
         lock = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        if not _locked(lock, new=True):
-            os.close(lock)
-            raise UserError(f"Another process is running in {folder}.")
-        if not os.pread(lock, 1, 0):
-            os.pwrite(lock, digest((folder / "config.yaml").read_text(encoding="utf-8")).encode(), 0)
-        for left in _written(folder):
-            if left.name not in ("config.yaml", "command.json", "ranks.log"):
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
     try:
+        if not _locked(lock, new=True):
+            raise UserError(f"Another process is running in {folder}.")
+        with writable(folder, "RUN_DIR"):
+            settings = digest((folder / "config.yaml").read_text(encoding="utf-8")).encode()
+            left_here = [path for path in _written(folder) if path.name not in ("config.yaml", "command.json", "ranks.log")]
+            foreign = [path.name for path in left_here if path.name != "ranks"]  # the other ranks may have begun
+            if foreign and os.pread(lock, 100, 0) != settings:
+                raise UserError(
+                    f"{folder} contains {foreign[0]}, which a run with this config.yaml would replace and did not write: it is "
+                    "yours, or from a run with other settings. Give a folder with config.yaml alone."
+                )
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, settings, 0)
+            for left in left_here:
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         yield
     finally:
         os.close(lock)

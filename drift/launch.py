@@ -16,16 +16,12 @@ from typing import Any
 
 from drift import stop
 from drift.engine import failure
+from drift.engine.ranks import no_rank
 from drift.errors import UserError
 from drift.records import write_json
 from drift.report import html
 from drift.report.state import RUN
 
-LEAKS = {  # what an earlier job of this process, or a launcher, may have left in the environment
-    "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
-    "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED",
-}  # fmt: skip
-LEAKING = ("TORCHELASTIC_", "TORCH_ELASTIC_", "SLURM_", "PMI_", "OMPI_")
 LOOPBACK = "lo"
 END_SECONDS = 10  # torchrun kills ranks that have not ended so long after a failure
 HELP_SECONDS = 20.0  # and if it does not, the job does
@@ -67,7 +63,7 @@ def command(folder: Path, devices: int) -> list[str]:
 def environment(devices: int) -> dict[str, str]:
     """That of the ranks: this one without leaks. The threads of the CPU are shared out, unless OMP_NUM_THREADS says how many each
     process has. `sys.path` is handed on, so that a user's own parts are found."""
-    kept = {name: value for name, value in os.environ.items() if name not in LEAKS and not name.startswith(LEAKING)}
+    kept = no_rank(os.environ)
     threads = max(1, len(os.sched_getaffinity(0)) // devices)
     if LOOPBACK in (name for _, name in socket.if_nameindex()):
         kept |= {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}

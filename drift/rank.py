@@ -159,6 +159,7 @@ def lead(folder: Path) -> None:
         raise UserError(f"{file} lacks a secret that was on the command line ({HIDDEN}). Give it by an environment variable.")
     config = OmegaConf.create(text)
     assert isinstance(config, DictConfig)
+    config.devices = ranks.world()  # those that there are: a run may go on with others than it began with
     run = build(config)
     job.carry_out(run, folder, job.told_in(folder, run))
 

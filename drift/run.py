@@ -59,7 +59,8 @@ def _run(config: DictConfig) -> None:
                 say(f"\nPlan of {' '.join(given)}")
             plan = build(command.without_weights(config), of_member(given) if sweep else given)
             command.show(plan, device_at_hand())
-            folder.rmdir()
+            with suppress(OSError):  # it may be that of an earlier run
+                folder.rmdir()
             return
         run = build(config, of_member(given) if sweep else given)
         from drift import job

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from importlib.util import find_spec
 
 import pytest
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from drift.__main__ import dispatch
 from drift.errors import UserError
 from drift.exploration.replies import NONE, TRUTH, judge_of
-from drift.exploration.subjects import refuse_foreign, seeds_in, settings_of
+from drift.exploration.subjects import parsed, refuse_foreign, seeds_in, settings_of, with_given
 from drift.report.foreign import Reader
 from drift.store.inventory import take_stock
 
@@ -112,6 +113,17 @@ def test_seeds_hold_one_run_of_each_method_with_the_start_model_first(study):
         ("exploration.quantile=2", "quantile between 0 and 1"),
         ("exploration.grid=many", "expected a whole number"),
         ("exploration.sensitivity={clusters: [3]}", "can't be varied"),
+        ("exploration.sensitivity={grid: 5}", "exploration.sensitivity.grid=5: expected a list"),
+        (
+            "exploration.sensitivity.quantile=[1.5]",
+            "exploration.sensitivity.quantile: exploration: expected quantile between 0 and 1",
+        ),
+        (
+            "exploration.sensitivity={centre: [foo]}",
+            "exploration.sensitivity.centre: exploration.centre=foo: expected one of none, prompt",
+        ),
+        ("exploration.num_prompts=0", "must be at least 1"),
+        ("sampler=openai", "sampler=openai: expected its settings one by one, sampler.NAME=VALUE"),
         ("data.seed=3", "the rest is the runs' own"),
         ("judge=oracle", "there is no conf/judge/oracle.yaml"),
     ],
@@ -119,6 +131,26 @@ def test_seeds_hold_one_run_of_each_method_with_the_start_model_first(study):
 def test_a_wrong_setting_is_refused_by_its_name(study, override, told):
     with pytest.raises(UserError, match=re.escape(told)):
         seeds_in([str(study)], [override], exploration())
+
+
+@installed
+def test_the_runs_own_judge_and_sampler_count_whichever_method_stands_first(study, tmp_path):
+    """As in a sweep on a log: only one of the methods has a judge."""
+    judge = OmegaConf.to_container(compose("method=iterdpo", "judge=verifier").method.judge, resolve=True)
+    for name, change in (("drift", {}), ("random_logged", {"judge": judge})):
+        folder, whole = tmp_path / name, OmegaConf.load(study / name / "config.yaml")
+        folder.mkdir()
+        for one in ("run.json", "records.jsonl"):
+            shutil.copy(study / name / one, folder / one)
+        (folder / "iteration_1").symlink_to(study / name / "iteration_1")
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.merge(whole, {"filters": change})))
+    (seed,) = seeds_in([str(tmp_path)], [], exploration())
+    assert list(seed.policies)[1] == "drift" and seed.config.judge == judge and not seed.config.judge_given
+    text = (tmp_path / "drift/config.yaml").read_text()
+    (tmp_path / "drift/config.yaml").write_text(text.replace("temperature: 0.7", "temperature: 0.5"))
+    with pytest.raises(UserError, match=r"The runs differ in sampler\.…, .* sampler\.NAME=VALUE"):
+        seeds_in([str(tmp_path)], [], exploration())
+    assert seeds_in([str(tmp_path)], ["sampler.temperature=0.6"], exploration())
 
 
 @installed
@@ -148,25 +180,26 @@ def test_a_part_from_outside_the_program_is_not_built(tmp_path):
 def test_a_field_is_added_to_the_requests_of_a_judge(tmp_path):
     config = compose("model=tiny", "evaluation=deployment")
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config))
-    given = ["judge=llm", "+judge.endpoint.fields.reasoning_effort=low"]
-    assert settings_of(tmp_path, Reader(), given, exploration()).judge.endpoint.fields == {"reasoning_effort": "low"}
+    settings, given = settings_of(tmp_path, Reader(), exploration()), ["+judge.endpoint.fields.reasoning_effort=low", "judge=llm"]
+    assert with_given(settings, None, parsed(given)).judge.endpoint.fields == {"reasoning_effort": "low"}, "in any order"
     with pytest.raises(UserError, match="Unknown key judge.endpoint.fields.reasoning_effort"):
-        settings_of(tmp_path, Reader(), [one.lstrip("+") for one in given], exploration())
+        with_given(settings, None, parsed([one.lstrip("+") for one in given]))
 
 
 @installed
 def test_without_a_truth_or_a_judge_there_is_no_reward_and_pairwise_judges_are_refused(tmp_path):
     log = feedback_file(tmp_path / "log.jsonl")
     config = compose("model=tiny", "data=jsonl", f"data.path={log}")
-    config = OmegaConf.create({"method": config.method, "filters": config.filters, "judge": None})
+    config = OmegaConf.create({"judge": None, "judge_given": False})
     assert judge_of(config, False) == (None, NONE)
     server = {"url": "http://localhost/v1", "model": "m", "key_variable": "null"}
     given = [f"method.judge.endpoint.{name}={value}" for name, value in server.items()]
     config.judge = compose("method=iterdpo", "judge=llm", *given).method.judge
     with pytest.raises(UserError, match="judge.mode=absolute"):
         judge_of(config, False)
-    config.judge.mode = "absolute"
-    assert judge_of(config, False)[1].startswith("scores of a judge: ")
+    own = OmegaConf.create({"exploration": exploration(), "sampler": {}, "store": {}})
+    config = with_given(own, config.judge, parsed(["judge.mode=absolute"]))  # what the message says, of the runs' own judge
+    assert judge_of(config, False)[1].startswith("scores of a judge: ") and judge_of(config, True)[1] != TRUTH
     config.judge = compose("method=iterdpo", "judge=verifier").method.judge
     with pytest.raises(UserError, match="known truth"):
         judge_of(config, False)

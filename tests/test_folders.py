@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from drift.errors import UserError
-from drift.folders import owned
+from drift.folders import kept, owned
 
 HOLD = """
 import sys
@@ -138,3 +138,33 @@ def test_a_full_disk_in_a_stage_is_one_sentence_and_errors_about_other_files_pas
         run(without_a_file)
     with pytest.raises(PermissionError):
         run(in_a_log_that_may_not_be_read)
+
+
+def test_a_rank_removes_what_a_run_with_this_config_left_and_nothing_of_the_users_or_of_another_run(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    (tmp_path / "records.jsonl").write_text("the user's log\n")
+    (tmp_path / "iteration_notes").mkdir()
+    with (
+        pytest.raises(UserError, match=r"contains (records\.jsonl|iteration_notes), which a run with this config\.yaml would"),
+        kept(tmp_path),
+    ):
+        pass
+    assert (tmp_path / "records.jsonl").read_text() == "the user's log\n" and (tmp_path / "iteration_notes").is_dir()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("seed: 0\n")
+    (run / "ranks").mkdir()  # of another rank, which was faster
+    for _ in range(2):
+        with kept(run), pytest.raises(UserError, match="Another process is running"), kept(run):
+            pass
+        (run / "records.jsonl").write_text("{}\n")
+    with kept(run):
+        assert sorted(path.name for path in run.iterdir()) == [".owner", "config.yaml"]
+        (run / "run.json").write_text("{}")
+    (run / "config.yaml").write_text("seed: 1\n")
+    with (
+        pytest.raises(UserError, match=r"contains run\.json, which a run with this config\.yaml would replace and did not write"),
+        kept(run),
+    ):
+        pass
+    assert (run / "run.json").is_file()

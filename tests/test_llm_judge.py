@@ -189,7 +189,8 @@ def test_the_cost_is_estimated_before_the_first_request_and_only_then(tmp_path, 
     (line,) = [text for text in said if "questions" in text]
     number = len(server.bodies[0]["messages"][0]["content"].encode()) + len("user") + 2 * 16
     assert (
-        f"2 questions to begin with, about {2 * number / 4 / 1e6:.3g} dollars" in line and "max_dollars=9 for the whole run" in line
+        f"2 questions to begin with, about {2 * number / 4 / 1e6:.3g} dollars" in line
+        and "max_dollars=9 for all of its questions in this run" in line
     )
 
 

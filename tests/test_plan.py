@@ -198,6 +198,15 @@ def test_the_papers_full_training_is_refused_on_80_gb_with_the_smallest_change_t
         assert fit.advice(run, found).startswith("It would fit with train.optimizer=adamw_8bit train.parameters=bfloat16 (about")
 
 
+def test_a_change_that_needs_a_package_is_advised_with_the_command_that_installs_it(config_only, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    run, found = of(config_only, "14B", "train=lora", device=replace(H100, total=24 * 2**30))
+    with pytest.raises(
+        UserError, match=r"^This run does not fit: .* It would fit with train=qlora .* needs the package bitsandbytes\. Install it"
+    ):
+        fit.refuse_too_large(run, found)
+
+
 def test_a_batch_that_is_too_large_is_halved_before_anything_else_is_changed(config_only):
     run, found = of(config_only, "7B", "experiment=paper-7b-lora-1gpu", "train.gradient_checkpointing=false",
                     "train.tokens_per_batch=32768")  # fmt: skip
@@ -218,6 +227,13 @@ def test_plan_true_prints_the_plan_of_a_model_without_weights_and_runs_nothing(c
     assert [line.split()[0] for line in lines[3:7]] == ["stage", "sampling", "reference", "training"]
     assert "In the store: not looked up, because the model is not complete here." in lines
     assert not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/mine").touch()
+    again = command("plan=true", "model=pretrained", f"model.path={config_only / '0.5B'}", "train=lora",
+                    f"store.dir={tmp_path}/store", f"hydra.run.dir={tmp_path}/run")  # fmt: skip
+    assert (
+        again.returncode == 0 and again.stdout == done.stdout and [path.name for path in (tmp_path / "run").iterdir()] == ["mine"]
+    )
 
 
 @pytest.mark.slow

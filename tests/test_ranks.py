@@ -19,6 +19,7 @@ from drift.engine.groups import rounds
 from drift.errors import UserError
 from drift.rank import Place, first_node, place_of
 from drift.records import write_json
+from drift.sampler.process import start
 from drift.store.lease import holder_of_this_process
 
 SHORT = ["model=tiny", "iterations=0", "data.num_prompts=16", "evaluation.deployment.num_prompts=6", "num_perplexity_prompts=2"]
@@ -267,6 +268,20 @@ def test_the_ranks_get_the_environment_without_what_launchers_left_and_a_share_o
     assert made["OMP_NUM_THREADS"] == "4" and str(ROOT / "tests") in made["PYTHONPATH"].split(os.pathsep)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert launch.environment(2)["OMP_NUM_THREADS"] == "3" and launch.environment(20)["OMP_NUM_THREADS"] == "3"
+
+
+def test_an_engine_started_by_a_rank_knows_nothing_of_the_ranks(monkeypatch, tmp_path):
+    """Otherwise its own process group waits for the store of torchrun."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE", "ROLE_RANK", "SLURM_PROCID", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    told = (
+        "import json, os; print(json.dumps({'names': sorted(os.environ), 'gpus': os.environ['CUDA_VISIBLE_DEVICES']}), flush=True)"
+    )
+    with start([sys.executable, "-c", told], {"CUDA_VISIBLE_DEVICES": "1"}, tmp_path / "log") as engine:
+        found = engine.receive()
+    ours = ("RANK", "LOCAL_", "WORLD_", "TORCHELASTIC", "ROLE_", "SLURM", "MASTER")
+    assert found["gpus"] == "1" and "PATH" in found["names"] and not [name for name in found["names"] if name.startswith(ours)]
 
 
 def test_more_devices_than_gpus_are_refused(monkeypatch):

@@ -250,3 +250,38 @@ def test_a_nearly_full_disk_is_said_before_it_is_full_and_once(tmp_path, room, c
 def test_no_keeping_of_nothing():
     with pytest.raises(UserError, match="store.keep_policies=0: expected all, or at least 1"):
         build(compose("store.keep_policies=0"))
+
+
+def test_the_checkpoint_of_a_policy_that_is_trained_again_stays_its_own(tmp_path):
+    """Its stage is there without weights. A kill keeps the checkpoint, also from other processes and from `drift store`."""
+    user = user_of(tmp_path / "runs/a", tmp_path / "store")
+    first = trained(tmp_path / "store", 1, [user])
+    trained(tmp_path / "store", 2, [user])
+    retention.remove_weights(user, {"iteration 1": first})
+    whole = {path for path in first.rglob("*") if path.is_file()}
+    every = Store(dir=str(tmp_path / "store"), strict=False, verify=False, lease_seconds=60.0, keep_policies="all")
+    settings = {"number": 1, "adapter": False}
+    every.used_by(tmp_path / "runs/a")
+
+    def killed(progress, output):
+        (progress / "last.ckpt").write_text("step 400")
+        stage.tidy.cache_clear()  # as in another process
+        trained(tmp_path / "store", 3, [])
+        assert progress.is_dir() and output.is_dir()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        every.run("train", killed, version=1, settings=settings, inputs={})
+    assert [entry.kind for entry in take_stock(tmp_path / "store").removable if entry.stage == f"train/{first.name}"] == []
+    stage.tidy.cache_clear()
+    seen = []
+
+    def again(progress, output):
+        seen.append((progress / "last.ckpt").read_text())
+        (output / "policy").mkdir()
+        (output / "policy/model.safetensors").write_bytes(bytes([1]) * 4000)
+        return {}
+
+    every.run("train", again, version=1, settings=settings, inputs={})
+    assert seen == ["step 400"] and {path for path in first.rglob("*") if path.is_file()} != whole
+    assert not list(first.parent.glob(f"{first.name}.*"))

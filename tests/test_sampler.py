@@ -1,11 +1,14 @@
 """Sampling: the distribution is right, and a reply depends on its own seed alone."""
 
+import random
+
 import pytest
 import torch
 from conftest import compose
 from hydra.utils import instantiate
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from drift.batches import cut
 from drift.engine.ask import Ask
 from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, policy_at
@@ -220,3 +223,13 @@ def test_merging_a_float32_adapter_changes_no_log_prob(tiny, tokenizer, tmp_path
     with torch.no_grad():
         one, other, base = (reply_logprobs(m, batch)[0] for m in (apart, merged, load_model(start, torch.float32)))
     assert (one - other).abs().max() < 1e-5 < (one - base).abs().max()
+
+
+def test_where_short_rows_are_padded_a_batch_has_room_for_all_of_them_at_the_length_of_the_longest():
+    """Sizes 2, 2, 3 and 9 into 8: three rows of 3 would take 9. In any order, no batch of several exceeds the limit."""
+    assert cut(range(4), [2, 2, 3, 9], 8) == [[0, 1, 2], [3]]
+    assert cut(range(4), [2, 2, 3, 9], 8, padded=True) == [[0, 1], [2], [3]]
+    sizes = [random.Random(0).randint(1, 30) for _ in range(200)]
+    batches = cut(range(200), sizes, 40, padded=True)
+    assert [i for batch in batches for i in batch] == list(range(200))
+    assert all(len(batch) * max(sizes[i] for i in batch) <= 40 for batch in batches)

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 from conftest import SMALL, compose, silence, write_model
+from judge_server import Server, endpoint
 from test_mine import wait_until_healthy
 
 from drift.config import build
-from drift.engine import same_policy
+from drift.engine import models, same_policy
 from drift.engine.ask import Ask
 from drift.errors import UserError
 from drift.evaluation.judged import Turn
@@ -27,7 +28,7 @@ from drift.model.chat import prompt_ids
 from drift.model.policy import load_model, load_tokenizer, policy_at, save_policy
 from drift.randomness import Noise
 from drift.records import Reply
-from drift.sampler.openai import SEEDS
+from drift.sampler.openai import SEEDS, OpenAI
 from drift.store import Store
 from drift.train.lora import Lora
 
@@ -660,3 +661,30 @@ def test_a_real_vllm_samples_from_an_adapter_and_is_found_out_without_it(tmp_pat
     assert 0 < checked(tmp_path / "store", policy, sampler, start=base) < same_policy.TOLERANCE
     with pytest.raises(UserError, match="They fit start"):
         checked(tmp_path / "withheld", policy, Mistaken(inner=sampler, opens=base), start=base)
+
+
+def test_one_cap_holds_for_the_replies_of_a_run_and_of_the_run_that_goes_on(tiny, tmp_path, monkeypatch):
+    """Ten replies in groups of two, a dollar each. With a cap of four, the first two groups are drawn, and the same command again
+    asks nothing; with a cap of ten it asks the rest."""
+    monkeypatch.setattr("drift.engine.ask.compare_again", lambda ask: None)
+    items = [SimpleNamespace(key=str(i), prompt=[{"role": "user", "content": f"hello {i}"}]) for i in range(10)]
+    how = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 8, "max_prompt_tokens": 200, "group_size": 2, "load_adapters": False}
+
+    def run(dollars):
+        models.close()  # as in another process
+        sampler = OpenAI(**how, endpoint=endpoint(server, tmp_path / "answers", max_dollars=dollars, concurrency=1))
+        settings = build(compose("model=tiny", f"store.dir={tmp_path}/store"))
+        policy = policy_at(tiny)
+        ask = Ask(
+            sampler=sampler, compute=settings.train.compute, store=settings.store, start=policy, policy=policy, seed=0,
+            purpose="test", iteration=0,
+        )  # fmt: skip
+        with ask:
+            return [reply.text for _, (reply,) in ask.draw(items, lambda item: [item.prompt], label="t")]
+
+    with Server(answers=lambda body: "hi") as server:
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"max_dollars=4.*0 of the 2 questions are answered, for 4 dollars"):
+                run(4)
+            assert server.served == 4
+        assert run(10) == ["hi"] * 10 and server.served == 10

@@ -125,3 +125,20 @@ def test_a_checkpoint_is_resumed_from_by_its_own_stage_only(plain, work, tmp_pat
     assert attempt("other.progress", stop_after=None) == [1, 2, 3]
     assert "made by another training (key) and is not used" in capsys.readouterr().out
     assert (tmp_path / "output" / "policy" / "adapter_model.safetensors").read_bytes() == policy
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed_when_training_resumes(work, tmp_path, plain):
+    class Killed(BaseException):
+        pass
+
+    def kill(history):
+        if len(history) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(work, tmp_path, kill)
+    (progress,) = tmp_path.glob("train/*.progress.*")
+    (progress / ".last.ckpt.0123456789abcdef").write_bytes(b"half of it")
+    seen = []
+    again = trained(work, tmp_path, lambda history: seen.extend(tmp_path.glob("train/*.progress.*/.last.ckpt.*")))
+    assert again == plain and not seen

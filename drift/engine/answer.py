@@ -181,8 +181,9 @@ def are_logprobs(found: Any) -> bool:
 
 
 def same_model(given: Any, asked: str) -> bool:
-    """Whether the model name in an answer matches the one asked for: the name itself, a version of it (a date, a three-digit number,
-    "v2", "latest"), or either with a path in front, as gateways add. Not another model of the family: gpt-4.1-mini is no gpt-4."""
+    """Whether the model name in an answer matches the one asked for: the name itself, a version of it (a date, a number of three
+    digits, "v2", "latest"), or either with a path in front, as gateways add. Not another model of the family: gpt-4.1-mini is no
+    gpt-4."""
     if not isinstance(given, str):
         return False
     short, wanted = (name.lower().rstrip("/").rpartition("/")[2] for name in (given, asked))

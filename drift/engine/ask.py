@@ -5,9 +5,8 @@
     for record, replies, scores in ask.judge(judge, drawn, label="judging"): ...
     ask.verdicts(examiner, [(task, replies), ...], label="verdicts")
 
-The items are split into groups in the given order, the same for any number of ranks. Each group is a stage of the store: it is
-computed when it is reached, and reused by everyone who asks the same of the same model. Its results are in its manifest, which
-saves a file per group.
+The items are split into groups in the given order, the same for any number of ranks. Each group is a stage of the store, computed
+when it is reached, and reused by everyone who asks the same of the same model. Its results are in its manifest.
 """
 
 import dataclasses
@@ -20,7 +19,7 @@ from typing import Any, Literal
 
 from drift.console import Progress
 from drift.engine import groups, models, ranks
-from drift.engine.budget import Paid
+from drift.engine.budget import Paid, charged
 from drift.engine.models import Local
 from drift.engine.rendered import render_replies
 from drift.engine.same_policy import compare_again
@@ -79,7 +78,7 @@ class Ask:
         passes = chain.from_iterable(((k, item) for item in items) for k in range(rounds))
         while turn := list(islice(passes, self._needed())):
             with Progress(label, total=len(turn) * num_samples, unit="replies") as progress:
-                for at_once in groups.rounds(turn, size):
+                for at_once in groups.rounds(turn, size, alone=isinstance(self.sampler, Paid)):
                     rows = [self._rows(group, prompts_of, num_samples, label) for group in at_once]
                     begun, count = progress.done, sum(map(len, rows))
                     found = self._replies(rows, partial(_tick, progress, count))
@@ -113,9 +112,22 @@ class Ask:
             settings = {"sampler": identity(self.sampler), "rows": asked} | noise
             given = groups.Draw(sampler=self.sampler, policy=self.policy, noise=noise, rows=rows)
             wanted.append(groups.Group(settings=settings, inputs=inputs, given=given))
-        found = groups.results(self.store, "replies", DRAW_VERSION, groups.draw, wanted, {"tick": tick}, self._before_drawing)
+        if isinstance(self.sampler, Paid):
+            found = [self._bought(self.sampler, group, tick) for group in wanted]
+        else:
+            found = groups.results(self.store, "replies", DRAW_VERSION, groups.draw, wanted, {"tick": tick}, self._before_drawing)
         # the rows are not needed in the log of stages
         return [[row["reply"] and Reply(**row["reply"]) for row in facts.pop("rows")] for facts in found]
+
+    def _bought(self, sampler: Paid, group: groups.Group, tick: Callable[[float], None]) -> dict[str, Any]:
+        """The facts of a group of replies that cost money."""
+        name = f"{digest(identity(sampler))[:12]}/{digest([group.settings, group.inputs])[:24]}"
+
+        def work(progress: Path, output: Path) -> dict[str, Any]:
+            self._before_drawing()
+            return charged(sampler, self.store.dollars(), name, lambda: groups.draw(group.given, tick))
+
+        return self.store.run("replies", work, version=DRAW_VERSION, settings=group.settings, inputs=group.inputs).facts
 
     def _before_drawing(self) -> None:
         if isinstance(self.sampler, Lasting):
@@ -213,19 +225,13 @@ class Ask:
         """What `make` makes of a group, as a stage that keeps it under the name `what`. `judged`: the digest of the items. What the
         answers cost is kept, too, and counts for the budget of a run that finds the stage."""
         settings = {"judge": identity(judge)}
-        kind = digest(settings)[:12]
-        name = f"{kind}/{judged[:24]}"
+        name = f"{digest(settings)[:12]}/{judged[:24]}"
+
+        def examine() -> dict[str, Any]:
+            return {"items": num_items, what: make()}
 
         def work(progress: Path, output: Path) -> dict[str, Any]:
-            if not isinstance(judge, Paid):
-                return {"items": num_items, what: make()}
-            for earlier, dollars in self.store.dollars().items():
-                if earlier.startswith(kind):
-                    judge.budget.count_stage(earlier, dollars)
-            used = judge.budget.used
-            found = make()
-            judge.budget.finished.add(name)
-            return {"items": num_items, what: found, "dollars": {name: judge.budget.used - used}}
+            return charged(judge, self.store.dollars(), name, examine) if isinstance(judge, Paid) else examine()
 
         stage = self.store.run("judge", work, version=JUDGE_VERSION, settings=settings, inputs={"items": judged})
         return stage.facts.pop(what)

@@ -1,7 +1,7 @@
 """The budget for the questions of a run: a question's cost is reserved before it is asked, so the cap is never exceeded."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,7 +33,7 @@ class Prices:
             return f"no price is given, so {cap} has no effect"
         each = likely / len(requests)
         most = self.of(sent, answered)
-        return f"about {likely:.3g} dollars ({each:.3g} each), {most:.3g} at most; {cap} for the whole run"
+        return f"about {likely:.3g} dollars ({each:.3g} each), {most:.3g} at most; {cap} for all of its questions in this run"
 
 
 class Budget:
@@ -98,7 +98,20 @@ class Budget:
 
 @runtime_checkable
 class Paid(Protocol):
-    """A judge whose answers cost money. `Ask` tells its budget what verdicts that are in the store have cost."""
+    """A judge or sampler whose answers cost money. `Ask` tells its budget what those that are in the store have cost; with several
+    ranks, rank 0 alone asks it, so that there is one budget."""
 
     @property
     def budget(self) -> Budget: ...
+
+
+def charged(part: Paid, spent: Mapping[str, float], name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` gives, with what the part's answers cost under `name`, KIND/KEY. `spent`: what the stages that this run has found
+    or computed cost, by such names; those of the same kind count for the budget."""
+    for earlier, dollars in spent.items():
+        if earlier.partition("/")[0] == name.partition("/")[0]:
+            part.budget.count_stage(earlier, dollars)
+    used = part.budget.used
+    facts = make()
+    part.budget.finished.add(name)
+    return facts | {"dollars": {name: part.budget.used - used}}

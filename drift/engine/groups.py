@@ -31,10 +31,10 @@ class Group:
     given: Any
 
 
-def rounds(items: Sequence[Item], size: int) -> Iterator[list[Sequence[Item]]]:
-    """The groups of `size` items, in order, as many at once as there are ranks."""
-    groups = [items[low : low + size] for low in range(0, len(items), size)]
-    yield from (groups[low : low + ranks.world()] for low in range(0, len(groups), ranks.world()))
+def rounds(items: Sequence[Item], size: int, *, alone: bool = False) -> Iterator[list[Sequence[Item]]]:
+    """The groups of `size` items, in order, as many at once as there are ranks; `alone`: one, for rank 0."""
+    groups, at_once = [items[low : low + size] for low in range(0, len(items), size)], 1 if alone else ranks.world()
+    yield from (groups[low : low + at_once] for low in range(0, len(groups), at_once))
 
 
 def results(

@@ -21,6 +21,11 @@ Result = TypeVar("Result")
 
 PATIENCE = timedelta(days=30)  # the other ranks wait while rank 0 works alone
 MEETING = timedelta(hours=1)  # for all ranks to come together, at the beginning and in training
+OF_RANKS = {  # environment variables; the last is Lightning's
+    "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
+    "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED",
+}  # fmt: skip
+OF_LAUNCHERS = ("TORCHELASTIC_", "TORCH_ELASTIC_", "SLURM_", "PMI_", "OMPI_")
 
 _messages: Any = None  # the process group of what is sent here, always over gloo; None: the default one
 
@@ -59,6 +64,11 @@ def join(local_rank: int) -> None:
             "can reach, that of rank 0, and a port that is free there: export MASTER_ADDR=HOST MASTER_PORT=PORT for all ranks. "
             f"({error})"
         ) from error
+
+
+def no_rank(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what a launcher says to a rank: for a process that is none, or that gets a rank of its own."""
+    return {name: value for name, value in environment.items() if name not in OF_RANKS and not name.startswith(OF_LAUNCHERS)}
 
 
 def gpu_of(local_rank: int, visible: int) -> int:

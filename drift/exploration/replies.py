@@ -44,14 +44,12 @@ class Pool:
 
 
 def judge_of(config: DictConfig, truth: bool) -> tuple[Judge | None, str]:
-    """(the judge that gives the rewards, and what they are): the user's, else the truth, else the run's own judge, else none."""
-    own = next((node for node in (config.method.get("judge"), config.filters.get("judge")) if node is not None), None)
-    if config.judge is None and truth:
+    """(the judge that gives the rewards, and what they are): the user's, else the truth, else the runs' own judge, else none."""
+    if truth and not config.judge_given:
         return Verifier(noise=0.0, seed=0, group_size=64), TRUTH
-    node = config.judge if config.judge is not None else own
-    if node is None:
+    if config.judge is None:
         return None, NONE
-    judge: Any = build_part(node, "judge")
+    judge: Any = build_part(config.judge, "judge")
     if judge.needs_truth and not truth:
         raise UserError(f"judge ({judge.label}) checks replies against a known truth, which these prompts do not have.")
     if sides.compares(judge):

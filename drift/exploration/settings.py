@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
+from omegaconf import DictConfig
+
+from drift.config import build_part
 from drift.errors import UserError, nearest, need_package
 
 CROSSED = ("bandwidth", "quantile", "threshold")  # are varied together, because a map need not be made again for them
@@ -41,7 +44,7 @@ class Exploration:
         for name, least in (("num_samples", 2), ("max_tokens", 8), ("neighbours", 2), ("grid", 2), ("clusters", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"exploration.{name}={getattr(self, name)}: expected at least {least}.")
-        if (self.num_prompts or 1) < 1 or self.least_replies < 1:
+        if (self.num_prompts is not None and self.num_prompts < 1) or self.least_replies < 1:
             raise UserError("exploration.num_prompts and exploration.least_replies must be at least 1.")
         if not 0 < self.quantile < 1 or self.bandwidth <= 0 or self.threshold <= 0 or not 0 <= self.min_distance <= 1:
             raise UserError(
@@ -49,6 +52,9 @@ class Exploration:
             )
         for wrong in (name for name in self.sensitivity if name not in (*CROSSED, *ALONE)):
             raise UserError(f"exploration.sensitivity.{wrong} can't be varied.{nearest(wrong, (*CROSSED, *ALONE))}")
+
+        for name in (name for name, values in self.sensitivity.items() if not isinstance(values, list)):
+            raise UserError(f"exploration.sensitivity.{name}={self.sensitivity[name]}: expected a list of other values, [a, b].")
 
     def crossed(self) -> Iterator[tuple[dict[str, Any], "Exploration"]]:
         """(the values, the settings with them) for every combination of those that need no other map."""
@@ -62,3 +68,15 @@ class Exploration:
         for name in ALONE:
             for value in self.sensitivity.get(name, []):
                 yield {name: value}, replace(self, **{name: value})
+
+
+def check_varied(config: DictConfig) -> None:
+    """Refuses other values that the setting itself can't have. `config`: the settings, checked."""
+    for name, values in config.sensitivity.items():
+        for value in values:
+            try:
+                varied = config.copy()
+                varied[name], varied.sensitivity = value, {}
+                build_part(varied, "exploration")
+            except UserError as error:
+                raise UserError(f"exploration.sensitivity.{name}: {error}") from error

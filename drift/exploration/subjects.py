@@ -17,7 +17,7 @@ from drift.errors import UserError, nearest
 from drift.evaluate import start_of
 from drift.evaluation.deployment import Deployment
 from drift.evaluation.heldout import Heldout
-from drift.exploration.settings import Exploration
+from drift.exploration.settings import Exploration, check_varied
 from drift.model.policy import Policy, policy_at
 from drift.overrides import quote_paths, unreadable
 from drift.records import Record, digest
@@ -72,10 +72,17 @@ def seeds_in(targets: Sequence[str], overrides: Sequence[str], defaults: DictCon
         found.append(seed_of(told(seed), runs, reader, overrides, defaults))
     for problem in reader.problems.values():
         say(f"Note: {problem}")
-    samplers = {digest(OmegaConf.to_container(seed.config.sampler)) for seed in found}
-    if len(samplers) > 1:
-        raise UserError("The runs differ in sampler.…, so their replies can't be compared. Explore those with the same settings.")
+    need_equal([seed.config.sampler for seed in found], "sampler")
     return found
+
+
+def need_equal(nodes: Sequence[Any], name: str) -> None:
+    """Refuses runs that differ in these settings."""
+    if len({digest(OmegaConf.to_container(node)) for node in nodes}) > 1:
+        raise UserError(
+            f"The runs differ in {name}.…, so their replies can't be compared. Explore those with the same settings, or give the "
+            f"settings for all of them here: {name}.NAME=VALUE."
+        )
 
 
 def told(seeds: Sequence[str]) -> str:
@@ -87,7 +94,12 @@ def seed_of(name: str, members: dict[str, Member], reader: Reader, overrides: Se
     """One run of each method, with the same seeds."""
     policies: dict[str, Policy] = {}
     sets: dict[str, tuple[list[Record], int]] = {}
-    configs = {label: settings_of(member.folder, reader, overrides, defaults) for label, member in members.items()}
+    given = parsed(overrides)
+    settings = {label: settings_of(member.folder, reader, defaults) for label, member in members.items()}
+    own = {digest(OmegaConf.to_container(judge)): judge for config in settings.values() if (judge := judge_in(config)) is not None}
+    judge = next(iter(own.values()), None)
+    configs = {label: with_given(config, judge, given) for label, config in settings.items()}
+    need_equal([config.sampler for config in configs.values()], "sampler")
     for label, member in members.items():
         start, config = start_of(member.folder, reader), configs[label]
         known = policies.setdefault(START, start)
@@ -98,10 +110,13 @@ def seed_of(name: str, members: dict[str, Member], reader: Reader, overrides: Se
     if len({digest([[list(record.prompt), record.truth] for record in records]) for records, _ in sets.values()}) > 1:
         raise UserError(f"The runs of {', '.join(members)} ({name}) are evaluated on different prompts, so they can't be compared.")
     config = next(iter(configs.values()))
-    settings: Exploration = build_part(config.exploration, "exploration")
+    chosen: Exploration = build_part(config.exploration, "exploration")
+    check_varied(config.exploration)
     records, noise_seed = next(iter(sets.values()))
+    if len(own) > 1 and not config.judge_given and any(record.truth is None for record in records):
+        raise UserError(f"The runs of {', '.join(members)} have different judges. Name the one that gives the rewards: judge=NAME.")
     store: Store = build_part(config.store, "store")
-    kept = records[: settings.num_prompts]
+    kept = records[: chosen.num_prompts]
     seed = Seed(name=name, records=kept, policies=policies, noise_seed=noise_seed, store=store, config=config)
     sampler = build_part(config.sampler, "sampler")
     for policy in policies.values():
@@ -121,20 +136,34 @@ def last_policy(member: Member, start: Policy) -> Policy:
     return policy_at(directory, template=start.template)
 
 
-def settings_of(folder: Path, reader: Reader, overrides: Sequence[str], defaults: DictConfig) -> DictConfig:
-    """The run's settings, those of the exploration, and the user's."""
-    from omegaconf.errors import OmegaConfBaseException
-
+def settings_of(folder: Path, reader: Reader, defaults: DictConfig) -> DictConfig:
+    """The run's settings, and those of the exploration."""
     whole: Any = OmegaConf.create(reader.text(folder, SETTINGS) or "{}")
-    config: Any = OmegaConf.create({name: whole[name] for name in KEPT if name in whole} | {"exploration": defaults, "judge": None})
+    config: Any = OmegaConf.create({name: whole[name] for name in KEPT if name in whole} | {"exploration": defaults})
     if missing := [name for name in KEPT if name not in config]:
         raise UserError(f"{folder / SETTINGS} lacks {missing[0]}: it is not what a run of this version writes.")
     refuse_foreign(config, folder)
+    return config
+
+
+def judge_in(config: DictConfig) -> Any:
+    """The judge of a run: its method's, else that of its filters, else None."""
+    return config.method.get("judge") or config.filters.get("judge")
+
+
+def with_given(config: DictConfig, judge: Any, given: Sequence[Any]) -> DictConfig:
+    """Settings with the user's, `judge` being the runs' own one; `judge_given`: whether the user said anything about it."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    about_judge = [item.key_or_group.partition(".")[0] == "judge" for item in given]
+    config = OmegaConf.merge(config, {"judge": judge, "judge_given": any(about_judge)})  # type: ignore[assignment]
     OmegaConf.set_struct(config, True)
-    for item in parsed(overrides):
+    for item in sorted(given, key=lambda item: item.key_or_group != "judge"):  # which judge, before its settings
         key, value = item.key_or_group, item.value()
         if key.partition(".")[0] not in GIVEN:
             raise UserError(f"{key}: expected a setting of {', '.join(GIVEN)}; the rest is the runs' own.")
+        if key in GIVEN and key != "judge":
+            raise UserError(f"{key}={value}: expected its settings one by one, {key}.NAME=VALUE.")
         if key == "judge":
             from drift.compose import compose
 

@@ -40,10 +40,19 @@ def advice(run: Any, found: Forecast) -> str:
         if fits(new):
             given = " ".join(f"{name}={value}" for name, value in settings.items())
             instead = f", or {others}" if others and settings.keys() - SAME_TRAINING else ""
-            return f"It would fit with {given} (about {gib(new.peak[1])} GiB){instead}."
+            return f"It would fit with {given} (about {gib(new.peak[1])} GiB){instead}.{needs(changed.train)}"
     if others:
         return f"It would fit {others}."
     return "No setting of training or sampling makes it fit: choose a smaller model, or a device with more memory."
+
+
+def needs(train: Any) -> str:
+    """A sentence on the package that a training needs and that is not installed; "" for most."""
+    try:
+        train.check()
+    except UserError as error:
+        return f" {error}"
+    return ""
 
 
 def more_devices(run: Any, found: Forecast) -> str | None:
@@ -121,10 +130,11 @@ def checkpointed(settings: Settings, train: Any) -> Iterator[tuple[Settings, Any
 
 def with_adapter(train: Any, option: str) -> tuple[Settings, Any]:
     """An option of `train`, with the lengths, the layout and the precision of a training."""
-    from drift.compose import compose
-    from drift.config import build_part
+    from hydra.utils import instantiate
 
-    new = build_part(compose([f"train={option}"]).train, "train")
+    from drift.compose import compose
+
+    new = instantiate(compose([f"train={option}"]).train, _convert_="all")  # unchecked: a package that it needs can be installed
     settings = {"train": option} | ({"train.max_tokens": str(train.max_tokens)} if new.max_tokens != train.max_tokens else {})
     names = ("max_tokens", "tokens_per_batch", "layout", "precision", "strategy", "cpu_offload")
     kept = {name: getattr(train, name) for name in names}

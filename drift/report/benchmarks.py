@@ -104,8 +104,8 @@ def page(scored: Sequence[Scored], figures: Sequence[Figures], notes: Sequence[s
     known = {name for together in figures for name in together}
     lines += [
         "",
-        f"In brackets: 95 % intervals over prompts. Differences from a table's first policy are paired, prompt by prompt; their p are "
-        "corrected for all comparisons on this page (Holm).",
+        "In brackets: 95 % intervals over prompts. Differences from a table's first policy are paired, prompt by prompt; their p "
+        "are corrected for all comparisons on this page (Holm).",
         *(f"\n{name}: {text}." for name, text in rated.MEANINGS.items() if name in known),
     ]
     return "\n".join(lines) + "\n"

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from drift.engine.adapters import load_adapter
 from drift.engine.answer import Answer
+from drift.engine.budget import Budget
 from drift.engine.endpoint import Endpoint
 from drift.errors import UserError
 from drift.model.policy import Policy, load_tokenizer
@@ -47,6 +48,10 @@ class OpenAI:
         "Sampled by a server: each request has its own seed, but the server need not heed it, and what it computes together "
         "changes the last digits, so a run that is begun anew may draw other replies.",
     )
+
+    @property
+    def budget(self) -> Budget:
+        return self.endpoint.budget
 
     def check(self) -> None:
         if not (self.temperature >= 0 and 0 < self.top_p <= 1):

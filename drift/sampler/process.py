@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drift.engine.ranks import no_rank
 from drift.errors import UserError, writable
 
 END = 30  # seconds for an orderly end; then the process and its children are killed
 SHOWN = 300  # characters of its last words
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-OF_RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 FULL = ("out of memory", "no available memory", "can't allocate memory", "kv cache is needed", "less than desired")
 
 
@@ -67,8 +67,7 @@ def start(command: Sequence[str], given: Mapping[str, str], log: Path) -> Iterat
     with writable(log.parent, "sampler.log_dir"):
         log.parent.mkdir(parents=True, exist_ok=True)
         printed = open(log, "ab")  # noqa: SIM115
-    inherited = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
-    environment = {"VLLM_HOST_IP": "127.0.0.1"} | inherited | OFFLINE | dict(given)
+    environment = {"VLLM_HOST_IP": "127.0.0.1"} | no_rank(os.environ) | OFFLINE | dict(given)
     pipes: dict[str, Any] = {
         "stdin": subprocess.PIPE,
         "stdout": subprocess.PIPE,

@@ -108,7 +108,8 @@ class Transformers:
         by_length = sorted(ids, key=lambda i: (len(ids[i]), ids[i]))  # equal prompts side by side
         sizes = [len(ids[i]) + self.max_new_tokens for i in by_length]
         replies: list[Reply | None] = [None] * len(prompts)
-        for batch in cut(by_length, sizes, self.tokens_per_batch):
+        padded = loaded[0].device.type != "cpu"  # a GPU's cache has a row of the longest prompt's length for every reply
+        for batch in cut(by_length, sizes, self.tokens_per_batch, padded=padded):
             on_token = partial(tick, len(batch) / len(by_length) / self.max_new_tokens)
             uniforms = [noise[i].uniforms(self.max_new_tokens) for i in batch]
             with memory_advice("sampler.tokens_per_batch", self.tokens_per_batch), finite_advice(policy):

@@ -159,7 +159,7 @@ class VLLM:
             return [None]
         names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name] or [str(i) for i in range(count)]
         if ranks.world() > 1:
-            names = [names[int(os.environ.get("LOCAL_RANK", "0"))]]
+            names = [names[torch.cuda.current_device()]]  # as `ranks.join` has chosen it
         if len(names) < self.tensor_parallel:
             have = "1 GPU for this rank" if ranks.world() > 1 else f"{len(names)} GPU" + "s" * (len(names) > 1)
             raise UserError(f"sampler.tensor_parallel={self.tensor_parallel}: an engine needs so many GPUs, and there is {have}.")

@@ -17,7 +17,7 @@ from drift.model.adapter import BASE
 from drift.report.state import RUN
 from drift.store import manifest
 from drift.store.lease import held
-from drift.store.retention import POLICY
+from drift.store.retention import POLICY, is_whole
 from drift.store.users import RUNS, Use, counting, stage_of, uses
 
 KEY = re.compile(r"[0-9a-f]{24}")
@@ -77,7 +77,7 @@ class Inventory:
     @property
     def removable(self) -> list[Entry]:
         """The entries that nothing refers to: no run folder, no other stage, and no process that may be alive."""
-        finished = {entry.stage for entry in self.entries if entry.kind == "stage"}
+        finished = {entry.stage for entry in self.entries if entry.kind == "stage" and is_whole(entry.path)}
         free = []
         for entry in self.entries:
             in_place = entry.path.name == entry.stage.partition("/")[2]

@@ -61,6 +61,15 @@ def lacks_weights(stage: Path, found: dict[str, Any] | None) -> bool:
     return found is not None and any(not (stage / name).is_file() for name in found.get("removed", {}))
 
 
+def is_whole(stage: Path) -> bool:
+    """Whether a stage is finished and lacks no weights. One that lacks them may be made again just now, beside it."""
+    try:
+        found = manifest.listed(stage)
+    except manifest.Damaged:
+        return False
+    return found is not None and not lacks_weights(stage, found)
+
+
 def _is_anothers(user: User, use: Any) -> bool:
     if use.file == user.file or (use.folder == user.folder.resolve() and not use.live):
         return False

@@ -228,7 +228,7 @@ def tidy(kind: Path) -> None:
     """Removes what killed processes left beside finished stages; once per process."""
     for path in sorted(kind.glob("*.*")):
         final = kind / path.name.partition(".")[0]
-        if (final / manifest.MANIFEST).is_file():
+        if retention.is_whole(final):
             _discard_leftovers(final, [path])
 
 

@@ -6,7 +6,7 @@ That is why it is found before anything else, and why a run that goes on finds i
 The first guess is the planner's (drift/plan). On a GPU it is tried: two steps on batches of that size, and if these run out of
 memory or leave no room, on half as many tokens. This is the one place where running out of memory is not the end of a run. On a
 CPU, where the system may end a process that asks for too much, the guess is not tried, and uses half of the free memory at most. On
-several devices it is not tried either: it is the guess for a device that has all weights.
+several devices it is not tried either: it is the guess for one of them, by the strategy and how many there are.
 """
 
 import math
@@ -53,6 +53,7 @@ def numbered(train: Train, start: Policy, store: Store) -> Train:
     settings = {name: getattr(train, name) for name in names} | {"adapter": identity(train.adapter)}
     settings |= {"precision": [format_, dtype, precision.resolve(train.precision)]}
     settings |= {"device": device.name, "gib": round(device.total / 2**30)}
+    settings |= {"devices": world(), "strategy": train.strategy} if world() > 1 else {}
     stage = store.run("batch_size", work, version=VERSION, settings=settings, inputs={"policy": start.fingerprint})
     found = stage.facts["tokens_per_batch"]
     say(f"  train.tokens_per_batch=auto is {found:,} tokens{' (found earlier)' if stage.hit else ''}.")

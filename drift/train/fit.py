@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from drift.console import Progress, say
-from drift.engine.ranks import everywhere, rank, world
+from drift.engine.ranks import everywhere, rank
 from drift.errors import UserError
+from drift.files import remove_unfinished
 from drift.identity import identity
 from drift.model.policy import Policy
 from drift.records import digest, write_jsonl
@@ -42,7 +43,7 @@ def train_stage(
     same = reference == start
 
     def work(progress: Path, output: Path) -> dict[str, Any]:
-        train.check_devices(world())  # of several machines, whose ranks are not in the settings
+        remove_unfinished(progress / LAST)
         num_steps, resumed = epochs * len(plan.steps), (progress / LAST).is_file()
         check_training(Path(store.dir), train, start, num_steps=num_steps, resumed=resumed)
         values = Reference(**json.loads(text))
