@@ -5,6 +5,7 @@ All commands take the same settings with the same names: `mine=rules`, `intake.l
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from drift import quiet, stop
 from drift.arguments import commands
 from drift.console import visible
-from drift.errors import UserError
+from drift.errors import UserError, unwritable
 
 
 def main() -> None:
@@ -25,8 +26,16 @@ def main() -> None:
         return
     try:
         dispatch(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(visible(f"\n{error}"))
+    except BrokenPipeError:  # of `drift store | head`, for example
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is printed, at the end of Python either
+        sys.exit(141)
+    except OSError as error:
+        if (told := unwritable(error)) is None:
+            raise
+        sys.exit(visible(f"\n{told} Choose another place with --out, or fix that."))
 
 
 def dispatch(words: Sequence[str]) -> None:

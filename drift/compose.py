@@ -1,6 +1,7 @@
 """From settings (name=value) to the composed config. If Hydra refuses one, the error names the key, what was expected, and the
 nearest valid key."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,8 @@ def explain(error: Exception) -> str:
         known = [*all_keys(), *keys_of_options(typed.partition(".")[0])]
         hint = DEVICES if typed.rpartition(".")[2] in OF_DEVICES else chosen.belongs(wrong, CONF) or nearest(typed, known)
         return f"Unknown key {typed}.{hint} ({EVERY_KEY})"
-    if "Could not find" in str(error):
-        name = str(error).split("Could not find '")[1].split("'")[0]
+    if missing := re.search(r"Could not (?:find|load) '([^']*)'", str(error)):
+        name = missing[1]
         group, _, option = name.rpartition("/")
         if group in PLUGINS:
             return _plugin(group, option)

@@ -90,6 +90,8 @@ def check_together(run: Any) -> None:
             f"warmup_epochs={run.warmup_epochs} learns from complaints whose second try satisfied the user, which this deployment "
             "does not collect. Add data.second_tries=true, or set warmup_epochs=0."
         )
+    if run.refresh_log and not run.data.uses_policy:
+        raise UserError("refresh_log=true asks users for new feedback, which a log can't give. Expected data=deployment.")
     check_objectives(run)
     check_judges(run)
     check_sampled(run)

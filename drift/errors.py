@@ -14,7 +14,16 @@ from drift.masking import mask
 
 MOST_LISTED = 24  # names; a longer list is not helpful
 FULL = {errno.ENOSPC, errno.EDQUOT}
-CANT_WRITE = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+CANT_WRITE = FULL | {
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
 MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")  # in the messages of libraries
 FULL_BYTES = 2**20  # a disk with less free space counts as full
 
@@ -93,6 +102,13 @@ def writable(folder: Path, setting: str) -> Iterator[None]:
             f"{folder} can't be written to: {reason}. Choose another with {setting}=FOLDER, or fix that and run the same "
             "command again: finished stages are kept."
         ) from error
+
+
+def unwritable(error: OSError) -> str | None:
+    """A sentence on the file that can't be written, or None if the error is about something else."""
+    if error.errno not in CANT_WRITE or not error.filename:
+        return None
+    return f"{error.filename2 or error.filename} can't be written to: {error.strerror}."
 
 
 def _unwritable(folder: str, error: Exception) -> str | None:

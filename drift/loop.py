@@ -81,15 +81,14 @@ class Run:
     devices: int
 
     def check(self) -> None:
-        if min(self.iterations, self.warmup_epochs) < 0 or min(self.examples_per_iteration or 1, self.devices) < 1:
+        examples = self.examples_per_iteration
+        if min(self.iterations, self.warmup_epochs) < 0 or self.devices < 1 or (examples is not None and examples < 1):
             raise UserError("Expected iterations >= 0, warmup_epochs >= 0, devices >= 1, examples_per_iteration >= 1 (or null).")
-        if not self.evaluation or min(self.num_perplexity_prompts, self.num_agreement_records) < 0:
-            raise UserError("Expected evaluation=[NAME, ...], num_agreement_records >= 0 and num_perplexity_prompts >= 0.")
+        if min(self.num_perplexity_prompts, self.num_agreement_records) < 0:
+            raise UserError("Expected num_agreement_records >= 0 and num_perplexity_prompts >= 0.")
         if not 0 <= self.previous_share < 1:
             raise UserError(f"previous_share={self.previous_share}: expected at least 0 and below 1.")
         self.train.check_devices(self.devices)
-        if self.refresh_log and not self.data.uses_policy:
-            raise UserError("refresh_log=true asks users for new feedback, which a log can't give. Expected data=deployment.")
 
 
 HeldOut = dict[str, list[Record]]  # evaluation -> its held-out records

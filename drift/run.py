@@ -18,7 +18,7 @@ from drift.chosen import of_member
 from drift.compose import CONF, explain
 from drift.config import build
 from drift.console import say, visible
-from drift.errors import CANT_WRITE, UserError
+from drift.errors import UserError, unwritable
 from drift.folders import owned
 from drift.masking import mask
 from drift.overrides import quote_paths
@@ -36,9 +36,9 @@ def main(arguments: Sequence[str]) -> None:
     except HydraException as error:
         sys.exit(mask(f"\n{explain(error)}"))
     except OSError as error:
-        if error.errno not in CANT_WRITE or not error.filename:
+        if (told := unwritable(error)) is None:
             raise
-        sys.exit(f"\n{error.filename} can't be written to: {error.strerror}. Choose another folder with hydra.run.dir=FOLDER.")
+        sys.exit(f"\n{told} Choose another folder with hydra.run.dir=FOLDER.")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

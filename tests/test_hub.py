@@ -86,7 +86,9 @@ def test_an_unknown_config_or_split_is_refused_with_the_known_ones():
     ):
         with pytest.raises(UserError, match=words):
             find_files("owner/chats", "*", **chosen)
-    with pytest.raises(UserError, match="not in the local Hugging Face cache.* hf download --repo-type dataset owner/others"):
+    with pytest.raises(
+        UserError, match="no data set in the local Hugging Face cache.* hf download --repo-type dataset owner/others"
+    ):
         find_files("owner/others", "*", config="english")
 
 

@@ -54,6 +54,23 @@ def test_copies_of_a_growing_conversation_stay_one_and_keep_records_of_their_own
     assert len({record.id for record in records}) == 2
 
 
+def test_a_complaint_in_copies_of_a_growing_conversation_counts_once_with_the_second_try_that_satisfied(tmp_path):
+    """A row for each request: before and after the user was satisfied. A complaint that nobody answered stays as it is."""
+    turns = said(
+        "Name a river.", "Tea.", "That's wrong, I asked for a river.", "The Rhine.", "Thanks, that is right!", "You're welcome."
+    )
+    other = said("Name a town.", "Fish.", "That's wrong, I asked for a town.", "Bonn.")
+    rows = [{"id": "a", "messages": turns[:end]} for end in (2, 4, 6)] + [{"id": "b", "messages": other}]
+    found = collected(tmp_path / "log.jsonl", rows)
+    disliked = [record for record in found.records if record.label == "dsat"]
+    assert [(record.conversation, record.revised, record.satisfied) for record in disliked] == [
+        ("a", "The Rhine.", True),
+        ("b", "Bonn.", False),
+    ]
+    (copy,) = [row for row in found.set_aside if "earlier copy" in row["found"]]
+    assert (copy["row"], copy["reason"]) == (2, "duplicate")
+
+
 def test_a_conversations_id_says_more_than_a_rows(tmp_path):
     """Rows of a table often have both; records of one conversation must not be split between training and evaluation."""
     turns = said("Where is Bonn?", "On the Rhine.", "And Trier?", "On the Mosel.")
@@ -195,6 +212,23 @@ def test_text_that_most_prompts_share_is_not_leakage():
     assert kept == train and [(row["record"], row["found"]) for row in aside] == [("same", "equal")]
     with pytest.raises(UserError, match="leakage=keep"):
         remove_leaked([same], [r.prompt for r in asked], "remove")
+
+
+def test_one_of_several_templates_is_not_leakage_and_a_text_of_two_conversations_is(capsys):
+    """Four templates, each in a quarter of the prompts. Each prompt has a fact of its own; a long one that is asked again leaks."""
+    templates = [" ".join(f"{word}{i}" for i in range(25)) for word in ("please", "kindly", "now", "here")]
+    rows = [record(f"r{i}", f"{templates[i % 4]} What is fact number {i}?", "It is this.", "Why?") for i in range(60)]
+    mine, theirs = (" ".join(f"story{i}" for i in range(20)) + end for end in (" Shorten it.", " Make it longer, please."))
+    kept, aside = remove_leaked(
+        [*rows[12:], record("leak", mine)], [*(r.prompt for r in rows[:12]), record("x", theirs).prompt], "remove"
+    )
+    assert kept == rows[12:] and [(row["record"], row["found"]) for row in aside] == [("leak", "13 words in a row")]
+    assert "1 of 49 training records have a prompt of the evaluation and are left out (leakage.jsonl).\n" in capsys.readouterr().out
+    remove_leaked([record("x", mine), *rows[12:14]], [record("y", theirs).prompt], "remove")
+    assert (
+        "1 of 3 training records have a prompt of the evaluation and are left out (leakage.jsonl). If they"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_settings_of_a_source_are_part_of_its_key(tmp_path):

@@ -84,13 +84,42 @@ def test_user_errors_have_no_traceback():
         (["mine", "owner/name", "--source", "wildchat", "--out", "x"], "hf download --repo-type dataset owner/name"),
         (["mine", str(ROOT / "README.md"), "--out", "x"], "expected a file that ends with"),
         (["mine", "x.jsonl", "--source", "wildcat", "--out", "x"], "Did you mean wildchat?"),
+        (["agree", "users", "reward_model", "x.jsonl", "a.path=x"], "users have no settings"),
         (
             ["describe", str(ROOT / "experiments/miner/labels.jsonl"), "model=tiny"],
-            "contains no records (4200 unreadable rows)",
+            "contains no records. Expected a file written by `drift mine`. The first of 4200 unreadable rows is row 1 of",
         ),
     ):
         done = drift(*arguments)
         assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, (arguments, done.stderr)
+
+
+def test_a_place_that_cannot_be_written_is_named_and_a_closed_pipe_is_no_error(tmp_path):
+    chats(tmp_path / "log.jsonl")
+    (tmp_path / "file").write_text("")
+    done = drift("mine", str(tmp_path / "log.jsonl"), "--out", str(tmp_path / "file/r.jsonl"), "mine=rules")
+    assert (
+        done.returncode == 1 and re.search(r"/file\S* can't be written to: .*--out", done.stderr) and "Traceback" not in done.stderr
+    )
+    assert drift("mine", str(tmp_path / "log.jsonl"), "--out", str(tmp_path / "r.jsonl"), "mine=rules").returncode == 0
+    done = drift("describe", str(tmp_path / "r.jsonl"), "model=tiny", "--out", str(tmp_path))
+    assert done.returncode == 1 and f"{tmp_path} can't be written to: Is a directory. Choose another" in done.stderr, done.stderr
+    words = [sys.executable, "-c", "import sys; sys.argv[1:] = ['--help']; from drift.__main__ import main; main()"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(words, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_rating_beside_another_sources_turns_is_shown_the_way_to_the_source_that_reads_it(tmp_path):
+    row = {"conversation": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "rating": 2}
+    (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n")
+    done = drift("mine", str(tmp_path / "log.jsonl"), "--source", "wildchat", "--out", str(tmp_path / "r.jsonl"))
+    assert (
+        done.returncode == 1 and "the field rating looks like a user's opinion but is not read. data=messages reads" in done.stderr
+    )
+    assert "put the turns under `messages`" in done.stderr and "data.ignore_fields=[rating]" in done.stderr
 
 
 def test_a_hub_data_set_is_read_from_the_cache_it_was_fetched_to(tmp_path):

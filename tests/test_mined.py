@@ -118,7 +118,7 @@ def test_a_file_of_another_kind_is_refused_with_what_to_do(name, words, mine, tm
 def test_a_folder_may_be_described_by_any_of_its_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(UserError, match=r"^\. contains no records \(1 unreadable rows\)"):
+    with pytest.raises(UserError, match=r"^\. contains no records\. .*The first of 1 unreadable rows is row 1 of r\.jsonl"):
         command.dispatch(["describe", ".", "model=tiny"])
 
 

@@ -358,3 +358,13 @@ def test_what_a_sampler_of_the_users_own_keeps_in_memory_is_not_guessed():
     run = build(compose("model=tiny"))
     assert plan.of_run(run, device_at_hand()) is not None
     assert plan.of_run(replace(run, sampler=object()), device_at_hand()) is None
+
+
+def test_a_plan_asks_for_no_more_than_the_config_of_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    for settings, told in (
+        (["model=pretrained", f"model.path={tmp_path}"], "has no config.json. Expected a Hugging Face model directory"),
+        (["model=qwen2.5-7b-instruct"], r"Fetch it first: hf download Qwen/Qwen2.5-7B-Instruct config\.json --revision a09a35458c"),
+    ):
+        with pytest.raises(UserError, match=told):
+            build(plan.without_weights(compose(*settings)))

@@ -36,6 +36,11 @@ class Aside:
     remedy: str
 
 
+def told(aside: Aside) -> str:
+    """A row that is set aside, in words."""
+    return f"row {aside.row} of {aside.file}, {aside.field}: expected {aside.expected}, found {aside.found}"
+
+
 def malformed(file: str, row: int, error: BadRow) -> Aside:
     """The entry for a row that raised `error`; all its texts can be written as UTF-8."""
     texts = {name: printable(getattr(error, name)) for name in ("field", "expected", "found", "reason", "remedy")}

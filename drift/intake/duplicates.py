@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drift.intake.rows import Aside
+from drift.intake.aside import Aside, Asides
 from drift.records import Record, digest
 
 WORDS = 5  # of a shingle
@@ -93,6 +93,26 @@ def better_reply(record: Record) -> str | None:
     return record.revised if record.satisfied else None
 
 
+def without_earlier_copies(records: Sequence[Record], aside: Asides) -> list[Record]:
+    """Of a conversation that was logged again as it grew, a disliked reply may come twice: before the user had answered the second
+    try, and after it had satisfied. The second one tells more; the first is set aside."""
+    told = {_place(record): record for record in records if better_reply(record) is not None}
+    kept = []
+    for record in records:
+        later = told.get(_place(record))
+        if later is None or better_reply(record) is not None:
+            kept.append(record)
+        else:
+            place = record.provenance or {}
+            twin = Twin(later.id, "from an earlier copy of the conversation of")
+            aside.append(set_aside_duplicate(str(place.get("file", record.id)), int(place.get("row", 0)), twin))
+    return kept
+
+
+def _place(record: Record) -> tuple[str, str]:
+    return record.conversation, digest([list(record.prompt), record.reply, record.label])
+
+
 def _compared(record: Record) -> tuple[Compared, Any]:
     """(the parts to compare, one MinHash of all of them, which finds candidates)."""
     *before, last = ([message["role"], *message["content"].lower().split()] for message in record.prompt)
@@ -109,7 +129,7 @@ def _compared(record: Record) -> tuple[Compared, Any]:
 
 
 def set_aside_duplicate(file: str, row: int, twin: Twin) -> Aside:
-    nearly = twin.likeness != "equal to"
+    nearly = twin.likeness == "nearly equal to"
     return Aside(
         file=file, row=row, field="messages", expected="a record that is not a duplicate",
         found=f"{twin.likeness} {twin.id}", reason="duplicate",

@@ -30,6 +30,7 @@ LOOKS = {
         revisions edited correction corrections candidate candidates alternative alternatives regenerated variant variants""",
     "a system prompt": "system instruction instructions preprompt persona preamble developer",
 }
+OF_USERS = ("a user's opinion", "a user's comment")
 WORDS = {word: look for look, words in LOOKS.items() for word in words.split()}
 HARMLESS_ENDS = frozenset(
     "id ids token tokens time ms seconds at date timestamp latency format fingerprint cost length model url language lang".split()
@@ -105,9 +106,14 @@ def check_fields(row: Mapping[str, Any], fields: Fields, place: str, option: str
                         f"It has {', '.join(map(str, row))}. docs/log-format.md lists the forms that are read, and shows how to "
                         "convert another one."
                     )
+                how = "docs/log-format.md lists the fields that are: rename it"
+                if option in ("sharegpt", "wildchat") and seems in OF_USERS:
+                    how = (
+                        "data=messages reads what users clicked or wrote beside a reply: put the turns under `messages`, each with "
+                        "role and content (docs/log-format.md), and keep this field"
+                    )
                 raise UserError(
-                    f"{place}: the field {where} looks like {seems} but is not read. docs/log-format.md lists the fields that are: "
-                    f"rename it, or ignore it with {ignoring(name)}."
+                    f"{place}: the field {where} looks like {seems} but is not read. {how}, or ignore it with {ignoring(name)}."
                 )
 
 

@@ -30,6 +30,8 @@ def find_files(path: str, pattern: str, *, config: str | None = None, split: str
     """`path` itself if it is a file; for a directory, or a hub data set in the local cache, the files whose names match `pattern`.
     `config` and `split` select from a hub data set (see drift/intake/hub.py); for a directory, `split` is a part of the file
     names."""
+    if not path.strip():
+        raise UserError("data.path is empty. Expected a file, a directory, or a hub data set of the form owner/name.")
     local = _local(path)
     if config is not None and os.path.lexists(local):
         raise UserError(f"data.config={config} selects from a hub data set, but {path} is a file or directory. Leave it out.")

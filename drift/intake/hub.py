@@ -13,11 +13,13 @@ from typing import Any
 
 from drift.errors import UserError, nearest
 
+LOGS = (".json", ".jsonl", ".ndjson", ".gz", ".parquet", ".arrow", ".csv")  # ends of files, not of a data set's name
+
 
 def find_cached(path: str, config: str | None, split: str | None) -> Path | list[Path]:
     """The folder with a data set's files, or the list of files if a config or a split is given. Raises UserError, with the command
     that fetches the data set, if it is in neither cache."""
-    if path.count("/") != 1 or path.startswith((".", "/", "~")):
+    if path.count("/") != 1 or path.startswith((".", "/", "~")) or path.lower().endswith(LOGS):
         raise UserError(f"data.path={path}: no such file or directory, nor a hub data set of the form owner/name.")
     folder = _downloaded(path)
     if folder is not None and config is None and split is None:
@@ -33,8 +35,8 @@ def find_cached(path: str, config: str | None, split: str | None) -> Path | list
                 splits = _prepared(datasets.load_dataset_builder(path, config))
         except (ConnectionError, FileNotFoundError) as error:  # what the library raises for an unknown data set
             raise UserError(
-                f"Data set {path} is not in the local Hugging Face cache, and a run never downloads by itself. "
-                f"Fetch it first: hf download --repo-type dataset {path}"
+                f"{path} is no file or directory here, and no data set in the local Hugging Face cache; a run never downloads by "
+                f"itself. Fetch it first: hf download --repo-type dataset {path}"
             ) from error
         except ValueError as error:  # no such config, or several configs and none given
             raise UserError(f"data.path={path}: {_sentence(error)} Choose one with data.config=NAME.") from error

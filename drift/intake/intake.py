@@ -17,13 +17,13 @@ from drift.errors import UserError, need_package
 from drift.intake.aside import Aside, Asides
 from drift.intake.collected import Collected
 from drift.intake.conversations import Conversation, Opinion, to_records, with_unique_ids
-from drift.intake.duplicates import SeenRecords, set_aside_duplicate
+from drift.intake.duplicates import SeenRecords, set_aside_duplicate, without_earlier_copies
 from drift.intake.files import Snapshot, snapshot, unread_files
 from drift.intake.opinions import Votes, keep_majority, why_unused, with_opinions
 from drift.intake.rows import bytes_read, read_at_most
 from drift.records import Record, digest
 
-VERSION = 4
+VERSION = 5
 BATCH_SIZE = 512  # conversations that the miner gets at a time
 
 
@@ -97,7 +97,7 @@ class Intake:
         aside.extend(unread_files(source.path, {file.file for file in log}))
         if contradictory := votes.contradictory():
             counts["replies with contradictory votes"] = contradictory
-        kept = keep_majority(selected.records(), votes, aside)
+        kept = keep_majority(without_earlier_copies(selected.records(), aside), votes, aside)
         return Collected(records=kept, set_aside=list(aside.as_rows()), facts=dict(counts + miner.counts))
 
     def _wanted(

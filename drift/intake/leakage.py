@@ -1,7 +1,7 @@
 """Training prompts that an evaluation uses too: equal, with thirteen consecutive user words in common, or nearly equal.
 
 Whole prompts are compared, without the system message: "Continue." after a different conversation is a different prompt. Text that
-more than half of all prompts share (a template, a document) is ignored.
+more than a tenth of all conversations share (one of several templates, a document) is ignored.
 """
 
 import re
@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from drift.console import say
 from drift.errors import UserError
 from drift.intake.duplicates import WORDS
 from drift.records import Prompt, Record, digest
@@ -16,6 +17,8 @@ from drift.records import Prompt, Record, digest
 GRAM = 13  # words, as in the GPT-3 paper (arXiv 2005.14165)
 NEAR = 0.8  # share of common five-word sequences
 FEW, MANY = 8, 200  # the fewest and the most prompts that are examined for shared text
+COMMON = 10  # text is shared if more than one in so many conversations has it, and at least LEAST_COMMON
+LEAST_COMMON = 5
 
 
 class EvaluationPrompts:
@@ -64,11 +67,15 @@ def words_by_message(prompt: Prompt) -> list[list[str]]:
 
 
 def common_runs(talks: Sequence[Sequence[Sequence[str]]], size: int) -> set[str]:
-    """The sequences of `size` words that more than half of the prompts contain."""
+    """The sequences of `size` words that many conversations contain. Those with the same first message count as one: a prompt
+    begins with the earlier turns of its conversation."""
     if len(talks) < FEW:
         return set()
-    counts = Counter(gram for talk in talks for gram in {gram for words in talk for gram in grams(words, size)})
-    return {gram for gram, count in counts.items() if 2 * count > len(talks)}
+    found: dict[str, set[str]] = defaultdict(set)
+    for talk in talks:
+        found[" ".join(talk[0]) if talk else ""].update(gram for words in talk for gram in grams(words, size))
+    counts = Counter(gram for own in found.values() for gram in own)
+    return {gram for gram, count in counts.items() if count >= LEAST_COMMON and COMMON * count > len(found)}
 
 
 def grams(words: Sequence[str], size: int) -> set[str]:
@@ -76,8 +83,8 @@ def grams(words: Sequence[str], size: int) -> set[str]:
 
 
 def remove_leaked(records: list[Record], prompts: Sequence[Prompt], action: str) -> tuple[list[Record], list[dict[str, Any]]]:
-    """(records to train on, rows set aside). `action` (intake.leakage): whether records whose prompts the evaluation uses are
-    removed, stop the run, or are kept."""
+    """(records to train on, rows set aside), and says how many. `action` (intake.leakage): whether records whose prompts the
+    evaluation uses are removed, stop the run, or are kept."""
     evaluation = EvaluationPrompts(prompts, [record.prompt for record in records])
     kept: list[Record] = []
     aside: list[dict[str, Any]] = []
@@ -98,4 +105,10 @@ def remove_leaked(records: list[Record], prompts: Sequence[Prompt], action: str)
             f"All {len(records)} training records have prompts that overlap with the evaluation's; the first is "
             f"{aside[0]['record']} ({aside[0]['found']}). If all prompts begin with the same text, set intake.leakage=keep."
         )
+    if aside:
+        becomes = "stay" if action == "keep" else "are left out"
+        many = action == "remove" and len(aside) > len(records) / 10
+        advice = " If they only share a template, intake.leakage=keep leaves them in." if many else ""
+        found = f"{len(aside)} of {len(records)} training records have a prompt of the evaluation"
+        say(f"  {found} and {becomes} (leakage.jsonl).{advice}")
     return kept, aside

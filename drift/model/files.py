@@ -41,6 +41,8 @@ def check_model_files(directory: Path) -> None:
 
 def check_config(directory: Path) -> dict[str, Any]:
     """The content of `config.json`; refuses settings as `check_settings` does, and weights that another program has quantised."""
+    if not (directory / "config.json").is_file():
+        raise UserError(f"Model directory {directory} has no config.json. Expected a Hugging Face model directory.")
     check_settings(directory)
     config = read_object(directory / "config.json")
     quantised = is_quantised(config)

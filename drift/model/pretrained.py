@@ -45,8 +45,9 @@ def checked_directory(path: str, revision: str | None, setting: str) -> Path:
     return directory
 
 
-def local_directory(path: str, revision: str | None, setting: str) -> Path:
-    """The directory of a model, not yet checked: `path` itself, or that of a hub id in the cache. `setting`: the path's name."""
+def local_directory(path: str, revision: str | None, setting: str, only: str = "") -> Path:
+    """The directory of a model, not yet checked: `path` itself, or that of a hub id in the cache. `setting`: the path's name;
+    `only`: the file that is enough, for the command that fetches it."""
     local = Path(path).expanduser()
     if local.is_dir():
         return local
@@ -59,7 +60,7 @@ def local_directory(path: str, revision: str | None, setting: str) -> Path:
     if file is None:
         pinned = f" --revision {revision}" if revision else ""
         raise UserError(
-            f"Model {path} is not in the local Hugging Face cache, and a run never downloads by itself. "
-            f"Fetch it first: hf download {path}{pinned}"
+            f"{path} is no directory here, and no model in the local Hugging Face cache; a run never downloads by itself. "
+            f"Fetch it first: hf download {path}{only and ' '}{only}{pinned}"
         )
     return Path(file).parent

@@ -34,7 +34,7 @@ class Unloaded:
         self.directory()
 
     def directory(self) -> Path:
-        directory = local_directory(self.path, self.revision, "model.path")
+        directory = local_directory(self.path, self.revision, "model.path", only="config.json")
         if not (directory / adapter.CONFIG).is_file():
             check_config(directory)
         return directory

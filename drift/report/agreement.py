@@ -8,6 +8,7 @@ from typing import Any
 
 from drift.console import say, table
 from drift.errors import UserError
+from drift.intake.aside import told
 from drift.judge import sides
 from drift.judge.sides import USERS, Pair, Side
 from drift.judge.weighted import auc, correlation, kappa
@@ -47,11 +48,9 @@ def agree(chosen: Sequence[tuple[str, Judge | None]], log: Log, most: int | None
     items = [item for file in log.files() for item in log.conversations(file)]
     records = [item for item in items if isinstance(item, Record)]
     if aside := [item for item in items if not isinstance(item, Record)]:
-        one = aside[0]
-        why = f"row {one.row} of {one.file}, {one.field}: expected {one.expected}, found {one.found}"
         if not records:
-            raise UserError(f"No usable record: all {len(aside)} rows were set aside. The first is {why}.")
-        say(f"{len(aside)} of {len(items)} rows are set aside. The first is {why}.")
+            raise UserError(f"No usable record: all {len(aside)} rows were set aside. The first is {told(aside[0])}.")
+        say(f"{len(aside)} of {len(items)} rows are set aside. The first is {told(aside[0])}.")
     kept = sorted(records, key=lambda record: digest(record.key))[:most]
     pairs, singles = sides.pairs_of(kept), sides.singles_of(kept)
     if any(judge is None for _, judge in chosen):

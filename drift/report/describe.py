@@ -9,6 +9,7 @@ from typing import Any
 
 from drift.console import Progress, say, table
 from drift.errors import UserError
+from drift.intake.aside import told
 from drift.intake.duplicates import SeenRecords
 from drift.intake.language import detect_language
 from drift.intake.rows import Aside
@@ -31,7 +32,8 @@ def describe(run: Any, overrides: Sequence[str], file: Path, out: Path) -> None:
     items = [item for part in run.data.files() for item in run.data.conversations(part)]
     records, broken = [i for i in items if isinstance(i, Record)], [i for i in items if isinstance(i, Aside)]
     if not records:
-        raise UserError(f"{file} contains no records ({len(broken)} unreadable rows). Expected a file written by `drift mine`.")
+        why = f" The first of {len(broken)} unreadable rows is {told(broken[0])}." if broken else ""
+        raise UserError(f"{file} contains no records. Expected a file written by `drift mine`.{why}")
     tokenizer = load_tokenizer(policy_at(run.model.directory(), template=run.model.template))
     lengths = lengths_of(records, tokenizer)
     proposal = propose(records, lengths, run, overrides)
