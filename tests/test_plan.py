@@ -10,6 +10,7 @@ from test_plan_shape import QWEN, qwen, setup
 
 from drift.config import build
 from drift.errors import UserError
+from drift.model.policy import load_model, policy_at, save_policy
 from drift.plan import activations, calibrate, disk, fit, memory, rates, text, work
 from drift.plan import command as plan
 from drift.plan.device import Device, allowed_bytes, device_at_hand
@@ -18,6 +19,7 @@ from drift.plan.memory import Batch
 from drift.plan.rates import STATED
 from drift.plan.shape import Shape, shape_of
 from drift.plan.work import Rates, Workload
+from drift.train.lora import Lora
 
 GB, GIB = 10**9, 2**30
 # Two layers: q 8x8, k and v 8x4, o 8x8, gate and up 8x12, down 12x8: 480 numbers in matrices and 16 in norms; 100 tokens
@@ -368,3 +370,16 @@ def test_a_plan_asks_for_no_more_than_the_config_of_a_model(tmp_path, monkeypatc
     ):
         with pytest.raises(UserError, match=told):
             build(plan.without_weights(compose(*settings)))
+
+
+def test_a_start_model_with_an_adapter_is_planned_with_that_one(tiny, tmp_path):
+    """Rank 64 on every layer: the numbers that are trained, and the layers that keep activations, are its own."""
+    import torch
+
+    start = policy_at(tiny)
+    model = Lora(rank=64, scale=1.0, top_share=1.0, quantization="none").attach(load_model(start, torch.float32, trainable=True))
+    save_policy(model, start, tmp_path / "policy")
+    run = build(compose("model=pretrained", f"model.path={tmp_path}/policy", "train=lora", "train.adapter.top_share=0.5"))
+    found = plan.of_run(run, Device(kind="cpu", name="here", total=2**40, free=2**40, threads=1))
+    assert found.setup.adapted == found.shape.layers and found.setup.rank == 64
+    assert memory.trained(found.shape, found.setup) == sum(p.numel() for p in model.parameters() if p.requires_grad)

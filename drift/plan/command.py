@@ -1,6 +1,6 @@
 """`plan=true`, and what is said before every run that would not be short."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from drift.model.pretrained import Pretrained, local_directory
 from drift.model.template import check_arguments
 from drift.plan import fit, text
 from drift.plan.device import Device
-from drift.plan.forecast import Forecast, forecast
+from drift.plan.forecast import Forecast, continued, forecast
 from drift.plan.found import stages_of
 from drift.plan.rates import kept_file, rates_for
 from drift.plan.shape import shape_of
@@ -57,6 +57,7 @@ def of_run(run: Any, device: Device) -> Forecast | None:
     shape = shape_of(config_of(base))
     if shape is None:
         return None
+    run = replace(run, train=continued(run.train, directory, shape))
     rates = rates_for(precision.resolve(run.train.precision), device.kind, device.place, kept_file())
     return forecast(run, shape, device, rates)
 

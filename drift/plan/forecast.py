@@ -3,12 +3,14 @@ and replies are taken to be as long as the settings allow, so hours, disk and do
 
 import math
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from drift.engine.questions import LIMITS
 from drift.engine.ranks import world
 from drift.evaluation.stage import sampler_of
-from drift.model import precision
+from drift.model import adapter, precision
+from drift.model.files import read_object
 from drift.plan import disk, memory, work
 from drift.plan.activations import Setup
 from drift.plan.device import Device
@@ -74,6 +76,19 @@ def forecast(run: Any, shape: Shape, device: Device, rates: Rates) -> Forecast:
         disk=disk.run_bytes(shape, setup, loaded, iterations, most_policies(run)), dollars=judge_dollars(run, loaded),
         counted=counted,
     )  # fmt: skip
+
+
+def continued(train: Any, directory: Path, shape: Shape) -> Any:
+    """The training of a start model in this directory: one with an adapter keeps it, with its rank, its lowest layer and the
+    quantisation of its base, whatever the settings of a new one."""
+    if train.adapter is None or not (directory / adapter.CONFIG).is_file():
+        return train
+    found = read_object(directory / adapter.CONFIG)
+    layers = found.get("layers_to_transform")  # in another program's adapter it may be one number, or none for all layers
+    lowest = min(layers) if isinstance(layers, list) else layers or 0
+    kept = {"rank": found["r"], "top_share": (shape.layers - lowest) / shape.layers}
+    quantization = adapter.base_of(directory).quantization or train.adapter.quantization
+    return replace(train, adapter=replace(train.adapter, quantization=quantization, **kept))
 
 
 def sized(train: Any, shape: Shape, device: Device, devices: int) -> Any:

@@ -22,7 +22,7 @@ from drift.model import precision
 from drift.model.architecture import config_of
 from drift.model.policy import Policy
 from drift.plan.device import Device, device_at_hand
-from drift.plan.forecast import LEAST_TOKENS, MOST_TOKENS, SHARE, most_tokens
+from drift.plan.forecast import LEAST_TOKENS, MOST_TOKENS, SHARE, continued, most_tokens
 from drift.plan.shape import shape_of
 from drift.score.plan import layout_module
 from drift.score.sequence import TokenSequence
@@ -63,17 +63,18 @@ def numbered(train: Train, start: Policy, store: Store) -> Train:
 def find(train: Train, start: Policy, device: Device) -> int:
     """The planner's number; on one GPU, the largest of it, its half, its quarter, … with which two steps of training leave room."""
     shape = shape_of(config_of(start.base))
+    planned = train if shape is None else continued(train, start.directory, shape)
     if device.kind == "cpu" or world() > 1:
         if shape is None:
             raise UserError(
                 "train.tokens_per_batch=auto needs the memory of this type of model, which is not known, and nothing is tried out "
                 "on a CPU or on several devices. Give a number: train.tokens_per_batch=2048."
             )
-        return most_tokens(train, shape, device, world())
+        return most_tokens(planned, shape, device, world())
     from drift.model.policy import free
     from drift.train.fit import trainable
 
-    guess = MOST_TOKENS[device.kind] if shape is None else most_tokens(train, shape, device, world())
+    guess = MOST_TOKENS[device.kind] if shape is None else most_tokens(planned, shape, device, world())
     try:
         model = trainable(replace(train, tokens_per_batch=guess), start)
         return largest_that_fits(guess, Trials(train, model, SHARE[device.kind] * device.free))
