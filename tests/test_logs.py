@@ -156,3 +156,11 @@ def test_adding_a_source_as_the_page_on_extending_says(cache, tmp_path):
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert len(records) == 16 and {record["provenance"]["source"] for record in records} == {"votes"}
+
+
+def test_rows_of_another_form_are_named_by_the_fields_that_they_have(tmp_path):
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps({"history": [], "user_id": i}) + "\n" for i in range(5)))
+    done = drift("mine", str(tmp_path / "log.jsonl"), "--out", str(tmp_path / "r.jsonl"))
+    assert done.returncode == 1 and "found no such field; the row has history, user_id (docs/log-format.md" in done.stderr, (
+        done.stderr
+    )

@@ -69,6 +69,9 @@ class Messages:
 
 def parse(row: dict[str, Any], file: str, number: int, *, scale: Scale) -> Conversation:
     """One row; raises BadRow."""
+    if "messages" not in row:
+        has = f"no such field; the row has {printable(', '.join(map(str, row)))[:120]}"
+        raise BadRow("messages", "a list of {role, content}", has, remedy="docs/log-format.md shows how to convert other forms")
     turns = to_turns(row.get("messages"), role="role", content="content", field="messages", system=row)
     name = next((printable(row[key]) for key in ("conversation_id", "id") if not is_empty(row.get(key))), f"{file}:{number}")
     marks = marks_of(row, turns, scale, f"{file}, row {number}")
