@@ -41,7 +41,7 @@ from drift.train.fit import train_stage
 from drift.train.frozen import num_frozen
 from drift.train.settings import Train
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -269,16 +269,20 @@ def test_the_report_shows_what_runs_measured_of_judges_and_what_the_command_wrot
             (folder / "method.judge/agreement.json").write_text(json.dumps(content))
         members.append(Member(folder=folder, state=state("iterdpo", i, 0.0)))
     groups, reader = {"iterdpo": members}, Reader()
-    about = {"run": "iterdpo", "judge": "judge (long)", "measure": "AUC", "of": ""}
+    about = {"run": "iterdpo", "judge": "method.judge (long)", "measure": "AUC", "of": ""}
     low, high = 0.6 - 12.7062 * 0.1, 0.6 + 12.7062 * 0.1
     assert agreed.rows(groups, reader) == [
         about | {"value": f"0.600 [{low:.3f}, {high:.3f}]", "items": "40 / 41", "over": "2 seeds"}
     ]
     assert agreed.meanings(groups, reader) == {"AUC": "how often"}
     (tmp_path / "2/records.users-llm.json").write_text(json.dumps(content | {"b": "llm (m)"}))
-    (tmp_path / "2/records.reward_model-llm.json").write_text(json.dumps(content | {"a": "other", "b": "llm (m)"}))
-    assert [row["judge"] for row in agreed.rows(groups, reader)] == ["judge (long)", "llm (m)"], (
-        "two judges are not a judge and users"
-    )
+    (tmp_path / "2/records.llm-users.json").write_text(json.dumps(content | {"a": "llm (m)", "b": "users"}))  # asked twice
+    (tmp_path / "2/records.reward_model-llm.json").write_text(json.dumps(content | {"a": "other"}))  # not about the users
+    (tmp_path / "0/filters.judge").mkdir()
+    (tmp_path / "0/filters.judge/agreement.json").write_text(json.dumps(content))
+    expected = {"method.judge (long)": "2 seeds", "filters.judge (long)": "40 prompts", "llm (m)": "40 prompts"}
+    assert {row["judge"]: row["over"] for row in agreed.rows(groups, reader)} == expected
+    (tmp_path / "0/filters.judge/agreement.json").unlink()
+    (tmp_path / "2/records.llm-users.json").unlink()
     (tmp_path / "2/records.users-llm.json").write_text("{}")
     assert len(agreed.rows(groups, reader)) == 1 and "lacks a, b, meanings, measures" in str(reader.problems)

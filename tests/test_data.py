@@ -304,6 +304,33 @@ def test_a_second_answer_that_is_too_long_is_named_and_its_record_kept_without_i
     assert [row["reason"] for row in aside] == ["second answer too long"]
 
 
+@pytest.mark.parametrize(
+    "comment", ["See mail of jane.doe@example.com about this", "x" * 40 + " see jane.doe@example.com", "jane.doe@example.com"]
+)
+def test_what_was_found_in_a_row_that_is_set_aside_is_redacted_too(comment, tmp_path):
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello", "comment": comment}]}
+    (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n")
+    for redact, expected in ((True, 0), (False, 1)):
+        (aside,) = intake(redact=redact).collect(messages(tmp_path / "log.jsonl"), Rules()).set_aside
+        assert aside["found"].count("jane.doe") == expected, aside
+
+
+def test_a_reply_in_json_stays_as_it_is_and_text_parts_that_a_table_stored_as_text_are_joined(tmp_path):
+    for reply, expected in (
+        ('[{"type": "button", "text": "OK"}]', '[{"type": "button", "text": "OK"}]'),
+        ('[{"type": "text", "text": "Hi"}]', "Hi"),
+    ):
+        row = {
+            "messages": [
+                {"role": "user", "content": "A button, as JSON."},
+                {"role": "assistant", "content": reply, "feedback": "up"},
+            ]
+        }
+        (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n")
+        (record,) = intake().collect(messages(tmp_path / "log.jsonl"), Rules()).records
+        assert record.reply == expected
+
+
 def test_training_prompts_that_the_evaluation_asks_are_removed_refused_or_kept():
     long = " ".join(f"word{i}" for i in range(40))
     asked = [chat("What is tea?", "x", "wrong"), chat(long, "x", "wrong")]

@@ -67,8 +67,34 @@ def test_a_complaint_in_copies_of_a_growing_conversation_counts_once_with_the_se
         ("a", "The Rhine.", True),
         ("b", "Bonn.", False),
     ]
-    (copy,) = [row for row in found.set_aside if "earlier copy" in row["found"]]
+    (copy,) = [row for row in found.set_aside if "another copy" in row["found"]]
     assert (copy["row"], copy["reason"]) == (2, "duplicate")
+
+
+def test_of_the_copies_of_a_growing_conversation_the_one_that_tells_most_is_used_and_votes_once(tmp_path):
+    """Each request is a row: the complaint comes first without its second try. A later click has no words, the row after it has.
+    Somebody else likes a reply that the growing conversation dislikes three times: one vote against one is a tie."""
+    turns = said("Name a river.", "Tea.", "That's too long.", "The Rhine.", "How long is it?", "1,233 km.")
+    rows = [{"id": "a", "messages": turns[:end]} for end in (2, 3, 5, 6)]
+    (record,) = [one for one in collected(tmp_path / "a.jsonl", rows).records if one.label == "dsat"]
+    assert (record.feedback, record.revised, record.satisfied) == ("That's too long.", "The Rhine.", False)
+    clicked = [turns[0], turns[1] | DOWN]
+    rows = [{"id": "b", "messages": clicked}, {"id": "b", "messages": [*clicked, *turns[2:4]]}]
+    (record,) = [one for one in collected(tmp_path / "b.jsonl", rows).records if one.label == "dsat"]
+    assert (record.feedback, record.revised) == ("That's too long.", "The Rhine.")
+    grown = [{"id": "c", "messages": [*clicked, *turns[2:end]]} for end in (2, 3, 4)]
+    liked = {"id": "d", "messages": [turns[0], turns[1] | {"feedback": "up"}]}
+    found = collected(tmp_path / "c.jsonl", [*grown, liked])
+    assert found.records == [] and found.facts["replies with contradictory votes"] == 1
+
+
+def test_one_record_of_a_conversation_is_one_however_often_it_was_logged(tmp_path):
+    turns = said("Name a river.", "Tea.", "Name a town.", "Fish.", "Name a lake.", "Salt.")
+    for at in (1, 3, 5):
+        turns[at] |= DOWN
+    rows = [{"id": "a", "messages": turns[:end]} for end in (2, 4, 6)]
+    assert len(collected(tmp_path / "log.jsonl", rows, intake={"records_per_conversation": "one"}).records) == 1
+    assert len(collected(tmp_path / "log.jsonl", rows).records) == 3
 
 
 def test_a_conversations_id_says_more_than_a_rows(tmp_path):

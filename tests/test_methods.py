@@ -1,6 +1,7 @@
 """Methods make the right pairs, filters count what they drop, all with a scripted `ask` and nothing else."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -256,7 +257,17 @@ def test_warm_start_pairs_are_the_dsat_records_with_a_liked_second_reply():
     ],
 )
 def test_every_rule_for_unusable_pairs(candidate, reason):
-    assert FILTERS.reason(candidate) == reason
+    assert FILTERS.reasons(candidate) == ([] if reason is None else [reason])
+
+
+def test_a_reply_that_apologises_and_is_cut_off_is_dropped_if_either_is_to_be(tokenizer):
+    both = pair(chosen="Sorry, here it is and", chosen_ended=False)
+    for settings, expected in (
+        ({"truncated": "drop", "echo": "keep"}, ("truncated", [])),
+        ({"truncated": "keep", "echo": "drop"}, ("echo", [])),
+        ({"truncated": "keep", "echo": "keep"}, (None, ["kept_echo", "kept_truncated"])),
+    ):
+        assert replace(FILTERS, **settings)._rule(both, tokenizer, 500)[1:] == expected
 
 
 def test_take_stops_at_the_wanted_number_and_counts_everything(tokenizer):

@@ -95,25 +95,42 @@ def run_of(folder, method, *scores):
 
 
 def test_obtained_figures_stand_beside_the_papers(tmp_path):
-    """DRIFT after its second iteration, 44 against 40: +10 %. SPIN after its best one, the first. What `drift evaluate` measured on
-    all prompts comes before a run's own panel; win rates are in points."""
+    """From the runs' panels: DRIFT after its second iteration, 43 against 40, SPIN after its best one, the first. As soon as
+    `drift evaluate` has measured a metric on all prompts, only such figures of it count: 44 against 40, and none of SPIN.
+    Win rates are in points."""
     members = [run_of(tmp_path / "0-drift", "drift", 40.0, 45.0, 43.0), run_of(tmp_path / "1-spin", "spin", 40.0, 39.0, 30.0)]
+    rate, score = "AlpacaEval 2 win rate, %", "WildBench task score"
+
+    def obtained():
+        (section,) = published.sections(tmp_path, members, Reader())
+        return {
+            (row["method"], row["metric"].split(" (")[0]): (row["obtained"], row["obtained: against start"])
+            for row in section["rows"]
+            if row["model"] == SIZES["7B"] and row["obtained"]
+        }
+
+    panels = {("", score): ("40.00", ""), ("drift", score): ("43.00", "+7.50 %"), ("spin", score): ("39.00", "-2.50 %")}
+    assert obtained() == panels
     (tmp_path / "benchmarks").mkdir()
     rows = [("0-drift iteration 2", "wildbench", "WB-Score", 44), ("0-drift start", "alpacaeval", "win rate", 30)]
+    rows += [("0-drift start", "wildbench", "WB-Score", 40)]
     rows += [("0-drift iteration 2", "alpacaeval", "win rate", 33.5), ("0-drift start", "alpacaeval", "LC win rate", "")]
     lines = ["policy,benchmark,metric,value", *(",".join(map(str, row)) for row in rows)]
     (tmp_path / "benchmarks/benchmarks.csv").write_text("\n".join(lines) + "\n")
-    (section,) = published.sections(tmp_path, members, Reader())
-    found = {
-        (row["method"], row["metric"].split(" (")[0]): (row["obtained"], row["obtained: against start"])
-        for row in section["rows"]
-        if row["model"] == SIZES["7B"] and row["obtained"]
-    }
-    rate, score = "AlpacaEval 2 win rate, %", "WildBench task score"
-    assert found == {
+    assert obtained() == {
         ("", score): ("40.00", ""), ("", rate): ("30.00", ""), ("drift", score): ("44.00", "+10.00 %"),
-        ("drift", rate): ("33.50", "+3.50 points"), ("spin", score): ("39.00", "-2.50 %"),
+        ("drift", rate): ("33.50", "+3.50 points"),
     }  # fmt: skip
     page = html.study_report(tmp_path).read_text()
     assert "The paper&#39;s figures of paper-wildfeedback-full" in page or "The paper's figures of paper-wildfeedback-full" in page
     assert "<td>51.69</td>" in page and "<td>+6.23 %</td>" in page and "<td>44.00</td>" in page
+
+
+def test_runs_with_different_settings_are_no_seeds_of_one_row(tmp_path):
+    members = [run_of(tmp_path / f"{i}-drift", "drift", 40.0, 45.0, 43.0 + i) for i in range(2)]
+    members.append(run_of(tmp_path / "2-spin", "spin", 40.0, 39.0, 30.0))
+    for member, rate in zip(members, ("1e-6", "5e-6"), strict=False):
+        member.state.title["train.learning_rate"] = rate
+    (section,) = published.sections(tmp_path, members, Reader())
+    assert {row["method"] for row in section["rows"] if row["obtained"]} == {"", "spin"}
+    assert "drift, train.learning_rate=1e-6; drift, train.learning_rate=5e-6" in section["about"][-1]

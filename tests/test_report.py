@@ -343,7 +343,10 @@ def test_methods_that_trained_on_different_amounts_are_not_ranked_and_the_report
     assert row["verdict"] == "not matched" and row["p (Holm)"] == "-" and verdict.between([found]) == []
     said = f"NOT RANKED, because they did not train on the same amount: one on {examples[0]} examples in {steps[0]} steps;"
     assert verdict.unmatched([found]) == [f"{said} two on {examples[1]} examples in {steps[1]} steps. {remedy}."]
+    advised = f"Run the sweep again with {verdict.matching([found])}, so that all train on the same amount."
+    assert remedy.endswith(verdict.matching([found]))
     text = study(tmp_path, [*one, *two])
+    assert advised in text
     assert text.index(said) < text.index("one: after iteration") and "is better" not in text.split("<h2>Comparisons")[1]
 
 
@@ -660,3 +663,11 @@ def test_a_metric_missing_at_some_steps_is_an_empty_cell(tmp_path):
     assert foreign.Reader().steps(tmp_path) == [
         {name: value for name, value in zip(names, row, strict=True) if value is not None} for row in expected
     ]
+
+
+def test_a_report_with_a_start_model_alone_does_not_call_its_prompts_too_few(tmp_path):
+    ran = state("drift", 0, 0.0, status="running")
+    ran.points = ran.points[:1]
+    write(tmp_path, ran)
+    page = html.run_report(tmp_path).read_text()
+    assert "too few prompts" not in page and "<svg" in page

@@ -26,7 +26,7 @@ from drift.model.pretrained import checked_directory
 from drift.parts import Ask
 from drift.records import Prompt, Record, Reply, digest
 
-VERSION = 4
+VERSION = 5
 Split = Literal["train", "validation", "test"]
 
 
@@ -146,7 +146,7 @@ class Deployment:
         ]
         to_retry = [record for record in records if record.label == "dsat" and self.second_tries]
         second: dict[str, Record] = {}
-        for record, (reply,) in ask.draw(to_retry, after_complaint, label="second tries"):
+        for record, (reply,) in ask.draw(to_retry, self._after_complaint, label="second tries"):
             satisfied = verify(record.truth or {}, reply.text, ended=reply.ended).useful
             second[record.id] = dataclasses.replace(record, revised=reply.text, satisfied=satisfied)
         records = [second.get(record.id, record) for record in records]
@@ -169,9 +169,16 @@ class Deployment:
 
     def _as_deployed(self, task: Task) -> list[Prompt]:
         """The prompt with the system message of the deployed assistant."""
-        if self.deployed.system is None:
-            return [task.prompt]
-        return [[{"role": "system", "content": self.deployed.system}, task.prompt[-1]]]
+        return [self._to_deployed(task.prompt)]
+
+    def _to_deployed(self, prompt: Prompt) -> Prompt:
+        return prompt if self.deployed.system is None else [{"role": "system", "content": self.deployed.system}, prompt[-1]]
+
+    def _after_complaint(self, record: Record) -> list[Prompt]:
+        """The prompt of the second try: the conversation with the deployed assistant, including the complaint."""
+        assert record.feedback is not None
+        added = [{"role": "assistant", "content": record.reply}, {"role": "user", "content": record.feedback}]
+        return [[*self._to_deployed(record.prompt), *added]]
 
 
 def facts(records: Sequence[Record], checks: Sequence[Check]) -> dict[str, Any]:
@@ -184,13 +191,6 @@ def facts(records: Sequence[Record], checks: Sequence[Check]) -> dict[str, Any]:
     }
     known = {"conversations simulated": len(records), "useful replies": sum(check.useful for check in checks)}
     return known | {name: count for name, count in wrong.items() if count}
-
-
-def after_complaint(record: Record) -> list[Prompt]:
-    """The prompt of the second try: the conversation including the complaint."""
-    assert record.feedback is not None
-    added = [{"role": "assistant", "content": record.reply}, {"role": "user", "content": record.feedback}]
-    return [[*record.prompt, *added]]
 
 
 def split_topics() -> dict[Split, list[str]]:

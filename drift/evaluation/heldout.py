@@ -98,8 +98,11 @@ class Heldout:
         label = "replies to held-out prompts"
         drawn = list(ask.draw(self._sampled(used), lambda record: [record.prompt], label=label))
         metrics = logged_metrics(ask, used)
+        headline = next((name for name, measured in metrics.items() if measured["per_item"]), None)
+        if headline is None:
+            raise UserError(f"None of the {len(used)} held-out records can be rendered by the model's chat template.")
         return Measured(
-            headline=next(name for name, measured in metrics.items() if measured["per_item"]),
+            headline=headline,
             metrics=metrics,
             drawn=drawn,
             rows=[as_row(record, reply) for record, (reply,) in drawn],

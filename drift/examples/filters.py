@@ -104,25 +104,25 @@ class Filters:
 
     def _rule(self, candidate: Example | None, tokenizer: Any, max_tokens: int) -> Ruled:
         """All rules but the judge's."""
-        reason, notes = self.reason(candidate), []
-        if reason in ("truncated", "echo") and getattr(self, reason) == "keep":
-            notes, reason = [f"kept_{reason}"], None
-        return candidate, reason or _unfit(tokenizer, candidate, max_tokens), notes
+        reasons = self.reasons(candidate)
+        kept = [reason for reason in reasons if reason in ("truncated", "echo") and getattr(self, reason) == "keep"]
+        reason = next((reason for reason in reasons if reason not in kept), None)
+        return candidate, reason or _unfit(tokenizer, candidate, max_tokens), [] if reason else [f"kept_{name}" for name in kept]
 
-    def reason(self, candidate: Example | None) -> str | None:
-        """The rule that makes a candidate unusable, or None. A candidate that is None is a tie."""
+    def reasons(self, candidate: Example | None) -> list[str]:
+        """The rules that make a candidate unusable. A candidate that is None is a tie."""
         if candidate is None:
-            return "tie"
+            return ["tie"]
         if not all(reply.text.split() for reply in candidate.replies):
-            return "empty"
+            return ["empty"]
         sides = list(product(candidate.side(True), candidate.side(False)))
         if any(chosen.text.split() == rejected.text.split() for chosen, rejected in sides):
-            return "identical"
+            return ["identical"]
         if any((chosen.fresh or rejected.fresh) and self._copies(chosen.text, rejected.text) for chosen, rejected in sides):
-            return "copied"
-        if any(chosen.fresh and _echoes(chosen.text, candidate.feedback or "") for chosen in candidate.side(True)):
-            return "echo"
-        return None if all(chosen.ended for chosen in candidate.side(True)) else "truncated"
+            return ["copied"]
+        echoes = any(chosen.fresh and _echoes(chosen.text, candidate.feedback or "") for chosen in candidate.side(True))
+        truncated = not all(chosen.ended for chosen in candidate.side(True))
+        return ["echo"] * echoes + ["truncated"] * truncated
 
     def _copies(self, one: str, other: str) -> bool:
         head = one.split()[: self.copied_words]

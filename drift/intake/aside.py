@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 MALFORMED, CORRECT = "malformed row", "correct the row, or leave it out"
 DAMAGED, FETCH = "damaged file", "repair the file, or fetch it again; the rows before the damage are used"
+SHOWN = 60  # characters of a value in a message
 MAX_LISTED = 100_000  # rows of a log, so that memory stays bounded; further ones are only counted
 
 
@@ -54,13 +55,15 @@ def printable(value: object) -> str:
 
 class Asides:
     """The rows of a log that are set aside, in order. The first `MAX_LISTED` and those about whole files are kept; the others are
-    only counted, in `counts`."""
+    only counted, in `counts`. `redact`: as the setting of the intake, in what was found in a row."""
 
-    def __init__(self, counts: Counter[str]) -> None:
+    def __init__(self, counts: Counter[str], redact: bool) -> None:
         self.kept: list[Aside] = []
-        self.counts = counts
+        self.counts, self.redact = counts, redact
 
     def append(self, row: Aside) -> None:
+        if self.redact:
+            row = replace(row, found=redacted(row.found))
         if len(self.kept) < MAX_LISTED or row.field == "(file)":
             self.kept.append(row)
         else:
@@ -74,3 +77,11 @@ class Asides:
         """As plain rows for `quarantine.jsonl`."""
         names = [field.name for field in fields(Aside)]
         return ({name: getattr(row, name) for name in names} for row in self.kept)
+
+
+def redacted(found: str) -> str:
+    """What was found, without addresses, numbers and keys. A long text may have been cut inside one: its last word goes."""
+    from drift.intake.redact import redact
+
+    shown = redact(found)
+    return shown if len(found) < SHOWN else f"{shown.rpartition(' ')[0]} …"

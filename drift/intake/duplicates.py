@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drift.intake.aside import Aside, Asides
+from drift.intake.aside import Aside
 from drift.records import Record, digest
 
 WORDS = 5  # of a shingle
@@ -93,24 +93,42 @@ def better_reply(record: Record) -> str | None:
     return record.revised if record.satisfied else None
 
 
-def without_earlier_copies(records: Sequence[Record], aside: Asides) -> list[Record]:
-    """Of a conversation that was logged again as it grew, a disliked reply may come twice: before the user had answered the second
-    try, and after it had satisfied. The second one tells more; the first is set aside."""
-    told = {_place(record): record for record in records if better_reply(record) is not None}
-    kept = []
-    for record in records:
-        later = told.get(_place(record))
-        if later is None or better_reply(record) is not None:
-            kept.append(record)
-        else:
-            place = record.provenance or {}
-            twin = Twin(later.id, "from an earlier copy of the conversation of")
-            aside.append(set_aside_duplicate(str(place.get("file", record.id)), int(place.get("row", 0)), twin))
-    return kept
+@dataclass(frozen=True)
+class Copy:
+    """A record of a conversation, where it is from, and how much it tells: a second try that satisfied, any, what the user said."""
+
+    id: str
+    file: str
+    row: int
+    told: tuple[bool, bool, bool]
 
 
-def _place(record: Record) -> tuple[str, str]:
-    return record.conversation, digest([list(record.prompt), record.reply, record.label])
+class Copies:
+    """The records of conversations that were logged again as they grew, of which a reply counts once: by the copy that tells most.
+    `fuller`: place -> the record that replaces the first one."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Copy] = {}
+        self.fuller: dict[str, Record] = {}
+
+    def poorer(self, record: Record, file: str, row: int) -> Aside | None:
+        """Of this record and an earlier copy of it, the poorer one, as set aside; None if there is no earlier copy."""
+        told = (better_reply(record) is not None, record.revised is not None, record.feedback is not None)
+        place, new = _place(record), Copy(record.id, file, row, told)
+        if (old := self.known.setdefault(place, new)) is new:
+            return None
+        fuller, other = (new, old) if new.told > old.told else (old, new)
+        if fuller is new:
+            self.known[place], self.fuller[place] = new, record
+        return set_aside_duplicate(other.file, other.row, Twin(fuller.id, "in another copy of the conversation of"))
+
+    def fullest(self, record: Record) -> Record:
+        """The copy that stands for this record."""
+        return self.fuller.get(_place(record), record) if self.fuller else record
+
+
+def _place(record: Record) -> str:
+    return digest([record.conversation, list(record.prompt), record.reply, record.label])[:32]
 
 
 def _compared(record: Record) -> tuple[Compared, Any]:

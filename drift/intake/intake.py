@@ -17,7 +17,7 @@ from drift.errors import UserError, need_package
 from drift.intake.aside import Aside, Asides
 from drift.intake.collected import Collected
 from drift.intake.conversations import Conversation, Opinion, to_records, with_unique_ids
-from drift.intake.duplicates import SeenRecords, set_aside_duplicate, without_earlier_copies
+from drift.intake.duplicates import Copies, SeenRecords, set_aside_duplicate
 from drift.intake.files import Snapshot, snapshot, unread_files
 from drift.intake.opinions import Votes, keep_majority, why_unused, with_opinions
 from drift.intake.rows import bytes_read, read_at_most
@@ -76,29 +76,40 @@ class Intake:
         now)."""
         log = log or snapshots(source)
         counts: Counter[str] = Counter()
-        aside = Asides(counts)
+        aside = Asides(counts, self.redact)
         selected, votes, seen = Selection(self.max_records, self.seed), Votes(), SeenRecords(self.near_duplicates)
+        copies = Copies()
         miner.counts.clear()
         wanted = self._wanted(source, log, aside, counts, selected)
         for conversation in with_unique_ids(self._classified(wanted, miner, aside, counts), counts):
             records = []
             for record in to_records(self._redacted(conversation), source.name):
                 if not conversation.revised:  # in a pair, a reply is only better or worse than the other one
+                    if (poorer := copies.poorer(record, conversation.file, conversation.row)) is not None:
+                        aside.append(poorer)
+                        continue
                     votes.count(record)
                 if (twin := seen.find_twin(record)) is None:
                     records.append(record)
                 else:
                     aside.append(set_aside_duplicate(conversation.file, conversation.row, twin))
-            if self.records_per_conversation == "one":
-                records = sorted(records, key=lambda record: digest([self.seed, record.key]))[:1]
-            for record in records:
+            for record in self._as_many_as_wanted(records):
                 counts[f"{record.label.upper()} replies found"] += 1
                 selected.offer(record)
         aside.extend(unread_files(source.path, {file.file for file in log}))
         if contradictory := votes.contradictory():
             counts["replies with contradictory votes"] = contradictory
-        kept = keep_majority(without_earlier_copies(selected.records(), aside), votes, aside)
+        kept = keep_majority(list(map(copies.fullest, self._as_many_as_wanted(selected.records()))), votes, aside)
         return Collected(records=kept, set_aside=list(aside.as_rows()), facts=dict(counts + miner.counts))
+
+    def _as_many_as_wanted(self, records: Sequence[Record]) -> list[Record]:
+        """All records, or one of each conversation: the one with the lowest hash."""
+        if self.records_per_conversation == "all":
+            return list(records)
+        chosen: dict[str, Record] = {}
+        for record in sorted(records, key=lambda record: digest([self.seed, record.key])):
+            chosen.setdefault(record.conversation, record)
+        return [record for record in records if chosen[record.conversation] is record]
 
     def _wanted(
         self, source: Any, log: Sequence[Snapshot], aside: Asides, counts: Counter[str], selected: "Selection"

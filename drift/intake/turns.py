@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drift.intake.aside import CORRECT, BadRow, printable
+from drift.intake.aside import CORRECT, SHOWN, BadRow, printable
 from drift.intake.fields import decode_list, is_empty
 from drift.records import Message
 
@@ -141,8 +141,8 @@ def require_user_last(messages: list[Message], field: str) -> list[Message]:
 
 def to_text(value: Any, field: str) -> str:
     """Checked non-empty text; raises BadRow."""
-    if isinstance(value, str) and isinstance(parts := decode_list(value, "type"), list) and "text" in parts[0]:
-        value = parts
+    if isinstance(value, str) and isinstance(parts := decode_list(value, "type"), list):  # a list of parts, stored as text
+        value = parts if any(part["type"] in TEXTS for part in parts) else value  # or JSON that somebody wrote
     if isinstance(value, list):
         parts = [part.get("text") if isinstance(part, dict) and part.get("type", "text") in TEXTS else None for part in value]
         if not parts or not all(isinstance(part, str) for part in parts):
@@ -157,4 +157,4 @@ def to_text(value: Any, field: str) -> str:
 
 def quote(value: Any) -> str:
     """A value as error messages show it: its type and a short form."""
-    return "nothing" if value is None else f"{type(value).__name__} {printable(value)[:60]!r}"
+    return "nothing" if value is None else f"{type(value).__name__} {printable(value)[:SHOWN]!r}"

@@ -11,7 +11,7 @@ from drift.report.compare import Comparison
 from drift.report.foreign import iterations
 from drift.report.members import last_gains, seeds_of, states_of
 from drift.report.state import Member, RunState
-from drift.report.verdict import established, unmatched
+from drift.report.verdict import established, matching, unmatched
 
 MAX_STEPS = 3  # lines of advice
 JUDGES = {"judge": "method.judge.", "judge@filters.judge": "filters.judge."}  # the choice of a judge -> where its settings are
@@ -54,8 +54,7 @@ def next_steps(grouped: Mapping[str, Sequence[Member]], compared: Sequence[Compa
     advice = ["The run was stopped; the same command resumes it."] if any(s.status == "stopped" for s in states) else []
     advice += dict.fromkeys(line for state in states for line in state.outlook if line.startswith(WANTED))
     if unmatched(compared):
-        fewest = min(side.fewest for pair in compared for side in (pair.one, pair.other))
-        advice.append(f"Run the sweep again with examples_per_iteration={fewest}, so that all train on the same amount.")
+        advice.append(f"Run the sweep again with {matching(compared)}, so that all train on the same amount.")
     raised = dict.fromkeys(alarm.name for state in states for alarm in state.alarms if alarm.name in REMEDIES)
     for remedy in dict.fromkeys(REMEDIES[name] for name in raised):
         names = [name for name in raised if REMEDIES[name] == remedy]

@@ -24,7 +24,7 @@ def rows(groups: Mapping[str, Sequence[Member]], reader: Reader) -> Table:
     table: Table = []
     for label, members in groups.items():
         for (judge, measure, of), found in _measured(members, reader).items():
-            means = [interval.mean for interval, _ in found]
+            means = [interval.mean for interval, _ in found]  # of different runs
             value = found[0][0] if len(found) == 1 else over_seeds(means)
             items = " / ".join(dict.fromkeys(str(number) for _, number in found))
             row = {"run": label, "judge": judge, "measure": measure, "of": "" if of == judge else of}
@@ -34,29 +34,32 @@ def rows(groups: Mapping[str, Sequence[Member]], reader: Reader) -> Table:
 
 def meanings(groups: Mapping[str, Sequence[Member]], reader: Reader) -> dict[str, str]:
     """Measure -> what it means, of the measures in the table."""
-    found = [one for members in groups.values() for one in _of(members, reader)]
+    found = [one for members in groups.values() for _, _, one in _of(members, reader)]
     known = {measure.measure for one in found for measure in one.measures}
     return {name: text for one in found for name, text in one.meanings.items() if name in known}
 
 
-def _of(members: Sequence[Member], reader: Reader) -> list[Agreement]:
-    """Of these runs, each file once: seeds may share a log."""
+def _of(members: Sequence[Member], reader: Reader) -> list[tuple[Path, str, Agreement]]:
+    """(run, file in it, content) of these runs, each file once: seeds may share a log."""
     places = {
         path: (member.folder, name)
         for member in members
         for name in files(member.folder)
         if (path := reader.find(member.folder, name))
     }
-    read = [reader.json(folder, name, Agreement) for folder, name in places.values()]
-    return [one for one in read if one is not None]
+    read = [(folder, name, reader.json(folder, name, Agreement)) for folder, name in places.values()]
+    return [one for one in read if one[2] is not None]
 
 
 def _measured(members: Sequence[Member], reader: Reader) -> dict[tuple[str, str, str], list[tuple[Interval, int]]]:
-    """(judge, measure, side or group) -> the values with the numbers of items."""
-    found: dict[tuple[str, str, str], list[tuple[Interval, int]]] = {}
-    for one in _of(members, reader):
-        judge = one.b if one.a == "users" else one.a
+    """(judge, measure, side or group) -> the values of different runs, with the numbers of items. The judges of a run bear the names
+    of their places in the config, method.judge or filters.judge."""
+    found: dict[tuple[str, str, str], dict[Path, tuple[Interval, int]]] = {}
+    for folder, name, one in _of(members, reader):
+        called = one.b if one.a == "users" else one.a
+        judge = name.partition("/")[0] + called.removeprefix("judge") if "/" in name else called
         for row in one.measures:
             interval = Interval(mean=row.mean, low=row.low, high=row.high, over=row.over)
-            found.setdefault((judge, row.measure, row.of), []).append((interval, row.number))
-    return found
+            of = judge if row.of == called else row.of
+            found.setdefault((judge, row.measure, of), {}).setdefault(folder, (interval, row.number))
+    return {key: list(values.values()) for key, values in found.items()}

@@ -127,8 +127,9 @@ def _only(evaluated: Runs, evaluation: str) -> Runs:
 def _scores(evaluated: Runs) -> dict[str, Any]:
     """An evaluation's headline by iteration, and two tables with a row per policy (see tables.by_policy)."""
     main = headline(next(iter(evaluated.values()))) if evaluated else "score"
-    lines = _lines(evaluated, main)
-    few = all(change.few for change in last_gains(evaluated).values() if change is not None)
+    lines = {label: line for label, line in _lines(evaluated, main).items() if line}
+    changes = [change for change in last_gains(evaluated).values() if change is not None]
+    few = bool(changes) and all(change.few for change in changes)
     scores, trained = tables.by_policy(evaluated)
     picture = plots.by_iteration(lines, main) if lines and not few else ""
     known = meanings([state for group in evaluated.values() for state in group])

@@ -55,10 +55,21 @@ def sections(folder: Path, members: Sequence[Member], reader: Reader) -> list[di
     for name in dict.fromkeys(member.state.title.get("experiment", "") for member in members):
         if name in files:
             paper, ours = load(files[name]), [member for member in members if member.state.title.get("experiment") == name]
-            once = [member for group in grouped(ours).values() for member in group]
+            once, several = alike(ours)
             rows = table(paper["rows"], Study.of(folder, once, reader))
-            found.append({"experiment": name, "source": paper["source"], "about": paper["about"], "rows": rows})
+            found.append({"experiment": name, "source": paper["source"], "about": [*paper["about"], *several], "rows": rows})
     return found
+
+
+def alike(members: Sequence[Member]) -> tuple[list[Member], list[str]]:
+    """(the runs, each setting and seed once, whose method and model come with one choice of settings; a sentence on the others)."""
+    groups: dict[tuple[str, str], dict[str, Sequence[Member]]] = {}
+    for label, group in grouped(members).items():
+        groups.setdefault((group[0].state.title["method"], group[0].state.notes.get("model", "")), {})[label] = group
+    left_out = [label for found in groups.values() if len(found) > 1 for label in found]
+    once = [member for found in groups.values() if len(found) == 1 for group in found.values() for member in group]
+    said = f"Left out here, because their settings differ, and a row has one choice of settings: {'; '.join(left_out)}."
+    return once, [said] if left_out else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +92,23 @@ class Study:
             if member.state.notes.get("model") == model and method in (ANY, member.state.title["method"])
         ]
         names = dict.fromkeys(point.name for member, _ in chosen for point in member.state.points if point.iteration)
+        value_of = _in_full if self._measured_in_full(model, metric) else _in_the_run
         by_policy = [
-            [value for member, numbers in chosen if (value := _value(member, numbers, name, metric)) is not None]
+            [value for member, numbers in chosen if (value := value_of(member, numbers, name, metric)) is not None]
             for name in (names if policy == BEST else [policy])
         ]
         measured = [over_seeds(values[:1] if method == ANY else values) for values in by_policy if values]
         return max(measured, key=lambda interval: interval.mean, default=None)
+
+    def _measured_in_full(self, model: str, metric: str) -> bool:
+        """Whether any policy of this model has this metric on all prompts: then only such figures are shown, and no run's panel."""
+        wanted = (METRICS[metric].evaluation, metric)
+        return any(
+            key[1:] == wanted
+            for member, numbers in zip(self.members, self.in_full, strict=True)
+            if member.state.notes.get("model") == model
+            for key in numbers
+        )
 
 
 def table(rows: Sequence[Mapping[str, Any]], study: Study) -> Table:
@@ -113,11 +135,14 @@ def gain(value: float | None, start: float | None, metric: str) -> str:
     return f"{(value / start - 1) * 100:+.2f} %" if METRICS[metric].relative else f"{value - start:+.2f} points"
 
 
-def _value(member: Member, in_full: Numbers, policy: str, metric: str) -> float | None:
-    """Of all prompts, or else of the run's own evaluation."""
+def _in_full(member: Member, numbers: Numbers, policy: str, metric: str) -> float | None:
+    """Of all prompts."""
+    return numbers.get((policy, METRICS[metric].evaluation, metric))
+
+
+def _in_the_run(member: Member, numbers: Numbers, policy: str, metric: str) -> float | None:
+    """Of the run's own evaluation."""
     evaluation = METRICS[metric].evaluation
-    if (measured := in_full.get((policy, evaluation, metric))) is not None:
-        return measured
     points = [point.scores[evaluation] for point in member.state.points if point.name == policy and evaluation in point.scores]
     return next((scores.metrics[metric].value for scores in points if metric in scores.metrics), None)
 

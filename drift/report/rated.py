@@ -46,7 +46,7 @@ def rows(groups: Mapping[str, Sequence[Member]], reader: Reader) -> list[Row]:
         if needed(scores)
     )
     for evaluation in evaluations:
-        values: dict[tuple[str, str, str], list[Interval]] = {}
+        pools = []  # of each seed: figures in different pools of policies can't be averaged
         for seed in dict.fromkeys(seeds_of(member.state) for members in groups.values() for member in members):
             policies = {
                 (label, point.name): judged(reader, member.folder, f"{place(point)}/{evaluation}/replies.jsonl")
@@ -55,9 +55,11 @@ def rows(groups: Mapping[str, Sequence[Member]], reader: Reader) -> list[Row]:
                 if seeds_of(member.state) == seed
                 for point in ends(member, evaluation)
             }
-            for (label, policy), figures in figures_of(policies).items():
-                for figure, interval in figures.items():
-                    values.setdefault((label, policy, figure), []).append(interval)
+            pools.append((set(policies), figures_of(policies)))
+        largest, values = max((names for names, _ in pools), key=len), dict[tuple[str, str, str], list[Interval]]()
+        for (label, policy), figures in (one for names, ratings in pools if names == largest for one in ratings.items()):
+            for figure, interval in figures.items():
+                values.setdefault((label, policy, figure), []).append(interval)
         for (label, policy, figure), intervals in values.items():
             value = intervals[0] if len(intervals) == 1 else over_seeds([one.mean for one in intervals])
             about = {"run": label, "evaluation": evaluation, "policy": policy, "metric": figure}

@@ -84,11 +84,16 @@ def unmatched(compared: Sequence[Comparison]) -> list[str]:
         f"{label} on {against(side.examples, side.examples)} examples in {against(side.steps, side.steps)} steps"
         for label, side in sides.items()
     )
-    if len({side.examples for side in sides.values()}) > 1:
-        remedy = f"To match them, run all with examples_per_iteration={min(side.fewest for side in sides.values())}"
-    else:
-        remedy = "To match them, run all with the same train.examples_per_step, train.epochs and warmup_epochs"
-    return [f"NOT RANKED, because they did not train on the same amount: {amounts}. {remedy}."]
+    why = f"NOT RANKED, because they did not train on the same amount: {amounts}."
+    return [f"{why} To match them, run all with {matching(compared)}."]
+
+
+def matching(compared: Sequence[Comparison]) -> str:
+    """The settings with which the groups that are not ranked would train on the same amount."""
+    sides = [side for this in compared if not this.matched for side in (this.one, this.other)]
+    if len({side.examples for side in sides}) > 1:
+        return f"examples_per_iteration={min(side.fewest for side in sides)}"
+    return "the same train.examples_per_step, train.epochs and warmup_epochs"
 
 
 def uncompared(grouped: Mapping[str, Sequence[RunState]], compared: Sequence[Comparison]) -> list[str]:
