@@ -52,8 +52,8 @@ def _of(members: Sequence[Member], reader: Reader) -> list[tuple[Path, str, Agre
 
 
 def _measured(members: Sequence[Member], reader: Reader) -> dict[tuple[str, str, str], list[tuple[Interval, int]]]:
-    """(judge, measure, side or group) -> the values of different runs, with the numbers of items. The judges of a run bear the names
-    of their places in the config, method.judge or filters.judge."""
+    """(judge, measure, side or group) -> the values of different runs, with the numbers of items. The judges of a run are called by
+    their places in the config, method.judge or filters.judge."""
     found: dict[tuple[str, str, str], dict[Path, tuple[Interval, int]]] = {}
     for folder, name, one in _of(members, reader):
         called = one.b if one.a == "users" else one.a
