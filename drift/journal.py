@@ -28,13 +28,12 @@ from drift.records import Example, Record, read_jsonl, write_json, write_jsonl
 from drift.report import state, verdict
 from drift.report.members import metrics_of, scores_of
 from drift.report.shapes import plain
-from drift.report.state import RUN, Alarm, Point, RunState, Scores, SpentStage
+from drift.report.state import RUN, WARM_START, Alarm, Point, RunState, Scores, SpentStage
 from drift.report.tables import show, show_difference
 from drift.statistics import level, paired
 from drift.store import Stage, Store, environment, retention
 
 NUM_SAMPLES = 24  # examples, and replies, that a logger gets
-WARM_START = "warm start"
 
 
 class Journal:
@@ -179,7 +178,7 @@ class Journal:
         warm = name == WARM_START
         folder = self.folder / ("warm_start" if warm else f"iteration_{iteration}")
         scores = {evaluation: state.scores(link_scores(stage, folder / evaluation)) for evaluation, stage in results.items()}
-        self.log.scores(iteration, metrics_of(scores))
+        self.log.scores(iteration, name, metrics_of(scores))
         self.lineage.scored(iteration, results)
         for i, (evaluation, stage) in enumerate(results.items()):
             if (replies := stage.path / "replies.jsonl").is_file():

@@ -671,3 +671,11 @@ def test_a_report_with_a_start_model_alone_does_not_call_its_prompts_too_few(tmp
     write(tmp_path, ran)
     page = html.run_report(tmp_path).read_text()
     assert "too few prompts" not in page and "<svg" in page
+
+
+def test_the_start_model_and_the_warm_start_are_told_apart_in_scores_csv(tmp_path):
+    log = CsvFiles(tmp_path)
+    for iteration, name in ((0, "start"), (0, "warm start"), (1, "iteration 1")):
+        log.scores(iteration, name, {"utility": 0.5})
+    rows = (tmp_path / "scores.csv").read_text().splitlines()
+    assert rows == ["iteration,policy,utility", "0,start,0.5", "0,warm start,0.5", "1,iteration 1,0.5"]

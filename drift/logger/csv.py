@@ -31,9 +31,10 @@ class CsvFiles:
         """Metrics of the next optimiser steps of an iteration."""
         _append(self.folder / "steps.csv", [{"iteration": iteration} | row for row in rows])
 
-    def scores(self, iteration: int, metrics: Mapping[str, float | None]) -> None:
-        """Metrics of an evaluated policy; those of a second or later evaluation are named EVALUATION/METRIC."""
-        _append(self.folder / "scores.csv", [{"iteration": iteration, **metrics}])
+    def scores(self, iteration: int, policy: str, metrics: Mapping[str, float | None]) -> None:
+        """Metrics of an evaluated policy; those of a second or later evaluation are named EVALUATION/METRIC. The start model and
+        the warm start, which is trained before the first iteration, are both of iteration 0."""
+        _append(self.folder / "scores.csv", [{"iteration": iteration, "policy": policy, **metrics}])
 
     def samples(self, iteration: int, kind: str, rows: list[dict[str, Any]]) -> None:
         """Some examples or replies; they are in the run folder already."""

@@ -19,6 +19,7 @@ from drift.console import say
 from drift.errors import UserError, need_package
 from drift.logger import comparison
 from drift.logger.csv import Csv, CsvFiles
+from drift.report.state import WARM_START
 
 LONGEST = 4000  # characters of a text in a table
 
@@ -105,10 +106,11 @@ class WandbRun(CsvFiles):
             named = {f"train/{name}": value for name, value in row.items() if name != "step"}
             self.run.log({"step": self.step, "iteration": iteration} | named)
 
-    def scores(self, iteration: int, metrics: Mapping[str, float | None]) -> None:
-        super().scores(iteration, metrics)
+    def scores(self, iteration: int, policy: str, metrics: Mapping[str, float | None]) -> None:
+        super().scores(iteration, policy, metrics)
         known = {f"scores/{name}": value for name, value in metrics.items() if value is not None}
-        self.run.log({"iteration": iteration} | known)
+        between = 0.5 if policy == WARM_START else 0.0  # the start model is at 0
+        self.run.log({"iteration": iteration + between} | known)
 
     def samples(self, iteration: int, kind: str, rows: list[dict[str, Any]]) -> None:
         import wandb

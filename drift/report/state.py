@@ -11,7 +11,7 @@ from typing import Any
 from drift.report.shapes import Digits, Measured, build, mismatch
 
 VERSION = 2
-RUN = "run.json"
+RUN, WARM_START = "run.json", "warm start"  # a file, and the name of a policy
 MOST_POINTS, MOST_EVALUATIONS = 1000, 100
 EVALUATION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # its name is also the name of a folder
 
