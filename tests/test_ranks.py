@@ -75,12 +75,12 @@ RUNS = {"refused": 1, "full": 1, "killed": 1, "gone": 0}  # trouble -> the rank 
 
 @pytest.fixture(scope="module")
 def ended(cache, tmp_path_factory):
-    """(trouble -> how a run of two ranks ended, the folder of all); at last that of `refused` again, without trouble."""
+    """(trouble -> how a run of two ranks ended, the folder of all); at last one with the store of `refused`, without trouble."""
     folder = tmp_path_factory.mktemp("ended")
     runs = []
     for name, on in [*RUNS.items(), ("resumed", 9)]:
-        place = folder / ("refused" if name == "resumed" else name)
-        config = compose(*SHORT, f"model.cache_dir={cache}", f"store.dir={place}.store")
+        place, store = folder / name, folder / f"{'refused' if name == 'resumed' else name}.store"
+        config = compose(*SHORT, f"model.cache_dir={cache}", f"store.dir={store}")
         config.sampler = TROUBLED | {"trouble": name, "on": on}
         place.mkdir(exist_ok=True)
         (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
