@@ -185,3 +185,21 @@ def test_gradients_do_not_depend_on_how_threads_run(tiny):
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(other[name], gradient) for other in found[1:] for name, gradient in found[0].items())
+
+
+def test_the_gradient_of_a_trained_projection_is_the_same_in_pieces_of_any_size(monkeypatch):
+    """Float32 weights under autocast: what is added up is rounded to bfloat16, a piece of the vocabulary at a time."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, targets = torch.randn(9, 16, generator=generator).bfloat16(), torch.arange(9)
+    found = []
+    for rows in (10**9, 7, 50):
+        monkeypatch.setitem(logprobs.ROWS, "cpu", rows)
+        monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, "cpu", 150)  # three tokens
+        weight = torch.randn(50, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        logprobs.token_logprobs(hidden, weight, targets)[0].sum().backward()
+        found.append(weight.grad)
+    wide = torch.randn(50, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    torch.log_softmax(hidden.float() @ wide.T, 1).gather(1, targets[:, None]).sum().backward()
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[2], found[0], rtol=0, atol=1e-6)
+    assert float((found[0] - wide.grad).norm() / wide.grad.norm()) < 0.02

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}  # logits in a chunk: 32 MB of float32, 1 GB
+ROWS = {"cpu": 4096, "cuda": 2**31}  # of a trained projection whose gradient is added up at once: on a CPU, what its cache holds
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,16 +54,17 @@ class TokenLogprobs(torch.autograd.Function):
         head, chunks = weight.to(hidden.dtype), Chunks(hidden, weight)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight)
-        product = None if weight.dtype == hidden.dtype else torch.empty_like(head)
+        rows = ROWS[weight.device.type]
         for chunk in chunks:
             slope = torch.softmax(chunks.logits(chunk, head), dim=1, out=chunks.second(chunk)).mul_(-grad[chunk, None])
             narrow = chunks.narrow(chunk, slope.scatter_add_(1, targets[chunk, None], grad[chunk, None]))
             if grad_hidden is not None:
                 torch.mm(narrow, head, out=grad_hidden[chunk])
-            if product is None:
+            if weight.dtype == hidden.dtype:
                 grad_weight.addmm_(narrow.t(), hidden[chunk])
-            else:
-                grad_weight += torch.mm(narrow.t(), hidden[chunk], out=product)
+                continue
+            for low in range(0, len(weight), rows):
+                grad_weight[low : low + rows] += torch.mm(narrow.t()[low : low + rows], hidden[chunk])
         return grad_hidden, grad_weight, None
 
 
