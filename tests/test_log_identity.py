@@ -257,6 +257,14 @@ def test_one_of_several_templates_is_not_leakage_and_a_text_of_two_conversations
     )
 
 
+def test_templates_that_take_turns_are_found_in_a_long_log():
+    """More prompts than are examined, a template in every fourth: every second row has two of the four."""
+    templates = [" ".join(f"{word}{i}" for i in range(25)) for word in ("please", "kindly", "now", "here")]
+    rows = [record(f"r{i}", f"{templates[i % 4]} What is fact number {i}?") for i in range(300)]
+    kept, aside = remove_leaked(rows[60:], [row.prompt for row in rows[:60]], "remove")
+    assert kept == rows[60:] and aside == []
+
+
 def test_the_settings_of_a_source_are_part_of_its_key(tmp_path):
     (tmp_path / "log.jsonl").write_text(json.dumps(talk("Hi", "Ho")) + "\n")
     from drift.mine.rules import Rules

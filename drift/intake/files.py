@@ -42,6 +42,8 @@ def find_files(path: str, pattern: str, *, config: str | None = None, split: str
     if not os.path.isdir(local):
         if os.path.lexists(local):
             raise UserError(f"data.path={path} is {why_not_a_file(local)}. Expected a file or a directory.")
+        if path.lower().endswith((*SUFFIXES, *TABLES, *PACKED)):  # as no data set is called
+            raise UserError(f"data.path={path}: no such file or directory.")
         from drift.intake.hub import find_cached
 
         cached = find_cached(path, config, split)

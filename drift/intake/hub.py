@@ -13,13 +13,11 @@ from typing import Any
 
 from drift.errors import UserError, nearest
 
-LOGS = (".json", ".jsonl", ".ndjson", ".gz", ".parquet", ".arrow", ".csv")  # ends of files, not of a data set's name
-
 
 def find_cached(path: str, config: str | None, split: str | None) -> Path | list[Path]:
     """The folder with a data set's files, or the list of files if a config or a split is given. Raises UserError, with the command
     that fetches the data set, if it is in neither cache."""
-    if path.count("/") != 1 or path.startswith((".", "/", "~")) or path.lower().endswith(LOGS):
+    if path.count("/") != 1 or path.startswith((".", "/", "~")):
         raise UserError(f"data.path={path}: no such file or directory, nor a hub data set of the form owner/name.")
     folder = _downloaded(path)
     if folder is not None and config is None and split is None:

@@ -28,8 +28,8 @@ class EvaluationPrompts:
         talks = list({digest(talk): talk for talk in map(words_by_message, prompts)}.values())
         self.equal = {digest(talk) for talk in talks}
         all_prompts = [*prompts, *others]
-        step = -(-len(all_prompts) // MANY)
-        examined = [words_by_message(prompt) for prompt in all_prompts[::step]] if all_prompts else []
+        chosen = sorted(all_prompts, key=lambda prompt: digest(list(prompt)))[:MANY]  # every second row may have the same template
+        examined = list(map(words_by_message, chosen))
         self.shared = {size: common_runs(examined, size) for size in (GRAM, WORDS)}
         self.grams = {gram for talk in talks for gram in self.user_grams(talk)}
         self.sets = [fives for talk in talks if (fives := self.fives(talk))]

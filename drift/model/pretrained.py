@@ -58,9 +58,9 @@ def local_directory(path: str, revision: str | None, setting: str, only: str = "
     found = (try_to_load_from_cache(path, name, revision=revision) for name in ("config.json", adapter.CONFIG))
     file = next((file for file in found if isinstance(file, str)), None)
     if file is None:
-        pinned = f" --revision {revision}" if revision else ""
+        words = ["hf download", path, *([only] if only else []), *(["--revision", revision] if revision else [])]
         raise UserError(
             f"{path} is no directory here, and no model in the local Hugging Face cache; a run never downloads by itself. "
-            f"Fetch it first: hf download {path}{only and ' '}{only}{pinned}"
+            f"Fetch it first: {' '.join(words)}"
         )
     return Path(file).parent

@@ -106,9 +106,8 @@ def layer_work(shape: Shape, setup: Setup, tokens: int, longest: int) -> int:
 def logits(shape: Shape, setup: Setup, tokens: int, predicted: int, *, training: bool) -> int:
     """Bytes at the vocabulary. Shared layout: the hidden numbers of N tokens, N H c (twice with a frozen head: the direction of its
     gradient); two chunks of logits in float32 and, in bfloat16, one in c; a rounded head, 2 V H, under autocast; in training with
-    a trained head, its gradient, w V H, and on a GPU under autocast a product in bfloat16, 2 V H.
-    Padded layout: the logits of T tokens in c
-    and in float32, and three more times in float32: softmax, products, gradients."""
+    a trained head, its gradient, w V H, and on a GPU under autocast a product in bfloat16, 2 V H. Padded layout: the logits of T
+    tokens in c and in float32, and three more times in float32: softmax, products, gradients."""
     if not setup.shared:
         return tokens * shape.vocabulary * (4 * FLOAT + (setup.compute_bytes if setup.compute_bytes < FLOAT else 0))
     chunk = max(CHUNK[setup.device], shape.vocabulary)
