@@ -62,13 +62,23 @@ def command(folder: Path, devices: int) -> list[str]:
 
 def environment(devices: int) -> dict[str, str]:
     """That of the ranks: this one without leaks. The threads of the CPU are shared out, unless OMP_NUM_THREADS says how many each
-    process has. `sys.path` is handed on, so that a user's own parts are found."""
+    process has. What was added to `sys.path` is handed on, so that a user's own parts are found; not what a Python finds by itself,
+    or an engine in another environment (sampler.python) would take its libraries from here."""
     kept = no_rank(os.environ)
     threads = max(1, len(os.sched_getaffinity(0)) // devices)
     if LOOPBACK in (name for _, name in socket.if_nameindex()):
         kept |= {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
-    path = os.pathsep.join(os.path.abspath(place) for place in sys.path)
-    return {"OMP_NUM_THREADS": str(threads)} | kept | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(END_SECONDS), "PYTHONPATH": path}
+    own = own_path()
+    added = [os.path.abspath(place) for place in sys.path if place not in own]
+    given = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(END_SECONDS), "PYTHONPATH": os.pathsep.join(added)}
+    return {"OMP_NUM_THREADS": str(threads)} | kept | given
+
+
+def own_path() -> list[str]:
+    """The `sys.path` of this interpreter when nobody adds to it."""
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    show = [sys.executable, "-c", "import sys; print(*sys.path, sep='\\n')"]
+    return subprocess.run(show, env=plain, capture_output=True, text=True, check=True).stdout.split("\n")
 
 
 def wait(torchrun: subprocess.Popen[Any], folder: Path) -> None:

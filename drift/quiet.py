@@ -12,12 +12,13 @@ OFFLINE = {  # always set: models and data come from the cache, and no kernels a
     "DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
 }
+NUMBERED = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # always set: Lightning does so in the middle of a run, and GPUs would change names
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}  # unless the user has set them
 
 
 def environment() -> None:
     """Sets the environment; must be called before any library is imported."""
-    os.environ.update(OFFLINE)
+    os.environ.update(OFFLINE | NUMBERED)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 

@@ -1,6 +1,7 @@
 """`train.tokens_per_batch=auto`: what the planner says by hand, what is tried, and that a number is found once."""
 
 import math
+import weakref
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -135,6 +136,22 @@ def test_a_number_is_found_once_for_a_device_and_kept_whatever_is_free_later(tin
     assert at(2**20) == (8192, True)
     assert "is 8,192 tokens (found earlier)" in capsys.readouterr().out
     assert at(2**20, "elsewhere") == (1024, False)
+
+
+def test_the_model_of_the_trials_is_gone_when_memory_is_released(tiny, monkeypatch):
+    """Otherwise the first sampling engine on that GPU finds too little of it free."""
+    models, alive = [], []
+
+    def remembered(*arguments):
+        model = trainable(*arguments)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr("drift.train.fit.trainable", remembered)
+    monkeypatch.setattr(Trials, "__call__", lambda self, tokens: float(next(self.model.parameters()).numel() == 0))
+    monkeypatch.setattr("drift.model.policy.free", lambda: alive.append(models[-1]() is not None))
+    assert batch_size.find(train_of("train.precision=float32"), policy_at(tiny), gpu(40 * GIB)) > 0
+    assert alive == [False]
 
 
 def test_on_a_cpu_a_model_of_unknown_type_needs_a_number(tokenizer, tmp_path):

@@ -178,6 +178,12 @@ def adapter(model, tmp_path):
     return tmp_path / "policy"
 
 
+def test_an_adapter_is_read_onto_the_device_of_its_model(adapter, monkeypatch):
+    """By itself peft takes the first GPU, so that all ranks would load theirs there."""
+    monkeypatch.setattr("peft.peft_model.infer_device", lambda: pytest.fail("peft chooses a device"))
+    assert next(load_model(policy_at(adapter), torch.float32).parameters()).device.type == "cpu"
+
+
 def logits(model):
     with torch.no_grad():
         return model(input_ids=torch.tensor([[1, 2, 3]])).logits

@@ -24,9 +24,8 @@ from drift.report.compare import compare
 from drift.report.members import groups
 from drift.sampler.choose import choose
 from drift.score.plan import make_plan, tokenize
-from drift.score.reference import Reference, recheck, sequence_logprobs
+from drift.score.reference import Reference, check_start, recheck, sequence_logprobs
 from drift.train.fit import fit
-from drift.train.modules import check_start
 
 NAN, INF = float("nan"), float("inf")
 OBJECTIVES = {"dpo": Dpo(weight=1.0, beta=0.1), "nll": Nll(weight=0.1)}

@@ -21,8 +21,8 @@ from drift.objective.robust import robust
 from drift.objective.sdpo import Sdpo, sdpo
 from drift.score.padded import collate, reply_logprobs
 from drift.score.plan import make_plan, swap_replies, tokenize
+from drift.score.reference import check_start
 from drift.score.sequence import TokenSequence
-from drift.train.modules import check_start
 
 HELLO = [{"role": "user", "content": "Hello?"}]
 

@@ -81,6 +81,16 @@ def test_a_peak_is_the_sum_of_its_parts_at_the_worst_moment():
     assert drawn["vocabulary"] == max(3 * 100 * 12, 18 * (36 + 16) * 4)
 
 
+def test_an_adapters_heap_loses_as_much_as_its_activations_and_layers_that_are_not_computed_are_not_read():
+    """One layer of two, 496 numbers each, is kept as outputs. Weights that are converted when they are loaded are all in memory."""
+    batch, lora = Batch(tokens=10, predicted=7, longest=9, several=True), setup(adapted=1, rank=2, frozen=True, file_bytes=4)
+    parts = memory.training(SMALLEST, lora, batch)
+    assert parts["weights"] == 7200 - 4 * 496 and parts["activations"] == 2 * activations.activations(SMALLEST, lora, 10)
+    for read in (replace(lora, file_bytes=2), replace(lora, frozen=False), replace(lora, device="cuda")):
+        assert memory.training(SMALLEST, read, batch)["weights"] == 7200
+    assert memory.reference(SMALLEST, lora, batch)["weights"] == 7200
+
+
 def test_the_memory_of_several_devices_by_hand():
     """Four devices; weights 7,200 bytes, outside the layers 808 numbers. ddp adds buckets as large as the gradients, which the
     gradients are in when the update comes. fsdp: a fourth of everything, and what is together."""

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,8 @@ def test_the_ranks_get_the_environment_without_what_launchers_left_and_a_share_o
     made = launch.environment(2)
     assert {name: made.get(name) for name in left} == dict.fromkeys(left) | {"OPENAI_API_KEY": "of a judge"}
     assert made["OMP_NUM_THREADS"] == "4" and str(ROOT / "tests") in made["PYTHONPATH"].split(os.pathsep)
+    own = {sysconfig.get_path(name) for name in ("stdlib", "purelib")}  # another interpreter (sampler.python) would take them, too
+    assert not own & set(made["PYTHONPATH"].split(os.pathsep))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert launch.environment(2)["OMP_NUM_THREADS"] == "3" and launch.environment(20)["OMP_NUM_THREADS"] == "3"
 

@@ -505,7 +505,7 @@ def test_the_start_model_alone_can_be_sampled_from_any_server():
 
 
 STAND_IN = """
-import json, os, sys
+import json, multiprocessing, os, sys
 from vllm.lora import request
 from vllm.lora.request import LoRARequest
 
@@ -520,6 +520,12 @@ class SamplingParams:
 
 class LLM:
     def __init__(self, **arguments):
+        how = os.environ.get("VLLM_WORKER_MULTIPROC_METHOD", "fork")  # as vLLM starts its core on a GPU
+        core = multiprocessing.get_context(how).Process(target=print, args=("a core",), daemon=True)
+        core.start()
+        core.join(60)
+        if core.exitcode != 0:
+            raise RuntimeError("its core hangs")
         with open(os.environ["SEEN"], "a") as seen:
             seen.write(json.dumps(arguments) + "\\n")
 
@@ -577,7 +583,7 @@ def test_an_engine_gets_token_ids_seeds_and_the_adapter(stand_in, trained, token
     assert [one["seed"] for one in sampling] == [NOISE[0].as_seed(), NOISE[2].as_seed()]
     assert adapter == {"name": f"policy-{policy.fingerprint[:16]}", "number": 1, "path": str(policy.directory)}
     (log,) = (tmp_path / "log").iterdir()
-    assert "vllm says a lot" in log.read_text()
+    assert "vllm says a lot" in log.read_text() and "a core" in log.read_text()
     (scored,) = stand_in.draw_scored(policy, ASKED[:1], NOISE[:1])
     assert (scored.tokens, scored.nats) == ([65, 66, tokenizer.eos_token_id], [-0.5] * 3)
 

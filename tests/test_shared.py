@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -117,6 +118,20 @@ def test_token_log_probs_by_hand():
     assert entropy.item() == pytest.approx(1.3862943611198906 - 0.75 * 1.0986122886681098)
     logp.sum().backward()
     assert hidden.grad.item() == pytest.approx(1.0986122886681098 * 0.25)  # ln 3 * (1 - 3/4)
+
+
+def test_every_thread_refuses_to_go_on_without_the_compiled_attention():
+    """With gradient checkpointing on a GPU, a thread of autograd's computes a layer again, and has settings of its own."""
+    config, found = torch._dynamo.config, []
+
+    def settings():
+        attention.flex("cuda")
+        found.append((config.recompile_limit, config.fail_on_recompile_limit_hit))
+
+    settings()
+    (other := threading.Thread(target=settings)).start()
+    other.join()
+    assert found == [(64, True)] * 2
 
 
 @pytest.mark.parametrize("trained", ["hidden", "weight", "both"])

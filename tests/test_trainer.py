@@ -11,13 +11,15 @@ from conftest import SMALL, compose, preference
 from lightning.fabric import accelerators as fabric
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import accelerators as pytorch
+from lightning.pytorch.strategies import Strategy
 
 from drift.config import build
+from drift.errors import UserError
 from drift.model.policy import policy_at
 from drift.score.plan import make_plan, tokenize
-from drift.score.reference import Reference, reference_stage
+from drift.score.reference import Reference, ReferenceDiffers, reference_stage
 from drift.score.trainer import make_trainer
-from drift.store import Store
+from drift.store import Store, manifest
 from drift.train.fit import fit, train_stage
 from drift.train.frozen import num_frozen
 
@@ -73,6 +75,33 @@ def test_the_trainer_is_on_the_device_of_the_model_also_beside_another_accelerat
         monkeypatch.setattr(kind, "is_available", staticmethod(lambda: True))
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert make_trainer("32-true", enable_checkpointing=False).strategy.root_device.type == expected
+
+
+def test_log_probs_from_another_environment_that_differ_here_are_named_with_their_folder(work, tmp_path):
+    """As a reference pass of another GPU does. Of this environment, the difference is a fault of the program."""
+    (train, objectives), start, rows = work
+    store = Store(dir=str(tmp_path), strict=False, verify=False, lease_seconds=30.0, keep_policies="all")
+    scored = reference_stage(store, train.compute, start, rows, layers=num_frozen(train, start, rows))
+    values = json.loads((scored.path / "reference.json").read_text())
+    values["replies"] = [[value + 1e-3 for value in replies] for replies in values["replies"]]
+    for other, error in (({}, ReferenceDiffers), ({"torch": "1.0", "device": "another GPU"}, UserError)):
+        made = manifest.listed(scored.path)
+        (scored.path / "reference.json").write_text(json.dumps(values))
+        manifest.put(scored.path, made | {"environment": made["environment"] | other})
+        with pytest.raises(error, match="Step-0 check failed") as raised:
+            train_stage(store, train, objectives, start, start, rows, scored, epochs=1, on_step=lambda history: None)
+    for part in ("torch 1.0 -> ", "device another GPU -> ", f"Delete {scored.path}, and the same command"):
+        assert part in str(raised.value)
+
+
+def test_no_optimiser_is_left_when_a_training_ends_or_fails(work, tmp_path, monkeypatch):
+    """Lightning would move its state to the CPU: for AdamW twice the weights, while the next one waits for the device."""
+    left, end = [], Strategy.teardown
+    monkeypatch.setattr(Strategy, "teardown", lambda self: (left.append(list(self.optimizers)), end(self)))
+    with pytest.raises(KeyError):
+        trained(work, tmp_path, on_step=lambda history: {}["an error"])
+    trained(work, tmp_path)
+    assert left == [[]] * 3, "of the reference pass, the training that fails, and that which does not"
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -144,7 +144,8 @@ def load_model(
     if policy.is_adapter:
         from peft import PeftModel, get_peft_model_state_dict
 
-        model = PeftModel.from_pretrained(model, str(policy.directory), is_trainable=trainable)
+        where = str(next(model.parameters()).device)  # peft's own choice is the first GPU, whatever this rank's is
+        model = PeftModel.from_pretrained(model, str(policy.directory), is_trainable=trainable, torch_device=where)
         known, found = set(get_peft_model_state_dict(model, save_embedding_layers=False)), set(tensors(policy.directory / WEIGHTS))
         refuse_mismatch(policy.directory, missing=sorted(known - found), unexpected=sorted(found - known), mismatched=[])
         for name, parameter in model.named_parameters():

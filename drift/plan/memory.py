@@ -12,7 +12,8 @@ Parts = dict[str, int]  # part -> bytes
 QUANTISED_BLOCK, SCALE_BLOCK = 64, 256  # of bitsandbytes: numbers with a common scale, scales with a common scale of their own
 # Bytes beside all others. CPU: products compiled for their shapes, and the Trainer (experiments/plan); GPU: the CUDA context, about
 LIBRARIES = {"cpu": 110 * 2**20, "cuda": 600 * 2**20}
-HEAP = {"cpu": 0.35, "cuda": 0.0}  # of the activations: what the heap of glibc loses between batches of different sizes (measured)
+# Of the activations: what the heap of glibc loses while they come and go (measured; experiments/plan); all weights, an adapter
+HEAP = {"cpu": (0.35, 1.0), "cuda": (0.0, 0.0)}
 DIVIDED = {"weights", "adapter", "gradients", "optimiser", "update"}  # parts of which a device has its share under fsdp
 GATHERED = 3  # layers whose weights are brought together at once: the one computed, the next one, and a copy on the way
 PREFILL = 1024  # as MAX_PREFILL_TOKENS in sampler/prefill.py
@@ -40,9 +41,21 @@ def weights(shape: Shape, bytes_each: int, *, quantised: bool) -> int:
 
 def loading(shape: Shape, setup: Setup, bytes_each: int) -> Parts:
     """While weights are loaded on a CPU: those in the file too, unless they stay as they are in it (and in its pages)."""
-    if setup.device != "cpu" or (setup.file_bytes == bytes_each and not setup.quantised):
+    if setup.device != "cpu" or mapped(setup, bytes_each):
         return {}
     return {"file": setup.file_bytes * shape.total}
+
+
+def mapped(setup: Setup, bytes_each: int) -> bool:
+    """Whether the weights stay pages of their file on a CPU, which take memory once they are read."""
+    return setup.device == "cpu" and setup.file_bytes == bytes_each and not setup.quantised
+
+
+def unread(shape: Shape, setup: Setup) -> int:
+    """Bytes of the weights that training never reads: those of mapped layers whose outputs are kept."""
+    if not (setup.frozen and mapped(setup, setup.weight_bytes)):
+        return 0
+    return setup.weight_bytes * (shape.layers - setup.adapted) * shape.layer
 
 
 def _packed(numbers: int) -> int:
@@ -86,12 +99,15 @@ def update_work(shape: Shape, setup: Setup) -> int:
 def training(shape: Shape, setup: Setup, batch: Batch) -> Parts:
     """The largest of these moments, the later ones with the optimiser's state: loading; the backward pass begins (activations,
     and the vocabulary or the work inside the last layer, gradients of earlier batches); it ends (gradients, one layer, the
-    embedding's gradient if it is trained); the update. Of what is divided among several devices, a device's share."""
+    embedding's gradient if it is trained); the update. Of what is divided among several devices, a device's share. If the step has
+    several batches, the largest one is taken not to be the first."""
     start = held(shape, setup, setup.weight_bytes, adapter=setup.adapted > 0)
+    start["weights"] -= unread(shape, setup)
     fixed = start | {"optimiser": optimizer_state(shape, setup)}
     grads, inside = gradients(shape, setup), layer_work(shape, setup, batch.tokens, batch.longest)
     vocabulary = logits(shape, setup, batch.tokens, batch.predicted, training=True)
-    kept = round((1 + HEAP[setup.device]) * (activations(shape, setup, batch.tokens) + rounded_weights(shape, setup)))
+    heap = HEAP[setup.device][setup.adapted > 0]
+    kept = round((1 + heap) * (activations(shape, setup, batch.tokens) + rounded_weights(shape, setup)))
     embedding = 0 if setup.adapted else setup.weight_bytes * shape.vocabulary_matrix
     gathered = [together(shape, setup, moment) for moment in range(3)]
     buckets = grads if setup.devices > 1 and not setup.divided else 0  # in which ddp adds up what the devices have

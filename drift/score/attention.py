@@ -84,16 +84,22 @@ def refuse_unknown_arguments(rest: Mapping[str, Any], longest: int) -> None:
         )
 
 
-@cache
 def flex(kind: str) -> Any:
     """FlexAttention: compiled on a GPU; elsewhere, for the tests, its plain form, which holds all scores in memory.
 
     It is compiled again for every number format, head size, and with and without gradients. Beyond its limit of eight, torch would
-    silently use the plain form, whose numbers differ in the last bits and which takes far more memory."""
+    silently use the plain form, whose numbers differ in the last bits and which takes far more memory. The limit is a thread's own
+    since torch 2.13, and with gradient checkpointing another thread computes a layer again."""
     if kind != "cuda":
         return flex_attention
-    torch._dynamo.config.recompile_limit = 64
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    config = torch._dynamo.config
+    if not config.fail_on_recompile_limit_hit:
+        config.recompile_limit, config.fail_on_recompile_limit_hit = 64, True
+    return _compiled()
+
+
+@cache
+def _compiled() -> Any:
     return torch.compile(flex_attention)
 
 

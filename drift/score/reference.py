@@ -29,6 +29,10 @@ VERSION = 4
 LogprobsOf = Callable[[Sequence[Sequence[TokenSequence]], str, Callable[[int], None]], list[list[Any]]]  # see open_logprobs
 
 
+class ReferenceDiffers(RuntimeError):
+    """Log-probs that were kept are not those that are computed now."""
+
+
 def reference_stage(store: Store, compute: Compute, reference: Policy, plan: Plan, *, layers: int) -> Stage:
     """The reply log-probs of the plan's sequences under the reference: `reference.json` (see `Reference`), and `frozen/`, the
     outputs of the lowest `layers` layers, which training does not change (see train/frozen.py)."""
@@ -75,6 +79,16 @@ class Reference:
         return [value for i, k in plan.places(batch) if plan.examples[i].hindsight for value in self.hindsight[i][k]]
 
 
+def check_start(ratio: float) -> None:
+    """Before the first update policy and reference are the same: every log-ratio is 0, so DPO's loss is ln 2."""
+    if not ratio <= 1e-5:  # written so that NaN does not pass
+        raise ReferenceDiffers(
+            f"Step-0 check failed: the log-probs of replies differ from the reference's by {ratio:.2e} nats, expected 0 (a DPO "
+            "loss of ln 2). The reference log-probs were not computed with the weights that training starts from, or the model is "
+            "not deterministic (dropout?). Nothing was trained."
+        )
+
+
 def recheck(compute: Compute, reference: Policy, plan: Plan, values: Reference) -> None:
     """Computes the first batch once more. This replaces the check of step 0 where the reference is not the start policy, so that
     the log-ratios of step 0 are not 0."""
@@ -82,7 +96,7 @@ def recheck(compute: Compute, reference: Policy, plan: Plan, values: Reference) 
     (again,) = _logprobs(compute, reference, [plan.sequences(first)], "reference check")
     errors = [abs(a - b) for a, b in zip(values.sequences(plan, first), again, strict=True)]
     if not all(error <= 1e-4 for error in errors):  # written so that NaN does not pass
-        raise RuntimeError(
+        raise ReferenceDiffers(
             f"Reference check failed: log-probs of the first sequences are off by {max(errors):.2e} nats. Nothing was trained."
         )
 

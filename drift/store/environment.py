@@ -3,6 +3,7 @@
 import platform
 import resource
 import subprocess
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +23,11 @@ def environment() -> dict[str, str]:
     result["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     result["threads"] = str(torch.get_num_threads())
     return result
+
+
+def differences(made: Mapping[str, str]) -> list[str]:
+    """What differs between another environment and this one: "torch 2.11.0 -> 2.13.0"."""
+    return [f"{part} {made[part]} -> {here}" for part, here in environment().items() if made[part] != here]
 
 
 def peak_gib() -> float:

@@ -26,7 +26,7 @@ from drift.files import beside, discard, put
 from drift.records import digest
 from drift.store import manifest, retention
 from drift.store.disk import NEARLY_FULL, free_bytes, in_bytes
-from drift.store.environment import environment, peak_gib
+from drift.store.environment import differences, environment, peak_gib
 from drift.store.lease import lease
 from drift.store.users import User, wait_for_removal
 
@@ -44,6 +44,10 @@ class Stage:
     seconds: float
     peak_gib: float
     hit: bool
+
+    def elsewhere(self) -> list[str]:
+        """What differs between the environment that made it and this one, with both values."""
+        return differences((manifest.listed(self.path) or {"environment": environment()})["environment"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +131,7 @@ class Store:
             return None
         if found is None or (self.keep_policies == "all" and retention.lacks_weights(final, found)):
             return None
-        made, here = found["environment"], environment()
-        other = [f"{part} {made[part]} -> {here[part]}" for part in here if made[part] != here[part]]
+        other = differences(found["environment"])
         if other and self.strict:
             raise UserError(
                 f"{final} was made in another environment ({', '.join(other)}) and store.strict=true. "

@@ -75,9 +75,9 @@ def find(train: Train, start: Policy, device: Device) -> int:
     from drift.train.fit import trainable
 
     guess = MOST_TOKENS[device.kind] if shape is None else most_tokens(planned, shape, device, world())
+    sized, limit = replace(train, tokens_per_batch=guess), SHARE[device.kind] * device.free
     try:
-        model = trainable(replace(train, tokens_per_batch=guess), start)
-        return largest_that_fits(guess, Trials(train, model, SHARE[device.kind] * device.free))
+        return largest_that_fits(guess, Trials(train, trainable(sized, start), limit))  # nothing else holds the model
     finally:
         free()
 

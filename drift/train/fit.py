@@ -7,7 +7,8 @@ all of them run `fit` (parallel.py), and rank 0 writes.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from drift.identity import identity
 from drift.model.policy import Policy
 from drift.records import digest, write_jsonl
 from drift.score.plan import Plan, layout_module
-from drift.score.reference import Reference, recheck
+from drift.score.reference import Reference, ReferenceDiffers, recheck
 from drift.score.trainer import make_trainer
 from drift.store import Stage, Store
 from drift.train.disk import check_training
@@ -47,14 +48,29 @@ def train_stage(
         num_steps, resumed = epochs * len(plan.steps), (progress / LAST).is_file()
         check_training(Path(store.dir), train, start, num_steps=num_steps, resumed=resumed)
         values = Reference(**json.loads(text))
-        if not same:
-            recheck(train.compute, reference, plan, values)
         what = (dict(objectives), start, plan, values, scored.path / "frozen", progress, output, same, epochs)
-        return everywhere(fit, train, *what, here={"on_step": on_step})
+        with from_elsewhere(scored):
+            if not same:
+                recheck(train.compute, reference, plan, values)
+            return everywhere(fit, train, *what, here={"on_step": on_step})
 
     settings = train.key() | {"objectives": identity(objectives), "epochs": epochs, "check_start": same}
     inputs = {"policy": start.fingerprint, "rows": plan.key, "reference": digest(text)}
     return store.run("train", work, version=VERSION, settings=settings, inputs=inputs)
+
+
+@contextmanager
+def from_elsewhere(scored: Stage) -> Iterator[None]:
+    """Says what to do where the reference's log-probs differ because another machine or other libraries have computed them."""
+    try:
+        yield
+    except ReferenceDiffers as error:
+        if not (other := scored.elsewhere()):
+            raise
+        raise UserError(
+            f"{error} The reference's log-probs were computed in another environment ({', '.join(other)}), which may round "
+            f"differently. Delete {scored.path}, and the same command computes them again."
+        ) from error
 
 
 def fit(

@@ -19,6 +19,7 @@ from drift.errors import UserError, memory_advice
 from drift.finite import need_finite
 from drift.model.precision import rounded_for_each_use
 from drift.objective.batch import Batch, Step
+from drift.score.reference import check_start
 from drift.train import signal
 from drift.train.optimizer import optimizer_of, rate_share
 from drift.train.parallel import added, divide_again, everyones, is_sharded, local, local_gradients, shard, whole
@@ -64,8 +65,8 @@ class PolicyModule(lightning.LightningModule):
         """Does nothing, as in `ReferenceModule`: the policy is saved from the device."""
         return self
 
-    def on_fit_end(self) -> None:
-        self.trainer.strategy.optimizers = []  # otherwise their state would be moved to the CPU
+    def configure_callbacks(self) -> list[lightning.Callback]:
+        return [Dropped()]
 
     def training_step(self, step: dict[str, list[dict[str, Any]]], step_index: int) -> None:
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
@@ -236,11 +237,11 @@ def dynamics(batch: Batch, totals: Step) -> dict[str, Tensor]:
     return means | {MEAN_ABS_RATIO: batch.ratios.abs().sum().cpu() / (totals.num_good + totals.num_bad)}
 
 
-def check_start(ratio: float) -> None:
-    """Before the first update policy and reference are the same: every log-ratio is 0, so DPO's loss is ln 2."""
-    if not ratio <= 1e-5:  # written so that NaN does not pass
-        raise RuntimeError(
-            f"Step-0 check failed: the log-probs of replies differ from the reference's by {ratio:.2e} nats, expected 0 (a DPO "
-            "loss of ln 2). The reference log-probs were not computed with the weights that training starts from, or the model is "
-            "not deterministic (dropout?). Nothing was trained."
-        )
+class Dropped(lightning.Callback):
+    """Drops the optimiser when training ends, in whatever way: Lightning would move its state to the CPU, gigabytes of it."""
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        trainer.strategy.optimizers = []
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        trainer.strategy.optimizers = []

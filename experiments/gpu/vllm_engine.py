@@ -2,6 +2,7 @@
 weights itself; a reply has no end, so that both draw the same number of tokens."""
 
 import importlib.util
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ def measure(size: str, say: Callable) -> None:
     if importlib.util.find_spec("vllm") is None:
         say(skipped="vllm is not installed")
         return
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # models.py has asked for a GPU, which a forked process could not use then
     from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
 
     from drift.model.chat import prompt_ids

@@ -24,7 +24,7 @@ SIZES = {
              "intermediate_size": 4864, "vocab_size": 151936},
 }  # fmt: skip
 WAYS = {"lora": ["train=lora"], "full": ["train=full", "train.gradient_checkpointing=false", "train.signal_every=0"]}
-EXAMPLES, PER_STEP, PROMPT, REPLY, DRAWN, NEW, TOKENS = 12, 6, 96, 48, 24, 24, 1024
+EXAMPLES, PER_STEP, PROMPT, REPLY, DRAWN, NEW, TOKENS = 20, 10, 96, 48, 24, 24, 1024
 STAGES = ("sampling", "reference", "training")
 
 

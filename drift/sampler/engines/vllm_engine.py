@@ -5,7 +5,9 @@
 
 or {"error": text}. Whatever libraries print goes to standard error, which is a file. The end of standard input ends the process,
 and with it everything that it holds. It is started by `drift/sampler/vllm.py`, often with another Python than the one that runs
-drift, so it needs vLLM and nothing else."""
+drift, so it needs vLLM and nothing else.
+
+vLLM's own processes are spawned: a forked one would wait for ever for the lock of an input that a thread was reading here."""
 
 import importlib
 import json
@@ -23,8 +25,11 @@ GRACE = 10  # seconds for an orderly end
 def main():
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    asked = os.fdopen(os.dup(0), encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     requests = queue.Queue()
-    threading.Thread(target=read, args=(requests,), daemon=True).start()
+    threading.Thread(target=read, args=(asked, requests), daemon=True).start()
 
     def answer(content):
         answers.write(json.dumps(content) + "\n")
@@ -60,9 +65,9 @@ def replies(vllm, engine, adapter, request):
     return found
 
 
-def read(requests):
+def read(asked, requests):
     """Passes the requests on. After the last one the process ends, even in the middle of a request."""
-    for line in sys.stdin:
+    for line in asked:
         requests.put(json.loads(line))
     requests.put(None)
     time.sleep(GRACE)
