@@ -105,6 +105,23 @@ def test_training_repeats_the_reference_pass_bit_for_bit():
         assert torch.equal(sums.detach(), reference)
 
 
+@pytest.mark.gpu
+def test_the_first_shape_that_a_process_compiles_for_has_the_bits_of_one_among_many():
+    """A run that was killed between the reference pass and training compares the two: the first kernel is made for one shape, the
+    next ones for any."""
+    model = copy.deepcopy(random_model(64)).bfloat16().to(DEVICE)
+    batches = [moved(shared.collate(batch_of(sizes), 0), DEVICE) for sizes in SIZES]
+    found = []
+    for order in ((2,), (0, 1, 2), (2, 0, 1, 2)):
+        torch._dynamo.reset()  # as in a new process
+        for number in order:
+            with torch.inference_mode(len(found) == 0):
+                sums, *_ = shared.reply_logprobs(model, batches[number])
+            if number == 2:
+                found.append(sums.detach().clone())
+    assert len(found) == 4 and all(torch.equal(one, found[0]) for one in found)
+
+
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.gpu
 def test_chunked_log_probs_equal_whole_logits(trained, monkeypatch):
