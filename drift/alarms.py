@@ -23,9 +23,13 @@ METRIC_OF = {
     "missing_ends": "missing ends",
     "perplexity_ratio": "perplexity under start",
 }  # alarm -> the metric of an evaluation that it needs
+NEVER = {
+    **dict.fromkeys(("copied_share", "cut_share", "cut_excess", "missing_ends"), lambda limit: limit >= 1),
+    **dict.fromkeys(("entropy_share", "distinct2_share"), lambda limit: limit <= 0),
+}  # alarm -> limits that nothing exceeds
 REMEDIES = {
-    "chosen_shift": "lower train.learning_rate, or raise objective.nll.weight",
-    "entropy_share": "lower train.learning_rate, or raise objective.nll.weight",
+    "chosen_shift": "lower train.learning_rate, or raise objective.nll.weight (objective=[…,nll])",
+    "entropy_share": "lower train.learning_rate, or raise objective.nll.weight (objective=[…,nll])",
     "copied_share": "raise sampler.temperature, or set filters.echo=drop",
     "cut_share": "raise sampler.max_new_tokens, or set filters.truncated=drop",
     "cut_excess": "raise sampler.max_new_tokens, or set filters.truncated=drop",
@@ -33,7 +37,7 @@ REMEDIES = {
     "length_ratio": "lower train.learning_rate, or objective=[dpo_norm,nll], which is per token",
     "distinct2_share": "lower train.learning_rate or iterations",
     "missing_ends": "set filters.truncated=drop, or raise sampler.max_new_tokens",
-    "perplexity_ratio": "lower train.learning_rate, or raise objective.nll.weight",
+    "perplexity_ratio": "lower train.learning_rate, or raise objective.nll.weight (objective=[…,nll])",
 }  # alarm -> the settings to try
 
 
@@ -64,6 +68,9 @@ class Alarms:
         for name, lowest in (("length_ratio", 1.0), ("chosen_length_ratio", 1.0), ("perplexity_ratio", 1.0)):
             if (value := getattr(self, name)) is not None and not value > lowest:
                 raise UserError(f"alarms.{name}={value}: expected above {lowest:g}, or null.")
+        for name, never in NEVER.items():
+            if (value := getattr(self, name)) is not None and never(value):
+                raise UserError(f"alarms.{name}={value} would never be raised: expected a share from 0 to 1, or null.")
 
     def active(self) -> list[str]:
         """The names of the alarms that are on."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from drift.compose import CONF
 from drift.evaluation import BENCHMARKS
 
-SETTINGS = "settings, for example intake.max_records=4000 (NAME=VALUE, as in `drift run`); the defaults are:\n"
+SETTINGS = "settings, for example {} (NAME=VALUE, as in `drift run`); the defaults are:\n"
 
 
 def commands(description: str | None) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -53,7 +53,7 @@ def evaluate_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPa
         usage="drift evaluate RUN_OR_MODEL ... --on BENCHMARK,... [--policies all|last] [--out FOLDER] [name=value ...]",
         help="ask the policies of runs, and any models, the prompts of a benchmark; one table with paired intervals",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=SETTINGS
+        epilog=SETTINGS.format("evaluation.ifeval.group_size=64")
         + "".join(block(f"{name}, all prompts unless num_prompts is given", text) for name, text in benchmark_settings())
         + block("evaluation.BENCHMARK.endpoint.…, of those that need a judge", (CONF / "endpoint.yaml").read_text("utf-8"))
         + "  sampler.precision=…, sampler.tokens_per_batch=…, store.dir=…  as in `drift run`",
@@ -82,7 +82,7 @@ def mine_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
         usage="drift mine LOGS --out FILE [--source KIND] [--overwrite] [name=value ...]",
         help="find the replies in chat logs that users liked or disliked, and write them as records",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=SETTINGS
+        epilog=SETTINGS.format("intake.max_records=4000")
         + block("data.… (with --source messages; the other kinds have some of them)", log)
         + choices("mine")
         + block("intake.…", textwrap.dedent(config.split("\nintake:")[1].partition("\n")[2].split("\n\n")[0]))
@@ -108,7 +108,7 @@ def describe_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPa
         usage="drift describe RECORDS [--out PAGE] [name=value ...]",
         help="describe a file of records, as a table and as an HTML page",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=SETTINGS
+        epilog=SETTINGS.format("intake.max_records=4000")
         + choices("model")
         + "  model.path=…  with model=pretrained\n  train.max_tokens=…  prompt and reply at most\n"
         "  sampler.max_new_tokens=…  of a fresh reply",
@@ -144,7 +144,7 @@ def explore_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPar
         usage="drift explore RUN_OR_STUDY ... [--out FOLDER] [name=value ...]",
         help="draw many replies of every method's policy, map them, and compare how much of the high-reward region each covers",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=SETTINGS
+        epilog=SETTINGS.format("exploration.num_prompts=8")
         + block("exploration.…", (CONF / "exploration.yaml").read_text("utf-8"))
         + "  judge=NAME, judge.…  what gives the rewards (default: the known truth, else the runs' own judge)\n"
         "  sampler.…, store.…  instead of the runs' own",
@@ -180,7 +180,7 @@ def store_parser(commands: argparse._SubParsersAction) -> None:
         help="list what is in a store, by stage and by run, and remove what nothing refers to",
         description="Lists what is in a store, by stage and by run, and removes what nothing refers to: no run folder, no other "
         "stage, no process that may be alive. What a run folder refers to stays: delete the folder first. Exit code: 0; 1 if the "
-        "folder is not a store or something could not be removed; 2 for a wrong option.",
+        "folder is not a store, something could not be removed, or an option can't be used so; 2 for an unknown option.",
     )
     store.add_argument(
         "folder", nargs="?", type=Path, default=Path("outputs/store"), metavar="DIR", help="(default: outputs/store)"

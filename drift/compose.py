@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from drift import chosen
 from drift.errors import UserError, nearest
-from drift.overrides import quote_paths, unreadable
+from drift.overrides import check_choices, quote_paths, unreadable
 
 HERE = Path(__file__).resolve().parent
 CONF = next(at for at in (HERE / "conf", HERE.parent / "conf") if at.is_dir())  # in an installed wheel; in a clone
@@ -46,15 +47,18 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     from hydra.errors import HydraException
 
     GlobalHydra.instance().clear()
+    check_choices(arguments := quote_paths(overrides), CONF)
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose("config", quote_paths(overrides))
-    except HydraException as error:
+            return hydra.compose("config", arguments)
+    except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
 
 
 def explain(error: Exception) -> str:
     """Hydra's error about an override in our words, with the nearest valid key or option."""
+    if isinstance(error, InterpolationResolutionError):
+        return f"{error.full_key}: {str(error.msg or error).splitlines()[0]}. Set the variable, or give a value."
     text = str(error.__cause__ or error)
     if "is not in struct" in text:
         wrong = text.split("full_key: ")[1].splitlines()[0].strip()

@@ -21,6 +21,7 @@ from drift.errors import UserError, nearest
 from drift.parts import Checked, Placed
 from drift.sampler.contracts import Selective
 
+LARGEST = 2**63  # no whole number that libraries take is as large
 DEFAULT = {"objective": "[dpo,nll]", "evaluation": "[deployment]"}
 
 
@@ -30,10 +31,15 @@ def build(config: DictConfig, given: Sequence[str] = ()) -> Any:
     from hydra.utils import instantiate
 
     need_values(config, "")
-    for group in ("objective", "evaluation"):
+    for group in DEFAULT:
         if not config.get(group):
             raise UserError(f"{group}=[]: at least one {group} is needed. The default is {group}={DEFAULT[group]}.")
     chosen.leave_out(config, given, CONF)
+    for group in DEFAULT:
+        for name, part in config[group].items():
+            if not isinstance(part, DictConfig) or "_target_" not in part:
+                kept = ",".join(str(other) for other in config[group] if other != name) or DEFAULT[group].strip("[]")
+                raise UserError(f"{group}.{name} is no {group}. To go without it, leave it out of the list: {group}=[{kept}].")
     check_node(config, "")
     run = instantiate(config, _convert_="all")
     chosen.refuse(run, given)
@@ -92,6 +98,9 @@ def check_together(run: Any) -> None:
         )
     if run.refresh_log and not run.data.uses_policy:
         raise UserError("refresh_log=true asks users for new feedback, which a log can't give. Expected data=deployment.")
+    for name in ("rounds", "num_samples"):
+        if (value := getattr(run.method, name, 1)) < 1:
+            raise UserError(f"method.{name}={value}: expected at least 1.")
     check_objectives(run)
     check_judges(run)
     check_sampled(run)
@@ -207,15 +216,16 @@ def _fits(value: Any, hint: Any) -> bool:
         return items and all(_fits(item, option) for item in value for option in options[:1])
     if origin is dict or hint is dict:
         return isinstance(value, (dict, DictConfig))
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (float, int):
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+        return whole or (hint is float and isinstance(value, float) and math.isfinite(value))
     return not inspect.isclass(hint) or isinstance(value, hint)
 
 
 def _name(hint: Any) -> str:
     options = typing.get_args(hint)
+    if typing.get_origin(hint) is dict:
+        return "a group of settings ({name: value})"
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, options))
     if typing.get_origin(hint) in (list, tuple):
@@ -227,7 +237,8 @@ def _name(hint: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {"ListConfig": "a list", "DictConfig": "a group of settings"}.get(type(value).__name__, type(value).__name__)
+    names = {"ListConfig": "a list", "DictConfig": "a group of settings", "NoneType": "null", "int": "a whole number"}
+    return names.get(type(value).__name__, type(value).__name__)
 
 
 def _suggest(value: Any, hint: Any, path: str) -> str:

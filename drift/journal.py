@@ -21,6 +21,7 @@ from drift.console import say
 from drift.errors import UserError
 from drift.examples.filters import dropped
 from drift.files import link
+from drift.intake.collected import said_of
 from drift.logger.lineage import Lineage
 from drift.logger.rows import as_row
 from drift.masking import masked
@@ -78,14 +79,13 @@ class Journal:
         link(stage.path / "quarantine.jsonl", folder / "quarantine.jsonl")
         self.state.data |= counts
         self.store.say_found()
-        say("Feedback: " + ", ".join(f"{value} {name}" for name, value in stage.facts["counts"].items()))
-        for row in stage.facts["set_aside"]:
-            say("  set aside: " + ", ".join(f"{name} {value}" for name, value in row.items()))
+        for line in said_of(stage.facts["counts"], stage.facts["set_aside"]):
+            say(line)
         self.write()
 
-    def compared(self, iteration: int, stage: Stage) -> None:
+    def compared(self, name: str, stage: Stage) -> None:
         """Says how far the sampler's log-probabilities are from training's: that they sample from and train the same policy."""
-        line = f"{f'Iteration {iteration}' if iteration else 'Start model'}: {stage.facts['found']}"
+        line = f"{name}: {stage.facts['found']}"
         self.state.compared = list(dict.fromkeys([*self.state.compared, line, *stage.facts["caveats"]]))
         say(f"  {line}")
         self.write()

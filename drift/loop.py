@@ -209,7 +209,8 @@ class Loop:
     def compare_samples(self, iteration: int, policy: Policy, others: dict[str, Policy]) -> None:
         """Makes sure that the sampler's replies come from this policy, before the first of them is used."""
         if iteration < self.run.iterations or any(evaluation.samples for evaluation in self.run.evaluation.values()):
-            self.journal.compared(iteration, same_policy_stage(self.ask(policy, 0, "same policy", iteration), others))
+            name = f"Iteration {iteration}" if iteration else "Warm start" if others else "Start model"
+            self.journal.compared(name, same_policy_stage(self.ask(policy, 0, "same policy", iteration), others))
 
     def examples_stage(
         self, iteration: int, method: Method, num_examples: int | None, policy: Policy, records: list[Record]

@@ -23,6 +23,35 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
     return [_quoted(argument) for argument in arguments]
 
 
+def check_choices(arguments: Sequence[str], conf: Path) -> None:
+    """Refuses what can't choose an option of a group in the folder `conf`; Hydra answers with a traceback."""
+    defaults = {key: option for entry in read_defaults(conf) for key, option in entry.items()}
+    for argument in arguments:
+        key, sign, _ = argument.lstrip("+~").partition("=")
+        if key not in defaults:
+            continue
+        known = ", ".join(sorted(file.stem for file in (conf / key.partition("@")[0]).glob("*.yaml")))
+        if argument.startswith("~"):
+            raise UserError(f"{argument}: a run can't go without it. Choose an option instead, {key}=NAME: {known}.")
+        value, several = _read(argument) if sign else Unreadable, isinstance(defaults[key], list)
+        if isinstance(value, list) and not several:
+            named = ",".join(map(str, value))
+            raise UserError(f"{argument}: {key} takes one option. To compare several: -m {key}={named}")
+        wrong = any(not isinstance(one, str) for one in value) if isinstance(value, list) else isinstance(value, int | float)
+        if value is None and defaults[key] is None:
+            raise UserError(f"{argument}: leave this out, and there is none.")
+        if wrong or isinstance(value, dict) or value is None:
+            raise UserError(f"{argument}: expected the name of an option of {key}: {known}.")
+
+
+def read_defaults(conf: Path) -> list[dict[str, Any]]:
+    """The groups that config.yaml chooses from, with their options."""
+    from omegaconf import OmegaConf
+
+    entries: Any = OmegaConf.to_object(OmegaConf.load(conf / "config.yaml").defaults)
+    return [entry for entry in entries if isinstance(entry, dict) and not any(key.startswith("override ") for key in entry)]
+
+
 def literal(name: str) -> str:
     """A file's name in a form whose leading ~ is not taken for a home directory."""
     return str(Path(name).absolute()) if name.startswith("~") and _exists(name, Path(name)) else name
@@ -41,6 +70,12 @@ def unreadable(error: Exception) -> str:
     """Hydra's error about an override that it can't parse, and how to quote it."""
     from hydra.errors import OverrideParseException
 
+    if listed := re.match(r"Ambiguous value for argument '(.*)'$", str(error), re.MULTILINE):
+        key, _, value = listed[1].partition("=")
+        return (
+            f"{listed[1]}: a value with commas is several values, for a sweep (-m). As one value, in quotes, for the shell and for "
+            f"Hydra: {shlex.quote(override(key, value))}; as a list: {shlex.quote(f'{key}=[{value}]')}"
+        )
     if not isinstance(error, OverrideParseException):
         return str(error)
     key, sign, value = error.override.partition("=")

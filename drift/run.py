@@ -12,6 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from drift import stop
 from drift.chosen import of_member
@@ -21,7 +22,9 @@ from drift.console import say, visible
 from drift.errors import UserError, unwritable
 from drift.folders import owned
 from drift.masking import mask
-from drift.overrides import quote_paths
+from drift.overrides import check_choices, quote_paths
+
+SWEEP = ("-m", "--multirun")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -29,11 +32,13 @@ def main(arguments: Sequence[str]) -> None:
     error."""
     stop.install()
     try:
-        sys.argv = ["drift run", *quote_paths(arguments)]  # Hydra reads its arguments, and its name for usage messages, from here
+        ordered = sorted(arguments, key=lambda word: word not in SWEEP)  # after a setting, Hydra does not know these
+        check_choices(ordered := quote_paths(ordered), CONF)
+        sys.argv = ["drift run", *ordered]  # Hydra reads its arguments, and its name for usage messages, from here
         _run()
     except UserError as error:
         sys.exit(visible(f"\n{error}"))
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException) as error:
         sys.exit(mask(f"\n{explain(error)}"))
     except OSError as error:
         if (told := unwritable(error)) is None:

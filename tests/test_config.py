@@ -12,6 +12,7 @@ from drift.compose import CONF
 from drift.config import build
 from drift.errors import UserError, memory_advice, nearest, need_package
 
+LOG = ("data=jsonl", f"data.path={ROOT}/experiments/miner/labels.jsonl")
 WRONG = [
     (["+sede=1"], "Unknown key sede. Did you mean seed?"),
     (["+train.learning_rte=1"], "Did you mean train.learning_rate|Did you mean learning_rate"),
@@ -52,6 +53,25 @@ WRONG = [
     (["sampler.top_p=0"], "0 < top_p <= 1"),
     (["train.epochs=0"], "train.epochs=0: expected at least 1"),
     (["train.adapter.top_share=2"], "top_share <= 1"),
+    (["train.adapter.scale=0"], "scale > 0"),
+    (["model=null"], "model=null: expected the name of an option of model: .*smollm2"),
+    (["judge=null"], "judge=null: leave this out, and there is none"),
+    (["model=5"], "expected the name of an option of model"),
+    (["method=[drift,spin]"], "method takes one option. To compare several: -m method=drift,spin"),
+    (["~model"], "~model: a run can't go without it. Choose an option instead, model=NAME"),
+    (["objective.nll=null"], r"objective.nll is no objective. To go without it, leave it out of the list: objective=\[dpo\]"),
+    (["evaluation.deployment=null"], "evaluation.deployment is no evaluation"),
+    (["method.rounds=0"], "method.rounds=0: expected at least 1"),
+    (["method=random_logged", "method.num_samples=0"], "method.num_samples=0: expected at least 1"),
+    (["sampler.temperature=99999999999999999999999999"], "expected a number, got a whole number"),
+    (["store.lease_seconds=0"], "store.lease_seconds=0: expected 1 to 1,000,000"),
+    (["alarms.cut_share=75"], "alarms.cut_share=75 would never be raised: expected a share from 0 to 1"),
+    (["alarms.entropy_share=-1"], "alarms.entropy_share=-1 would never be raised"),
+    (["model.template=abc"], "expected a group of settings"),
+    ([*LOG, "intake.languages=[]"], "expected codes of two letters"),
+    ([*LOG, "intake.languages=[EN]"], "expected codes of two letters"),
+    ([*LOG, "intake.drop_flagged=[toxicc]"], "toxicc is no flag of a source. Did you mean toxic"),
+    ([*LOG, "data.split=train"], "data.split=train selects from a hub data set or a directory, but .* is a file"),
     (["method=iterdpo", "method.num_samples=1"], "ranking needs at least 2"),
     (["previous_share=1"], "below 1"),
     (["data=jsonl", f"data.path={ROOT}/experiments/miner/labels.jsonl", "refresh_log=true"], "Expected data=deployment"),

@@ -11,6 +11,7 @@ from drift.data.messages import Messages
 from drift.data.requests import REQUESTS, SETS, verify
 from drift.data.users import Rates, next_turn
 from drift.errors import UserError
+from drift.intake.collected import said_of
 from drift.intake.conversations import Conversation, to_records
 from drift.intake.intake import Intake
 from drift.intake.leakage import remove_leaked
@@ -19,6 +20,7 @@ from drift.intake.rows import BadRow
 from drift.intake.usable import usable
 from drift.mine.classifier import Classifier
 from drift.mine.rules import Rules
+from drift.mine.unread import UNREAD
 
 USER = {"role": "user", "content": "Hi"}
 BAD = [
@@ -51,6 +53,18 @@ def test_dsat_sat_and_seed_rows_of_the_official_format():
     assert (sat.label, sat.reply, sat.feedback, sat.satisfied) == ("sat", "ok", None, True)
     assert (seed.label, seed.reply, seed.revised, seed.satisfied) == ("dsat", "bad", "better", True)
     assert (better.label, better.reply) == ("sat", "better"), "the better reply pleased"
+
+
+def test_a_log_in_many_languages_with_many_bad_rows_takes_a_few_lines_of_the_console():
+    unread = {f"{UNREAD}{code}": count for code, count in zip("de fr es ru it pl ja".split(), range(7, 0, -1), strict=True)}
+    rows = [{"file": "log.jsonl", "row": number, "reason": "malformed row"} for number in range(1, 21)]
+    assert said_of({"conversations read": 900, **unread, "DSAT": 12, "set aside: malformed row": 40}, rows) == [
+        "Feedback: 900 conversations read, 12 DSAT, 40 set aside: malformed row",
+        f"  28 {UNREAD}other languages: de 7, fr 6, es 5, ru 4, it 3, pl 2, …",
+        *(f"  set aside: file log.jsonl, row {number}, reason malformed row" for number in (1, 2, 3)),
+        "  … and 37 more; all of them stand in quarantine.jsonl of the run",
+    ]
+    assert said_of({"DSAT": 2}, []) == ["Feedback: 2 DSAT"]
 
 
 def test_three_malformed_rows_among_thirty_are_named_and_the_others_used(cache, tmp_path, capsys):

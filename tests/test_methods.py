@@ -291,3 +291,16 @@ def test_examples_of_which_none_is_usable_are_refused_with_the_reasons():
     counts = {"seen": 3, "used": 0, "empty": 2, "tie": 1}
     with pytest.raises(UserError, match="no usable example from 2 records: of 3 candidates, 2 empty, 1 ties of the judge"):
         need_enough(counts, made=0, wanted=4, num_records=2, needs="DSAT")
+
+
+@pytest.mark.parametrize(
+    ("counts", "remedy"),
+    [
+        ({"seen": 0}, "none was dropped. Give it the feedback that it learns from: DSAT."),
+        ({"seen": 9, "truncated": 9}, "9 cut off by .*Raise sampler.max_new_tokens, or set filters.truncated=keep.$"),
+        ({"seen": 9, "tie": 2, "too_long": 7}, "Raise train.max_tokens.$"),
+    ],
+)
+def test_the_commonest_reason_decides_what_is_advised(counts, remedy):
+    with pytest.raises(UserError, match=remedy):
+        need_enough(counts, made=0, wanted=4, num_records=2, needs="DSAT")

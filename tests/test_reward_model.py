@@ -150,7 +150,7 @@ def template(text):
 
 
 UNFIT = {
-    "no directory": (lambda directory: shutil.rmtree(directory), {}, "judge.path=.* is neither a directory nor a hub id"),
+    "no directory": (lambda directory: shutil.rmtree(directory), {}, "method.judge.path=.* is neither a directory nor a hub id"),
     "no template": (lambda directory: (directory / "chat_template.jinja").unlink(), {}, "has no chat template"),
     "a template without replies": (template("{{ messages[0]['content'] }}"), {}, "leaves out or rewrites the assistant's message"),
     "damaged": (damaged, {}, "is cut short or too long"),
@@ -161,8 +161,8 @@ UNFIT = {
     "quantised": (changed(quantization_config={"quant_method": "gptq"}), {}, "already quantised"),
     "quantised on loading": (changed(quantization_config={"load_in_4bit": True}), {}, "which a judge does not read"),
     "an adapter": (lambda directory: (directory / "adapter_config.json").write_text("{}"), {}, "is an adapter. .* merge it"),
-    "a class of one output": (lambda _: None, {"positive": "good"}, "has one output. Set judge.positive=null"),
-    "no room": (lambda _: None, {"max_tokens": 0}, "judge.max_tokens=0: expected at least 1"),
+    "a class of one output": (lambda _: None, {"positive": "good"}, "has one output. Set method.judge.positive=null"),
+    "no room": (lambda _: None, {"max_tokens": 0}, "method.judge.max_tokens=0: expected at least 1"),
 }
 
 
@@ -184,11 +184,11 @@ def test_a_causal_language_model_is_no_reward_model(tiny):
 
 def test_a_class_must_be_named_by_one_of_the_heads_labels(tokenizer, tmp_path):
     directory = write(tokenizer, tmp_path / "model", **LABELS)
-    for positive, message in ((None, "judge.positive=null: .* has 2 outputs .bad, good."), ("goood", "Did you mean good")):
+    for positive, message in ((None, "method.judge.positive=null: .* has 2 outputs .bad, good."), ("goood", "Did you mean good")):
         with pytest.raises(UserError, match=message):
             judge(directory, positive=positive).check()
     changed(problem_type="regression")(directory)
-    with pytest.raises(UserError, match="are scores, not classes. Set judge.output=logit"):
+    with pytest.raises(UserError, match="are scores, not classes. Set method.judge.output=logit"):
         judge(directory, positive="good").check()
 
 

@@ -93,6 +93,17 @@ def test_wildfeedback_annotations(tmp_path):
     assert found.facts["conversations read"] == 4
 
 
+def test_wildfeedback_goes_by_roles_and_not_by_places(tmp_path):
+    rows = [
+        utterance(0, "system", "Be nice."), utterance(1, "User", "q?"), utterance(2, "Agent", "a", Disatisfaction=True),
+        utterance(3, "User", "No, wrong.", Disatisfaction=True), utterance(4, "Agent", "b"),
+    ]  # fmt: skip
+    (tmp_path / "sat_dsat_annotation.json").write_text(json.dumps(rows))
+    (record,) = collected(WildFeedback(path=str(tmp_path))).records
+    assert (record.label, record.reply, record.feedback, record.revised) == ("dsat", "a", "No, wrong.", "b")
+    assert [message["content"] for message in record.prompt] == ["Be nice.", "q?"]
+
+
 def test_wildfeedback_pairs(tmp_path):
     history = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}, {"from": "human", "value": "A joke"}]
     good, bad = {"from": "gpt", "value": "good"}, {"from": "gpt", "value": "bad"}
@@ -126,6 +137,23 @@ def test_ultrafeedback_goes_by_the_ratings_and_not_by_the_score_that_is_known_to
     assert (dsat.reply, dsat.feedback, dsat.revised) == ("bad", "It misses the point.", "good")
     assert (sat.label, sat.reply) == ("sat", "good") and "reconstructed" in dsat.provenance["source"]
     assert [row["field"] for row in found.set_aside] == ["completions", "completions", "instruction"]
+
+
+@pytest.mark.parametrize("rating", ["10", "0", "²", "①", "9" * 5000, "4.5", "-1"])
+def test_ultrafeedback_takes_ratings_from_1_to_5(rating, tmp_path):
+    row = {
+        "source": "flan",
+        "instruction": "Do it",
+        "completions": [completion("good", 5, 5, 5, 5), completion("bad", *[rating] * 4)],
+    }
+    (aside,) = collected(UltraFeedback(path=lines(tmp_path / "flan.jsonl", row))).set_aside
+    assert aside["field"] == "completions[1].annotations" and "from 1 to 5" in aside["expected"]
+
+
+def test_a_score_too_large_for_a_number_sets_its_row_aside(tmp_path):
+    rows = [{"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": score, "score_rejected": 1} for score in (10**400, 2)]
+    found = collected(source(Preference, lines(tmp_path / "pairs.jsonl", *rows)))
+    assert [(row["row"], row["field"]) for row in found.set_aside] == [(1, "score_chosen")] and len(found.records) == 2
 
 
 def test_preference_pairs_in_all_three_forms(tmp_path):
@@ -211,6 +239,41 @@ def test_messages_with_thumbs_comments_parts_and_without(tmp_path):
     ]  # fmt: skip
     assert all(row["expected"] and row["remedy"] and row["file"] == path for row in found.set_aside)
     assert [row["row"] for row in found.set_aside] == [4, 5, 6, 8]
+
+
+def test_everything_in_a_mark_that_is_an_object_is_read_or_the_row_is_set_aside(tmp_path):
+    """`details` and `tags` were known by name and never read, and objects inside a mark were left out."""
+    marks = [
+        {"rating": "down", "details": "The year is 1848.", "text": "Wrong."}, {"rating": "down", "tags": ["wrong", "rude"]},
+        {"tags": ["wrong"], "details": "It is 5."}, {"value": {"rating": "down"}}, {"rating": "down", "comment": {"text": "No."}},
+        {"rating": "down", "tags": [{"name": "wrong"}]}, {"rating": "up", "comment": {}},
+    ]  # fmt: skip
+    rows = [{"id": str(i), "messages": [{"role": "user", "content": f"q{i}?"}, {"role": "assistant", "content": f"a{i}", "feedback": mark}]}
+            for i, mark in enumerate(marks)]  # fmt: skip
+    found = collected(source(Messages, lines(tmp_path / "log.jsonl", *rows)))
+    assert [(r.conversation, r.label, r.feedback) for r in found.records] == [
+        ("0", "dsat", "Wrong.\nThe year is 1848."), ("1", "dsat", None), ("6", "sat", None)
+    ]  # fmt: skip
+    assert {row["row"]: row["field"] for row in found.set_aside} == {
+        3: "messages[1].feedback", 4: "messages[1].feedback.value", 5: "messages[1].feedback.comment", 6: "messages[1].feedback.tags"
+    }  # fmt: skip
+
+
+def test_fields_are_ignored_wherever_the_refusal_names_them(tmp_path):
+    """In messages that are JSON text, and in sides and comments that are objects."""
+    reply = {"role": "assistant", "content": "a", "feedback": "down", "score": 3}
+    text = lines(tmp_path / "text.jsonl", {"id": "a", "messages": json.dumps([{"role": "user", "content": "q?"}, reply])})
+    side = {"from": "gpt", "value": "a", "score": 4}
+    pair = {"conversations": [{"from": "human", "value": "q"}], "chosen": side, "rejected": side | {"value": "b", "score": 2}}
+    pairs = lines(tmp_path / "pairs.jsonl", pair)
+    told = {"prompt": [{"role": "user", "content": "q"}], "rejected": {"role": "assistant", "content": "b"}}
+    jsonl = lines(tmp_path / "drift.jsonl", told | {"user_preference": {"content": "no", "score": "up"}})
+    for kind, path, where in (
+        (Messages, text, r"messages\[1\].score"), (WildFeedbackPairs, pairs, "chosen.score"), (Jsonl, jsonl, "user_preference.score")
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=rf"{where} looks like .*data.ignore_fields=\[score\]"):
+            collected(source(kind, path))
+        assert collected(source(kind, path, ignore_fields=["score"])).records
 
 
 def test_sharegpt_sets_aside_parts_that_begin_with_a_reply(tmp_path):

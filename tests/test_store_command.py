@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 from conftest import ROOT
 
 from drift.__main__ import main
+from drift.folders import OWNER
 from drift.store import Store, used_together
 from drift.store.inventory import take_stock
 from drift.store.users import uses, wait_for_removal
@@ -248,6 +250,25 @@ def test_renamed_and_old_run_folders_are_found_by_their_links_and_moved_ones_whe
     assert {entry.path for entry in take_stock(store, [tmp_path / "far"]).removable} == {made[2]}
     run_folder(tmp_path / "runs/a", store, ("train", 4, 1000))  # beside it stands b, which was c once
     assert {entry.path for entry in take_stock(store).removable} == {made[1]}
+
+
+def test_a_renamed_run_keeps_what_it_has_asked_for_without_a_link(tmp_path, monkeypatch):
+    """The folder says of which settings it is; that of other settings keeps nothing. A second run of the same settings changes
+    nothing, and without any folder of theirs the stages are free."""
+    store, runs = tmp_path / "store", tmp_path / "runs"
+    runs.mkdir()
+    for name, owner in (("a", "settings 1"), ("b", "settings 2")):
+        (runs / name).mkdir()
+        (runs / name / OWNER).write_text(owner)
+        (runs / name / "run.json").write_text('{"status": "stopped"}')
+    user = Store(dir=str(store), strict=False, verify=False, lease_seconds=60.0, keep_policies="all").used_by(runs / "a")
+    made = stage(store, "replies", 1, 1000, users=[user])
+    user.end(finished=False)
+    (runs / "a").rename(runs / "renamed")
+    assert take_stock(store, [runs]).removable == [] and take_stock(store, [runs]).gone == []
+    assert command(monkeypatch, store, "--unused", "--delete", "--runs", runs) is None and made.is_dir()
+    shutil.rmtree(runs / "renamed")
+    assert [entry.path for entry in take_stock(store, [runs]).removable] == [made]
 
 
 def test_the_base_model_of_an_adapter_in_use_is_in_use(tmp_path):

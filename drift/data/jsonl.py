@@ -23,7 +23,7 @@ from drift.records import digest
 
 FIELDS = {
     "": frozenset({"prompt", "rejected", "chosen", "user_preference", "system", "system_prompt", "system_message"}),
-    **dict.fromkeys(("prompt", "rejected", "chosen"), frozenset({"role", "content"})),
+    **dict.fromkeys(("prompt", "rejected", "chosen", "user_preference"), frozenset({"role", "content"})),
 }
 
 

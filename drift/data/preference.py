@@ -90,7 +90,7 @@ def _score(row: dict[str, Any], name: str) -> float | None:
         return None
     try:
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadRow(name, "a number", quote(value)) from error
 
 

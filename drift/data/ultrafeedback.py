@@ -9,6 +9,7 @@ feedback, and the completion with the highest mean rating the liked one. `overal
 a completion is left out: it told the model which principle to follow, and differs between the completions of a row. Source of the
 schema: the data set's card."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from drift.intake.rows import BadRow, parse_rows
 from drift.intake.turns import quote, to_text
 from drift.records import digest
 
+RATING = re.compile("[1-5]")
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 
 
@@ -86,7 +88,7 @@ def _rating(completion: dict[str, Any], field: str) -> float:
     for aspect in ASPECTS:
         entry = annotations.get(aspect)
         rating = entry.get("Rating") if isinstance(entry, dict) else None
-        if isinstance(rating, str) and rating.strip().isdigit():
+        if isinstance(rating, str) and RATING.fullmatch(rating.strip()):
             ratings.append(int(rating))
     if not ratings:
         raise BadRow(f"{field}.annotations", "a rating from 1 to 5, as text, for at least one aspect", "none")

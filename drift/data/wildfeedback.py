@@ -82,7 +82,8 @@ def parse(rows: list[dict[str, Any]], file: str, number: int) -> Conversation:
     roles = {"User": "user", "Agent": "assistant"}
     turns = [row | {"Role": roles.get(str(row.get("Role")), row.get("Role"))} for row in rows]
     messages = to_messages(turns, role="Role", content="Content", field="rows")
-    opinions = {i - 1: opinion for i, row in enumerate(rows) if i >= 2 and i % 2 == 0 and (opinion := _opinion(row, i)) is not None}
+    after = [i for i in range(1, len(rows)) if (turns[i - 1]["Role"], turns[i]["Role"]) == ("assistant", "user")]
+    opinions = {i - 1: opinion for i in after if (opinion := _opinion(rows[i], i)) is not None}
     name = f"{file}:{number}"
     return Conversation(
         id=name, thread=name, messages=messages, opinions=opinions, revised={}, flags=(), file=file, row=number,

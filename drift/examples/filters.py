@@ -31,6 +31,20 @@ NOTED = {
 }  # fmt: skip
 
 
+REMEDIES = {
+    "tie": "The judge finds all replies to a prompt alike: raise sampler.temperature or method.num_samples, or take another judge",
+    "empty": "The policy or the log says nothing: look at the replies in the store, or take another model or log",
+    "identical": "Raise sampler.temperature, so that fresh replies differ",
+    "copied": "Raise sampler.temperature, or raise filters.copied_words",
+    "echo": "Set filters.echo=keep, or lower method.guidance.share",
+    "truncated": "Raise sampler.max_new_tokens, or set filters.truncated=keep",
+    "unrenderable": "Take another chat template or model",
+    "too_long": "Raise train.max_tokens",
+    "unjudged": "Raise the limits of the judge, or take another one",
+    "disfavoured": "Take another judge, or none (filters.judge=null)",
+}  # rule -> what to try where it leaves nothing
+
+
 def dropped(counts: dict[str, int]) -> str:
     """The counts of `Filters.take` in words, as far as they say why."""
     return ", ".join(f"{value} {NOTED[name]}" for name, value in counts.items() if value and name in NOTED)
@@ -147,13 +161,21 @@ def need_enough(counts: dict[str, int], *, made: int, wanted: int | None, num_re
     if not made:
         raise UserError(
             f"The method made no usable example from {num_records} records: of {counts['seen']} candidates, "
-            f"{dropped(counts) or 'none was dropped'}. Give it the feedback that it learns from: {needs}."
+            f"{dropped(counts) or 'none was dropped'}. {remedy(counts, needs)}"
         )
     if wanted is not None and made < wanted:
         say(
             f"  Note: only {made} of {wanted} examples, because the records are used up (more passes: method.rounds). For a fair "
             f"comparison run the other methods with examples_per_iteration={made}."
         )
+
+
+def remedy(counts: dict[str, int], needs: str) -> str:
+    """What helps against the commonest reason for which no candidate was usable."""
+    commonest = max(REMEDIES, key=lambda name: counts.get(name, 0))
+    if not counts.get(commonest):
+        return f"Give it the feedback that it learns from: {needs}."
+    return f"{REMEDIES[commonest]}."
 
 
 def _echoes(reply: str, feedback: str) -> bool:

@@ -127,7 +127,10 @@ def seed_of(name: str, members: dict[str, Member], reader: Reader, overrides: Se
 def last_policy(member: Member, start: Policy) -> Policy:
     trained = [point for point in member.state.points if point.iteration > 0]
     if not trained:
-        raise UserError(f"{member.folder} has no trained policy yet ({member.state.status}). Let it finish, or leave it out.")
+        raise UserError(
+            f"{member.folder} has no trained policy yet ({member.state.status}). Let it finish, or leave it out: "
+            f"drift explore RUN RUN …, with the folders of the others."
+        )
     if member.state.status != "finished":
         say(f"Note: {member.folder} is not finished ({member.state.status}): its last policy so far is used.")
     directory = member.folder / f"iteration_{trained[-1].iteration}" / "policy"

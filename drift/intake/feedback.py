@@ -7,7 +7,7 @@ from typing import Any
 from drift.engine.ask import Ask
 from drift.errors import UserError
 from drift.identity import identity, named
-from drift.intake.collected import no_records_message
+from drift.intake.collected import ASIDE, no_records_message
 from drift.intake.intake import Intake, snapshots
 from drift.intake.usable import usable
 from drift.records import write_jsonl
@@ -38,7 +38,7 @@ def feedback_stage(ask: Ask, data: Any, intake: Intake, mine: Any, tokenizer: An
             "SAT": labels["sat"],
             "DSAT then satisfied": sum(r.label == "dsat" and r.satisfied for r in records),
         }
-        reasons = Counter(f"set aside: {row['reason']}" for row in aside)
+        reasons = Counter(f"{ASIDE}{row['reason']}" for row in aside)
         return {"counts": collected.facts | facts | dict(reasons), "set_aside": aside[:20]}
 
     sampler = identity(ask.sampler) if data.uses_policy else {"max_new_tokens": ask.sampler.max_new_tokens}

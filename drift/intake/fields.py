@@ -98,7 +98,7 @@ def check_fields(row: Mapping[str, Any], fields: Fields, place: str, option: str
             if not isinstance(part, dict) or part.keys() <= known:
                 continue
             all_known = known | fields.keys() if not key else known
-            for name, where, seems in unread_fields(part, all_known, f"{key}[{i}]" if key else ""):
+            for name, where, seems in unread_fields(part, all_known, f"{key}[{i}]" if key and isinstance(parts, list) else key):
                 needed = SIGNATURES.get(option, ())[:2]
                 if needed and not any(field in row for field in needed):
                     raise UserError(
@@ -127,13 +127,11 @@ def ignoring(name: str) -> str:
 
 
 def drop_fields(value: Any, names: Collection[str]) -> Any:
-    """A row without the fields of these names, at the top and in the objects of its lists."""
+    """A row without the fields of these names, at the top and in all its objects."""
     if isinstance(value, list):
         return [drop_fields(item, names) for item in value]
     if isinstance(value, dict):
-        return {
-            name: drop_fields(item, names) if isinstance(item, list) else item for name, item in value.items() if name not in names
-        }
+        return {name: drop_fields(item, names) for name, item in value.items() if name not in names}
     return value
 
 

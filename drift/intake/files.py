@@ -36,6 +36,8 @@ def find_files(path: str, pattern: str, *, config: str | None = None, split: str
     if config is not None and os.path.lexists(local):
         raise UserError(f"data.config={config} selects from a hub data set, but {path} is a file or directory. Leave it out.")
     if os.path.isfile(local):
+        if split is not None:
+            raise UserError(f"data.split={split} selects from a hub data set or a directory, but {path} is a file. Leave it out.")
         if not has_log_suffix(local):
             raise UserError(f"data.path={path}: expected a file that ends with {', '.join(SUFFIXES)}.{_advice(local)}")
         return [local]

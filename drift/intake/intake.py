@@ -6,6 +6,7 @@ kept, at most `max_records` of them.
 """
 
 import heapq
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from drift.console import Progress
-from drift.errors import UserError, need_package
+from drift.errors import UserError, nearest, need_package
 from drift.intake.aside import Aside, Asides
 from drift.intake.collected import Collected
 from drift.intake.conversations import Conversation, Opinion, to_records, with_unique_ids
@@ -25,6 +26,8 @@ from drift.records import Record, digest
 
 VERSION = 5
 BATCH_SIZE = 512  # conversations that the miner gets at a time
+FLAGS = ("toxic", "redacted", "whole_conversation")  # of the sources in data/; one of yours may have others
+LANGUAGE = re.compile("[a-z]{2,3}")  # a code, as py3langid gives it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,12 @@ class Intake:
         if self.near_duplicates is not None:
             if not 0.5 <= self.near_duplicates < 1:
                 raise UserError(f"intake.near_duplicates={self.near_duplicates}: expected at least 0.5 and below 1, or null.")
+
+        for flag in self.drop_flagged:
+            if flag not in FLAGS and (hint := nearest(flag, FLAGS)):
+                raise UserError(f"intake.drop_flagged: {flag} is no flag of a source.{hint}")
+        if self.languages is not None and (not self.languages or not all(LANGUAGE.fullmatch(code) for code in self.languages)):
+            raise UserError(f"intake.languages={self.languages}: expected codes of two letters, [en, de], or null for all.")
 
     def check_packages(self) -> None:
         """Refuses settings that need packages beyond the plain installation, if these are missing."""

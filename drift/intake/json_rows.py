@@ -176,6 +176,8 @@ def _why_unreadable(error: Exception, text: str, at: int) -> str:
         return "the file ends here"
     if isinstance(error, RecursionError):
         return "a row nested too deeply; the rest is not read"
+    if "digits" in str(error):
+        return "a number with too many digits in this row; the rest is not read"
     if not isinstance(error, json.JSONDecodeError) or error.pos > len(text) - 8 or "Unterminated" in error.msg:
         return "the file ends inside this row"
     return f"{error.msg} in this row; the rest is not read"

@@ -21,7 +21,8 @@ from drift.intake.turns import quote, to_text
 
 CLICKS = frozenset({"feedback", "thumbs", "rating", "label", "annotation"})
 INSIDE = ("rating", "thumbs", "label", "score", "value")  # fields of a mark that is an object: "annotation": {"rating": -1}
-REASONS = ("reason", "tag")  # selected from a list that the product offers
+REASONS = ("reason", "tag", "tags")  # selected from a list that the product offers
+WORDS = ("comment", "text", "details")  # written by the user
 UP = frozenset("up thumbsup thumbup upvote upvoted positive good like liked helpful satisfied true 👍".split())
 DOWN = frozenset(
     "down thumbsdown thumbdown downvote downvoted negative bad dislike disliked unhelpful nothelpful unsatisfied dissatisfied "
@@ -117,17 +118,28 @@ def read_mark(given: Mapping[str, Any], names: Collection[str], field: str, scal
 
 def _read_object(value: dict[str, Any], where: str, scale: Scale, place: str) -> Mark:
     """The mark in an object: {"rating": "thumbsDown", "tag": "wrong", "text": "..."}."""
-    known = {*INSIDE, *REASONS, "comment", "text", "tags", "details"}
+    known = {*INSIDE, *REASONS, *WORDS}
     for _, unknown, seems in unread_fields(value, known, where):
         raise BadRow(unknown, f"one of {', '.join(sorted(known))}", f"a field that looks like {seems}")
-    mark = read_mark({name: part for name, part in value.items() if not isinstance(part, dict)}, INSIDE, where, scale, place)
-    text = None if is_empty(value.get("text")) else to_text(value["text"], f"{where}.text")
-    reason = next((str(value[name]) for name in REASONS if isinstance(value.get(name), str) and value[name].strip()), None)
-    words = mark.words or text or (reason if mark.label is None else None)
+    for name in (*INSIDE, *REASONS, *WORDS):
+        if isinstance(value.get(name), dict) and value[name]:
+            raise BadRow(f"{where}.{name}", "text, a number, true or false", f"an object: {quote(value[name])}")
+    mark = read_mark(value, INSIDE, where, scale, place)
+    told = [mark.words, *(to_text(value[name], f"{where}.{name}") for name in WORDS if not is_empty(value.get(name)))]
+    reason = next((text for name in REASONS if (text := _reason(value.get(name), f"{where}.{name}"))), None)
+    words = "\n".join(dict.fromkeys(text for text in told if text)) or (reason if mark.label is None else None)
     other = sorted(name for name, part in value.items() if name not in known and not is_empty(part) and not is_harmless(name))
     if mark.label is None and words is None and other:
         raise BadRow(where, f"an opinion in one of the fields {', '.join(INSIDE)}", f"an object with {', '.join(other)}")
     return Mark(label=mark.label, words=words, reason=reason)
+
+
+def _reason(value: Any, where: str) -> str | None:
+    """What was selected: a text, or a list of texts."""
+    chosen = [value] if isinstance(value, str) else [] if is_empty(value) else value
+    if not isinstance(chosen, list) or not all(isinstance(one, str) for one in chosen):
+        raise BadRow(where, "text or a list of texts", quote(value))
+    return ", ".join(one.strip() for one in chosen if one.strip()) or None
 
 
 def _object(value: Any) -> Any:

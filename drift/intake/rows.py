@@ -42,11 +42,11 @@ def parse_rows(
             if first and (other := other_source(row, option)) is not None:
                 raise UserError(_wrong_source_message(file, option, other))
             first = False
-            if ignore:
-                row = drop_fields(row, ignore)
             for key in fields:
                 if isinstance(row.get(key), str):
                     row = row | {key: decode_list(row[key], "role", "from")}
+            if ignore:
+                row = drop_fields(row, ignore)
             check_fields(row, fields, f"{file}, row {number}", option)
             yield parse(row, name, number)
         except BadRow as error:

@@ -7,7 +7,7 @@ item is skipped and counted.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,20 +36,30 @@ class RewardModel:
     precision: precision.Precision
 
     needs_truth: ClassVar[bool] = False
+    setting: str = field(init=False, compare=False)  # where it stands in the config, for messages
+
+    def __post_init__(self) -> None:
+        self.place("method.judge")
+
+    def place(self, setting: str) -> None:
+        object.__setattr__(self, "setting", setting)
 
     def check(self) -> None:
         for name in ("max_tokens", "tokens_per_batch", "group_size"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"judge.{name}={value}: expected at least 1.")
+                raise UserError(f"{self.setting}.{name}={value}: expected at least 1.")
         reward.check_reward_model(self.directory())
-        reward.head_of(self.directory(), self.positive, self.output)
+        self._head()
+
+    def _head(self) -> reward.Head:
+        return reward.head_of(self.directory(), self.positive, self.output, self.setting)
 
     @property
     def label(self) -> str:
         return f"reward model {self.path if self.revision is None else f'{self.path}@{self.revision}'}"
 
     def directory(self) -> Path:
-        return local_directory(self.path, self.revision, "judge.path")
+        return local_directory(self.path, self.revision, f"{self.setting}.path")
 
     def model(self) -> Policy:
         return policy_at(self.directory())
@@ -72,10 +82,10 @@ class RewardModel:
         import torch
 
         model = self.model()
-        tokenizer, head = load_tokenizer(model), reward.head_of(model.directory, self.positive, self.output)
+        tokenizer, head = load_tokenizer(model), self._head()
         most = min(reward.most_tokens(model.directory, tokenizer), self.max_tokens or 2**63)
         dtype = getattr(torch, precision.resolve(self.precision))
-        with reward.open_reward_model(model, head, dtype, self.tokens_per_batch) as scores:
+        with reward.open_reward_model(model, head, dtype, self.tokens_per_batch, self.setting) as scores:
 
             def grade(groups: Sequence[tuple[Record, Sequence[Reply]]]) -> list[list[float | None]]:
                 texts = [(record.prompt, reply.text) for record, replies in groups for reply in replies]

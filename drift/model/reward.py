@@ -46,16 +46,18 @@ class Head:
         return logits[:, self.column].tolist()
 
 
-def head_of(directory: Path, positive: str | None, output: Output) -> Head:
-    """The head of the model in a directory; raises UserError where the settings do not fit it."""
+def head_of(directory: Path, positive: str | None, output: Output, setting: str) -> Head:
+    """The head of the model in a directory; raises UserError where the settings, which stand under `setting`, do not fit it."""
     config, _ = sequence_classification(directory)
     if config.num_labels == 1:
         if positive is not None:
-            raise UserError(f"judge.positive={positive}: the reward model in {directory} has one output. Set judge.positive=null.")
+            raise UserError(
+                f"{setting}.positive={positive}: the reward model in {directory} has one output. Set {setting}.positive=null."
+            )
         return Head(0, "none")
     labels = {str(label): column for column, label in config.id2label.items()}
     if positive not in labels:
-        given = f"judge.positive={'null' if positive is None else positive}"
+        given = f"{setting}.positive={'null' if positive is None else positive}"
         hint = "" if positive is None else nearest(positive, labels)
         raise UserError(
             f"{given}: the reward model in {directory} has {config.num_labels} outputs ({', '.join(sorted(labels)[:8])}), so "
@@ -63,7 +65,8 @@ def head_of(directory: Path, positive: str | None, output: Output) -> Head:
         )
     if config.problem_type == "regression" and output != "logit":
         raise UserError(
-            f"judge.output={output}: the outputs of the model in {directory} are scores, not classes. Set judge.output=logit."
+            f"{setting}.output={output}: the outputs of the model in {directory} are scores, not classes. Set "
+            f"{setting}.output=logit."
         )
     independent = config.problem_type == "multi_label_classification"
     return Head(labels[positive], "none" if output == "logit" else "independent" if independent else "exclusive")
@@ -109,7 +112,9 @@ def tokens_of(tokenizer: Any, prompt: Prompt, reply: str, most: int) -> list[int
 
 
 @contextmanager
-def open_reward_model(model: Policy, head: Head, dtype: Any, tokens_per_batch: int) -> Iterator[Callable[..., list[float]]]:
+def open_reward_model(
+    model: Policy, head: Head, dtype: Any, tokens_per_batch: int, setting: str
+) -> Iterator[Callable[..., list[float]]]:
     """Loads the model; yields `scores(sequences of token ids) -> their scores`; frees it."""
     import torch
 
@@ -119,7 +124,7 @@ def open_reward_model(model: Policy, head: Head, dtype: Any, tokens_per_batch: i
         found = [0.0] * len(sequences)
         by_length = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         for batch in cut(by_length, [len(sequences[i]) for i in by_length], tokens_per_batch):
-            with memory_advice("judge.tokens_per_batch", tokens_per_batch), torch.inference_mode():
+            with memory_advice(f"{setting}.tokens_per_batch", tokens_per_batch), torch.inference_mode():
                 logits = _logits(loaded[0], [sequences[i] for i in batch])
             for i, score in zip(batch, head.scores(logits), strict=True):
                 found[i] = score

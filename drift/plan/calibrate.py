@@ -51,7 +51,8 @@ def calibrate() -> Rates:
     for name, value in (("forward", rates.forward), ("decoding", rates.decode), ("LoRA", rates.lora), ("full", rates.full)):
         say(f"  {name}: {value / 1e9:,.0f} GFLOP/s")
     say(f"  with an adapter: forward {rates.adapted / 1e9:,.0f} GFLOP/s, decoding {rates.decode_adapted / 1e9:,.0f}")
-    say(f"  updates: {rates.update / 1e6:,.0f} million numbers/s, batches: {rates.batch / 1e6:,.0f}, {rates.lora_batch / 1e6:,.0f}")
+    say(f"  optimiser: {rates.update / 1e6:,.0f} million weights/s")
+    say(f"  what a batch takes whatever its tokens: {rates.batch / 1e6:,.0f} million weights/s; LoRA {rates.lora_batch / 1e6:,.0f}")
     say(f"  files: {rates.files / 2**20:,.0f} MiB/s")
     say(f"Kept in {kept_file()}; plans use it on this machine.")
     return rates

@@ -65,11 +65,11 @@ def next_steps(grouped: Mapping[str, Sequence[Member]], compared: Sequence[Compa
             advice.append(f"{label} is better than the start model. To continue from it: model=pretrained model.path={policy}")
         else:
             advice.append(
-                f"{label} is worse than the start model: a lower train.learning_rate or a higher objective.nll.weight keeps the "
-                "policy nearer to it."
+                f"{label} is worse than the start model: a lower train.learning_rate or a higher objective.nll.weight "
+                "(objective=[…,nll]) keeps the policy nearer to it."
             )
     advice += how_far_to_trust(grouped)
-    if len({seeds_of(state) for state in states}) == 1:
+    if len({seeds_of(state) for state in states}) == 1 and any(state.status == "finished" for state in states):
         advice.append("One seed says little about a method: -m seed=0,1,2 gives intervals over sampling and training.")
     return advice[:MAX_STEPS]
 

@@ -13,7 +13,7 @@ from drift.store.inventory import Entry, Inventory, is_store, take_stock
 from drift.store.removal import remove
 
 HOURS = {"h": 1, "d": 24, "w": 168}
-MOST_SHOWN = 30  # lines of single entries, and of single folders
+MOST_SHOWN = 30  # lines of single entries
 
 
 def store(folder: Path, places: Sequence[Path], *, older_than: str | None, unused: bool, delete: bool) -> None:
@@ -59,8 +59,6 @@ def show(stock: Inventory) -> None:
     if stock.folders:
         say("\nBy folder of a run:")
         table(_by_folder(stock))
-        if len(stock.folders) > MOST_SHOWN:
-            say(f"  … and {len(stock.folders) - MOST_SHOWN} more")
         say("  alone: what no other folder refers to, and what is freed when this folder is deleted and the store is cleaned.")
     damaged = [entry for entry in stock.entries if entry.kind == "damaged" and entry.path not in free]
     for entry in damaged[:MOST_SHOWN]:
@@ -118,7 +116,7 @@ def _row(name: str, entries: Sequence[Entry], free: set[Path]) -> dict[str, str]
 def _by_folder(stock: Inventory) -> list[dict[str, str]]:
     stages = {entry.stage: entry for entry in stock.entries if entry.kind == "stage"}
     rows = []
-    for folder in stock.folders[-MOST_SHOWN:]:
+    for folder in stock.folders:
         others = frozenset().union(*(other.stages for other in stock.folders if other is not folder))
         mine = [stages[stage] for stage in folder.stages if stage in stages]
         alone = [entry for entry in mine if entry.stage not in others]

@@ -18,7 +18,7 @@ from drift.report.state import RUN
 from drift.store import manifest
 from drift.store.lease import held
 from drift.store.retention import POLICY, is_whole
-from drift.store.users import RUNS, Use, counting, stage_of, uses
+from drift.store.users import RUNS, Use, counting, moved, stage_of, uses
 
 KEY = re.compile(r"[0-9a-f]{24}")
 LEFT = re.compile(r"([0-9a-f]{24})\.(?:(lease)|(progress|output|damaged)\.[0-9a-f]{16}|(gone)\.[0-9a-f]{16})"
@@ -91,17 +91,17 @@ def take_stock(store: Path, places: Sequence[Path] = ()) -> Inventory:
     """`places`: folders in which, or below which, to look for run folders, besides those known."""
     store = store.resolve()
     found = uses(store)
-    counted = counting(found)
-    entries, strangers = _contents(store)
     known = {use.folder for use in found}
-    around = [*places, store.parent, *(folder.parent for folder in known)]
-    folders = [_folder(path, counted, store) for path in sorted(known | set(_run_folders(around, store)))]
+    around = set(_run_folders([*places, store.parent, *(folder.parent for folder in known)], store))
+    counted = counting(found := moved(found, around))
+    entries, strangers = _contents(store)
+    folders = [_folder(path, counted, store) for path in sorted(known | around)]
     folders = [folder for folder in folders if folder is not None and (folder.stages or folder.live)]
     leased = {entry.stage for entry in entries if entry.kind == KINDS["lease"] and held(entry.path)}
     active = frozenset(leased.union(*(use.stages for use in counted if use.live)))
     used = frozenset(with_bases(active.union(*(folder.stages for folder in folders)), store))
     there = {folder.path for folder in folders}
-    gone = sorted(folder for folder in known if folder not in there and not folder.exists())
+    gone = sorted({use.folder for use in found if use.folder not in there and not use.folder.exists()})
     outdated = [use for use in found if use not in counted]
     return Inventory(
         store=store, entries=entries, folders=folders, strangers=strangers, gone=gone, outdated=outdated, active=active, used=used

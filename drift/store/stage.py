@@ -68,6 +68,8 @@ class Store:
     def check(self) -> None:
         if self.keep_policies != "all" and self.keep_policies < 1:
             raise UserError(f"store.keep_policies={self.keep_policies}: expected all, or at least 1.")
+        if not 1 <= self.lease_seconds <= 1e6:
+            raise UserError(f"store.lease_seconds={self.lease_seconds}: expected 1 to 1,000,000.")
 
     def used_by(self, folder: Path) -> User:
         """From now on, every requested stage is written down as one of this folder's, until `User.end`."""

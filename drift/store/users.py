@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,15 @@ def counting(found: list[Use]) -> list[Use]:
     """Those that count: an earlier one of the same folder does not, if a later one came to its end."""
     last = {use.folder: i for i, use in enumerate(found) if use.finished}
     return [use for i, use in enumerate(found) if use.counts and (use.live or i >= last.get(use.folder, 0))]
+
+
+def moved(found: list[Use], folders: Iterable[Path]) -> list[Use]:
+    """The uses, those of a folder that is gone as uses of a folder of the same settings: it was renamed. `folders`: of runs."""
+    there = {owner: folder for folder in folders if (owner := owner_of(folder))}
+    return [
+        replace(use, folder=there[use.settings]) if use.settings in there and not os.path.lexists(use.folder) else use
+        for use in found
+    ]
 
 
 @contextmanager

@@ -21,8 +21,8 @@ class Lora:
     quantization: Quantization
 
     def check(self) -> None:
-        if self.rank < 1 or not 0 < self.top_share <= 1:
-            raise UserError("train.adapter: expected rank >= 1 and 0 < top_share <= 1.")
+        if self.rank < 1 or not 0 < self.top_share <= 1 or not self.scale > 0:
+            raise UserError("train.adapter: expected rank >= 1, 0 < top_share <= 1 and scale > 0.")
         if self.quantization != "none":
             need_package("bitsandbytes", f"train.adapter.quantization={self.quantization}", extra="bitsandbytes")
 
