@@ -248,15 +248,15 @@ def test_everything_in_a_mark_that_is_an_object_is_read_or_the_row_is_set_aside(
         {"tags": ["wrong"], "details": "It is 5."}, {"value": {"rating": "down"}}, {"rating": "down", "comment": {"text": "No."}},
         {"rating": "down", "tags": [{"name": "wrong"}]}, {"rating": "up", "comment": {}},
     ]  # fmt: skip
-    rows = [{"id": str(i), "messages": [{"role": "user", "content": f"q{i}?"}, {"role": "assistant", "content": f"a{i}", "feedback": mark}]}
-            for i, mark in enumerate(marks)]  # fmt: skip
+    replies = [{"role": "assistant", "content": f"a{i}", "feedback": mark} for i, mark in enumerate(marks)]
+    rows = [{"id": str(i), "messages": [{"role": "user", "content": f"q{i}?"}, reply]} for i, reply in enumerate(replies)]
     found = collected(source(Messages, lines(tmp_path / "log.jsonl", *rows)))
     assert [(r.conversation, r.label, r.feedback) for r in found.records] == [
         ("0", "dsat", "Wrong.\nThe year is 1848."), ("1", "dsat", None), ("6", "sat", None)
     ]  # fmt: skip
-    assert {row["row"]: row["field"] for row in found.set_aside} == {
-        3: "messages[1].feedback", 4: "messages[1].feedback.value", 5: "messages[1].feedback.comment", 6: "messages[1].feedback.tags"
-    }  # fmt: skip
+    inside = {4: "value", 5: "comment", 6: "tags"}
+    where = {row["row"]: row["field"] for row in found.set_aside}
+    assert where == {3: "messages"} | {number: f"messages[1].feedback.{name}" for number, name in inside.items()}
 
 
 def test_fields_are_ignored_wherever_the_refusal_names_them(tmp_path):
@@ -269,7 +269,8 @@ def test_fields_are_ignored_wherever_the_refusal_names_them(tmp_path):
     told = {"prompt": [{"role": "user", "content": "q"}], "rejected": {"role": "assistant", "content": "b"}}
     jsonl = lines(tmp_path / "drift.jsonl", told | {"user_preference": {"content": "no", "score": "up"}})
     for kind, path, where in (
-        (Messages, text, r"messages\[1\].score"), (WildFeedbackPairs, pairs, "chosen.score"), (Jsonl, jsonl, "user_preference.score")
+        (Messages, text, r"messages\[1\].score"), (WildFeedbackPairs, pairs, "chosen.score"),
+        (Jsonl, jsonl, "user_preference.score"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=rf"{where} looks like .*data.ignore_fields=\[score\]"):
             collected(source(kind, path))

@@ -24,7 +24,7 @@ from drift.intake.opinions import Votes, keep_majority, why_unused, with_opinion
 from drift.intake.rows import bytes_read, read_at_most
 from drift.records import Record, digest
 
-VERSION = 5
+VERSION = 6
 BATCH_SIZE = 512  # conversations that the miner gets at a time
 FLAGS = ("toxic", "redacted", "whole_conversation")  # of the sources in data/; one of yours may have others
 LANGUAGE = re.compile("[a-z]{2,3}")  # a code, as py3langid gives it
