@@ -55,6 +55,14 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(explain(error)) from error
 
 
+def need_variables(config: DictConfig) -> None:
+    """Refuses a value that names a variable or a key that is not there."""
+    try:
+        OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error)) from error
+
+
 def explain(error: Exception) -> str:
     """Hydra's error about an override in our words, with the nearest valid key or option."""
     if isinstance(error, InterpolationResolutionError):

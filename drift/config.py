@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from drift import chosen
-from drift.compose import CONF
+from drift.compose import CONF, need_variables
 from drift.errors import UserError, nearest
 from drift.parts import Checked, Placed
 from drift.sampler.contracts import Selective
@@ -30,12 +30,12 @@ def build(config: DictConfig, given: Sequence[str] = ()) -> Any:
     overrides. Removes settings by an experiment for parts that are not chosen."""
     from hydra.utils import instantiate
 
+    need_variables(config)
     need_values(config, "")
+    chosen.leave_out(config, given, CONF)
     for group in DEFAULT:
         if not config.get(group):
             raise UserError(f"{group}=[]: at least one {group} is needed. The default is {group}={DEFAULT[group]}.")
-    chosen.leave_out(config, given, CONF)
-    for group in DEFAULT:
         for name, part in config[group].items():
             if not isinstance(part, DictConfig) or "_target_" not in part:
                 kept = ",".join(str(other) for other in config[group] if other != name) or DEFAULT[group].strip("[]")

@@ -65,6 +65,8 @@ WRONG = [
     (["method=random_logged", "method.num_samples=0"], "method.num_samples=0: expected at least 1"),
     (["sampler.temperature=99999999999999999999999999"], "expected a number, got a whole number"),
     (["store.lease_seconds=0"], "store.lease_seconds=0: expected 1 to 1,000,000"),
+    (["seed=${nope}"], "seed: Interpolation key 'nope' not found. Set the variable, or give a value"),
+    (["store.dir=${oc.env:NO_SUCH_VARIABLE}/store"], "store.dir: .*NO_SUCH_VARIABLE' not found"),
     (["alarms.cut_share=75"], "alarms.cut_share=75 would never be raised: expected a share from 0 to 1"),
     (["alarms.entropy_share=-1"], "alarms.entropy_share=-1 would never be raised"),
     (["model.template=abc"], "expected a group of settings"),

@@ -3,12 +3,15 @@
 import os
 import random
 import shlex
+import sys
 
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from drift import run
 from drift.compose import compose, explain
 from drift.config import build
 from drift.errors import UserError
@@ -117,6 +120,17 @@ def test_a_value_that_hydra_cannot_read_is_refused_with_the_quotes_that_it_needs
     with pytest.raises(UserError, match="foo is not a setting. Expected the form key=value."):
         compose(["foo"])
     assert explain(ValueError("as it is")) == "as it is"
+    ambiguous = HydraException("Ambiguous value for argument 'a.b=terse, and kind'\n1. To use it as a list, …")
+    quoted = shlex.split(explain(ambiguous).split("for Hydra: ")[1].partition("; as a list")[0])
+    assert quoted == ["a.b='terse, and kind'"] and read(*quoted) == "terse, and kind"
+
+
+def test_the_option_of_a_sweep_may_stand_after_a_setting(monkeypatch):
+    """Hydra does not know the words after it there."""
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(run, "_run", lambda: None)
+    run.main(["model=tiny", "-m", "seed=0,1"])
+    assert sys.argv == ["drift run", "-m", "model=tiny", "seed=0,1"]
 
 
 @pytest.mark.parametrize(
