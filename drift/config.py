@@ -30,7 +30,6 @@ def build(config: DictConfig, given: Sequence[str] = ()) -> Any:
     overrides. Removes settings by an experiment for parts that are not chosen."""
     from hydra.utils import instantiate
 
-    need_variables(config)
     need_values(config, "")
     chosen.leave_out(config, given, CONF)
     for group in DEFAULT:
@@ -60,6 +59,7 @@ def build_part(config: DictConfig, setting: str) -> Any:
 
 
 def need_values(config: DictConfig, setting: str) -> None:
+    need_variables(config)
     if missing := sorted(OmegaConf.missing_keys(config)):
         inner = missing[0].removeprefix(str(config._get_full_key(""))).strip(".")  # they are named from the root on
         name = f"{setting}.{inner}".strip(".")

@@ -23,6 +23,7 @@ from drift.report import html
 from drift.report.state import RUN
 
 LOOPBACK = "lo"
+FEW = 8  # processes that any CPU may try out
 END_SECONDS = 10  # torchrun kills ranks that have not ended so long after a failure
 HELP_SECONDS = 20.0  # and if it does not, the job does
 POLL_SECONDS = 0.2
@@ -46,12 +47,14 @@ def ranks(folder: Path, devices: int) -> None:
 
 
 def refuse_missing(devices: int) -> None:
-    """Refuses more devices than there are GPUs, before anything is loaded. On a CPU they are processes."""
+    """Refuses more devices than there are GPUs, before anything is loaded. On a CPU they are processes, a few for trying it out."""
     import torch
 
-    found = torch.cuda.device_count() if torch.cuda.is_available() else None
-    if found is not None and devices > found:
-        raise UserError(f"devices={devices}: there are {found} GPUs (see CUDA_VISIBLE_DEVICES). Set devices={found}.")
+    if torch.cuda.is_available():
+        if devices > (found := torch.cuda.device_count()):
+            raise UserError(f"devices={devices}: there are {found} GPUs (see CUDA_VISIBLE_DEVICES). Set devices={found}.")
+    elif devices > (most := max(FEW, len(os.sched_getaffinity(0)))):
+        raise UserError(f"devices={devices}: without a GPU these are processes on the CPU. Set devices={most} at most.")
 
 
 def command(folder: Path, devices: int) -> list[str]:

@@ -295,6 +295,11 @@ def test_more_devices_than_gpus_are_refused(monkeypatch):
     launch.refuse_missing(4)
     with pytest.raises(UserError, match=r"^devices=8: there are 4 GPUs .* Set devices=4"):
         launch.refuse_missing(8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(9)))
+    launch.refuse_missing(9)
+    with pytest.raises(UserError, match=r"^devices=10: without a GPU these are processes on the CPU. Set devices=9 at most"):
+        launch.refuse_missing(10)
 
 
 def test_a_job_whose_rank_0_was_stopped_is_stopped_too(tmp_path):
