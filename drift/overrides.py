@@ -4,6 +4,7 @@ accents, no `=`), and takes a folder named 2024 for a number, so such values are
 import re
 import shlex
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
 
 def check_choices(arguments: Sequence[str], conf: Path) -> None:
     """Refuses what can't choose an option of a group in the folder `conf`; Hydra answers with a traceback."""
-    defaults = {key: option for entry in read_defaults(conf) for key, option in entry.items()}
+    defaults = read_defaults(conf)
     for argument in arguments:
         key, sign, _ = argument.lstrip("+~").partition("=")
         if key not in defaults:
@@ -33,8 +34,8 @@ def check_choices(arguments: Sequence[str], conf: Path) -> None:
         known = ", ".join(sorted(file.stem for file in (conf / key.partition("@")[0]).glob("*.yaml")))
         if argument.startswith("~"):
             raise UserError(f"{argument}: a run can't go without it. Choose an option instead, {key}=NAME: {known}.")
-        value, several = _read(argument) if sign else Unreadable, isinstance(defaults[key], list)
-        if isinstance(value, list) and not several:
+        value = _read(argument) if sign else Unreadable
+        if isinstance(value, list) and isinstance(defaults[key], str):
             named = ",".join(map(str, value))
             raise UserError(f"{argument}: {key} takes one option. To compare several: -m {key}={named}")
         wrong = any(not isinstance(one, str) for one in value) if isinstance(value, list) else isinstance(value, int | float)
@@ -44,12 +45,13 @@ def check_choices(arguments: Sequence[str], conf: Path) -> None:
             raise UserError(f"{argument}: expected the name of an option of {key}: {known}.")
 
 
-def read_defaults(conf: Path) -> list[dict[str, Any]]:
-    """The groups that config.yaml chooses from, with their options."""
+@cache
+def read_defaults(conf: Path) -> dict[str, Any]:
+    """Group -> the option that config.yaml chooses: a name, a list of names, or None."""
     from omegaconf import OmegaConf
 
     entries: Any = OmegaConf.to_object(OmegaConf.load(conf / "config.yaml").defaults)
-    return [entry for entry in entries if isinstance(entry, dict) and not any(key.startswith("override ") for key in entry)]
+    return {key: option for entry in entries if isinstance(entry, dict) for key, option in entry.items()}
 
 
 def literal(name: str) -> str:

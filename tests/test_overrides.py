@@ -125,6 +125,11 @@ def test_a_value_that_hydra_cannot_read_is_refused_with_the_quotes_that_it_needs
     assert quoted == ["a.b='terse, and kind'"] and read(*quoted) == "terse, and kind"
 
 
+def test_settings_of_several_experiments_may_be_put_together():
+    composed = compose(["experiment=[quickstart,fixed-log]"])
+    assert composed.iterations == 5 and composed.objective.nll.weight == 0.4
+
+
 def test_the_option_of_a_sweep_may_stand_after_a_setting(monkeypatch):
     """Hydra does not know the words after it there."""
     monkeypatch.setattr(sys, "argv", [])

@@ -242,21 +242,38 @@ def test_messages_with_thumbs_comments_parts_and_without(tmp_path):
 
 
 def test_everything_in_a_mark_that_is_an_object_is_read_or_the_row_is_set_aside(tmp_path):
-    """`details` and `tags` were known by name and never read, and objects inside a mark were left out."""
+    """`details` was known by name and never read, and objects inside a mark were left out. Tags are topics; LibreChat's `tag` is
+    what the user selected."""
     marks = [
-        {"rating": "down", "details": "The year is 1848.", "text": "Wrong."}, {"rating": "down", "tags": ["wrong", "rude"]},
+        {"rating": "down", "details": "The year is 1848.", "text": "Wrong."}, {"rating": "down", "tags": ["geography"]},
         {"tags": ["wrong"], "details": "It is 5."}, {"value": {"rating": "down"}}, {"rating": "down", "comment": {"text": "No."}},
-        {"rating": "down", "tags": [{"name": "wrong"}]}, {"rating": "up", "comment": {}},
+        {"rating": "down", "reason": [{"name": "wrong"}]}, {"rating": "up", "comment": {}}, {"tags": ["wrong"]},
+        {"rating": "thumbsDown", "tag": {"key": "inaccurate", "label": "Inaccurate"}, "text": ""},
     ]  # fmt: skip
     replies = [{"role": "assistant", "content": f"a{i}", "feedback": mark} for i, mark in enumerate(marks)]
     rows = [{"id": str(i), "messages": [{"role": "user", "content": f"q{i}?"}, reply]} for i, reply in enumerate(replies)]
     found = collected(source(Messages, lines(tmp_path / "log.jsonl", *rows)))
     assert [(r.conversation, r.label, r.feedback) for r in found.records] == [
-        ("0", "dsat", "Wrong.\nThe year is 1848."), ("1", "dsat", None), ("6", "sat", None)
+        ("0", "dsat", "Wrong.\nThe year is 1848."), ("1", "dsat", None), ("6", "sat", None), ("8", "dsat", None)
     ]  # fmt: skip
-    inside = {4: "value", 5: "comment", 6: "tags"}
+    inside = {4: "value", 5: "comment", 6: "reason"}
     where = {row["row"]: row["field"] for row in found.set_aside}
-    assert where == {3: "messages"} | {number: f"messages[1].feedback.{name}" for number, name in inside.items()}
+    aside = {number: f"messages[1].feedback.{name}" for number, name in inside.items()}
+    assert where == {3: "messages", 8: "messages[1].feedback"} | aside
+
+
+def test_open_webuis_finer_rating_repeats_the_thumb_and_is_no_thumb(tmp_path):
+    """`annotation` as the product writes it; without a thumb the row is set aside."""
+    marks = [
+        {"rating": -1, "reason": "not_factually_correct", "comment": "It is Bern.", "tags": ["x"], "details": {"rating": 2}},
+        {"rating": 1, "reason": None, "comment": "", "tags": [], "details": {"rating": 9}},
+        {"rating": None, "details": {"rating": 9}}, {"rating": 1, "details": {"said": "wrong"}},
+    ]  # fmt: skip
+    replies = [{"role": "assistant", "content": f"a{i}", "annotation": mark} for i, mark in enumerate(marks)]
+    rows = [{"id": str(i), "messages": [{"role": "user", "content": f"q{i}?"}, reply]} for i, reply in enumerate(replies)]
+    found = collected(source(Messages, lines(tmp_path / "log.jsonl", *rows)))
+    assert [(r.conversation, r.label, r.feedback) for r in found.records] == [("0", "dsat", "It is Bern."), ("1", "sat", None)]
+    assert [(row["row"], row["field"]) for row in found.set_aside] == [(n, "messages[1].annotation.details") for n in (3, 4)]
 
 
 def test_fields_are_ignored_wherever_the_refusal_names_them(tmp_path):

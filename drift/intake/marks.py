@@ -21,8 +21,10 @@ from drift.intake.turns import quote, to_text
 
 CLICKS = frozenset({"feedback", "thumbs", "rating", "label", "annotation"})
 INSIDE = ("rating", "thumbs", "label", "score", "value")  # fields of a mark that is an object: "annotation": {"rating": -1}
-REASONS = ("reason", "tag", "tags")  # selected from a list that the product offers
+REASONS = ("reason", "tag")  # selected from a list that the product offers
+TOPICS = "tags"  # which Open WebUI's own model gives a conversation: no opinion
 WORDS = ("comment", "text", "details")  # written by the user
+FINER = {"rating"}  # in an object `details`: Open WebUI's ten steps, which its thumb constrains
 UP = frozenset("up thumbsup thumbup upvote upvoted positive good like liked helpful satisfied true 👍".split())
 DOWN = frozenset(
     "down thumbsdown thumbdown downvote downvoted negative bad dislike disliked unhelpful nothelpful unsatisfied dissatisfied "
@@ -118,27 +120,32 @@ def read_mark(given: Mapping[str, Any], names: Collection[str], field: str, scal
 
 def _read_object(value: dict[str, Any], where: str, scale: Scale, place: str) -> Mark:
     """The mark in an object: {"rating": "thumbsDown", "tag": "wrong", "text": "..."}."""
-    known = {*INSIDE, *REASONS, *WORDS}
+    known = {*INSIDE, *REASONS, *WORDS, TOPICS}
     for _, unknown, seems in unread_fields(value, known, where):
         raise BadRow(unknown, f"one of {', '.join(sorted(known))}", f"a field that looks like {seems}")
-    for name in (*INSIDE, *REASONS, *WORDS):
-        if isinstance(value.get(name), dict) and value[name]:
-            raise BadRow(f"{where}.{name}", "text, a number, true or false", f"an object: {quote(value[name])}")
-    mark = read_mark(value, INSIDE, where, scale, place)
-    told = [mark.words, *(to_text(value[name], f"{where}.{name}") for name in WORDS if not is_empty(value.get(name)))]
+    mark = read_mark({name: part for name, part in value.items() if not isinstance(part, dict)}, INSIDE, where, scale, place)
+    for name in (*INSIDE, *WORDS):
+        inner = value.get(name)
+        repeats = name == "details" and isinstance(inner, dict) and inner.keys() <= FINER and mark.label is not None
+        if isinstance(inner, dict) and inner and not repeats:
+            raise BadRow(f"{where}.{name}", "text, a number, true or false", f"an object: {quote(inner)}")
+    texts = {name: value[name] for name in WORDS if not is_empty(value.get(name)) and not isinstance(value[name], dict)}
+    told = [mark.words, *(to_text(text, f"{where}.{name}") for name, text in texts.items())]
     reason = next((text for name in REASONS if (text := _reason(value.get(name), f"{where}.{name}"))), None)
     words = "\n".join(dict.fromkeys(text for text in told if text)) or (reason if mark.label is None else None)
-    other = sorted(name for name, part in value.items() if name not in known and not is_empty(part) and not is_harmless(name))
+    read = known - {TOPICS}
+    other = sorted(name for name, part in value.items() if name not in read and not is_empty(part) and not is_harmless(name))
     if mark.label is None and words is None and other:
         raise BadRow(where, f"an opinion in one of the fields {', '.join(INSIDE)}", f"an object with {', '.join(other)}")
     return Mark(label=mark.label, words=words, reason=reason)
 
 
 def _reason(value: Any, where: str) -> str | None:
-    """What was selected: a text, or a list of texts."""
+    """What was selected: a text, a list of texts, or an object with a `key` (LibreChat's, formerly)."""
+    value = value.get("key", value) if isinstance(value, dict) else value
     chosen = [value] if isinstance(value, str) else [] if is_empty(value) else value
     if not isinstance(chosen, list) or not all(isinstance(one, str) for one in chosen):
-        raise BadRow(where, "text or a list of texts", quote(value))
+        raise BadRow(where, "text, a list of texts or an object with a key", quote(value))
     return ", ".join(one.strip() for one in chosen if one.strip()) or None
 
 
